@@ -1,0 +1,141 @@
+"""Named axes: what a parameter's dims mean, and how the units of one axis merge. No torch here.
+
+A parameter declares its dims as strings:
+
+    embed.out             this dim produces the axis `embed`
+    embed.in              this dim consumes it
+    head.out*head_dim     one stored dim that holds several axes, outermost first
+    vocab                 a bare name is never resized
+
+Depth is part of the parameter's name: `blocks.{layer}.mlp.up.weight` is one tensor per unit of `layer`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+Sizes = Mapping[str, int]
+Group = tuple[int, ...]
+Keep = Literal["mean", "first"]
+DepthScale = Literal["copy", "ode", "identity"]
+
+_DEPTH = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One axis inside one stored dim; `role` is 'out', 'in' or '' (never resized)."""
+
+    axis: str
+    role: str
+
+
+def factors(dim: str) -> tuple[Factor, ...]:
+    """Split a dim such as `head.out*head_dim` into its factors, outermost first."""
+    return tuple(Factor(*part.partition(".")[::2]) for part in dim.split("*"))
+
+
+@dataclass(frozen=True)
+class Param:
+    """One learned tensor: its dims and how it starts (normal with `mean` and `std`; std 0 is a constant).
+
+    `residual` marks the last projection of a residual branch: the ODE view scales it in depth.
+    """
+
+    dims: tuple[str, ...]
+    mean: float = 0.0
+    std: float = 0.0
+    residual: bool = False
+
+    def shape(self, sizes: Sizes) -> tuple[int, ...]:
+        """Return the tensor's shape at these axis sizes; an unknown axis raises KeyError."""
+        return tuple(math.prod(sizes[f.axis] for f in factors(dim)) for dim in self.dims)
+
+    def count(self, sizes: Sizes) -> int:
+        """Return the number of elements."""
+        return math.prod(self.shape(sizes))
+
+
+Params = Mapping[str, Param]
+
+
+def depth_axis(template: str) -> str | None:
+    """Return the depth axis that a parameter's name template runs over, or None."""
+    found = _DEPTH.search(template)
+    return found.group(1) if found else None
+
+
+def at_depth(template: str, index: int) -> str:
+    """Return the tensor name of a template at one depth index."""
+    return _DEPTH.sub(str(index), template, count=1)
+
+
+def expand(params: Params, sizes: Sizes) -> Iterator[tuple[str, Param]]:
+    """Yield (tensor name, Param) for every tensor of a model at these sizes."""
+    for template, param in params.items():
+        axis = depth_axis(template)
+        if axis is None:
+            yield template, param
+        else:
+            yield from ((at_depth(template, i), param) for i in range(sizes[axis]))
+
+
+def parameter_count(params: Params, sizes: Sizes) -> int:
+    """Return the number of parameters of a model at these sizes."""
+    return sum(param.count(sizes) for _, param in expand(params, sizes))
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How the units of one axis merge: `groups[c]` lists the fine units that make coarse unit `c`.
+
+    `keep` says what a coarse unit is: the mean of its group (the paper), or its first member (skipping).
+    """
+
+    groups: tuple[Group, ...]
+    keep: Keep = "mean"
+
+    @property
+    def fine(self) -> int:
+        """Number of units before merging."""
+        return sum(map(len, self.groups))
+
+    @property
+    def coarse(self) -> int:
+        """Number of units after merging."""
+        return len(self.groups)
+
+    @cached_property
+    def of(self) -> tuple[int, ...]:
+        """The coarse unit of each fine unit."""
+        coarse = {unit: index for index, group in enumerate(self.groups) for unit in group}
+        return tuple(coarse[unit] for unit in range(self.fine))
+
+    @property
+    def even(self) -> bool:
+        """True if all groups have one size; only then do norms over the axis stay exact."""
+        return len({len(g) for g in self.groups}) == 1
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the groups: empty ones, units missing or used twice."""
+        used = sorted(unit for group in self.groups for unit in group)
+        if any(not group for group in self.groups):
+            return ["a merge group is empty"]
+        if used != list(range(len(used))):
+            return [f"groups must use each unit 0..{len(used) - 1} once, got {used}"]
+        return []
+
+
+@dataclass(frozen=True)
+class Resize:
+    """The step between two adjacent levels: sizes on both sides, and a merge per resized axis."""
+
+    fine: Sizes
+    coarse: Sizes
+    merges: Mapping[str, Merge]
+    depth_scale: DepthScale = "copy"

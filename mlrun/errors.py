@@ -1,0 +1,25 @@
+"""A user's mistake is one line: key, value given, values allowed, what to do. Exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """One or more mistakes of the user; each problem is one printable line."""
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        super().__init__("\n".join(self.problems))
+
+
+def mistake(key: str, given: object, allowed: str, remedy: str) -> str:
+    """Return the one line that describes a wrong value."""
+    return f"{key}={given}: allowed: {allowed}; {remedy}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return ' (did you mean X?)' when one of `known` resembles `name`, else ''."""
+    found = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {found[0]}?)" if found else ""

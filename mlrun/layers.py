@@ -1,0 +1,288 @@
+"""Declared layers: from its named axes follow a layer's parameters, their layouts and its FLOPs. No torch here.
+
+A declaration says what a layer is; `mlrun.network` says how it computes. FLOPs are those of one sample's forward
+pass, in matmuls and attention only (a multiply-add is 2), as `torch.utils.flop_counter` counts them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlrun.axes import Param, Params, Sizes
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs of one sample: `head` is the projection onto the vocabulary or the classes, `body` all the rest."""
+
+    body: int
+    head: int
+
+    @property
+    def total(self) -> int:
+        """FLOPs of body and head."""
+        return self.body + self.head
+
+
+class Layer:
+    """A declared layer: its own tensors, and child layers under their attribute names."""
+
+    def own(self) -> Params:
+        """Return the layer's own tensors by attribute name."""
+        return {}
+
+    def children(self) -> Mapping[str, Layer]:
+        """Return the child layers by attribute name."""
+        return {}
+
+    def params(self) -> dict[str, Param]:
+        """Return every tensor below this layer; a name is the path of attributes that leads to it."""
+        below = ((f"{name}.{key}", p) for name, c in self.children().items() for key, p in c.params().items())
+        return {**self.own(), **dict(below)}
+
+
+@dataclass(frozen=True)
+class Linear(Layer):
+    """y = x W^T + b with W (out, inp); the bias starts at 0.
+
+    `residual` marks the last projection of a residual branch; its bias is part of what the branch adds.
+    """
+
+    out: str
+    inp: str
+    std: float
+    bias: bool = True
+    residual: bool = False
+
+    def own(self) -> Params:
+        weight = {"weight": Param((self.out, self.inp), std=self.std, residual=self.residual)}
+        return weight | ({"bias": Param((self.out,), residual=self.residual)} if self.bias else {})
+
+    def flops(self, sizes: Sizes, rows: int) -> int:
+        """Return the forward FLOPs for `rows` input rows."""
+        return 2 * rows * self.own()["weight"].count(sizes)
+
+
+@dataclass(frozen=True)
+class Embedding(Layer):
+    """A table of rows, looked up by index without FLOPs; a tied head also multiplies by it."""
+
+    rows: str
+    dim: str
+    std: float
+
+    def own(self) -> Params:
+        return {"weight": Param((self.rows, self.dim), std=self.std)}
+
+
+@dataclass(frozen=True)
+class Vector(Layer):
+    """One learned vector that is added to its input: the bias of a tied head."""
+
+    dim: str
+
+    def own(self) -> Params:
+        return {"weight": Param((self.dim,))}
+
+
+@dataclass(frozen=True)
+class Prefix(Layer):
+    """One learned token that is put in front of the sequence: DeiT's class and distillation tokens."""
+
+    dim: str
+    std: float
+
+    def own(self) -> Params:
+        return {"weight": Param((self.dim,), std=self.std)}
+
+
+@dataclass(frozen=True)
+class LayerNorm(Layer):
+    """Layer normalisation with weight and bias.
+
+    In front of a tied head `dim` is consumed (`embed.in`): the table is copied as an embedding must be, so the
+    1/g that a projection's input side needs is folded into this norm instead (docs: operators).
+    """
+
+    eps: float
+    dim: str = "embed.out"
+
+    def own(self) -> Params:
+        return {"weight": Param((self.dim,), mean=1.0), "bias": Param((self.dim,))}
+
+
+@dataclass(frozen=True)
+class RMSNorm(Layer):
+    """Root-mean-square normalisation with a weight only (Zhang and Sennrich 2019); `dim` as in LayerNorm."""
+
+    eps: float
+    dim: str = "embed.out"
+
+    def own(self) -> Params:
+        return {"weight": Param((self.dim,), mean=1.0)}
+
+
+@dataclass(frozen=True)
+class Patches(Layer):
+    """Cut an image into square patches and project each one: a convolution whose stride is its kernel."""
+
+    std: float
+
+    def own(self) -> Params:
+        return {
+            "weight": Param(("embed.out", "channel", "patch", "patch"), std=self.std),
+            "bias": Param(("embed.out",)),
+        }
+
+    def flops(self, sizes: Sizes, patches: int) -> int:
+        """Return the forward FLOPs for `patches` patches."""
+        return 2 * patches * self.own()["weight"].count(sizes)
+
+
+@dataclass(frozen=True)
+class Rotary(Layer):
+    """Rotary positions (Su et al. 2021) in the half-split layout of Llama; no learned tensors."""
+
+    theta: float
+    rows: str = "position"
+    dim: str = "head_dim"
+
+
+@dataclass(frozen=True)
+class RelativeBias(Layer):
+    """T5's learned bias per head and bucket of distance, added to the attention scores (Raffel et al. 2020)."""
+
+    std: float
+    distance: int
+    causal: bool
+
+    def own(self) -> Params:
+        return {"weight": Param(("bucket", "head.out"), std=self.std)}
+
+
+@dataclass(frozen=True)
+class Attention(Layer):
+    """Multi-head attention with separate projections: heads merge whole, and each has its own axis role.
+
+    `head` is the axis that keys and values have. In grouped-query attention every unit of it also holds `group`
+    query heads, so that a key/value head merges together with the queries that read it.
+    `scale` None is 1/sqrt(head_dim). `qk_norm` is the epsilon of an RMSNorm on each query and key, None is off.
+    """
+
+    std: float
+    output_std: float
+    query_std: float | None = None
+    head: str = "head"
+    group: str | None = None
+    bias: bool = True
+    causal: bool = False
+    scale: float | None = None
+    qk_norm: float | None = None
+
+    def children(self) -> Mapping[str, Layer]:
+        return {**self.projections(), **self.norms()}
+
+    def projections(self) -> dict[str, Linear]:
+        """Return the four projections."""
+        many = "*head_dim" if self.group is None else f"*{self.group}*head_dim"
+        heads, queries = f"{self.head}.out*head_dim", f"{self.head}.out{many}"
+        query_std = self.std if self.query_std is None else self.query_std
+        return {
+            "query": Linear(queries, "embed.in", query_std, self.bias),
+            "key": Linear(heads, "embed.in", self.std, self.bias),
+            "value": Linear(heads, "embed.in", self.std, self.bias),
+            "output": Linear("embed.out", f"{self.head}.in{many}", self.output_std, self.bias, residual=True),
+        }
+
+    def norms(self) -> dict[str, RMSNorm]:
+        """Return the norms of query and key, if any: one weight for all heads, over `head_dim`."""
+        if self.qk_norm is None:
+            return {}
+        return {name: RMSNorm(self.qk_norm, "head_dim") for name in ("query_norm", "key_norm")}
+
+    def flops(self, sizes: Sizes, queries: int, keys: int) -> int:
+        """Return the forward FLOPs of `queries` rows that attend to `keys` rows; a causal mask saves none."""
+        rows = {"query": queries, "key": keys, "value": keys, "output": queries}
+        projected = sum(layer.flops(sizes, rows[name]) for name, layer in self.projections().items())
+        width = Param((self.projections()["query"].out,)).count(sizes)
+        return projected + 2 * (2 * queries * keys * width)
+
+
+@dataclass(frozen=True)
+class MLP(Layer):
+    """down(activation(up(x))), or with a gate down(activation(gate(x)) * up(x)) (Shazeer 2020)."""
+
+    std: float
+    output_std: float
+    activation: str
+    gated: bool = False
+    bias: bool = True
+
+    def children(self) -> Mapping[str, Linear]:
+        wide = Linear("ffn.out", "embed.in", self.std, self.bias)
+        down = Linear("embed.out", "ffn.in", self.output_std, self.bias, residual=True)
+        return ({"gate": wide} if self.gated else {}) | {"up": wide, "down": down}
+
+    def flops(self, sizes: Sizes, rows: int) -> int:
+        """Return the forward FLOPs for `rows` input rows."""
+        return sum(layer.flops(sizes, rows) for layer in self.children().values())
+
+
+@dataclass(frozen=True)
+class Transform(Layer):
+    """norm(activation(dense(x))): what BERT puts between its last block and the tied head."""
+
+    norm: Layer
+    std: float
+    activation: str
+
+    def children(self) -> Mapping[str, Layer]:
+        return {"dense": self.dense(), "norm": self.norm}
+
+    def dense(self) -> Linear:
+        """Return the projection."""
+        return Linear("embed.out", "embed.in", self.std)
+
+    def flops(self, sizes: Sizes, rows: int) -> int:
+        """Return the forward FLOPs for `rows` input rows."""
+        return self.dense().flops(sizes, rows)
+
+
+@dataclass(frozen=True)
+class Block(Layer):
+    """Residual branches: attention, then cross-attention if there is one, then the MLP; each has a `norm`.
+
+        pre-norm   x + f(norm(x))          post-norm   norm(x + f(x))
+    """
+
+    norm: Layer
+    attention: Attention
+    mlp: MLP
+    cross: Attention | None = None
+    post: bool = False
+
+    def children(self) -> Mapping[str, Layer]:
+        cross = {} if self.cross is None else {"cross_norm": self.norm, "cross": self.cross}
+        first = {"attention_norm": self.norm, "attention": self.attention}
+        return {**first, **cross, "mlp_norm": self.norm, "mlp": self.mlp}
+
+    def flops(self, sizes: Sizes, rows: int, memory: int = 0) -> int:
+        """Return the forward FLOPs for `rows` rows; cross-attention reads `memory` rows."""
+        cross = 0 if self.cross is None else self.cross.flops(sizes, rows, memory)
+        return self.attention.flops(sizes, rows, rows) + cross + self.mlp.flops(sizes, rows)
+
+
+@dataclass(frozen=True)
+class Stack(Layer):
+    """One block per unit of a depth axis."""
+
+    axis: str
+    block: Block
+
+    def children(self) -> Mapping[str, Layer]:
+        return {f"{{{self.axis}}}": self.block}
+
+    def flops(self, sizes: Sizes, rows: int, memory: int = 0) -> int:
+        """Return the forward FLOPs of all blocks."""
+        return sizes[self.axis] * self.block.flops(sizes, rows, memory)

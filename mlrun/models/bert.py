@@ -1,0 +1,76 @@
+"""BERT (Devlin et al. 2018): a post-norm encoder with a tied masked-language head, no next-sentence task.
+
+RoBERTa is this with one token type; ELECTRA's generator is a smaller one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun.layers import MLP, Attention, Block, Embedding, Flops, Layer, LayerNorm, Stack, Transform, Vector
+from mlrun.models.base import TRAIN, Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mlrun.models.base import Batch
+    from mlrun.network import Network
+
+STD = 0.02
+
+
+@dataclass(frozen=True)
+class BERT(Model):
+    """Batches: `tokens` (B, S), optional `types` (B, S), `positions` (B, M) of the masked tokens, `labels` (B, M).
+
+    Without `types` every token has type 0; without `positions` the head runs on all of them and labels are (B, S).
+    """
+
+    vocab: int
+    position: int
+    token_type: int
+    embed: int
+    head: int
+    head_dim: int
+    ffn: int
+    layer: int
+    eps: float = 1e-12
+
+    axes = ("vocab", "position", "token_type", "embed", "head", "head_dim", "ffn", "layer")
+    objective = "mlm"
+
+    def parts(self) -> Mapping[str, Layer]:
+        return {
+            "token": Embedding("vocab", "embed.out", STD),
+            "position": Embedding("position", "embed.out", STD),
+            "token_type": Embedding("token_type", "embed.out", STD),
+            "norm": LayerNorm(self.eps),
+            "blocks": self.blocks(),
+            "transform": self.transform(),
+            "head_bias": Vector("vocab"),
+        }
+
+    def blocks(self) -> Stack:
+        """Return the declared blocks."""
+        return Stack("layer", Block(LayerNorm(self.eps), Attention(STD, STD), MLP(STD, STD, "gelu"), post=True))
+
+    def transform(self) -> Transform:
+        """Return the projection in front of the tied head."""
+        return Transform(LayerNorm(self.eps, "embed.in"), STD, "gelu")
+
+    def forward(self, net: Network, batch: Batch) -> Tensor:
+        tokens_BS, types_BS, positions_BM = batch["tokens"], batch.get("types"), batch.get("positions")
+        types_E = net.token_type.weight[0] if types_BS is None else net.token_type(types_BS)
+        x_BSE = net.norm(net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]] + types_E)
+        for block in net.blocks:
+            x_BSE = block(x_BSE)
+        # The vocabulary is wide: only the masked positions are worth its product.
+        x_BME = x_BSE if positions_BM is None else x_BSE.take_along_dim(positions_BM[..., None], dim=1)
+        return net.head_bias(net.token.unembed(net.transform(x_BME)))
+
+    def flops(self, sequence: int, targets: int) -> Flops:
+        sizes = self.sizes()
+        body = self.blocks().flops(sizes, sequence) + self.transform().flops(sizes, targets)
+        return Flops(TRAIN * body, self.head_flops(targets, self.vocab))

@@ -1,0 +1,121 @@
+"""DeiT (Touvron et al. 2021) and ViT (Dosovitskiy et al. 2021): a pre-norm encoder of image patches.
+
+`pooling: mean` without class token is the plain ViT of Beyer et al. 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun.errors import mistake
+from mlrun.layers import MLP, Attention, Block, Embedding, Flops, Layer, LayerNorm, Linear, Patches, Prefix, Stack
+from mlrun.models.base import TRAIN, TRAIN_ON_DATA, Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mlrun.models.base import Batch
+    from mlrun.network import Network
+
+STD = 0.02
+POOLINGS = ("class", "mean")
+
+
+@dataclass(frozen=True)
+class DeiT(Model):
+    """Batches: `images` (B, C, image, image), `labels` (B,) or (B, classes), optional `teacher` like `labels`.
+
+    The distillation head learns what the teacher says, or the labels when the data has no teacher.
+    """
+
+    image: int
+    channel: int
+    patch: int
+    classes: int
+    embed: int
+    head: int
+    head_dim: int
+    ffn: int
+    layer: int
+    pooling: str = "class"
+    distillation: bool = False
+    eps: float = 1e-6
+
+    axes = ("image", "channel", "patch", "classes", "embed", "head", "head_dim", "ffn", "layer")
+    objective = "image"
+
+    def sizes(self) -> dict[str, int]:
+        return super().sizes() | {"position": self.patches() + self.prefixes()}
+
+    def patches(self) -> int:
+        """Return the number of patches of an image."""
+        return (self.image // self.patch) ** 2
+
+    def prefixes(self) -> int:
+        """Return the number of learned tokens in front of the patches."""
+        return int(self.pooling == "class") + int(self.distillation)
+
+    def parts(self) -> Mapping[str, Layer]:
+        token, head = Prefix("embed.out", STD), Linear("classes", "embed.in", STD)
+        return {
+            "patches": Patches(STD),
+            **({"class_token": token} if self.pooling == "class" else {}),
+            **({"distillation_token": token} if self.distillation else {}),
+            "position": Embedding("position", "embed.out", STD),
+            "blocks": self.blocks(),
+            "norm": LayerNorm(self.eps),
+            "head": head,
+            **({"distillation_head": head} if self.distillation else {}),
+        }
+
+    def blocks(self) -> Stack:
+        """Return the declared blocks."""
+        return Stack("layer", Block(LayerNorm(self.eps), Attention(STD, STD), MLP(STD, STD, "gelu")))
+
+    def forward(self, net: Network, batch: Batch) -> Tensor:
+        heads = self.heads(net, batch)
+        return sum(heads[1:], heads[0]) / len(heads)  # DeiT, section 4: at inference the two heads are averaged
+
+    def heads(self, net: Network, batch: Batch) -> list[Tensor]:
+        """Return the logits (B, classes) of the head, and of the distillation head if there is one."""
+        x_BSE = net.patches(batch["images"])
+        if self.distillation:
+            x_BSE = net.distillation_token(x_BSE)
+        if self.pooling == "class":
+            x_BSE = net.class_token(x_BSE)
+        x_BSE = x_BSE + net.position.weight
+        for block in net.blocks:
+            x_BSE = block(x_BSE)
+        x_BSE = net.norm(x_BSE)
+        pooled_BE = x_BSE[:, 0] if self.pooling == "class" else x_BSE.mean(dim=1)
+        return [net.head(pooled_BE)] + ([net.distillation_head(x_BSE[:, 1])] if self.distillation else [])
+
+    def loss(self, net: Network, batch: Batch) -> Tensor:
+        targets = (batch["labels"], batch.get("teacher", batch["labels"]))
+        losses = [net.cross_entropy(*pair) for pair in zip(self.heads(net, batch), targets, strict=False)]
+        return sum(losses[1:], losses[0]) / len(losses)
+
+    def tokens(self, sequence: int) -> int:
+        """Return the patches and learned tokens of an image; an image has no other length."""
+        return self.sizes()["position"]
+
+    def flops(self, sequence: int, targets: int) -> Flops:
+        """Return the FLOPs of one image (see Model.flops), whose length follows from the sizes alone."""
+        sizes = self.sizes()
+        body = TRAIN_ON_DATA * Patches(STD).flops(sizes, self.patches())
+        body += TRAIN * self.blocks().flops(sizes, sizes["position"])
+        return Flops(body, (1 + self.distillation) * self.head_flops(1, self.classes))
+
+    def problems(self) -> list[str]:
+        if found := super().problems():
+            return found
+        if self.image % self.patch:
+            found.append(mistake("model.patch", self.patch, f"a divisor of model.image={self.image}", "change one"))
+        if self.pooling not in POOLINGS:
+            found.append(mistake("model.pooling", self.pooling, ", ".join(POOLINGS), "choose one"))
+        if self.distillation and self.pooling != "class":
+            remedy = "set model.pooling=class or model.distillation=false"
+            found.append(mistake("model.distillation", True, "only with model.pooling=class", remedy))
+        return found

@@ -1,0 +1,66 @@
+"""GPT-2 (Radford et al. 2019): a pre-norm causal decoder with learned positions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun.layers import MLP, Attention, Block, Embedding, Flops, Layer, LayerNorm, Linear, Stack
+from mlrun.models.base import TRAIN, Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mlrun.models.base import Batch
+    from mlrun.network import Network
+
+STD = 0.02
+
+
+@dataclass(frozen=True)
+class GPT(Model):
+    """Batches: `tokens` (B, S), `labels` (B, S) already shifted."""
+
+    vocab: int
+    position: int
+    embed: int
+    head: int
+    head_dim: int
+    ffn: int
+    layer: int
+    tied: bool = True
+    eps: float = 1e-5
+
+    axes = ("vocab", "position", "embed", "head", "head_dim", "ffn", "layer")
+    objective = "causal"
+
+    def parts(self) -> Mapping[str, Layer]:
+        trunk = {
+            "token": Embedding("vocab", "embed.out", STD),
+            "position": Embedding("position", "embed.out", STD),
+            "blocks": self.blocks(),
+        }
+        if self.tied:
+            return trunk | {"norm": LayerNorm(self.eps, "embed.in")}
+        return trunk | {"norm": LayerNorm(self.eps), "head": Linear("vocab", "embed.in", STD, bias=False)}
+
+    def blocks(self) -> Stack:
+        """Return the declared blocks."""
+        # Each of 2 * layer branches adds to the residual stream: their sum keeps its scale (GPT-2, section 2.3).
+        branch_std = STD / math.sqrt(2 * self.layer)
+        attention = Attention(STD, branch_std, causal=True)
+        return Stack("layer", Block(LayerNorm(self.eps), attention, MLP(STD, branch_std, "gelu_tanh")))
+
+    def forward(self, net: Network, batch: Batch) -> Tensor:
+        tokens_BS = batch["tokens"]
+        x_BSE = net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]]
+        for block in net.blocks:
+            x_BSE = block(x_BSE)
+        x_BSE = net.norm(x_BSE)
+        return net.token.unembed(x_BSE) if self.tied else net.head(x_BSE)
+
+    def flops(self, sequence: int, targets: int) -> Flops:
+        body = TRAIN * self.blocks().flops(self.sizes(), sequence)
+        return Flops(body, self.head_flops(targets, self.vocab))

@@ -1,0 +1,90 @@
+"""Llama (Touvron et al. 2023): a pre-norm causal decoder with RMSNorm, rotary positions and gated MLPs.
+
+Grouped-query attention (Ainslie et al. 2023) has two axes: `kv_head`, and `group` query heads to each of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun.errors import mistake
+from mlrun.layers import MLP, Attention, Block, Embedding, Flops, Layer, Linear, RMSNorm, Rotary, Stack
+from mlrun.models.base import TRAIN, Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mlrun.models.base import Batch
+    from mlrun.network import Network
+
+STD = 0.02
+
+
+@dataclass(frozen=True)
+class Llama(Model):
+    """Batches: `tokens` (B, S), `labels` (B, S) already shifted.
+
+    `qk_norm` adds an RMSNorm to each query and key, as Qwen3 has it.
+    """
+
+    vocab: int
+    position: int
+    embed: int
+    kv_head: int
+    group: int
+    head_dim: int
+    ffn: int
+    layer: int
+    tied: bool = False
+    qk_norm: bool = False
+    theta: float = 10000.0
+    eps: float = 1e-5
+
+    axes = ("vocab", "position", "embed", "kv_head", "group", "head_dim", "ffn", "layer")
+    objective = "causal"
+
+    def parts(self) -> Mapping[str, Layer]:
+        trunk = {
+            "token": Embedding("vocab", "embed.out", STD),
+            "rotary": Rotary(self.theta),
+            "blocks": self.blocks(),
+        }
+        if self.tied:
+            return trunk | {"norm": RMSNorm(self.eps, "embed.in")}
+        return trunk | {"norm": RMSNorm(self.eps), "head": Linear("vocab", "embed.in", STD, bias=False)}
+
+    def blocks(self) -> Stack:
+        """Return the declared blocks."""
+        branch_std = STD / math.sqrt(2 * self.layer)  # as in GPT-2; Llama's own start was not published
+        attention = Attention(
+            STD,
+            branch_std,
+            head="kv_head",
+            group="group",
+            bias=False,
+            causal=True,
+            qk_norm=self.eps if self.qk_norm else None,
+        )
+        mlp = MLP(STD, branch_std, "silu", gated=True, bias=False)
+        return Stack("layer", Block(RMSNorm(self.eps), attention, mlp))
+
+    def forward(self, net: Network, batch: Batch) -> Tensor:
+        tokens_BS = batch["tokens"]
+        x_BSE, rotary = net.token(tokens_BS), net.rotary(tokens_BS.shape[1])
+        for block in net.blocks:
+            x_BSE = block(x_BSE, rotary=rotary)
+        x_BSE = net.norm(x_BSE)
+        return net.token.unembed(x_BSE) if self.tied else net.head(x_BSE)
+
+    def flops(self, sequence: int, targets: int) -> Flops:
+        body = TRAIN * self.blocks().flops(self.sizes(), sequence)
+        return Flops(body, self.head_flops(targets, self.vocab))
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if not found and self.head_dim % 2:
+            found.append(mistake("model.head_dim", self.head_dim, "an even number", "rotary positions turn pairs"))
+        return found

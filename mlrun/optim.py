@@ -1,0 +1,46 @@
+"""AdamW over a network's parameters, and its moments as plain {name: tensor} for the operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from mlrun.config import Optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def adamw(net: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
+    """Return AdamW (Loshchilov and Hutter 2019), fused; only tensors of two or more dims decay."""
+    parameters = list(net.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=spec.lr, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True)
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, dict[str, Tensor]], int]:
+    """Return ({moment: {parameter name: tensor}}, steps taken); empty before the first step."""
+    states = {name: optimizer.state[p] for name, p in net.named_parameters() if p in optimizer.state}
+    taken = {int(state["step"].item()) for state in states.values()}
+    assert len(taken) <= 1, f"parameters took different numbers of steps: {taken}"
+    tensors = {kind: {name: s[kind] for name, s in states.items()} for kind in MOMENTS} if states else {}
+    return tensors, taken.pop() if taken else 0
+
+
+def load_moments(
+    net: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Mapping[str, Tensor]], taken: int
+) -> None:
+    """Give the optimizer the moments of `moments`, copied onto the parameters' device."""
+    for name, p in net.named_parameters():
+        state = {kind: tensors[kind][name].to(p.device, p.dtype).clone() for kind in MOMENTS}
+        optimizer.state[p] = {"step": torch.tensor(float(taken), device=p.device), **state}

@@ -1,0 +1,329 @@
+"""The executor: a loop over the plan's stages. Resuming is an index into that list plus a step."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import os
+import platform
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mlrun import checkpoint, distributed, log, operators, optim, transfer
+from mlrun.checkpoint import Progress, Snapshot
+from mlrun.clock import PURPOSES, Clock
+from mlrun.config import Config
+from mlrun.distributed import Ranks
+from mlrun.errors import UserError, mistake
+from mlrun.network import Network, build
+from mlrun.plan import Plan, Stage, as_dict
+from mlrun.trainer import Job, Trainee, held_out_loss, record, share
+from mlrun.trainer import train as train_stage
+
+
+def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
+    """Train a whole cycle in a run folder, or go on where it stopped; return the summary.
+
+    Raises:
+        UserError: the device, the data or the folder cannot serve this run.
+        Diverged: the loss is no longer finite.
+        Stopped: a signal came; the same command goes on from there.
+    """
+    ranks = distributed.start(config.settings.hardware)
+    try:
+        if config.settings.batch % ranks.world:
+            remedy = f"choose a multiple of {ranks.world}, the number of processes"
+            raise UserError(mistake("batch", config.settings.batch, f"a multiple of {ranks.world}", remedy))
+        source = config.data.open(config.model, config.settings.seed, config.settings.cache, config.settings.batch)
+        with claimed(folder, ranks):
+            return Run(config, plan, folder, ranks, source).go()
+    finally:
+        distributed.stop(ranks)
+
+
+@contextmanager
+def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold a run folder; a second process that wants it is refused."""
+    if not ranks.first:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(mistake("run", folder, "a folder that no other process uses", "wait for it")) from None
+        yield
+
+
+class Run:
+    """One cycle in one folder. What a stage needs is handed to it; this object only holds what outlives a stage."""
+
+    def __init__(self, config: Config, plan: Plan, folder: Path, ranks: Ranks, source: Any) -> None:
+        self.config, self.plan, self.folder, self.ranks, self.source = config, plan, folder, ranks, source
+        settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
+        self.clock = Clock(settle)
+        self.carry = config.settings.cycle.optimizer_policy == "carry"
+        self.stopping = False
+        self.progress = Progress()
+        self.kept: dict[int, Snapshot] = {}
+
+    def go(self) -> dict[str, Any]:
+        """Run every stage that is left, then write the model and the summary."""
+        finished = _read_json(self.folder / "summary.json")
+        if finished is not None and finished["status"] == "finished":
+            return finished
+        found = checkpoint.load(self.folder / "checkpoints")
+        if found is None:
+            self.current = self._fresh()
+        else:
+            self.progress, self.current, self.kept, warning = found
+            self.clock.totals = {p: self.progress.seconds.get(p, 0.0) for p in PURPOSES}
+            if warning is not None and self.ranks.first:
+                print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
+        with self._log() as self.log, self._signals():
+            job = Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, lambda: self.stopping)
+            for stage in self.plan.stages[self.progress.stage :]:
+                self._stage(job, stage)
+            return self._finish()
+
+    def _stage(self, job: Job, stage: Stage) -> None:
+        """Make the transfer into a stage, if it is due, then train it and leave its model in `current`."""
+        progress = self.progress
+        if not progress.entered:
+            with self.clock.during("transfer"):
+                self._enter(job, stage)
+        trainee = self._trainee(stage)
+        began = self.clock.read()["training"] - (progress.stage_seconds[stage.index :] or [0.0])[0]
+
+        def evaluate(step: int) -> None:
+            with self.clock.during("evaluation"):
+                self._evaluate(job, stage, trainee, step)
+
+        def save(step: int) -> None:
+            with self.clock.during("checkpoint"):
+                progress.step = step
+                progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
+                self._save(_snapshot(trainee))
+
+        if not progress.entered:
+            progress.entered = True
+            evaluate(progress.step)
+        rows = share(self.plan.batch, self.ranks)
+        batches = self.source.batches(progress.step * self.plan.batch, self.plan.batch, rows)
+        with self.clock.during("training"):
+            train_stage(job, stage, trainee, batches, progress.step, evaluate, save)
+        progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
+        self._write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
+        self.current = _snapshot(trainee)
+        progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
+        with self.clock.during("checkpoint"):
+            self._save(self.current)
+
+    def _enter(self, job: Job, stage: Stage) -> None:
+        """Move `current` to the stage's level, and log the receipt."""
+        self.current.tensors.pop("ema", None)
+        if stage.transfer is None:
+            if not self.carry:
+                self.current = Snapshot({"weights": self.current.weights})
+            return
+        before, level = self.current, self.plan.level(stage.level)
+        if stage.transfer == "coalesce":
+            above = self.plan.level(stage.level - 1)
+            self.kept[above.number] = before
+            grown = after = transfer.coalesce(before, above, self.carry)
+            pair, coarse = above, level
+        else:
+            grown = transfer.decoalesce(before, level, self.carry)
+            after = self._blended(stage, grown)
+            pair, coarse = level, self.plan.level(stage.level + 1)
+        source_level, target_level = (pair, coarse) if stage.transfer == "coalesce" else (coarse, pair)
+        batch = next(iter(self.source.validation(self.config.settings.eval.batch)))
+        looks = tuple(
+            transfer.look(at, snapshot.weights, batch, self.ranks.device)
+            for at, snapshot in ((source_level, before), (target_level, grown), (target_level, after))
+        )
+        receipt = transfer.receipt(stage.transfer, stage.alpha, pair, (looks[0], looks[1], looks[2][0]))
+        self._write(record(job, stage, self.progress.step, "transfer", **receipt))
+        self.progress.receipts.append({"stage": stage.index, **receipt})
+        self.current = after
+
+    def _blended(self, stage: Stage, grown: Snapshot) -> Snapshot:
+        """Return the decoalesced model after noise and interpolation with the model kept at this level."""
+        cycle, level = self.config.settings.cycle, self.plan.level(stage.level)
+        if cycle.noise > 0:
+            assert level.resize is not None
+            seed = self.config.settings.seed
+            noisy = operators.noise(grown.weights, level.model.params(), level.resize, cycle.noise, seed)
+            grown = Snapshot({**grown.tensors, "weights": noisy}, grown.adam_steps)
+        kept = self.kept.pop(stage.level, None)
+        if kept is None:
+            return grown
+        assert stage.alpha is not None
+        return transfer.interpolate(kept, grown, stage.alpha)
+
+    def _fresh(self) -> Snapshot:
+        model = self.plan.level(self.plan.stages[0].level).model
+        return Snapshot({"weights": dict(build(model, self.config.settings.seed).state_dict())})
+
+    def _trainee(self, stage: Stage) -> Trainee:
+        spec = self.config.settings.optimizer
+        net = build(self.plan.level(stage.level).model, None)
+        net.load_state_dict(self.current.weights)
+        net.to(self.ranks.device)
+        optimizer = optim.adamw(net, spec)
+        if self.current.adam_steps > 0:
+            optim.load_moments(net, optimizer, self.current.tensors, self.current.adam_steps)
+        start = self.current.tensors.get("ema", self.current.weights)
+        ema = {name: t.to(self.ranks.device).clone() for name, t in start.items()} if spec.ema is not None else None
+        return Trainee(net, optimizer, ema)
+
+    def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
+        """Log the held-out loss; at level 1 keep the best weights."""
+        settings = self.config.settings
+
+        def loss(net: Network) -> float:
+            return held_out_loss(net, self.source.validation(settings.eval.batch), settings.hardware, self.ranks)
+
+        values = {"loss": loss(trainee.net)}
+        if trainee.ema is not None:
+            averaged = build(trainee.net.model, None)
+            averaged.load_state_dict(trainee.ema)
+            values["ema_loss"] = loss(averaged.to(self.ranks.device))
+        if stage.transfer == "decoalesce":
+            values |= self._copies(stage, trainee.net)
+        self._write(record(job, stage, step, "val", **values))
+        best = self.progress.best
+        if stage.level == 1 and math.isfinite(values["loss"]) and (best is None or values["loss"] < best):
+            self.progress.best = values["loss"]
+            if self.ranks.first:
+                path = self.folder / "checkpoints" / checkpoint.BEST
+                meta = {"step": str(step), "val_loss": repr(values["loss"])}
+                checkpoint.save_weights(path, trainee.net.state_dict(), meta)
+
+    def _copies(self, stage: Stage, net: Network) -> dict[str, float]:
+        """Return how alike the decoalesced copies still are: the mean cosine of paired units, 1 for equal ones."""
+        level = self.plan.level(stage.level)
+        assert level.resize is not None
+        state = {name: t.detach() for name, t in net.state_dict().items()}
+        cosines = operators.similarity(state, level.model.params(), level.resize)
+        return {"copy_similarity": sum(cosines.values()) / len(cosines)} if cosines else {}
+
+    def _save(self, current: Snapshot) -> None:
+        self.progress.seconds = self.clock.read()
+        if self.ranks.first:
+            self.progress.log_bytes = self.log.offset()
+            checkpoint.save(self.folder / "checkpoints", self.progress, current, self.kept)
+        self.ranks.wait()
+
+    def _finish(self) -> dict[str, Any]:
+        """Write model/ and summary.json; the loss is that of the last evaluation."""
+        summary = self._summary()
+        if self.ranks.first:
+            save_model(self.folder / "model", self.config, self.current, self.source)
+            _write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            self.log.finish(summary)
+        self.ranks.wait()
+        return summary
+
+    def _summary(self) -> dict[str, Any]:
+        plan = as_dict(self.plan)
+        stages = [
+            {key: s[key] for key in ("stage", "level", "steps", "tokens", "flops", "flops_body")} | {"seconds": seconds}
+            for s, seconds in zip(plan["stages"], self.progress.stage_seconds, strict=True)
+        ]
+        return {
+            "status": "finished",
+            "val_loss": self.last_val,
+            "best_val_loss": self.progress.best,
+            "ledger": {"stages": stages, "total": plan["totals"], "seconds": self.clock.read()},
+            "receipts": self.progress.receipts,
+            "data": self.source.describe(),
+            "machine": machine(self.ranks),
+        }
+
+    @property
+    def last_val(self) -> float | None:
+        """The newest held-out loss in the log: it survives a restart between the last step and the summary."""
+        with open(self.folder / "log.jsonl") as lines:
+            losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val"]
+        return losses[-1] if losses else None
+
+    def _write(self, values: dict[str, Any]) -> None:
+        if self.ranks.first:
+            self.log.write(values)
+
+    @contextmanager
+    def _log(self) -> Iterator[Any]:
+        if not self.ranks.first:
+            yield None
+            return
+        plan = as_dict(self.plan)
+        _write_text(self.folder / "config.yaml", yaml.safe_dump(self.config.resolved, sort_keys=False))
+        _write_text(self.folder / "plan.json", json.dumps(plan, indent=2) + "\n")
+        keep = self.progress.log_bytes
+        with log.start(self.folder, self.config.logger, self.config.resolved, plan, keep=keep) as opened:
+            yield opened
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Let SIGTERM and SIGUSR2 end the run after the step in progress, with its state saved."""
+
+        def stop(*_: object) -> None:
+            self.stopping = True
+
+        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR2)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _snapshot(trainee: Trainee) -> Snapshot:
+    """Return copies on the CPU of everything that a stage trains."""
+    moments, taken = optim.moments(trainee.net, trainee.optimizer)
+    kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **moments}
+    if trainee.ema is not None:
+        kinds["ema"] = trainee.ema
+    return Snapshot({k: {n: t.detach().to("cpu", copy=True) for n, t in ts.items()} for k, ts in kinds.items()}, taken)
+
+
+def save_model(folder: Path, config: Config, final: Snapshot, source: Any) -> None:
+    """Write the trained model: weights, their moving average if there is one, configuration, tokenizer."""
+    checkpoint.save_weights(folder / "model.safetensors", final.weights, {})
+    if "ema" in final.tensors:
+        checkpoint.save_weights(folder / "ema.safetensors", final.tensors["ema"], {})
+    _write_text(folder / "config.json", json.dumps(config.resolved["model"], indent=2) + "\n")
+    tokenizer = source.describe().get("tokenizer")
+    if tokenizer is not None:
+        _write_text(folder / "tokenizer.json", Path(tokenizer).read_text())
+
+
+def machine(ranks: Ranks) -> str:
+    """Return what the seconds were measured on, in words."""
+    if ranks.device.type == "cuda":
+        return f"{ranks.world} x {torch.cuda.get_device_name(ranks.device)}, torch {torch.__version__}"
+    return f"{ranks.world} x CPU ({platform.machine()}), {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded

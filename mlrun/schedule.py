@@ -1,0 +1,56 @@
+"""The learning rate as a pure function of the plan and the step."""
+
+from __future__ import annotations
+
+import math
+
+from mlrun.config import Optimizer, Schedule
+from mlrun.plan import Plan, Stage
+from mlrun.units import Rates, parse
+
+
+def factor(schedule: Schedule, step: int, span: int, rates: Rates) -> float:
+    """Return the share of the peak rate at `step` of a span of `span` steps, in (0, 1].
+
+    The warm-up is linear and reaches the peak at its last step; what follows has the schedule's shape.
+    `wsd` is stable until its decay begins, then linear to the floor (Hu et al. 2024).
+    """
+    warmup = steps(schedule.warmup, rates)
+    if step < warmup:
+        return (step + 1) / warmup
+    decay = steps(schedule.decay, rates) if schedule.shape == "wsd" else span - warmup
+    start = max(span - decay, warmup)
+    done = (step - start) / max(span - 1 - start, 1) if step > start else 0.0
+    return schedule.floor + (1 - schedule.floor) * fall(schedule.shape, done)
+
+
+def fall(shape: str, done: float) -> float:
+    """Return how much of the way down remains after a share `done` of the decay."""
+    if shape == "constant":
+        return 1.0
+    return 0.5 * (1 + math.cos(math.pi * done)) if shape == "cosine" else 1.0 - done
+
+
+def steps(length: str, rates: Rates) -> int:
+    """Return a schedule's length in steps; `%` refers to the schedule's span."""
+    parsed = parse(length)
+    assert parsed is not None
+    return rates.steps(parsed)
+
+
+def rate(plan: Plan, optimizer: Optimizer, policy: str, stage: Stage, step: int) -> float:
+    """Return the learning rate of one step of the run.
+
+    restart    every stage has a whole schedule of its own
+    continue   one schedule runs through all stages
+    rewarm     as `continue`, with the warm-up repeated at the start of every stage
+    """
+    first, span = (stage.first, stage.steps) if policy == "restart" else (0, plan.steps)
+    per_step = plan.batch * plan.level(stage.level).flops.total
+    rates = Rates(plan.batch, plan.batch * plan.tokens_per_sample, per_step, span)
+    share = factor(optimizer.schedule, step - first, span, rates)
+    if policy == "rewarm" and stage.first > 0:
+        own = Rates(rates.samples, rates.tokens, rates.flops, stage.steps)
+        warmup = steps(optimizer.schedule.warmup, own)
+        share *= min(1.0, (step - stage.first + 1) / max(warmup, 1))
+    return optimizer.lr * stage.lr_scale * share

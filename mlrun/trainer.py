@@ -1,0 +1,206 @@
+"""The one training loop, and evaluation. Knows networks, batches and numbers; no configuration framework."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mlrun import schedule
+from mlrun.clock import Clock
+from mlrun.config import Hardware, Settings
+from mlrun.distributed import Ranks
+from mlrun.network import Network
+from mlrun.optim import set_rate
+from mlrun.plan import Plan, Stage
+
+Batch = Mapping[str, Tensor]
+
+
+class Diverged(Exception):
+    """The loss is no longer a finite number."""
+
+
+class Stopped(Exception):
+    """A signal asked the run to stop; its state is saved."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage shares."""
+
+    plan: Plan
+    settings: Settings
+    ranks: Ranks
+    clock: Clock
+    write: Callable[[dict[str, Any]], None]
+    stopping: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What one stage trains: the network, its optimizer, and the moving average of its weights, if asked for."""
+
+    net: Network
+    optimizer: torch.optim.AdamW
+    ema: dict[str, Tensor] | None
+
+
+def train(
+    job: Job,
+    stage: Stage,
+    trainee: Trainee,
+    batches: Iterator[Batch],
+    start: int,
+    evaluate: Callable[[int], None],
+    save: Callable[[int], None],
+) -> None:
+    """Train one stage from step `start` of the run to its end.
+
+    Args:
+        batches: this process's rows of the global batches, the next one being that of step `start`.
+        evaluate: called with the number of steps done wherever the held-out set is due.
+        save: called with the number of steps done wherever a checkpoint is due.
+
+    Raises:
+        Diverged: the loss or the gradient is not finite.
+        Stopped: a signal came; `save` was called.
+    """
+    settings, ranks = job.settings, job.ranks
+    forward = _prepare(trainee.net, settings.hardware, ranks)
+    parameters = list(trainee.net.parameters())
+    evaluate_every = due(job.plan, stage, settings.eval.every)
+    save_every = due(job.plan, stage, settings.checkpoint.every)
+    logged_at, logged_step = job.clock.read()["training"], start
+    for step in range(start, stage.end):
+        # The rate depends on the step alone, so a resumed run takes the same one.
+        lr = schedule.rate(job.plan, settings.optimizer, settings.cycle.lr_policy, stage, step)
+        set_rate(trainee.optimizer, lr)
+
+        # The global batch is the same whatever the hardware: processes and micro-batches only cut it up.
+        loss = _gradients(forward, next(batches), settings.hardware, ranks)
+
+        # Clipping also measures the norm; without a limit it only measures.
+        limit = settings.optimizer.clip if settings.optimizer.clip is not None else math.inf
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        trainee.optimizer.step()
+        trainee.optimizer.zero_grad(set_to_none=True)
+        if trainee.ema is not None and settings.optimizer.ema is not None:
+            _average(trainee.ema, trainee.net, settings.optimizer.ema)
+
+        done = step + 1
+        if done % settings.log_every == 0 or done == stage.end:
+            values = ranks.sum(loss / ranks.world).item(), float(norm)
+            seconds = job.clock.read()["training"]
+            tokens = (done - logged_step) * job.plan.batch * job.plan.tokens_per_sample
+            if not all(map(math.isfinite, values)):
+                raise Diverged(f"loss {values[0]} and gradient norm {values[1]} at step {done}")
+            job.write(
+                record(job, stage, done, "train", loss=values[0], lr=lr, grad_norm=values[1])
+                | {"tokens_per_second": tokens / max(seconds - logged_at, 1e-9)}
+            )
+            logged_at, logged_step = seconds, done
+
+        if done % evaluate_every == 0 or done == stage.end:
+            evaluate(done)
+        if ranks.any(job.stopping()):
+            save(done)
+            raise Stopped(f"stopped by a signal after step {done}")
+        if done % save_every == 0 and done != stage.end:
+            save(done)
+
+
+def due(plan: Plan, stage: Stage, every: str) -> int:
+    """Return a period in steps; `%` refers to the budget, so that a cycle and its baseline are read equally often."""
+    per_step = plan.batch * plan.level(stage.level).flops.total
+    rates = schedule.Rates(plan.batch, plan.batch * plan.tokens_per_sample, per_step, plan.budget_steps)
+    return max(1, schedule.steps(every, rates))
+
+
+def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[str, Any]:
+    """Return one log record: where the run stands, all cumulative, and what is reported."""
+    spent = job.plan.spent(step)
+    return {
+        "kind": kind,
+        "stage": stage.index,
+        "level": stage.level,
+        "step": step,
+        "tokens": spent.tokens,
+        "flops": spent.flops,
+        "flops_body": spent.flops_body,
+        "seconds": job.clock.read()["training"],
+        **values,
+    }
+
+
+def share(batch: int, ranks: Ranks) -> slice:
+    """Return which rows of every global batch this process trains on."""
+    rows = batch // ranks.world
+    return slice(ranks.rank * rows, (ranks.rank + 1) * rows)
+
+
+def autocast(hardware: Hardware, device: torch.device) -> torch.autocast:
+    """Return the context that computes in the hardware's precision; weights stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16")
+
+
+def _prepare(net: Network, hardware: Hardware, ranks: Ranks) -> nn.Module:
+    """Return the module to call: wrapped for several processes, and compiled if the hardware says so."""
+    module: nn.Module = net.train()
+    if ranks.world > 1:
+        module = DistributedDataParallel(
+            module, device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None
+        )
+    return torch.compile(module) if hardware.compile else module  # type: ignore[return-value]
+
+
+def _gradients(forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Ranks) -> Tensor:
+    """Accumulate the gradient of the mean loss over this process's rows; return that loss, detached."""
+    rows = len(next(iter(batch.values())))
+    size = min(hardware.micro_batch or rows, rows)
+    starts = range(0, rows, size)
+    total = torch.zeros((), device=ranks.device)
+    for first in starts:
+        last = first == starts[-1]
+        quiet = forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else _NOTHING
+        with quiet:
+            rows_here = slice(first, first + size)
+            part = {key: value[rows_here].to(ranks.device, non_blocking=True) for key, value in batch.items()}
+            with autocast(hardware, ranks.device):
+                loss = forward(part) * (len(next(iter(part.values()))) / rows)
+            loss.backward()
+        total += loss.detach()
+    return total
+
+
+@torch.no_grad()
+def _average(ema: dict[str, Tensor], net: Network, decay: float) -> None:
+    """Move the average towards the weights: ema = decay * ema + (1 - decay) * weight."""
+    weights = dict(net.named_parameters())
+    torch._foreach_lerp_(list(ema.values()), [weights[name].detach() for name in ema], 1 - decay)
+
+
+@torch.no_grad()
+def held_out_loss(net: Network, batches: Iterable[Batch], hardware: Hardware, ranks: Ranks) -> float:
+    """Return the mean loss over held-out batches, weighted by their samples; the processes share the batches."""
+    net.eval()
+    sums = torch.zeros(2, dtype=torch.float64)
+    for index, batch in enumerate(batches):
+        if index % ranks.world != ranks.rank:
+            continue
+        here = {key: value.to(ranks.device) for key, value in batch.items()}
+        rows = len(next(iter(here.values())))
+        with autocast(hardware, ranks.device):
+            sums += torch.tensor([float(net(here)) * rows, rows], dtype=torch.float64)
+    net.train()
+    total, rows_seen = ranks.sum(sums.to(ranks.device)).tolist()
+    return total / rows_seen
+
+
+_NOTHING = contextlib.nullcontext()

@@ -1,0 +1,100 @@
+"""From one level to the next: the operator on weights and moments, and the parity receipt that proves what it kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlrun import operators
+from mlrun.checkpoint import Snapshot
+from mlrun.errors import UserError
+from mlrun.network import build
+from mlrun.operators import Rule
+from mlrun.plan import Level, exact_axes
+
+# How each kind of tensor goes through an operator. EMA weights start anew from the transferred weights.
+RULES: Mapping[str, Rule] = {"weights": "weight", "exp_avg": "gradient", "exp_avg_sq": "square"}
+
+# Largest relative logit change that float32 rounding explains where the function is kept exactly.
+TOLERANCE = 1e-4
+
+
+def coalesce(fine: Snapshot, level: Level, carry: bool) -> Snapshot:
+    """Return the model of the next coarser level; `carry` sends Adam's moments through the operator too."""
+    assert level.resize is not None
+    params, resize = level.model.params(), level.resize
+    kinds = _kinds(fine, carry)
+    tensors = {kind: operators.coalesce(fine.tensors[kind], params, resize, rule=RULES[kind]) for kind in kinds}
+    return Snapshot(tensors, fine.adam_steps if carry else 0)
+
+
+def decoalesce(coarse: Snapshot, level: Level, carry: bool) -> Snapshot:
+    """Return the coarse model on `level`, the next finer one, before any interpolation."""
+    assert level.resize is not None
+    params, resize = level.model.params(), level.resize
+    kinds = _kinds(coarse, carry)
+    tensors = {kind: operators.decoalesce(coarse.tensors[kind], params, resize, rule=RULES[kind]) for kind in kinds}
+    return Snapshot(tensors, coarse.adam_steps if carry else 0)
+
+
+def interpolate(kept: Snapshot, grown: Snapshot, alpha: float) -> Snapshot:
+    """Return (1 - alpha) * kept + alpha * grown, for the kinds that both have."""
+    kinds = [kind for kind in grown.tensors if kind in kept.tensors]
+    tensors = {kind: operators.interpolate(kept.tensors[kind], grown.tensors[kind], alpha) for kind in kinds}
+    return Snapshot(tensors, grown.adam_steps)
+
+
+def _kinds(snapshot: Snapshot, carry: bool) -> list[str]:
+    return [kind for kind in RULES if kind in snapshot.tensors and (carry or kind == "weights")]
+
+
+@torch.no_grad()
+def look(
+    level: Level, weights: Mapping[str, Tensor], batch: Mapping[str, Tensor], device: torch.device
+) -> tuple[float, Tensor]:
+    """Return (loss, logits) of a model on one batch, in float32 without autocast."""
+    net = build(level.model, None)
+    net.load_state_dict(dict(weights))
+    net.to(device).eval()
+    here = {key: value.to(device) for key, value in batch.items()}
+    return float(net(here)), net.logits(here).float().cpu()
+
+
+def relative_change(before: Tensor, after: Tensor) -> float:
+    """Return max |after - before| / max |before| over all logits."""
+    return float((after - before).abs().max() / before.abs().max())
+
+
+def receipt(
+    operator: str,
+    alpha: float | None,
+    level: Level,
+    looks: tuple[tuple[float, Tensor], tuple[float, Tensor], float],
+) -> dict[str, Any]:
+    """Return the record of a transfer between `level` and the coarser one.
+
+    `looks` are (loss, logits) before and straight after the operator, and the loss after the interpolation.
+
+    Raises:
+        UserError: the operator promises to keep the function and did not.
+    """
+    assert level.resize is not None
+    (before, logits_before), (grown, logits_grown), after = looks
+    exact = operator == "decoalesce" and exact_axes(level.resize)[0]
+    change = relative_change(logits_before, logits_grown)
+    if exact and not change <= TOLERANCE:
+        line = f"decoalesce to level {level.number} changed the logits by {change:.2e} of their largest"
+        raise UserError(f"{line}; {TOLERANCE:.0e} is allowed where the function is kept exactly: report this as a bug")
+    return {
+        "operator": operator,
+        "alpha": alpha,
+        "loss_before": before,
+        "loss_operator": grown,
+        "loss_after": after,
+        "relative_logit_change": change,
+        "exact": exact,
+        "tolerance": TOLERANCE if exact else None,
+    }

@@ -1,0 +1,254 @@
+"""A run is deterministic, resumable at any step, honest about its cost, and refuses what it cannot do."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy
+
+from mlrun import checkpoint, plan, run, trainer
+from mlrun.coarsening.uniform import Uniform
+from mlrun.config import Cycle, Hardware, Optimizer, Row, Schedule
+from mlrun.errors import UserError
+
+EVERY_STEP = {"checkpoint": toy.Checkpoint(every="1 step")}
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Make the run die before its `at`-th optimizer step, as if killed: nothing is cleaned up."""
+    taken = 0
+    real = torch.optim.AdamW.step
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == at:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+
+
+def test_two_runs_of_one_seed_are_equal_bitwise(tmp_path: Path) -> None:
+    for name in "ab":
+        toy.run(tmp_path / name, toy.make())
+    assert toy.records(tmp_path / "a") == toy.records(tmp_path / "b")
+    a, b = toy.weights(tmp_path / "a"), toy.weights(tmp_path / "b")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_seed_matters_and_zero_is_one(tmp_path: Path) -> None:
+    losses = [toy.run(tmp_path / str(seed), toy.make(seed=seed))["val_loss"] for seed in (0, 1)]
+    assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("at", [1, 3, 5, 6, 13, 22])
+@pytest.mark.parametrize("policy", ["reset", "carry"])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, policy: str
+) -> None:
+    cycle = Cycle(name="2level", stages=list(toy.V_CYCLE), optimizer_policy=policy)
+    config = toy.make(cycle=cycle, optimizer=Optimizer(lr=1e-2, ema=0.9), checkpoint=toy.Checkpoint(every="2 steps"))
+    toy.run(tmp_path / "whole", config)
+    with monkeypatch.context() as patch:
+        interrupt(patch, at)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(tmp_path / "killed", config)
+    summary = toy.run(tmp_path / "killed", config)
+    assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
+    whole, killed = toy.weights(tmp_path / "whole"), toy.weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert summary["val_loss"] == json.loads((tmp_path / "whole/summary.json").read_text())["val_loss"]
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = toy.run(tmp_path, toy.make())
+    interrupt(monkeypatch, 1)
+    assert toy.run(tmp_path, toy.make()) == first
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy.run(tmp_path / "whole", toy.make(**EVERY_STEP))
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(tmp_path / "cut", toy.make(**EVERY_STEP))
+    newest = tmp_path / "cut" / "checkpoints" / checkpoint.LAST
+    damaged = bytearray(newest.read_bytes())
+    damaged[-5] ^= 1
+    newest.write_bytes(damaged)
+    toy.run(tmp_path / "cut", toy.make(**EVERY_STEP))
+    assert "differ from its checksum" in capsys.readouterr().out
+    assert toy.records(tmp_path / "cut") == toy.records(tmp_path / "whole")
+
+
+def test_sigterm_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.run(tmp_path / "whole", toy.make())
+    real = trainer.record
+
+    def record(job: Any, stage: Any, step: int, kind: str, **values: Any) -> dict[str, Any]:
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(job, stage, step, kind, **values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "record", record)
+        with pytest.raises(trainer.Stopped):
+            toy.run(tmp_path / "stopped", toy.make())
+    assert not (tmp_path / "stopped/summary.json").exists()
+    toy.run(tmp_path / "stopped", toy.make())
+    assert toy.records(tmp_path / "stopped") == toy.records(tmp_path / "whole")
+
+
+def test_a_diverging_run_stops_and_says_where(tmp_path: Path) -> None:
+    wild = Optimizer(lr=1e30, clip=None, schedule=Schedule(warmup="0 steps"))
+    with pytest.raises(trainer.Diverged, match="at step"):
+        toy.run(tmp_path, toy.make(optimizer=wild))
+
+
+def test_one_cursor_runs_through_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    real = toy._sample
+
+    def sample(seed: int, index: int, length: int) -> Any:
+        if seed == 0:
+            read.append(index)
+        return real(seed, index, length)
+
+    monkeypatch.setattr(toy, "_sample", sample)
+    toy.run(tmp_path, toy.make())
+    assert read == list(range(22 * 8)), "each stage must go on where the one before stopped reading"
+
+
+@pytest.mark.parametrize("hardware", [Hardware(micro_batch=2), Hardware(micro_batch=8), Hardware(micro_batch=4)])
+def test_hardware_changes_the_speed_and_not_the_loss(tmp_path: Path, hardware: Hardware) -> None:
+    plain = toy.run(tmp_path / "plain", toy.make())["val_loss"]
+    cut = toy.run(tmp_path / "cut", toy.make(hardware=hardware))["val_loss"]
+    assert cut == pytest.approx(plain, rel=1e-4)
+
+
+def test_everything_spent_is_charged(tmp_path: Path) -> None:
+    config = toy.make()
+    summary, planned = toy.run(tmp_path, config), plan.make(config)
+    stages = summary["ledger"]["stages"]
+    assert sum(s["flops"] for s in stages) == planned.spent(planned.steps).flops
+    last = toy.records(tmp_path)[-1]
+    assert (last["flops"], last["step"]) == (planned.spent(planned.steps).flops, planned.steps)
+    seconds = summary["ledger"]["seconds"]
+    assert sum(s["seconds"] for s in stages) == pytest.approx(seconds["training"], rel=1e-6)
+    assert all(seconds[purpose] > 0 for purpose in ("training", "transfer", "evaluation", "checkpoint", "startup"))
+
+
+def test_the_model_learns_and_the_cycle_gains_from_its_coarse_level(tmp_path: Path) -> None:
+    toy.run(tmp_path, toy.make(budget="60 steps"))
+    val = [r["loss"] for r in toy.records(tmp_path) if r["kind"] == "val"]
+    assert val[-1] < val[0] - 1.0
+
+
+def test_width_receipts_are_exact_and_say_so(tmp_path: Path) -> None:
+    summary = toy.run(tmp_path, toy.make(coarsening=Uniform(width=2, ffn=2, head=2)))
+    down, up = summary["receipts"]
+    assert (down["exact"], up["exact"]) == (False, True)
+    assert up["relative_logit_change"] < up["tolerance"]
+    assert up["loss_operator"] == pytest.approx(up["loss_before"], rel=1e-5)
+
+
+def test_a_receipt_above_tolerance_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = run.transfer.operators.decoalesce
+    monkeypatch.setattr(
+        run.transfer.operators, "decoalesce", lambda *a, **k: {n: t * 1.01 for n, t in real(*a, **k).items()}
+    )
+    with pytest.raises(UserError, match="changed the logits"):
+        toy.run(tmp_path, toy.make(coarsening=Uniform(width=2, ffn=2, head=2)))
+
+
+def test_the_optimizer_policy_has_its_effect(tmp_path: Path) -> None:
+    coarse = Uniform(width=2, ffn=2, head=2)
+
+    def cycle(policy: str) -> Cycle:
+        return Cycle(name="grow", stages=[Row(2, "50%"), Row(1, "50%")], optimizer_policy=policy)
+
+    logs = {}
+    for policy in ("reset", "carry"):
+        toy.run(tmp_path / policy, toy.make(coarsening=coarse, cycle=cycle(policy)))
+        logs[policy] = [r for r in toy.records(tmp_path / policy) if r["kind"] == "train"]
+    assert logs["reset"][:10] == logs["carry"][:10]
+    assert logs["reset"][11]["loss"] != logs["carry"][11]["loss"]
+
+
+def test_alpha_zero_keeps_the_fine_model_and_noise_breaks_the_symmetry(tmp_path: Path) -> None:
+    width = Uniform(width=2, ffn=2, head=2)
+    base = {"name": "v", "stages": list(toy.V_CYCLE)}
+    kept = toy.run(tmp_path / "kept", toy.make(coarsening=width, cycle=Cycle(**base, alpha=0.0)))
+    blend = toy.run(tmp_path / "blend", toy.make(coarsening=width, cycle=Cycle(**base, alpha=1.0)))
+    noisy = toy.run(tmp_path / "noisy", toy.make(coarsening=width, cycle=Cycle(**base, alpha=1.0, noise=0.1)))
+    assert kept["receipts"][1]["loss_after"] == pytest.approx(kept["receipts"][0]["loss_before"], rel=1e-6)
+    assert blend["receipts"][1]["loss_after"] == blend["receipts"][1]["loss_operator"]
+    assert noisy["receipts"][1]["loss_after"] == pytest.approx(blend["receipts"][1]["loss_after"], rel=1e-5)
+
+    def alike(name: str) -> float:
+        values = [r["copy_similarity"] for r in toy.records(tmp_path / name) if "copy_similarity" in r]
+        return values[0]
+
+    assert alike("blend") == pytest.approx(1.0, abs=1e-6)
+    assert alike("noisy") < 0.9999
+
+
+def test_the_average_of_the_weights_is_evaluated_and_saved(tmp_path: Path) -> None:
+    toy.run(tmp_path, toy.make(optimizer=Optimizer(lr=1e-2, ema=0.5)))
+    last = [r for r in toy.records(tmp_path) if r["kind"] == "val"][-1]
+    assert last["ema_loss"] != last["loss"]
+    assert (tmp_path / "model/ema.safetensors").exists()
+
+
+def test_the_best_weights_are_those_of_the_lowest_loss_at_level_1(tmp_path: Path) -> None:
+    summary = toy.run(tmp_path, toy.make())
+    values = [r["loss"] for r in toy.records(tmp_path) if r["kind"] == "val" and r["level"] == 1]
+    _, meta = checkpoint.read(tmp_path / "checkpoints" / checkpoint.BEST)
+    assert summary["best_val_loss"] == min(values) == float(meta["val_loss"])
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    ranks = run.distributed.Ranks(0, 1, torch.device("cpu"))
+    with run.claimed(tmp_path, ranks), pytest.raises(UserError, match="no other process"):
+        toy.run(tmp_path, toy.make())
+
+
+def test_growing_starts_at_the_coarse_level_without_a_blend(tmp_path: Path) -> None:
+    cycle = Cycle(name="grow", stages=[Row(2, "50%"), Row(1, "rest")])
+    summary = toy.run(tmp_path, toy.make(coarsening=Uniform(depth=2), cycle=cycle))
+    assert summary["receipts"][0]["alpha"] == 1.0
+    assert summary["ledger"]["total"]["share"] == pytest.approx(1.0, abs=0.05)
+
+
+TWO_PROCESSES = """
+import sys, toy, pathlib
+toy.run(pathlib.Path(sys.argv[1]), toy.make())
+"""
+
+
+def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
+    one = toy.run(tmp_path / "one", toy.make())["val_loss"]
+    script = tmp_path / "two.py"
+    script.write_text(TWO_PROCESSES)
+    here = Path(__file__).parent
+    path = os.pathsep.join([str(here), str(here.parent)])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, str(tmp_path / "two")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = json.loads((tmp_path / "two/summary.json").read_text())["val_loss"]
+    assert two == pytest.approx(one, abs=1e-5)
+    assert len(toy.records(tmp_path / "two")) == len(toy.records(tmp_path / "one")), "one process writes the log"

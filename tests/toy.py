@@ -1,0 +1,124 @@
+"""A tiny run for tests: a Markov language held in memory, a small GPT, two levels; seconds on one core."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mlrun import plan
+from mlrun.coarsening.uniform import Uniform
+from mlrun.config import Checkpoint, Config, Cycle, Eval, Optimizer, Row, Schedule, Settings
+from mlrun.log.none import NoLogger
+from mlrun.models.gpt import GPT
+from mlrun.run import train
+
+WORDS, SEQUENCE = 32, 16
+V_CYCLE = (Row(1, "20%"), Row(2, "40%"), Row(1, "50%"))
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Sequences of a fixed Markov chain; sample `i` depends on the seed and `i` alone."""
+
+    sequence: int = SEQUENCE
+
+    def targets(self, model: Any) -> int:
+        return self.sequence
+
+    def problems(self, model: Any) -> list[str]:
+        return []
+
+    def open(self, model: Any, seed: int, cache: str, batch: int = 1) -> Source:
+        return Source(seed, self.sequence)
+
+
+@dataclass
+class Source:
+    seed: int
+    sequence: int
+    samples: int | None = None
+
+    def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[dict[str, Tensor]]:
+        while True:
+            indices = range(start, start + size)[slice(None) if rows is None else rows]
+            yield _batch([_sample(self.seed, i, self.sequence) for i in indices])
+            start += size
+
+    def validation(self, size: int) -> Iterator[dict[str, Tensor]]:
+        for first in range(0, 16, size):
+            yield _batch([_sample(10**6, i, self.sequence) for i in range(first, min(first + size, 16))])
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": "toy"}
+
+
+def _sample(seed: int, index: int, length: int) -> np.ndarray:
+    draws = np.random.default_rng([seed, index]).integers(0, 3, length + 1)
+    words = [int(draws[0])]
+    for draw in draws[1:]:
+        words.append((words[-1] * 5 + int(draw) + 1) % WORDS)
+    return np.array(words)
+
+
+def _batch(rows: list[np.ndarray]) -> dict[str, Tensor]:
+    words = torch.from_numpy(np.stack(rows))
+    return {"tokens": words[:, :-1].contiguous(), "labels": words[:, 1:].contiguous()}
+
+
+__all__ = ["Checkpoint", "Toy"]
+
+
+def model() -> GPT:
+    return GPT(vocab=WORDS, position=SEQUENCE, embed=32, head=4, head_dim=8, ffn=64, layer=2)
+
+
+def settings(**changes: Any) -> Settings:
+    """Return settings of a 20-step budget; `changes` replace fields of Settings."""
+    base: dict[str, Any] = {
+        "name": "toy",
+        "budget": "20 steps",
+        "batch": 8,
+        "cache": "unused",
+        "log_every": 1,
+        "cycle": Cycle(name="2level", stages=list(V_CYCLE)),
+        "optimizer": Optimizer(lr=1e-2, schedule=Schedule(warmup="10%")),
+        "eval": Eval(every="20%", batch=8),
+    }
+    return Settings(**{**base, **changes})
+
+
+def make(coarsening: Any = None, model: Any = None, **changes: Any) -> Config:
+    """Return a checked configuration of the toy run."""
+    return Config(
+        settings(**changes),
+        model=globals()["model"]() if model is None else model,
+        coarsening=Uniform(width=2, ffn=2, head=2, depth=2) if coarsening is None else coarsening,
+        data=Toy(),
+        logger=NoLogger(),
+        resolved={"model": {"_target_": "mlrun.models.gpt.GPT"}, "changes": repr(changes)},
+    )
+
+
+def run(folder: Path, config: Config) -> dict[str, Any]:
+    """Train a configuration in a folder and return its summary."""
+    return train(config, plan.make(config), folder)
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Return the log without its timings, the only part that differs between equal runs."""
+    timings = ("seconds", "stage_seconds", "tokens_per_second")
+    lines = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in timings} for line in lines]
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    """Return the trained weights of a run."""
+    return load_file(folder / "model" / "model.safetensors")
