@@ -190,7 +190,8 @@ def _grown(source: str, unit: int, group: Group, state: State, param: Param, res
     x = _work(tensor, rule).reshape(_factored(param, resize.coarse))
     if kind == "split" and len(group) > 1:
         x = x / len(group)
-    for dim, merge, wide in _steps(param, resize, rule):
+    # The last dim first: it is the slow one to gather along, and the tensor is still small.
+    for dim, merge, wide in reversed(list(_steps(param, resize, rule))):
         x = _up(x, dim, merge, wide)
     return _round(_own(x.reshape(param.shape(resize.fine)), tensor), tensor.dtype, rule)
 
