@@ -253,7 +253,8 @@ class Transform(Layer):
 class Block(Layer):
     """Residual branches: attention, then cross-attention if there is one, then the MLP; each has a `norm`.
 
-        pre-norm   x + f(norm(x))          post-norm   norm(x + f(x))
+    pre-norm   x + f(norm(x))
+    post-norm  norm(x + f(x))
     """
 
     norm: Layer

@@ -1,7 +1,7 @@
 """T5 (Raffel et al. 2020): a pre-norm encoder and decoder with relative position biases.
 
-    original   mlp: relu, tied: true,  head_scale: embed ** -0.5     (t5-small, t5-base)
-    v1.1       mlp: gated, tied: false, head_scale: 1                (t5-v1_1-*, flan-t5-*)
+original   mlp: relu, tied: true,  head_scale: embed ** -0.5     (t5-small, t5-base)
+v1.1       mlp: gated, tied: false, head_scale: 1                (t5-v1_1-*, flan-t5-*)
 """
 
 from __future__ import annotations
