@@ -1,0 +1,225 @@
+"""What is predicted: windows of packed tokens become the arrays of a batch. One class per objective.
+
+Every shape is static. Shapes: B samples, W tokens of a window, S tokens the model reads, M masked positions,
+N noise spans, T tokens the decoder reads. Draws depend on (key, sample index) only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from mlrun.data import draws
+from mlrun.data.tokenizer import Vocabulary
+from mlrun.errors import UserError, mistake
+
+Arrays = dict[str, np.ndarray]
+IGNORED = -100  # the label that no loss counts
+
+
+class Objective(Protocol):
+    """A sample takes `window` packed tokens, the next one starts `stride` later, and `targets` are predicted."""
+
+    @property
+    def window(self) -> int: ...
+    @property
+    def stride(self) -> int: ...
+    @property
+    def targets(self) -> int: ...
+
+    def examples(self, window_BW: np.ndarray, index_B: np.ndarray, seed: int) -> Arrays:
+        """Return the batch of these windows; `index_B` numbers the samples over all epochs."""
+
+
+@dataclass(frozen=True)
+class Causal:
+    """Predict each next token: neighbouring windows share one token, so that every token is a label once."""
+
+    sequence: int
+
+    @property
+    def window(self) -> int:
+        return self.sequence + 1
+
+    @property
+    def stride(self) -> int:
+        return self.sequence
+
+    @property
+    def targets(self) -> int:
+        return self.sequence
+
+    def examples(self, window_BW: np.ndarray, index_B: np.ndarray, seed: int) -> Arrays:
+        return {"tokens": window_BW[:, :-1], "labels": window_BW[:, 1:]}
+
+
+def masked_count(sequence: int, rate: float) -> int:
+    """Return how many positions of a sequence are masked."""
+    return round(rate * sequence)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """BERT's masked language modelling (Devlin et al. 2018, section 3.1) on `[CLS] ... [SEP]`, drawn anew each epoch.
+
+    Exactly `targets` positions are predicted: of them 80% read [MASK], 10% a random token, 10% the token itself.
+    Special tokens are never chosen; a window with too few others fills up with ignored labels.
+    """
+
+    sequence: int
+    rate: float
+    vocabulary: Vocabulary
+
+    @property
+    def window(self) -> int:
+        return self.sequence - 2
+
+    @property
+    def stride(self) -> int:
+        return self.sequence - 2
+
+    @property
+    def targets(self) -> int:
+        return masked_count(self.sequence, self.rate)
+
+    def examples(self, window_BW: np.ndarray, index_B: np.ndarray, seed: int) -> Arrays:
+        words = self.vocabulary
+        tokens_BS = np.pad(window_BW, ((0, 0), (1, 1)), constant_values=((0, 0), (words.start, words.end)))
+        special_BS = np.isin(tokens_BS, words.special)
+        chance_BS = draws.uniform(draws.key(seed, 1), index_B, self.sequence) + special_BS
+        positions_BM = np.sort(np.argsort(chance_BS, axis=1, kind="stable")[:, : self.targets], axis=1)
+        labels_BM = np.take_along_axis(tokens_BS, positions_BM, 1)
+        ignored_BM = np.take_along_axis(special_BS, positions_BM, 1)
+        read_BM = np.where(ignored_BM, labels_BM, self._corrupted(labels_BM, index_B, seed))
+        np.put_along_axis(tokens_BS, positions_BM, read_BM, 1)
+        return {"tokens": tokens_BS, "positions": positions_BM, "labels": np.where(ignored_BM, IGNORED, labels_BM)}
+
+    def _corrupted(self, labels_BM: np.ndarray, index_B: np.ndarray, seed: int) -> np.ndarray:
+        action_BM = draws.uniform(draws.key(seed, 2), index_B, self.targets)
+        random_BM = draws.uniform(draws.key(seed, 3), index_B, self.targets) * self.vocabulary.size
+        kept_BM = np.where(action_BM < 0.9, random_BM.astype(np.int64), labels_BM)
+        return np.where(action_BM < 0.8, self.vocabulary.mask, kept_BM)
+
+
+@dataclass(frozen=True)
+class SpanSizes:
+    """The static sizes of span corruption, for windows of `window` tokens."""
+
+    window: int
+    noise: int
+    spans: int
+
+    @property
+    def inputs(self) -> int:
+        """Tokens the encoder reads: what is not noise, a sentinel per span, end of sequence."""
+        return self.window - self.noise + self.spans + 1
+
+    @property
+    def targets(self) -> int:
+        """Tokens the decoder predicts: the noise, a sentinel per span, end of sequence."""
+        return self.noise + self.spans + 1
+
+
+def _span_sizes_of(window: int, rate: float, span: float) -> SpanSizes:
+    noise = min(max(round(window * rate), 1), window - 1)
+    return SpanSizes(window, noise, max(round(noise / span), 1))
+
+
+def span_sizes(sequence: int, rate: float, span: float) -> SpanSizes:
+    """Return the sizes for the longest window whose corrupted text fills `sequence` encoder positions.
+
+    `random_spans_helper` of the T5 code. One more token makes the input 0 or 1 longer, so every length of 4
+    or more is met exactly.
+    """
+    window = sequence
+    while _span_sizes_of(window + 1, rate, span).inputs <= sequence:
+        window += 1
+    return _span_sizes_of(window, rate, span)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """T5's span corruption (Raffel et al. 2019, section 3.1.4; `random_spans_noise_mask` of its code).
+
+    Each span of noise becomes one sentinel in the encoder's input; the decoder predicts every sentinel
+    followed by the tokens it stands for.
+    """
+
+    sequence: int
+    rate: float
+    span: float
+    vocabulary: Vocabulary
+
+    @property
+    def sizes(self) -> SpanSizes:
+        return span_sizes(self.sequence, self.rate, self.span)
+
+    @property
+    def window(self) -> int:
+        return self.sizes.window
+
+    @property
+    def stride(self) -> int:
+        return self.sizes.window
+
+    @property
+    def targets(self) -> int:
+        return self.sizes.targets
+
+    def examples(self, window_BW: np.ndarray, index_B: np.ndarray, seed: int) -> Arrays:
+        noise_BW = self._noise(index_B, seed)
+        labels_BT = self._with_sentinels(window_BW, ~noise_BW)
+        start_B1 = np.full((len(window_BW), 1), self.vocabulary.pad)
+        return {
+            "tokens": self._with_sentinels(window_BW, noise_BW),
+            "decoder_tokens": np.hstack([start_B1, labels_BT[:, :-1]]),
+            "labels": labels_BT,
+        }
+
+    def _noise(self, index_B: np.ndarray, seed: int) -> np.ndarray:
+        """Return (B, W) bool: kept text and noise take turns, kept text first, `spans` of each."""
+        sizes = self.sizes
+        kept_BN = _segments(sizes.window - sizes.noise, sizes.spans, index_B, draws.key(seed, 4))
+        noise_BN = _segments(sizes.noise, sizes.spans, index_B, draws.key(seed, 5))
+        lengths_B2N = np.stack([kept_BN, noise_BN], axis=2).reshape(len(index_B), -1)
+        starts_BW = np.zeros((len(index_B), sizes.window), np.int64)
+        np.put_along_axis(starts_BW, np.cumsum(lengths_B2N, axis=1)[:, :-1], 1, 1)
+        return np.cumsum(starts_BW, axis=1) % 2 == 1
+
+    def _with_sentinels(self, tokens_BW: np.ndarray, hidden_BW: np.ndarray) -> np.ndarray:
+        """Return the rows with each hidden span as one sentinel, numbered from the left, and the end token."""
+        before_BW = np.pad(hidden_BW[:, :-1], ((0, 0), (1, 0)))
+        first_BW = hidden_BW & ~before_BW
+        sentinel_BW = self.vocabulary.first_sentinel + 1 - np.cumsum(first_BW, axis=1)
+        row_BW = np.where(first_BW, sentinel_BW, tokens_BW)
+        kept = row_BW[~(hidden_BW & before_BW)].reshape(len(tokens_BW), -1)
+        return np.pad(kept, ((0, 0), (0, 1)), constant_values=self.vocabulary.end)
+
+
+def _segments(total: int, parts: int, index_B: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Return (B, N) lengths of at least 1 that sum to `total`, every such split equally likely."""
+    chance = draws.uniform(key, index_B, total - 1)
+    cuts = np.sort(np.argsort(chance, axis=1, kind="stable")[:, : parts - 1], axis=1) + 1
+    return np.diff(cuts, axis=1, prepend=0, append=total)
+
+
+def objective(name: str, sequence: int, rate: float, span: float, vocabulary: Vocabulary) -> Objective:
+    """Return the objective that the model's class names; UserError when the vocabulary lacks room for it."""
+    if name == "causal":
+        return Causal(sequence)
+    if name == "mlm":
+        return Masked(sequence, rate, vocabulary)
+    assert name == "span", name
+    spans = Spans(sequence, rate, span, vocabulary)
+    if spans.sizes.spans > vocabulary.sentinels:
+        raise UserError(
+            mistake(
+                "model.vocab",
+                vocabulary.limit,
+                f"at least {vocabulary.size + spans.sizes.spans} ({vocabulary.size} tokens and a sentinel a span)",
+                "enlarge model.vocab, or take a smaller tokenizer or data.sequence",
+            )
+        )
+    return spans

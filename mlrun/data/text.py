@@ -1,0 +1,125 @@
+"""What all text has in common: its settings, their cheap checks, and how it opens. No torch here."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlrun.data import tokenizer
+from mlrun.data.objectives import masked_count, span_sizes
+from mlrun.errors import UserError, mistake
+
+if TYPE_CHECKING:
+    from mlrun.data.corpus import Corpus
+    from mlrun.data.source import Source
+    from mlrun.models.base import Model
+
+OBJECTIVES = ("causal", "mlm", "span")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run adds to a spec: the model's side, the seed, the least samples of an epoch, the cache folder."""
+
+    objective: str
+    vocab: int
+    sentinels: int
+    seed: int
+    batch: int
+    cache: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text(ABC):
+    """Text that follows the model's objective. The comments in conf/data say what each setting means."""
+
+    sequence: int = 128
+    tokenizer: str | None = None
+    tokenizer_characters: int = 200_000_000
+    mask_rate: float = 0.15
+    mask_span: float = 3.0
+    validation_samples: int | None = None
+
+    @abstractmethod
+    def corpus(self) -> Corpus:
+        """Return the documents; opens nothing yet."""
+
+    @abstractmethod
+    def source_problems(self) -> list[str]:
+        """Return what is wrong with where the documents come from."""
+
+    def targets(self, model: Model) -> int:
+        """Return how many tokens are predicted per sample."""
+        if model.objective == "mlm":
+            return masked_count(self.sequence, self.mask_rate)
+        if model.objective == "span":
+            return span_sizes(self.sequence, self.mask_rate, self.mask_span).targets
+        return self.sequence
+
+    def problems(self, model: Model) -> list[str]:
+        """Return what can be known to be wrong without reading the data, one line each."""
+        if model.objective not in OBJECTIVES:
+            remedy = "choose an image data set (data=digits, data=cifar10, ...) or a language model"
+            return [mistake("data", type(self).__name__, f"images for objective {model.objective}", remedy)]
+        settings = self._setting_problems()
+        fit = [] if settings else self._fit_problems(model)
+        return [*settings, *self.source_problems(), *fit]
+
+    def _setting_problems(self) -> list[str]:
+        cap = self.validation_samples
+        checks = [
+            ("sequence", self.sequence >= 4, "at least 4 tokens"),
+            ("mask_rate", 0 < self.mask_rate < 1, "over 0 and under 1"),
+            ("mask_span", self.mask_span >= 1, "at least 1 token"),
+            ("tokenizer_characters", self.tokenizer_characters >= 1, "at least 1"),
+            ("validation_samples", cap is None or cap >= 1, "null or at least 1"),
+        ]
+        return [
+            mistake(f"data.{name}", getattr(self, name), allowed, "correct the value")
+            for name, good, allowed in checks
+            if not good
+        ]
+
+    def _fit_problems(self, model: Model) -> list[str]:
+        found = []
+        position = model.sizes().get("position")
+        if position is not None and self.sequence > position:
+            allowed = f"at most model.position={position}"
+            found.append(mistake("data.sequence", self.sequence, allowed, "shorten it or set model.position"))
+        if self.targets(model) < 1:
+            found.append(mistake("data.mask_rate", self.mask_rate, "enough to mask one token", "raise it"))
+        return found + self._tokenizer_problems(model)
+
+    def _tokenizer_problems(self, model: Model) -> list[str]:
+        vocab, objective = model.sizes()["vocab"], model.objective
+        try:
+            size = None if self.tokenizer is None else tokenizer.given_size(self.tokenizer)
+        except UserError as error:
+            return error.problems
+        least = tokenizer.smallest(objective, self._sentinels(model))
+        if self.tokenizer is None and vocab < least:
+            allowed = f"at least {least} for a byte-level tokenizer"
+            return [mistake("model.vocab", vocab, allowed, "enlarge it or give data.tokenizer")]
+        return [tokenizer.too_small(size, vocab)] if size is not None and size > vocab else []
+
+    def _sentinels(self, model: Model) -> int:
+        sizes = span_sizes(self.sequence, self.mask_rate, self.mask_span)
+        return sizes.spans if model.objective == "span" else 0
+
+    def open(self, model: Model, seed: int, cache: str, batch: int = 1) -> Source:
+        """Prepare the data in the folder `cache` and return it; `batch` is the least a training epoch must hold.
+
+        Raises UserError for everything that only reading shows.
+        """
+        if found := self.problems(model):
+            raise UserError(found)
+        vocab, sentinels = model.sizes()["vocab"], self._sentinels(model)
+        return self.prepare(Settings(model.objective, vocab, sentinels, seed, batch, Path(cache).expanduser()))
+
+    def prepare(self, settings: Settings) -> Source:
+        """Return the data as packed windows; a stream overrides it."""
+        from mlrun.data import prepare
+
+        return prepare.packed(self, settings)

@@ -1,0 +1,218 @@
+"""Tokenizers: trained on the corpus or given, and the special tokens that the objectives need."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlrun.data import cache
+from mlrun.errors import UserError, mistake
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+# What a trained tokenizer has besides the words, by objective.
+SPECIAL: dict[str, tuple[str, ...]] = {
+    "causal": ("<|endoftext|>",),
+    "mlm": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
+    "span": ("<pad>", "</s>", "<unk>"),
+}
+# What each role is called in published tokenizers, by objective; the first that exists is taken.
+_ROLES: dict[str, dict[str, tuple[str, ...]]] = {
+    "causal": {"end": ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")},
+    "mlm": {"start": ("[CLS]", "<s>"), "end": ("[SEP]", "</s>"), "mask": ("[MASK]", "<mask>")},
+    "span": {"pad": ("<pad>", "[PAD]"), "end": ("</s>", "<eos>", "[SEP]")},
+}
+_ALPHABET = 256  # every byte is a token, so nothing is ever unknown
+
+_WHERE = "a tokenizer.json, a vocab.json beside its merges.txt, a vocab.txt, a folder of these, or a hub name"
+_REMEDY = "correct data.tokenizer, or set it to null to train one on the corpus"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The ids that objectives use; `limit` is the model's vocabulary, `size` the tokenizer's part of it.
+
+    Sentinels count down from `first_sentinel`.
+    """
+
+    size: int
+    limit: int
+    special: tuple[int, ...]
+    first_sentinel: int
+    sentinels: int
+    end: int
+    start: int = -1
+    mask: int = -1
+    pad: int = -1
+
+
+def vocabulary(tokenizer: Tokenizer, objective: str, limit: int) -> Vocabulary:
+    """Find the special tokens of an objective; UserError when one is missing or an id is beyond the model."""
+    ids = tokenizer.get_vocab(with_added_tokens=True)
+    size = max(ids.values()) + 1
+    if size > limit:
+        raise UserError(too_small(size, limit))
+    roles = {role: _find(ids, role, names) for role, names in _ROLES[objective].items()}
+    added = tokenizer.get_added_tokens_decoder()
+    special = {i for i, token in added.items() if token.special} | set(roles.values())
+    first = ids.get("<extra_id_0>")
+    if first is None:  # no sentinels of its own: the ids that the model has beyond the tokenizer's serve
+        return Vocabulary(size, limit, tuple(sorted(special)), limit - 1, limit - size, **roles)
+    own = takewhile(lambda n: ids.get(f"<extra_id_{n}>") == first - n, count())
+    return Vocabulary(size, limit, tuple(sorted(special)), first, sum(1 for _ in own), **roles)
+
+
+def too_small(size: int, limit: int) -> str:
+    """Return the line for a tokenizer with more ids than the model."""
+    return mistake("model.vocab", limit, f"at least {size}, the tokenizer's size", "set model.vocab or data.tokenizer")
+
+
+def _find(ids: dict[str, int], role: str, names: Sequence[str]) -> int:
+    found = [ids[name] for name in names if name in ids]
+    if not found:
+        raise UserError(f"data.tokenizer: it has no {role} token: allowed: one of {' '.join(names)}; {_REMEDY}")
+    return found[0]
+
+
+def given_files(name: str) -> list[Path] | None:
+    """Return the files of a tokenizer named by a path, vocabulary first; None for a hub name.
+
+    Raises UserError for a path where nothing is.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        known = [path / file for file in ("tokenizer.json", "vocab.json", "vocab.txt") if (path / file).is_file()]
+        path = known[0] if known else path / "tokenizer.json"
+    elif path.suffix not in {".json", ".txt"} and not name.startswith((".", "/", "~")) and not path.exists():
+        return None
+    merges = path.with_name(path.name.replace("vocab.json", "merges.txt"))
+    files = [path, merges] if path.name.endswith("vocab.json") else [path]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise UserError(mistake("data.tokenizer", name, f"{_WHERE} ({', '.join(missing)} is missing)", _REMEDY))
+    return files
+
+
+def given_size(name: str) -> int | None:
+    """Return how many ids a given tokenizer has, without building it; None when only the hub knows."""
+    files = given_files(name)
+    if files is None:
+        return None
+    text = files[0].read_text(encoding="utf-8")
+    if files[0].suffix == ".txt":
+        return len(text.splitlines())
+    try:
+        content = json.loads(text)
+        if len(files) == 2:
+            return max(content.values()) + 1
+        added = [token["id"] for token in content["added_tokens"]]
+        words = content["model"]["vocab"]
+        return max([len(words) - 1, *added, *(words.values() if isinstance(words, dict) else ())]) + 1
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(mistake("data.tokenizer", name, _WHERE, f"{files[0]} is not one; {_REMEDY}")) from None
+
+
+def load(name: str) -> Tokenizer:
+    """Return a given tokenizer; UserError when it cannot be found or read."""
+    from tokenizers import Tokenizer
+
+    files = given_files(name)
+    try:
+        if files is None:
+            tokenizer = Tokenizer.from_pretrained(name)
+        elif len(files) == 2:
+            tokenizer = _byte_level(*files)
+        elif files[0].suffix == ".txt":
+            tokenizer = _word_piece(files[0])
+        else:
+            tokenizer = Tokenizer.from_file(str(files[0]))
+    except Exception as error:  # the library raises bare Exceptions
+        reason = str(error).splitlines()[0]
+        remedy = "go online once, or give a local file" if files is None else _REMEDY
+        raise UserError(mistake("data.tokenizer", name, f"{_WHERE} ({reason})", remedy)) from error
+    return _plain(tokenizer)
+
+
+def _plain(tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer set to encode text as text: nothing cut, padded, or taken for a special token."""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+def _byte_level(vocab: Path, merges: Path) -> Tokenizer:
+    """Return GPT-2's kind of tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([name for name in SPECIAL["causal"] if tokenizer.token_to_id(name) is not None])
+    return tokenizer
+
+
+def _word_piece(vocab: Path) -> Tokenizer:
+    """Return BERT's kind of tokenizer; it lowers the case if no word of the vocabulary has an upper-case letter."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    words = vocab.read_text(encoding="utf-8").splitlines()
+    cased = any(re.search("[A-Z]", word) for word in words if not re.fullmatch(r"\[.*\]", word))
+    tokenizer = Tokenizer(models.WordPiece.from_file(str(vocab), unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=not cased)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_special_tokens([name for name in SPECIAL["mlm"] if name in words])
+    return tokenizer
+
+
+def smallest(objective: str, sentinels: int) -> int:
+    """Return the fewest ids that a trained tokenizer of this objective can have."""
+    return _ALPHABET + len(SPECIAL[objective]) + sentinels
+
+
+def train(texts: Iterable[str], size: int, objective: str) -> Tokenizer:
+    """Return a byte-level BPE of at most `size` ids learned from `texts`; the same texts give the same ids."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(SPECIAL[objective]),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def trained(folder: Path, texts: Iterable[str], size: int, objective: str) -> Tokenizer:
+    """Return the tokenizer kept in `folder`, trained and written first if it is not there."""
+    from tokenizers import Tokenizer
+
+    made = cache.build(folder, lambda new: train(texts, size, objective).save(str(new / "tokenizer.json")))
+    return _plain(Tokenizer.from_file(str(made / "tokenizer.json")))
+
+
+def first_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
+    """Yield texts until `limit` characters have been seen."""
+    seen = 0
+    for text in texts:
+        if seen >= limit:
+            return
+        seen += len(text)
+        yield text
+
+
+def content_hash(tokenizer: Tokenizer) -> str:
+    """Return the sha256 of everything that decides how text becomes ids."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()

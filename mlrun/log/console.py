@@ -1,0 +1,161 @@
+"""What a person sees: a live bar on a terminal, else one fixed-width line an interval (a SLURM file)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from mlrun.log.pace import Pace
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+INTERVAL = 10.0  # seconds between two lines about training
+_POSITION = {"kind", "stage", "level", "step", "tokens", "flops", "flops_body", "seconds"}
+
+
+def console(plan: Mapping[str, Any], stream: TextIO) -> Lines | Bar:
+    """Return the sink that suits the stream."""
+    return Bar(plan, stream) if stream.isatty() else Lines(plan, stream)
+
+
+class Lines:
+    """Prints at most one training line an interval, and every other record."""
+
+    def __init__(
+        self,
+        plan: Mapping[str, Any],
+        stream: TextIO,
+        interval: float = INTERVAL,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._pace = Pace(plan)
+        self._stream, self._interval, self._clock = stream, interval, clock
+        self._next = clock()  # the first training record is shown at once
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Print the record if it is its turn."""
+        self._pace.see(record)
+        if record["kind"] == "train":
+            if self._clock() < self._next:
+                return
+            self._next = self._clock() + self._interval
+        print(f"{where(record, self._pace)} | {what(record, self._pace)}", file=self._stream, flush=True)
+
+    def finish(self, summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
+        """The summary is printed by the caller, after the log is closed."""
+
+    def close(self, exit_code: int) -> None:
+        """Nothing is held."""
+
+
+class Bar:
+    """A bar over the FLOPs of the whole plan; everything but training scrolls above it."""
+
+    def __init__(self, plan: Mapping[str, Any], stream: TextIO) -> None:
+        self._pace = Pace(plan)
+        self._progress = _progress(stream)
+        self._task = self._progress.add_task("", total=self._pace.total, text="starting")
+        self._progress.start()
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Move the bar; print what is not training above it."""
+        self._pace.see(record)
+        if record["kind"] == "train":
+            text = what(record, self._pace)
+            self._progress.update(self._task, text=text)
+        else:
+            self._progress.console.print(f"{where(record, self._pace)} | {what(record, self._pace)}")
+        self._progress.update(self._task, completed=record["flops"], description=place(record, self._pace))
+
+    def finish(self, summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
+        """The summary is printed by the caller, after the log is closed."""
+
+    def close(self, exit_code: int) -> None:
+        """Leave the bar as it stands and give the terminal back."""
+        self._progress.stop()
+
+
+def _progress(stream: TextIO) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=Console(file=stream, highlight=False, markup=False, soft_wrap=True),
+        refresh_per_second=4,
+    )
+
+
+def place(record: Mapping[str, Any], pace: Pace) -> str:
+    """Return `stage 2/3 level 2`."""
+    return f"stage {record['stage'] + 1}/{pace.stages} level {record['level']}"
+
+
+def where(record: Mapping[str, Any], pace: Pace) -> str:
+    """Return where a record stands in the plan, in columns."""
+    done = 100 * record["flops"] / pace.total
+    return f"{place(record, pace)} | {done:5.1f}% | step {record['step']:>7}"
+
+
+def what(record: Mapping[str, Any], pace: Pace) -> str:
+    """Return what a record says, in columns."""
+    match record["kind"]:
+        case "train":
+            return " | ".join(_train(record, pace))
+        case "val":
+            return f"val  {number(record['loss'], '7.4f')}"
+        case "transfer":
+            return _transfer(record)
+        case kind:
+            said = ", ".join(f"{key} {_short(value)}" for key, value in record.items() if key not in _POSITION)
+            return f"{kind}: {said}" if said else f"{kind}"
+
+
+def _train(record: Mapping[str, Any], pace: Pace) -> list[str]:
+    return [
+        f"loss {number(record['loss'], '7.4f')}",
+        f"lr {number(record.get('lr'), '.2e')}",
+        f"{thousands(record.get('tokens_per_second'))} tok/s",
+        f"ETA {duration(pace.seconds_left())}",
+    ]
+
+
+def _transfer(record: Mapping[str, Any]) -> str:
+    before, after = number(record["loss_before"], ".4f"), number(record["loss_after"], ".4f")
+    change = number(record["relative_logit_change"], ".1e")
+    tolerance = record["tolerance"]
+    promise = f"exact within {tolerance:.0e}" if tolerance is not None else "not promised exact"
+    alpha = "" if record.get("alpha") is None else f", alpha {record['alpha']:g}"
+    return f"{record['operator']}{alpha}: loss {before} -> {after}, logits moved {change} ({promise})"
+
+
+def number(value: float | None, form: str) -> str:
+    """Return a number in columns, or n/a as wide."""
+    width = len(format(1.0, form))
+    return "n/a".rjust(width) if value is None else format(value, form)
+
+
+def thousands(value: float | None) -> str:
+    """Return a rate in six columns: ` 512.0`, ` 12.3k`, `  4.5M`."""
+    if value is None:
+        return "   n/a"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:5.1f}{unit}"
+    return f"{value:6.1f}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return h:mm:ss, or n/a."""
+    return "    n/a" if seconds is None else str(timedelta(seconds=round(seconds)))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

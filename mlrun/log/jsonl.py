@@ -1,0 +1,77 @@
+"""log.jsonl: one JSON object a line, the only source of every report."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlrun.errors import UserError, mistake
+
+
+def finite(value: Any) -> Any:
+    """Return the value with every NaN and infinity replaced by None: unknown is null, never 0."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return value
+
+
+class Jsonl:
+    """Appends records to a file.
+
+    Every line is handed to the operating system at once (a running log can be read, and a killed process
+    loses nothing); `offset` and `close` also force it to the disk (a power cut loses nothing that a
+    checkpoint relies on).
+    """
+
+    def __init__(self, path: Path, keep: int = 0) -> None:
+        """Open `path`, cut to its first `keep` bytes, so that a resumed run writes no record twice.
+
+        Raises:
+            UserError: the file lacks some of the bytes to keep, or they do not end with a line.
+        """
+        _check(path, keep)
+        self._file = open(path, "r+b" if keep else "wb", buffering=0)  # noqa: SIM115
+        self._file.truncate(keep)
+        self._file.seek(keep)
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record as one line."""
+        line = json.dumps(finite(record), allow_nan=False, separators=(", ", ": ")).encode() + b"\n"
+        written = 0
+        while written < len(line):  # an unbuffered write may be partial
+            written += self._file.write(line[written:])
+
+    def offset(self) -> int:
+        """Force the file to disk and return its length in bytes."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Force the file to disk and let go of it; closing twice is fine."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+
+def _check(path: Path, keep: int) -> None:
+    if keep == 0:
+        return
+    size = path.stat().st_size if path.exists() else 0
+    whole = size >= keep and _byte(path, keep - 1) == b"\n"
+    if not whole:
+        allowed = f"at least the {keep} bytes that the checkpoint recorded, ending with a whole line"
+        raise UserError(mistake(str(path), f"{size} bytes", allowed, "restore the log, or start a new folder"))
+
+
+def _byte(path: Path, position: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(position)
+        return file.read(1)

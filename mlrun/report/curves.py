@@ -1,0 +1,75 @@
+"""Where a validation curve first stays at or below a loss. Pure maths on lists of points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeVar
+
+AXES = ("flops", "flops_body", "seconds")
+T = TypeVar("T")
+
+
+class Point(NamedTuple):
+    """One evaluation on the held-out set. Costs are cumulative; seconds are of training only; loss may be NaN."""
+
+    stage: int
+    level: int
+    step: int
+    tokens: float
+    flops: float
+    flops_body: float
+    seconds: float
+    loss: float
+
+
+def target_level(points: Sequence[Point]) -> list[Point]:
+    """Return the evaluations of the model that is wanted: coarser levels are other models."""
+    return [point for point in points if point.level == 1]
+
+
+def crossing(points: Sequence[Point], target: float, axis: str) -> float | None:
+    """Return the cost on `axis` at which the curve first stays at or below `target`, or None if it never does.
+
+    "Stays" means that no later evaluation is above it; an evaluation that is not finite is above everything.
+    Between the two evaluations around the crossing the curve is taken as a line. Where they are of different
+    stages (a coarser level lies between them) or the earlier is not finite, there is no line to take, and the
+    later one counts.
+    """
+    curve = target_level(points)
+    first = _first_staying(curve, target)
+    if first is None:
+        return None
+    here = curve[first]
+    before = curve[first - 1] if first > 0 else None
+    if before is None or before.stage != here.stage or not math.isfinite(before.loss):
+        return float(getattr(here, axis))
+    share = (before.loss - target) / (before.loss - here.loss)
+    return float(getattr(before, axis) + share * (getattr(here, axis) - getattr(before, axis)))
+
+
+def _first_staying(curve: Sequence[Point], target: float) -> int | None:
+    """Return the index after the last point above `target`; None if that is the end."""
+    for index in range(len(curve) - 1, -1, -1):
+        if not curve[index].loss <= target:  # NaN too
+            return index + 1 if index + 1 < len(curve) else None
+    return 0 if curve else None
+
+
+def saving(cost: float | None, baseline: float | None) -> float | None:
+    """Return 1 - cost / baseline; None where either is unknown or the curve never came down."""
+    if cost is None or baseline is None or not baseline > 0:
+        return None
+    return 1 - cost / baseline
+
+
+def speedup(saved: float | None) -> float | None:
+    """Return the speed-up s with saving = 1 - 1 / (1 + s)."""
+    return None if saved is None or saved >= 1 else saved / (1 - saved)
+
+
+def thin(items: Sequence[T], limit: int = 2000) -> list[T]:
+    """Return at most `limit` items, evenly spread, the first and the last among them."""
+    if len(items) <= limit:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (limit - 1))] for i in range(limit)]

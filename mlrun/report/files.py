@@ -1,0 +1,167 @@
+"""The report's files: report.md, savings.csv, report.json."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mlrun.report import tables
+from mlrun.report.compare import MEASURES, Group, Pair, Row
+from mlrun.report.curves import speedup
+from mlrun.report.read import Run
+from mlrun.report.stats import Spread
+
+
+def markdown(groups: Sequence[Group], notes: Sequence[str], figures: Mapping[int, Path]) -> str:
+    """Return report.md; `figures` maps a group's number to its PNG."""
+    parts = ["# Savings at equal loss\n"]
+    for group in groups:
+        parts.append(tables.savings(group).markdown() if group.rows else tables.baseline_line(group) + "\n")
+        if group.number in figures:
+            name = figures[group.number].name
+            parts.append(f"![Held-out loss of group {group.number} against FLOPs, time and tokens]({name})\n")
+    receipts = [table for group in groups if (table := tables.transfers(group)).rows]
+    parts += ["# Notes\n", *(f"- {note}" for note in notes), ""]
+    parts += ["# Transfers\n" if receipts else "", *(table.markdown() for table in receipts)]
+    parts += ["# Runs\n", tables.runs([run for group in groups for run in group.runs]).markdown()]
+    return "\n".join(parts)
+
+
+def savings_csv(groups: Sequence[Group]) -> str:
+    """Return savings.csv: one line per method and learning rate; an empty cell is not reached or not known."""
+    lines = [_line(group, row) for group in groups for row in tables.ordered(group)]
+    stream = io.StringIO()
+    header = list(lines[0]) if lines else ["group", "method"]
+    writer = csv.DictWriter(stream, header, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()
+
+
+def _line(group: Group, row: Row) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "group": group.number,
+        "method": row.method,
+        "lr": row.lr,
+        "best": row.best,
+        "lr_tried": row.tried,
+        "seeds": len(row.pairs),
+        "baseline_lr": "/".join(f"{lr:g}" for lr in sorted({p.baseline.lr for p in row.pairs})),
+        "baseline_lr_tried": len(group.rates),
+        "tuned": group.tuned,
+    }
+    for measure in MEASURES:
+        line |= _columns(f"saving_{measure}", row.spread(measure))
+    free = row.source_free("flops")
+    line["saving_flops_source_free"] = None if free is None else free.mean
+    line["speedup_flops"] = speedup(row.spread("flops").mean)
+    return line | _columns("loss", row.loss) | _columns("gap", row.gap)
+
+
+def _columns(name: str, found: Spread) -> dict[str, Any]:
+    return {
+        name: found.mean,
+        f"{name}_sd": found.sd,
+        f"{name}_low": found.low,
+        f"{name}_high": found.high,
+        f"{name}_reached": found.reached,
+    }
+
+
+def as_dict(groups: Sequence[Group], notes: Sequence[str], files: Sequence[Path]) -> dict[str, Any]:
+    """Return everything the report found, for report.json; unknown numbers are None."""
+    return {
+        "groups": [_group(group) for group in groups],
+        "notes": list(notes),
+        "files": [path.name for path in files],
+    }
+
+
+def _group(group: Group) -> dict[str, Any]:
+    return {
+        "group": group.number,
+        "baseline": {
+            "lr_tried": group.rates,
+            "tuned": group.tuned,
+            "edge": group.edge,
+            "loss": _spread(group.loss),
+            "runs": {seed: str(run.folder) for seed, run in group.baselines.items()},
+        },
+        "methods": [_row(row) for row in tables.ordered(group)],
+        "runs": [_run(run) for run in group.runs],
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    free = {measure: row.source_free(measure) for measure in MEASURES}
+    return {
+        "method": row.method,
+        "lr": row.lr,
+        "best": row.best,
+        "lr_tried": row.tried,
+        "saving_at_equal_loss": {measure: _spread(row.spread(measure)) for measure in MEASURES},
+        "source_free": {measure: _spread(found) for measure, found in free.items() if found is not None} or None,
+        "speedup": speedup(row.spread("flops").mean),
+        "loss": _spread(row.loss),
+        "gap": _spread(row.gap),
+        "seeds": [_pair(pair) for pair in row.pairs],
+        "unfinished": [str(run.folder) for run in row.waiting],
+    }
+
+
+def _spread(found: Spread) -> dict[str, Any]:
+    return asdict(found) | {"count": found.count, "reached": found.reached}
+
+
+def _pair(pair: Pair) -> dict[str, Any]:
+    return {
+        "seed": pair.run.seed,
+        "run": str(pair.run.folder),
+        "baseline": str(pair.baseline.folder),
+        "target": pair.target,
+        "gap": pair.gap,
+        "cost": pair.cost,
+        "baseline_cost": pair.baseline_cost,
+        "saving_at_equal_loss": pair.saved,
+        "source_free": pair.source_free,
+        "timed": pair.timed,
+    }
+
+
+def _run(run: Run) -> dict[str, Any]:
+    return {
+        "run": str(run.folder),
+        "cycle": run.config["cycle"]["name"],
+        "baseline": run.baseline,
+        "seed": run.seed,
+        "lr": run.lr,
+        "status": run.status,
+        "progress": run.progress,
+        "val_loss": None if run.final is None else run.final.loss,
+        **{key: run.last.get(key) for key in ("step", "tokens", "flops", "flops_body", "seconds")},
+        "ledger": None if run.summary is None else run.summary["ledger"],
+        "source": run.source,
+        "transfers": list(run.transfers),
+    }
+
+
+def write(out: Path, name: str, content: str | dict[str, Any]) -> Path:
+    """Write one file of the report and return its path."""
+    path = out / name
+    text = content if isinstance(content, str) else json.dumps(_null(content), indent=1, allow_nan=False) + "\n"
+    path.write_text(text)
+    return path
+
+
+def _null(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _null(item) for key, item in value.items()}
+    return [_null(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,85 @@
+"""What a reader must know before believing a number: every caveat is one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mlrun.report import methods
+from mlrun.report.compare import Group
+from mlrun.report.figure import COLOURS
+from mlrun.report.read import Run
+
+RULES = (
+    "Saving: 1 - cost(method) / cost(baseline), each taken where its held-out loss at level 1 first stays at or below "
+    "L*, the final loss of the baseline of the same seed, on straight lines between evaluations.",
+    "Everything a run spent is charged, with coarse levels and declared sources; `source free` leaves sources out.",
+    "Of several learning rates the one with the lowest final loss counts, for the baseline as for a method (*).",
+    "± is the standard deviation over seeds; [ ] a 95% bootstrap interval of the mean. Time is of training only.",
+    "Speed-up s is the FLOPs saving as 1 - 1 / (1 + s). A negative loss gap is a final loss below the baseline's.",
+)
+
+
+def notes(groups: Sequence[Group]) -> list[str]:
+    """Return the caveats of this report, then the rules that hold for every report."""
+    return [*(line for group in groups for line in _group(group, groups)), *RULES]
+
+
+def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
+    label = f"Group {group.number}"
+    if group.rows and group.baselines:
+        yield from _tuning(group, label)
+        if len(group.baselines) == 1:
+            yield f"{label}: one seed; differences between runs of one seed may be chance."
+        if not all(row.timed for row in group.rows):
+            yield f"{label}: times are n/a where method and baseline ran on different machines or hardware settings."
+        yield from _early(group, label)
+    yield from _left_out(group, label)
+    yield from _unpaired(group, label, [run for g in groups for run in g.runs if run.baseline])
+    hidden = len({row.method for row in group.rows}) - len(COLOURS)
+    if hidden > 0:
+        yield f"{label}: the figure shows the {len(COLOURS)} methods with the lowest final loss; {hidden} are left out."
+
+
+def _tuning(group: Group, label: str) -> Iterator[str]:
+    if len(group.rates) < 2:
+        yield f"{label}: baseline not tuned (one learning rate was tried): this is not a matched comparison."
+    elif not group.tuned:
+        yield f"{label}: a method was tried at more learning rates than the baseline: this is not a matched comparison."
+    if group.edge:
+        yield f"{label}: the baseline's best rate is at the edge of its sweep; a better one may lie outside."
+
+
+def _early(group: Group, label: str) -> Iterator[str]:
+    """Say where a baseline stood at its final loss long before its end: its cost is taken there, as for a method."""
+    for seed, run in group.baselines.items():
+        costs = [p.baseline_cost["flops"] for row in group.rows for p in row.pairs if p.baseline is run]
+        final = run.final
+        if costs and costs[0] is not None and final is not None and costs[0] < 0.99 * final.flops:
+            share = 100 * costs[0] / final.flops
+            yield f"{label}: the baseline of seed {seed} stays at its final loss from {share:.0f}% of its FLOPs on."
+
+
+def _left_out(group: Group, label: str) -> Iterator[str]:
+    for run in group.runs:
+        if not run.finished:
+            yield f"{label}: {run.folder} is {run.status} at {100 * run.progress:.0f}% and in no mean."
+    doubles = len(group.runs) - len({(methods.family(run), run.lr, run.seed) for run in group.runs})
+    if doubles > 0:
+        yield f"{label}: {doubles} of the runs repeat another's settings and seed; the last finished one counts."
+
+
+def _unpaired(group: Group, label: str, baselines: Sequence[Run]) -> Iterator[str]:
+    """Say for every finished cycle run without a baseline which baseline is nearest, and what keeps them apart."""
+    for run in group.runs:
+        if run.baseline or not run.finished or run.seed in group.baselines:
+            continue
+        apart = [(methods.differences(run, other) or [f"being {other.status}"], other) for other in baselines]
+        if apart:
+            why, nearest = min(apart, key=lambda item: len(item[0]))
+            hint = f"the nearest, {nearest.folder}, differs in {', '.join(why)}"
+        else:
+            hint = "there is none: run the same with cycle=scratch"
+        yield f"{label}: {run.folder} has no matched baseline ({hint})."
+
+
+__all__ = ["RULES", "notes"]

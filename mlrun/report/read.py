@@ -1,0 +1,186 @@
+"""Run folders: find them, and read of each what the report needs, line by line."""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mlrun.errors import UserError, mistake
+from mlrun.report.curves import AXES, Point, target_level
+
+FILES = ("config.yaml", "plan.json", "log.jsonl")
+# A log that has not grown for so long belongs to a run that was ended.
+RUNNING_SECONDS = 600.0
+# libyaml where PyYAML has it: ten times faster, which a report over hundreds of runs feels.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TRAIN = (b'"kind": "train"', b'"kind":"train"')
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run folder says. `evaluations` are those of all levels; `last` is the newest record."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    plan: Mapping[str, Any]
+    summary: Mapping[str, Any] | None
+    status: str
+    evaluations: tuple[Point, ...]
+    transfers: tuple[Mapping[str, Any], ...]
+    last: Mapping[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """True if the run came to the end of its plan."""
+        return self.status == "finished"
+
+    @property
+    def baseline(self) -> bool:
+        """True if the whole run is one stage at level 1."""
+        return [stage["level"] for stage in self.plan["stages"]] == [1]
+
+    @property
+    def seed(self) -> int:
+        """The seed that everything random was drawn from."""
+        return int(self.config["seed"])
+
+    @property
+    def lr(self) -> float:
+        """The peak learning rate at level 1."""
+        return float(self.config["optimizer"]["lr"])
+
+    @property
+    def final(self) -> Point | None:
+        """The last evaluation at level 1, if its loss is finite."""
+        curve = target_level(self.evaluations)
+        return curve[-1] if curve and math.isfinite(curve[-1].loss) else None
+
+    @property
+    def source(self) -> Mapping[str, float] | None:
+        """What was spent outside of this run's log, if the plan declares it."""
+        return self.plan.get("source")
+
+    @property
+    def overhead(self) -> float | None:
+        """Seconds of everything but training: start-up, transfers, evaluation, checkpoints. None until the end."""
+        if self.summary is None:
+            return None
+        seconds = self.summary["ledger"]["seconds"]
+        return math.fsum(value for purpose, value in seconds.items() if purpose != "training")
+
+    @property
+    def progress(self) -> float:
+        """Share of the plan's FLOPs that the newest record has spent."""
+        return float(self.last.get("flops", 0)) / float(self.plan["totals"]["flops"])
+
+
+def find(paths: Iterable[Path]) -> list[Path]:
+    """Return all run folders at or under the paths (which may be glob patterns), sorted, each once.
+
+    Raises:
+        UserError: a path does not exist, or has no run folder at or under it.
+    """
+    found: dict[Path, None] = {}
+    problems = []
+    for path in paths:
+        below = list(_below(path))
+        if not below:
+            problems.append(mistake("runs", path, f"folders that hold {', '.join(FILES)}", _remedy(path)))
+        found.update((folder, None) for folder in below)
+    if problems:
+        raise UserError(problems)
+    return sorted(found)
+
+
+def _remedy(path: Path) -> str:
+    return "name a run folder or one above it" if glob.glob(str(path)) else "no such folder: check the path"
+
+
+def _below(path: Path) -> Iterator[Path]:
+    for match in sorted(glob.glob(str(path))):
+        for folder, inside, files in os.walk(match):
+            if all(name in files for name in FILES):
+                inside.clear()  # what lies in a run folder belongs to that run
+                yield Path(folder)
+            inside.sort()
+
+
+def read_all(folders: Sequence[Path]) -> list[Run]:
+    """Read every run folder, or raise UserError with one line for each that cannot be read."""
+    runs, problems = [], []
+    for folder in folders:
+        try:
+            runs.append(read(folder))
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    return runs
+
+
+def read(folder: Path) -> Run:
+    """Read one run folder; memory grows with its evaluations, not with its log.
+
+    Raises:
+        UserError: a file is no YAML or JSON, or lacks what every run has.
+    """
+    try:
+        config = yaml.load((folder / "config.yaml").read_text(), Loader=_LOADER)
+        plan = json.loads((folder / "plan.json").read_text())
+        summary = _summary(folder)
+        status = _status(folder, summary)
+        run = Run(folder, config, plan, summary, status, *_log(folder / "log.jsonl"))
+        _ = run.baseline, run.seed, run.lr, run.progress, run.overhead
+    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        reason = " ".join(f"{type(error).__name__} {error}".split())
+        remedy = f"leave it out or restore it ({reason})"
+        raise UserError(mistake("runs", folder, "a run folder as mlrun writes it", remedy)) from error
+    return run
+
+
+def _summary(folder: Path) -> dict[str, Any] | None:
+    path = folder / "summary.json"
+    if not path.exists():
+        return None
+    loaded: dict[str, Any] = json.loads(path.read_text())
+    return loaded
+
+
+def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:
+    if summary is not None:
+        return str(summary["status"])
+    quiet = time.time() - (folder / "log.jsonl").stat().st_mtime
+    return "running" if quiet < RUNNING_SECONDS else "unfinished"
+
+
+def _log(path: Path) -> tuple[tuple[Point, ...], tuple[Mapping[str, Any], ...], Mapping[str, Any]]:
+    """Return (evaluations, transfers, newest record) of a log; a half-written last line is left out."""
+    points, transfers, newest = [], [], b"{}"
+    with open(path, "rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            newest = line
+            if line.find(_TRAIN[0], 0, 40) >= 0 or line.find(_TRAIN[1], 0, 40) >= 0:
+                continue  # most lines by far, and no table needs them
+            record = json.loads(line)
+            if record["kind"] == "val":
+                points.append(_point(record))
+            elif record["kind"] == "transfer":
+                transfers.append(record)
+    return tuple(points), tuple(transfers), json.loads(newest)
+
+
+def _point(record: Mapping[str, Any]) -> Point:
+    loss = math.nan if record["loss"] is None else float(record["loss"])
+    tokens, flops, body, seconds = (float(record[name]) for name in ("tokens", *AXES))
+    return Point(record["stage"], record["level"], record["step"], tokens, flops, body, seconds, loss)

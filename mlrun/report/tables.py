@@ -1,0 +1,224 @@
+"""The tables as headers and rows of text, and their two forms: Markdown and terminal."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlrun.report.compare import Group, Row
+from mlrun.report.curves import speedup
+from mlrun.report.read import Run
+from mlrun.report.stats import Spread
+
+WIDTH = 110
+MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, a header and rows of cells; the columns from `numbers` on are numbers."""
+
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numbers: int
+
+    def markdown(self) -> str:
+        """Return the table as Markdown."""
+        rule = ["---" if i < self.numbers else "---:" for i in range(len(self.header))]
+        lines = [self.header, rule, *([cell.replace("\n", "<br>") for cell in row] for row in self.rows)]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return f"{self.title}\n\n{body}\n"
+
+    def text(self) -> str:
+        """Return the table for a terminal of `WIDTH` columns."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as Rich
+
+        table = Rich(title=self.title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+        for index, name in enumerate(self.header):
+            table.add_column(name, justify="left" if index < self.numbers else "right", overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        stream = io.StringIO()
+        console = Console(file=stream, width=WIDTH, color_system=None, markup=False, highlight=False)
+        console.print(table)
+        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+
+def savings(group: Group) -> Table:
+    """Return what each method of a group saved; every method's best learning rate is starred."""
+    header = ("method", "rate", "seeds", "FLOPs saved", "body FLOPs saved", "time saved", "speed-up", "loss gap (nats)")
+    rows = [cells for row in ordered(group) for cells in _saving_rows(row)]
+    return Table(baseline_line(group), header, tuple(rows), 1)
+
+
+def ordered(group: Group) -> list[Row]:
+    """Return the rows, the largest FLOPs saving first; those that did not reach L* after them, by loss gap."""
+
+    def key(row: Row) -> tuple[bool, float]:
+        mean, gap = row.spread("flops").mean, row.gap.mean
+        if mean is not None:
+            return False, -mean
+        return True, float("inf") if gap is None else gap
+
+    return sorted(group.rows, key=key)
+
+
+def _saving_rows(row: Row) -> list[tuple[str, ...]]:
+    name = row.method + (" *" if row.best and row.tried > 1 else "")
+    if not row.pairs:
+        why = ", ".join(sorted({run.status for run in row.waiting})) or "no baseline"
+        return [(name, f"{row.lr:g}", "0", why, "", "", "", "")]
+    shown = [saved(row.spread(axis), row.timed or axis != "seconds") for axis in ("flops", "flops_body", "seconds")]
+    faster = speedup(row.spread("flops").mean)
+    rows = [(name, f"{row.lr:g}", _seeds(row), *shown, _percent(faster), _nats(row.gap))]
+    free = [row.source_free(axis) for axis in ("flops", "flops_body", "seconds")]
+    if all(f is not None for f in free):
+        cells = [saved(f, row.timed or i != 2) for i, f in enumerate(free) if f is not None]
+        rows.append(("  source free", "", "", *cells, "", ""))
+    return rows
+
+
+def _seeds(row: Row) -> str:
+    return f"{len(row.pairs)}" + (f" (+{len(row.waiting)} unfinished)" if row.waiting else "")
+
+
+def saved(found: Spread, comparable: bool = True) -> str:
+    """Return a saving over seeds in words: mean, deviation, interval, or how many seeds reached L*."""
+    if not comparable:
+        return "n/a"
+    if found.mean is None:
+        reached = [value for value in found.values if value is not None]
+        if not reached:
+            return "not reached"
+        return f"reached {found.reached}/{found.count}\n({', '.join(_percent(v) for v in reached)})"
+    text = _percent(found.mean)
+    if found.sd is not None:
+        text += f" ± {100 * found.sd:.1f}"
+    if found.low is not None and found.high is not None:
+        text += f"\n[{_signed(100 * found.low)}, {_signed(100 * found.high)}]"
+    return text
+
+
+def _percent(value: float | None) -> str:
+    return "n/a" if value is None else _signed(100 * value) + "%"
+
+
+def _signed(value: float, form: str = ".1f") -> str:
+    return format(value, form).replace("-", MINUS)
+
+
+def _nats(found: Spread) -> str:
+    if found.mean is None:
+        return f"diverged {found.count - found.reached}/{found.count}" if found.count else "n/a"
+    text = _signed(found.mean, "+.4f")
+    return text if found.sd is None else f"{text} ± {found.sd:.4f}"
+
+
+def baseline_line(group: Group) -> str:
+    """Return what the group is and which baseline everything is measured against."""
+    run = group.runs[0]
+    what = f"Group {group.number}: {_model(run)}, budget {run.config['budget']}, batch {run.config['batch']}."
+    if not group.baselines:
+        return f"{what} No finished baseline."
+    best = next(iter(group.baselines.values()))
+    rates = ", ".join(f"{lr:g}" for lr in sorted({b.lr for b in group.baselines.values()}))
+    loss, seeds = group.loss, len(group.baselines)
+    spread = "" if loss.sd is None else f" ± {loss.sd:.4f}"
+    level = f"L* = {loss.mean:.4f}{spread} ({_count(seeds, 'seed')})"
+    return f"{what} Baseline {best.config['cycle']['name']} at rate {rates} ({tuning(group)}), {level}."
+
+
+def tuning(group: Group) -> str:
+    """Return how the baseline's learning rate was found."""
+    if len(group.rates) < 2:
+        return "not swept"
+    return f"best of {len(group.rates)}" + (", at the edge of its sweep" if group.edge else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _model(run: Run) -> str:
+    name = str(run.config["model"].get("_target_", "model")).rpartition(".")[2]
+    parameters = next((level["parameters"] for level in run.plan.get("levels", []) if level["level"] == 1), None)
+    return name if parameters is None else f"{name}, {parameters / 1e6:.3g}M parameters"
+
+
+def runs(found: Sequence[Run]) -> Table:
+    """Return every run that was read."""
+    header = ("run", "cycle", "seed", "rate", "status", "val loss", "FLOPs", "tokens", "seconds", "all seconds")
+    rows = tuple(_run_row(run, name) for run, name in zip(found, names(found), strict=True))
+    title = "Runs (seconds are of training; all seconds also of start-up, transfers, evaluation, ...)"
+    return Table(title, header, rows, 2)
+
+
+def _run_row(run: Run, name: str) -> tuple[str, ...]:
+    status = run.status if run.finished else f"{run.status} ({100 * run.progress:.0f}%)"
+    loss = "n/a" if run.final is None else f"{run.final.loss:.4f}"
+    cycle, last = str(run.config["cycle"]["name"]), run.last
+    seconds = last.get("seconds")
+    every = None if seconds is None or run.overhead is None else seconds + run.overhead
+    costs = (_amount(last.get("flops")), _amount(last.get("tokens")), _seconds(seconds), _seconds(every))
+    return (name, cycle, str(run.seed), f"{run.lr:g}", status, loss, *costs)
+
+
+def _amount(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4g}".replace("e+", "e")
+
+
+def _seconds(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.1f}"
+
+
+def names(found: Sequence[Run]) -> list[str]:
+    """Return each run's folder, without what all have in common."""
+    paths = [run.folder.absolute() for run in found]
+    if len(paths) < 2:
+        return [path.name for path in paths]
+    above = Path(os.path.commonpath([str(path) for path in paths]))
+    return [str(path.relative_to(above)) for path in paths]
+
+
+def transfers(group: Group) -> Table:
+    """Return the parity receipts of a group's best rows, over their seeds: means of losses, the largest change."""
+    losses = ("loss before", "loss after", "jump")
+    header = ("method", "stage", "operator", "alpha", "seeds", *losses, "logit change", "exact")
+    rows = []
+    for row in group.rows:
+        if row.best:
+            every = [pair.run for pair in row.pairs]
+            rows += [_transfer(row.method, found) for found in zip(*(run.transfers for run in every), strict=False)]
+    return Table("Transfers: the same held-out batch just before and just after", header, tuple(rows), 1)
+
+
+def _transfer(method: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    first = found[0]
+    before, after = (_mean(record[key] for record in found) for key in ("loss_before", "loss_after"))
+    jump = None if before is None or after is None else after - before
+    changes = [record["relative_logit_change"] for record in found]
+    change = "n/a" if any(c is None for c in changes) else f"{max(changes):.1e}"
+    alpha = "" if first.get("alpha") is None else f"{first['alpha']:g}"
+    place = (str(first["stage"] + 1), first["operator"], alpha, str(len(found)))
+    losses = (_loss(before), _loss(after), "n/a" if jump is None else _signed(jump, "+.4f"))
+    return (method, *place, *losses, change, "promised, kept" if first["exact"] else "not promised")
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return sum(known) / len(known) if len(known) == len(found) else None
+
+
+def _loss(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.4f}"
+
+
+__all__ = ["Table", "baseline_line", "names", "ordered", "runs", "saved", "savings", "transfers", "tuning"]
