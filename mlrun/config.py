@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mlrun.errors import UserError, mistake, nearest
 
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
-
+# The groups that name a class in `_target_`.
+GROUPS = ("model", "coarsening", "data", "logger")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("train", "plan", "report", "evaluate", "export"),
@@ -189,21 +190,28 @@ def _typed(found: type, given: Mapping[str, Any], key: str) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(found), OmegaConf.create(dict(given))))
     except OmegaConfBaseException as error:
         name = error.full_key or ""
-        reason = str(error).splitlines()[0]
-        raise UserError(mistake(f"{key}.{name}", given.get(name, "missing"), reason, "correct the value")) from None
+        line = mistake(f"{key}.{name}", given.get(name, "missing"), reason(error), "correct the value")
+        raise UserError(line) from None
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an error, which is its reason; OmegaConf adds its own view of the key below."""
+    return str(error).strip().partition("\n")[0]
 
 
 def load(settings: DictConfig) -> Config:
     """Return the checked configuration, or raise UserError with all problems at once."""
-    problems = _choice_problems(settings)
+    missing = sorted(OmegaConf.missing_keys(settings))
+    if missing:
+        raise UserError([mistake(key, "???", "a value of your own", f"give {key}=...") for key in missing])
     try:
-        plain = OmegaConf.to_container(settings, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(settings, resolve=True)
     except OmegaConfBaseException as error:
-        line = str(error).splitlines()[0]
-        raise UserError(mistake(str(error.full_key), "???", line, f"give {error.full_key}=...")) from None
+        raise UserError(mistake(str(error.full_key), "???", reason(error), "correct the reference")) from None
     assert isinstance(plain, dict)
+    problems = _unknown(plain, Settings, "") + _choice_problems(settings)
     built: dict[str, Any] = {}
-    for key in ("model", "coarsening", "data", "logger"):
+    for key in GROUPS:
         try:
             built[key] = build(DictConfig(plain[key]), key)
         except UserError as error:
@@ -213,6 +221,20 @@ def load(settings: DictConfig) -> Config:
     typed = OmegaConf.to_object(settings)
     assert isinstance(typed, Settings)
     return Config(typed, **built, resolved={str(k): v for k, v in plain.items()})
+
+
+def _unknown(plain: Mapping[Any, Any], schema: type, prefix: str) -> list[str]:
+    """Return a line for each key that `+key=value` or a YAML file added beside those of the schema."""
+    known = {f.name: f.default_factory for f in fields(schema)}
+    problems = [
+        mistake(f"{prefix}{key}", value, ", ".join(known), f"remove it{nearest(str(key), list(known))}")
+        for key, value in plain.items()
+        if key not in known
+    ]
+    for key, below in known.items():
+        if inspect.isclass(below) and is_dataclass(below):
+            problems += _unknown(plain[key], below, f"{prefix}{key}.")
+    return problems
 
 
 def _choice_problems(settings: DictConfig) -> list[str]:

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlrun import check
-from mlrun.axes import Resize, Sizes, depth_axis, parameter_count
+from mlrun.axes import Resize, Sizes, parameter_count
+from mlrun.coarsening.base import inexact
 from mlrun.config import Config, Cycle, Row
 from mlrun.errors import UserError, mistake
-from mlrun.layers import Flops
-from mlrun.units import ALLOWED, Length, Rates, parse
+from mlrun.layers import Flops, Stack
+from mlrun.units import Rates, parse
 
-# float32 weight, gradient and Adam's two moments.
+# A float32 weight, its gradient and Adam's two moments, in bytes.
 STATE_BYTES = 16
 
 
@@ -34,6 +35,14 @@ class Level:
     def sizes(self) -> Sizes:
         """Axis sizes of this level's model."""
         return dict(self.model.sizes())
+
+    @property
+    def inexact(self) -> list[str]:
+        """Why decoalescing into this level changes the function, one line each; empty if it does not."""
+        if self.resize is None:
+            return []
+        stacks = [part for part in self.model.parts().values() if isinstance(part, Stack)]
+        return inexact(self.resize, post_norm=any(stack.block.post for stack in stacks))
 
 
 @dataclass(frozen=True)
@@ -118,19 +127,12 @@ def make(config: Config) -> Plan:
     problems = check.problems(config)
     if problems:
         raise UserError(problems)
+    settings, data = config.settings, config.data
     levels = _levels(config)
     budget = _budget_steps(config, levels[0])
     stages = _stages(config, levels, budget)
-    sample_tokens = config.model.tokens(config.data.sequence)
-    plan = Plan(
-        config.settings.cycle.name,
-        config.settings.batch,
-        config.data.sequence,
-        sample_tokens,
-        budget,
-        levels,
-        stages,
-    )
+    tokens = config.model.tokens(data.sequence)
+    plan = Plan(settings.cycle.name, settings.batch, data.sequence, tokens, budget, levels, stages)
     _refuse_overspending(plan)
     return plan
 
@@ -174,62 +176,62 @@ def _budget_steps(config: Config, finest: Level) -> int:
 
 def _stages(config: Config, levels: tuple[Level, ...], budget: int) -> tuple[Stage, ...]:
     cycle = config.settings.cycle
-    counts = _stage_steps(config, levels, budget)
     stages: list[Stage] = []
     kept: set[int] = set()
-    for i, (row, steps) in enumerate(zip(cycle.stages, counts, strict=True)):
+    for i, (row, steps) in enumerate(zip(cycle.stages, _stage_steps(config, levels, budget), strict=True)):
         before = stages[-1] if stages else None
         scale = cycle.lr_scale[row.level - 1] if cycle.lr_scale else 1.0
-        first = before.end if before else 0
-        stages.append(Stage(i, row.level, first, steps, scale, *_transfer(cycle, i, row, before, kept)))
+        first = before.end if before is not None else 0
+        stages.append(Stage(i, row.level, first, steps, scale, *_transfer(cycle, i, before, kept)))
     if stages[-1].end == 0:
         raise UserError(mistake("cycle.stages", "no step at all", "a sum of at least one step", "lengthen a stage"))
     return tuple(stages)
 
 
-def _transfer(
-    cycle: Cycle, i: int, row: Row, before: Stage | None, kept: set[int]
-) -> tuple[str | None, float | None, bool]:
-    """Return how stage `i` begins; `kept` is the set of levels that hold a model to blend with, and is updated."""
-    if before is not None and row.level > before.level:
+def _transfer(cycle: Cycle, i: int, before: Stage | None, kept: set[int]) -> tuple[str | None, float | None, bool]:
+    """Return (transfer, alpha, blend) of stage `i`; `kept`, the levels that hold a model to blend with, is updated."""
+    row = cycle.stages[i]
+    if before is None or row.level == before.level:
+        _refuse_alpha(row, i, None, "no decoalescing happens before this stage")
+        return None, None, False
+    if row.level > before.level:
         kept.add(before.level)
+        _refuse_alpha(row, i, None, "no decoalescing happens before this stage")
         return "coalesce", None, False
-    if before is not None and row.level < before.level:
-        blend = row.level in kept
-        kept.discard(row.level)
-        alpha = (cycle.alpha if row.alpha is None else row.alpha) if blend else 1.0
-        if row.alpha is not None and row.alpha != alpha:
-            remedy = f"level {row.level} was never trained before: nothing to blend with, remove alpha"
-            raise UserError(mistake(f"cycle.stages.{i}.alpha", row.alpha, "1 or null", remedy))
-        return "decoalesce", alpha, blend
-    if row.alpha is not None:
-        remedy = "no decoalescing happens before this stage, remove alpha"
-        raise UserError(mistake(f"cycle.stages.{i}.alpha", row.alpha, "null", remedy))
-    return None, None, False
+    if row.level not in kept:
+        _refuse_alpha(row, i, 1.0, f"level {row.level} was not trained before and has nothing to blend with")
+        return "decoalesce", 1.0, False
+    kept.remove(row.level)
+    return "decoalesce", cycle.alpha if row.alpha is None else row.alpha, True
+
+
+def _refuse_alpha(row: Row, i: int, only: float | None, reason: str) -> None:
+    """Refuse an alpha that could have no effect."""
+    if row.alpha is not None and row.alpha != only:
+        allowed = "null" if only is None else f"{only:g}, null"
+        raise UserError(mistake(f"cycle.stages.{i}.alpha", row.alpha, allowed, f"{reason}: remove alpha"))
 
 
 def _stage_steps(config: Config, levels: tuple[Level, ...], budget: int) -> list[int]:
-    rows = config.settings.cycle.stages
-    lengths = [parse(row.length) for row in rows]
-    known = [_steps_of(config, levels[r.level - 1], n, budget) for r, n in zip(rows, lengths, strict=True) if n]
-    rest = budget * levels[0].flops.total - sum(
-        levels[r.level - 1].flops.total * n for r, n in zip(rows, known, strict=True) if n is not None
-    )
-    counts = [n if n is not None else rest // levels[r.level - 1].flops.total for r, n in zip(rows, known, strict=True)]
+    """Return every stage's steps; `rest` takes the whole steps that the FLOPs left over pay for."""
+    rows = [(levels[row.level - 1], parse(row.length)) for row in config.settings.cycle.stages]
+    known = [
+        None if length is None or length.unit == "rest" else _rates(config, level, budget).steps(length)
+        for level, length in rows
+    ]
+    spent = sum(level.flops.total * n for (level, _), n in zip(rows, known, strict=True) if n is not None)
+    rest = budget * levels[0].flops.total - spent
+    counts = [rest // level.flops.total if n is None else n for (level, _), n in zip(rows, known, strict=True)]
     if min(counts) < 0:
-        remedy = "shorten the other stages"
-        raise UserError(mistake("cycle.stages", "rest", "stages that leave FLOPs of the budget over", remedy))
+        given = f"{spent / (budget * levels[0].flops.total):.0%} of the budget without the stage `rest`"
+        raise UserError(mistake("cycle.stages", given, "at most 100%", "shorten the other stages"))
     return counts
-
-
-def _steps_of(config: Config, level: Level, length: Length, budget: int) -> int | None:
-    return None if length.unit == "rest" else _rates(config, level, budget).steps(length)
 
 
 def _refuse_overspending(plan: Plan) -> None:
     """A cycle may not spend more than its baseline, in FLOPs; half a step of rounding per stage is forgiven."""
     spent = plan.spent(plan.steps).flops
-    rounding = sum(plan.batch * plan.level(s.level).flops.total for s in plan.stages)
+    rounding = sum(plan.batch * plan.level(s.level).flops.total for s in plan.stages) // 2
     if spent > plan.budget_flops + rounding:
         share = spent / plan.budget_flops
         lengths = ", ".join(f"{s.steps} steps at level {s.level}" for s in plan.stages)
@@ -238,22 +240,9 @@ def _refuse_overspending(plan: Plan) -> None:
 
 
 def exact_axes(resize: Resize) -> tuple[bool, list[str]]:
-    """Return whether decoalescing keeps the function exactly, and the reasons why not.
-
-    Copies of the width keep it if all groups of an axis have one size (norms weigh units equally); copies in depth
-    do not, as x + f(x) becomes about x + 2 f(x).
-    """
-    uneven = [f"{axis}: groups of unequal size" for axis, m in resize.merges.items() if not m.even]
-    depth = [f"{axis}: copies in depth" for axis in resize.merges if axis in DEPTH_AXES]
-    return not (uneven or depth), uneven + depth
-
-
-DEPTH_AXES = ("layer", "decoder_layer")
-
-
-def depth_axes(model: Any) -> set[str]:
-    """Return the axes of a model that its parameters' names run over."""
-    return {axis for axis in map(depth_axis, model.params()) if axis is not None}
+    """Return whether decoalescing keeps the function of a pre-norm model exactly, and the reasons why not."""
+    reasons = inexact(resize)
+    return not reasons, reasons
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -292,8 +281,8 @@ def _level_dict(plan: Plan, level: Level) -> dict[str, Any]:
         "flops_per_token": level.flops.total / plan.tokens_per_sample,
         "cost_to_level_1": level.flops.total / plan.level(1).flops.total,
         "state_bytes": level.parameters * STATE_BYTES,
-        "exact": None if level.resize is None else exact_axes(level.resize)[0],
-        "inexact_because": None if level.resize is None else exact_axes(level.resize)[1],
+        "exact": None if level.resize is None else not level.inexact,
+        "inexact_because": None if level.resize is None else level.inexact,
     }
 
 

@@ -157,7 +157,11 @@ def _prepare(net: Network, hardware: Hardware, ranks: Ranks) -> nn.Module:
         module = DistributedDataParallel(
             module, device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None
         )
-    return torch.compile(module) if hardware.compile else module  # type: ignore[return-value]
+    if not hardware.compile:
+        return module
+    # All levels share one code object; without a reset dynamo's limit on recompiling would leave later ones eager.
+    torch.compiler.reset()
+    return torch.compile(module)  # type: ignore[return-value]
 
 
 def _gradients(forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Ranks) -> Tensor:

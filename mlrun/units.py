@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -31,9 +32,10 @@ def parse(text: object) -> Length | None:
         return None
     number, prefix, unit = found.groups()
     unit = unit if unit in UNITS else unit + "s"
-    if unit not in UNITS or (unit == "%" and prefix):
+    amount = float(number) * _PREFIX[prefix]
+    if unit not in UNITS or (unit == "%" and prefix) or not math.isfinite(amount):
         return None
-    return Length(float(number) * _PREFIX[prefix], unit)
+    return Length(amount, unit)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,128 @@
+"""What can be wrong in a configuration, known without data or a GPU: every problem is one line. No torch here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+from mlrun.config import Config, Cycle, Settings
+from mlrun.errors import mistake
+from mlrun.units import ALLOWED, parse
+
+# What a number must be.
+COUNT = "an integer of at least 1"
+POSITIVE = "a finite number above 0"
+
+
+def problems(config: Config) -> list[str]:
+    """Return one line for each problem of the configuration; empty if it can be planned."""
+    settings = config.settings
+    return _parts(config) + _numbers(settings) + _lengths(settings) + _cycle(settings.cycle)
+
+
+def _parts(config: Config) -> list[str]:
+    """Each part judges itself; the data is judged against a model that makes sense."""
+    model = config.model.problems()
+    return model + (config.data.problems(config.model) if not model else []) + config.logger.problems()
+
+
+def _positive(number: float | None) -> bool:
+    """Return whether an optional number is absent, or finite and above 0."""
+    return number is None or 0 < number < math.inf
+
+
+def _numbers(s: Settings) -> list[str]:
+    o, h = s.optimizer, s.hardware
+    checks: list[tuple[str, Any, bool, str]] = [
+        ("batch", s.batch, s.batch >= 1, COUNT),
+        ("log_every", s.log_every, s.log_every >= 1, f"{COUNT} (steps)"),
+        ("eval.batch", s.eval.batch, s.eval.batch >= 1, f"{COUNT} (samples)"),
+        ("seed", s.seed, s.seed >= 0, "an integer of at least 0"),
+        ("optimizer.lr", o.lr, _positive(o.lr), POSITIVE),
+        ("optimizer.beta1", o.beta1, 0 <= o.beta1 < 1, "a number in [0, 1)"),
+        ("optimizer.beta2", o.beta2, 0 <= o.beta2 < 1, "a number in [0, 1)"),
+        ("optimizer.eps", o.eps, _positive(o.eps), POSITIVE),
+        ("optimizer.weight_decay", o.weight_decay, 0 <= o.weight_decay < math.inf, "a finite number of at least 0"),
+        ("optimizer.clip", o.clip, _positive(o.clip), f"{POSITIVE}, or null"),
+        ("optimizer.ema", o.ema, o.ema is None or 0 < o.ema < 1, "a number in (0, 1), or null"),
+        ("optimizer.schedule.floor", o.schedule.floor, 0 <= o.schedule.floor <= 1, "a share in [0, 1]"),
+        ("hardware.threads", h.threads, _positive(h.threads), f"{COUNT}, or null"),
+        ("hardware.workers", h.workers, h.workers >= 0, "an integer of at least 0"),
+        ("hardware.micro_batch", h.micro_batch, _divides(h.micro_batch, s.batch), f"a divisor of {s.batch}, or null"),
+        ("hardware.flops_per_second", h.flops_per_second, _positive(h.flops_per_second), f"{POSITIVE}, or null"),
+    ]
+    return [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
+
+
+def _divides(micro: int | None, batch: int) -> bool:
+    return micro is None or (micro >= 1 and batch % micro == 0)
+
+
+def _lengths(s: Settings) -> list[str]:
+    lengths = {
+        "budget": s.budget,
+        "eval.every": s.eval.every,
+        "checkpoint.every": s.checkpoint.every,
+        "optimizer.schedule.warmup": s.optimizer.schedule.warmup,
+        "optimizer.schedule.decay": s.optimizer.schedule.decay,
+    }
+    found = [_length(key, text) for key, text in lengths.items()]
+    budget = parse(s.budget)
+    if budget is not None and budget.unit == "%":
+        found.append(mistake("budget", s.budget, ALLOWED.partition(", ")[2], "give the budget itself, not a share"))
+    return [line for line in found if line is not None]
+
+
+def _length(key: str, text: object, rest: bool = False) -> str | None:
+    length = parse(text)
+    if length is not None and (rest or length.unit != "rest"):
+        return None
+    return mistake(key, text, ALLOWED + (", rest" if rest else ""), "write a number with its unit")
+
+
+def _cycle(cycle: Cycle) -> list[str]:
+    rows = cycle.stages
+    if not rows:
+        return [mistake("cycle.stages", "[]", "at least one row {level, length}", "add a row")]
+    found = [_length(f"cycle.stages.{i}.length", row.length, rest=True) for i, row in enumerate(rows)]
+    if [row.length for row in rows].count("rest") > 1:
+        found.append(mistake("cycle.stages", "rest twice", "one stage of length rest", "give the other a length"))
+    if not 0 <= cycle.noise < math.inf:
+        found.append(mistake("cycle.noise", cycle.noise, "a finite number of at least 0", "0 means none"))
+    return [line for line in found if line is not None] + _alphas(cycle) + _levels(cycle)
+
+
+def _alphas(cycle: Cycle) -> list[str]:
+    alphas: Mapping[str, float | None] = {
+        "cycle.alpha": cycle.alpha,
+        **{f"cycle.stages.{i}.alpha": row.alpha for i, row in enumerate(cycle.stages)},
+    }
+    remedy = "0 keeps the fine model, 1 takes the decoalesced one"
+    return [
+        mistake(key, alpha, "a number in [0, 1]", remedy)
+        for key, alpha in alphas.items()
+        if alpha is not None and not 0 <= alpha <= 1
+    ]
+
+
+def _levels(cycle: Cycle) -> list[str]:
+    numbers = [row.level for row in cycle.stages]
+    found = [
+        mistake(f"cycle.stages.{i}.level", n, COUNT, "level 1 is the model you want")
+        for i, n in enumerate(numbers)
+        if n < 1
+    ]
+    found += [
+        mistake(f"cycle.stages.{i}.level", b, f"{max(a - 1, 1)} to {a + 1}", f"after level {a} comes a neighbour")
+        for i, (a, b) in enumerate(pairwise(numbers), start=1)
+        if abs(a - b) > 1
+    ]
+    if numbers[-1] != 1:
+        found.append(mistake("cycle.stages", numbers, "a last stage at level 1", "add {level: 1, length: rest}"))
+    scales = cycle.lr_scale
+    if scales and (len(scales) < max(numbers) or not all(map(_positive, scales))):
+        allowed = f"{max(numbers)} positive numbers, one per level, or []"
+        found.append(mistake("cycle.lr_scale", scales, allowed, "give each level its factor"))
+    return found

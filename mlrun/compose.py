@@ -1,0 +1,263 @@
+"""The command line becomes configurations, and Hydra's complaints become lines. Nothing is written here.
+
+Hydra itself composes once more when it runs: by then every point of a sweep is known to compose.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mlrun.config import Settings, conf_dir, reason
+from mlrun.errors import UserError, mistake, nearest
+
+CONFIG = "config"
+ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError)
+# A path in these may hold commas, blanks and equal signs; they are never swept over.
+PATHS = ("run", "runs")
+BASIC = "hydra._internal.core_plugins."
+
+ConfigStore.instance().store(name="settings", node=Settings)
+
+
+def safe_name(text: str) -> str:
+    """Return a text as one name that every file system takes, with at most 150 characters."""
+    kept = "".join(c if c.isalnum() or c in "-=,._" else "_" for c in text)
+    return kept[:150] or "run"
+
+
+# Also run wherever a launcher unpickles a job, which resolves the job's folder there.
+OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command line. `overrides` are Hydra's, complete with the search path of the user's own YAML files."""
+
+    flags: argparse.Namespace
+    overrides: tuple[str, ...]
+
+    @property
+    def informs(self) -> bool:
+        """True if Hydra only prints: help, the config, completion."""
+        f = self.flags
+        return bool(f.help or f.hydra_help or f.cfg or f.info or f.shell_completion)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One configuration that a command line asks for; `label` says what sets it apart in a sweep."""
+
+    settings: DictConfig
+    folder: Path
+    label: str
+    own_run: bool  # False if the folder is the default, named by the clock
+    here: bool  # False if a launcher takes the job elsewhere
+
+
+def read(argv: Sequence[str]) -> Command:
+    """Return the command line; UserError for what Hydra cannot parse."""
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    flags = parser.parse_args([_quoted(argument) for argument in argv])
+    return Command(flags, (*flags.overrides, *_search_path(flags)))
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message}; flags come before or after all of KEY=VALUE, mlrun --hydra-help lists them")
+
+
+def _quoted(argument: str) -> str:
+    """Return `run=...` and `runs=...` as a quoted string, anything else as it is."""
+    key, _, value = argument.partition("=")
+    if key not in PATHS or value in ("", "null", "???") or value[0] in "'\"" or "${" in value:
+        return argument
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
+
+
+def _search_path(flags: argparse.Namespace) -> list[str]:
+    """Return the override that adds the user's folders of YAML files: --config-dir and ./conf."""
+    folders = [Path("conf")] if Path("conf").is_dir() else []
+    if flags.config_dir is not None:
+        folders.insert(0, Path(flags.config_dir))
+        if not folders[0].is_dir():
+            raise UserError(mistake("--config-dir", flags.config_dir, "an existing folder", "correct the path"))
+    folders = [folder.resolve() for folder in folders if folder.resolve() != conf_dir()]
+    if not folders or any(o.startswith("hydra.searchpath=") for o in flags.overrides):
+        return []
+    if hidden := [line for folder in folders for line in _hidden(folder)]:
+        raise UserError(hidden)
+    paths = ",".join("'file://{}'".format(str(folder).replace("'", "\\'")) for folder in folders)
+    return [f"hydra.searchpath=[{paths}]"]
+
+
+def _hidden(folder: Path) -> list[str]:
+    """Return a line for each file that one of ours with the same name would hide."""
+    ours = conf_dir()
+    names = (path.relative_to(folder) for path in sorted(folder.glob("*/*.yaml")))
+    return [
+        mistake(str(folder / name), "hidden", "a name that mlrun does not use", "rename the file")
+        for name in names
+        if (ours / name).exists() and (ours / name).read_bytes() != (folder / name).read_bytes()
+    ]
+
+
+@contextmanager
+def _loader() -> Iterator[ConfigLoader]:
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()), job_name="mlrun"):
+        yield GlobalHydra.instance().config_loader()
+
+
+def points(command: Command) -> list[Point]:
+    """Return every configuration of a command line, in order; UserError with everything that does not compose."""
+    with _loader() as loader:
+        parsed = _parsed(command.overrides)
+        sweep = command.flags.multirun or any(o.input_line == "hydra.mode=MULTIRUN" for o in parsed)
+        if not sweep:
+            if lists := [o for o in parsed if o.is_sweep_override()]:
+                remedy = "add -m to run each, or write a list as [a,b]"
+                raise UserError([mistake(o.key_or_group, o.get_value_element_as_str(), "one value", remedy) for o in lists])
+            config = _load(loader, list(command.overrides), RunMode.RUN)
+            sweep = config.hydra.mode == RunMode.MULTIRUN
+            if not sweep:
+                return [_point(config, Path(str(config.hydra.run.dir)), "")]
+        return _sweep(loader, parsed, command)
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    parser, parsed, problems = OverridesParser.create(), [], []
+    for text in overrides:
+        try:
+            parsed.append(parser.parse_override(text))
+        except OverrideParseException as error:
+            problems.append(f"{text}: allowed: KEY=VALUE; {reason(error)}: quote values with special characters")
+    if problems:
+        raise UserError(problems)
+    return parsed
+
+
+def _sweep(loader: ConfigLoader, parsed: list[Override], command: Command) -> list[Point]:
+    """Return the points as Hydra's own sweeper makes them; of another sweeper's, only what all of them share."""
+    fixed = [o.input_line for o in parsed if o.is_hydra_override()]
+    master = _load(loader, [o.input_line for o in parsed if not o.is_sweep_override()], RunMode.MULTIRUN)
+    sweeper, here = master.hydra.sweeper, str(master.hydra.launcher._target_).startswith(BASIC)
+    if not str(sweeper._target_).startswith(BASIC):
+        return [_point(master, Path(str(master.hydra.sweep.dir)), "what all runs share", here)]
+    given = _parsed([f"{key}={value}" for key, value in (sweeper.params or {}).items()])
+    wanted = [*given, *(o for o in parsed if not o.is_hydra_override())]
+    try:
+        (jobs,) = BasicSweeper.split_arguments(wanted, max_batch_size=None)
+    except HydraException as error:
+        raise UserError(f"{reason(error)}: list the values instead") from None
+    swept = {o.get_key_element() for o in wanted if o.is_sweep_override()}
+    found, problems = [], _Problems()
+    for number, job in enumerate(jobs):
+        label = " ".join(text for text in job if text.partition("=")[0] in swept)
+        with problems.collected(job):
+            config = _load(loader, [*fixed, *job], RunMode.RUN)
+            with open_dict(config):
+                config.hydra.job.num = number
+            found.append(_point(config, Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir)), label, here))
+    problems.raise_any()
+    return found
+
+
+class _Problems:
+    """Lines about overrides; a point with an override that is already blamed has nothing new to say."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, None] = {}
+
+    @contextmanager
+    def collected(self, job: Sequence[str]) -> Iterator[None]:
+        """Collect the mistakes of one point."""
+        try:
+            yield
+        except UserError as error:
+            self.lines |= dict.fromkeys(error.problems)
+
+    def raise_any(self) -> None:
+        """Raise what was collected."""
+        if self.lines:
+            raise UserError(self.lines)
+
+
+def _point(config: DictConfig, folder: Path, label: str, here: bool = True) -> Point:
+    settings = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    own = "${now:" not in str(OmegaConf.to_container(settings, resolve=False)["run"])  # type: ignore[index,call-overload]
+    return Point(settings, folder, label, own, here)
+
+
+def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:
+    try:
+        return loader.load_configuration(CONFIG, overrides, run_mode=mode)
+    except ERRORS as error:
+        raise UserError(_blame(lambda some: loader.load_configuration(CONFIG, some, run_mode=mode), overrides, error)) from None
+
+
+def _blame(load: Callable[[list[str]], DictConfig], overrides: list[str], error: Exception) -> list[str]:
+    """Return a line for each override that does not compose with the good ones before it, choices of files first."""
+    good: list[str] = []
+    try:
+        base = load(good)
+    except ERRORS as own:
+        return [_explain(own, None, None)]
+    lines = []
+    for text in sorted(overrides, key=lambda text: "." in text.partition("=")[0]):
+        try:
+            base = load([*good, text])
+            good.append(text)
+        except ERRORS as own:
+            lines.append(_explain(own, text, base))
+    return lines or [_explain(error, None, None)]
+
+
+def _explain(error: Exception, text: str | None, base: DictConfig | None) -> str:
+    """Return one line about an error of Hydra or OmegaConf; `base` is what the override `text` should change."""
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options)
+        return mistake(group, name, ", ".join(options), f"choose one{nearest(name, options)}")
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if text is None or base is None:
+        place = f"{cause.full_key}: " if isinstance(cause, OmegaConfBaseException) and cause.full_key else ""
+        return f"{place}{_first(error)}{'' if cause is error else ': ' + reason(cause)}"
+    key, _, value = text.partition("=")
+    known = _known(base, key.lstrip("+~"))
+    if known is not None and not key.startswith("+"):
+        return mistake(key, value, ", ".join(known), f"correct the key{nearest(key.rpartition('.')[2], known)}")
+    return mistake(key, value, reason(cause), "correct the value")
+
+
+def _first(error: Exception) -> str:
+    """Return an error on one line."""
+    return " ".join(str(error).split())
+
+
+def _known(base: DictConfig, key: str) -> list[str] | None:
+    """Return the keys that exist where the first unknown part of `key` stands; None if all parts are known."""
+    node: Any = base
+    for part in key.split("."):
+        if isinstance(node, DictConfig) and part not in node:
+            return sorted({*map(str, node), *(["experiment"] if node is base else [])} - {"hydra"})
+        node = node._get_node(part) if isinstance(node, DictConfig) else None
+    return None
