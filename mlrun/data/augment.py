@@ -97,8 +97,9 @@ def trained(picture: Image, frame: Frame, augment: Augment, rng: np.random.Gener
 
     from mlrun.data.randaugment import randaugment
 
-    box = None if augment.crop is None else _crop_box(picture.size, augment.crop, rng)
-    picture = picture.resize((frame.side, frame.side), Resampling.BICUBIC, box=box)
+    if augment.crop is not None:
+        picture = picture.crop(_crop_box(picture.size, augment.crop, rng))
+    picture = picture.resize((frame.side, frame.side), Resampling.BICUBIC)
     if rng.random() < augment.flip:
         picture = ImageOps.mirror(picture)
     picture = randaugment(picture, rng, augment.operations, augment.magnitude, augment.magnitude_std, frame.fill)

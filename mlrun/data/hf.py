@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mlrun.errors import UserError, nearest
@@ -36,7 +37,8 @@ def _unreachable(error: BaseException) -> bool:
 
 def check_column(dataset: Dataset | IterableDataset, column: str, key: str, label: str) -> None:
     """Raise UserError when a dataset has no such column."""
-    names = dataset.column_names or list(next(iter(dataset), {}))
+    with readable("data", label):
+        names = dataset.column_names or list(next(iter(dataset), {}))
     if column not in names:
         raise UserError(f"{key}={column}: {label} has the columns {', '.join(names)}{nearest(column, names)}; name one")
 
@@ -53,11 +55,20 @@ def text_rows(dataset: IterableDataset, column: str, key: str, label: str) -> It
 
 def texts(rows: IterableDataset, key: str, label: str) -> Iterator[str]:
     """Yield the texts in order, "" for an absent one; UserError when a file turns out to be unreadable."""
+    with readable(key, label):
+        for row in rows:
+            yield row["text"] or ""
+
+
+@contextmanager
+def readable(key: str, label: str) -> Iterator[None]:
+    """Turn what goes wrong while rows are read into a UserError."""
     import pyarrow
 
     try:
-        for row in rows:
-            yield row["text"] or ""
+        yield
     except (*FAILURES, pyarrow.ArrowException) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"{key}: {label} cannot be read ({reason}); repair it or correct data.format") from error
+        raise UserError(
+            f"{key}: {label} cannot be read ({reason}); repair or replace it, or correct data.format"
+        ) from error

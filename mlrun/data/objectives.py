@@ -105,7 +105,7 @@ class Masked:
 
 @dataclass(frozen=True)
 class SpanSizes:
-    """The static sizes of span corruption, for windows of `window` tokens."""
+    """The static sizes of span corruption, for windows of `window` tokens; each span needs kept text before it."""
 
     window: int
     noise: int
@@ -115,6 +115,11 @@ class SpanSizes:
     def inputs(self) -> int:
         """Tokens the encoder reads: what is not noise, a sentinel per span, end of sequence."""
         return self.window - self.noise + self.spans + 1
+
+    @property
+    def possible(self) -> bool:
+        """Whether there is kept text for every span."""
+        return self.spans <= self.window - self.noise
 
     @property
     def targets(self) -> int:
@@ -130,10 +135,10 @@ def _span_sizes_of(window: int, rate: float, span: float) -> SpanSizes:
 def span_sizes(sequence: int, rate: float, span: float) -> SpanSizes:
     """Return the sizes for the longest window whose corrupted text fills `sequence` encoder positions.
 
-    `random_spans_helper` of the T5 code. One more token makes the input 0 or 1 longer, so every length of 4
-    or more is met exactly.
+    `random_spans_helper` of the T5 code. One more token makes the input 0 or 1 longer, so every length is met
+    exactly.
     """
-    window = sequence
+    window = 2
     while _span_sizes_of(window + 1, rate, span).inputs <= sequence:
         window += 1
     return _span_sizes_of(window, rate, span)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlrun.data import tokenizer
-from mlrun.data.objectives import masked_count, span_sizes
+from mlrun.data.objectives import SpanSizes, masked_count, span_sizes
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Text(ABC):
         if model.objective == "mlm":
             return masked_count(self.sequence, self.mask_rate)
         if model.objective == "span":
-            return span_sizes(self.sequence, self.mask_rate, self.mask_span).targets
+            return self._span_sizes().targets
         return self.sequence
 
     def problems(self, model: Model) -> list[str]:
@@ -90,6 +90,9 @@ class Text(ABC):
             found.append(mistake("data.sequence", self.sequence, allowed, "shorten it or set model.position"))
         if self.targets(model) < 1:
             found.append(mistake("data.mask_rate", self.mask_rate, "enough to mask one token", "raise it"))
+        if model.objective == "span" and not self._span_sizes().possible:
+            remedy = "lower it, or raise data.mask_span"
+            found.append(mistake("data.mask_rate", self.mask_rate, "little enough to keep text between spans", remedy))
         return found + self._tokenizer_problems(model)
 
     def _tokenizer_problems(self, model: Model) -> list[str]:
@@ -105,8 +108,10 @@ class Text(ABC):
         return [tokenizer.too_small(size, vocab)] if size is not None and size > vocab else []
 
     def _sentinels(self, model: Model) -> int:
-        sizes = span_sizes(self.sequence, self.mask_rate, self.mask_span)
-        return sizes.spans if model.objective == "span" else 0
+        return self._span_sizes().spans if model.objective == "span" else 0
+
+    def _span_sizes(self) -> SpanSizes:
+        return span_sizes(self.sequence, self.mask_rate, self.mask_span)
 
     def open(self, model: Model, seed: int, cache: str, batch: int = 1) -> Source:
         """Prepare the data in the folder `cache` and return it; `batch` is the least a training epoch must hold.
