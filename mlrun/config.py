@@ -1,6 +1,6 @@
 """The settings of a run: dataclasses that Hydra checks, and the typed `Config` that the plan reads. No torch here.
 
-Groups with a `_target_` (model, coarsening, data, logger) are checked against the class that they name.
+Groups with a `_target_` (model, coarsening, growth, data, logger) are checked against the class that they name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from mlrun.errors import UserError, mistake, nearest
 
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 # The groups that name a class in `_target_`.
-GROUPS = ("model", "coarsening", "data", "logger")
+GROUPS = ("model", "coarsening", "growth", "data", "logger")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("train", "plan", "report", "evaluate", "export"),
@@ -122,6 +122,7 @@ class Settings:
     cache: str = MISSING
     model: Any = MISSING
     coarsening: Any = MISSING
+    growth: Any = MISSING
     cycle: Cycle = field(default_factory=Cycle)
     hardware: Hardware = field(default_factory=Hardware)
     data: Any = MISSING
@@ -138,6 +139,7 @@ class Config:
     settings: Settings
     model: Any
     coarsening: Any
+    growth: Any
     data: Any
     logger: Any
     resolved: dict[str, Any]
