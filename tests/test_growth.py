@@ -143,7 +143,7 @@ def test_substructures_learn_their_top_layers_and_the_head_in_turn(tmp_path: Pat
 
 
 def test_ligo_starts_at_stacking_and_its_loss_falls() -> None:
-    settings = config(LiGO(), BOTH)
+    settings = config(LiGO(steps=1), BOTH)
     fine, coarse = levels(settings)
     small = at_rest(*trained(coarse.model))
     start = mapping.Mapping(fine, small.weights, 0.0, 0)()
@@ -185,7 +185,7 @@ def test_what_growing_costs_is_in_the_ledger_and_in_every_record(tmp_path: Path)
 
 
 def test_expansion_inserts_the_average_above_each_layer(tmp_path: Path) -> None:
-    settings = config(Expand(), Uniform(depth=2), optimizer=Optimizer(ema=0.9))
+    settings = config(Expand(), Uniform(depth=2), optimizer=Optimizer(lr=1e-2, ema=0.9))
     fine, coarse = levels(settings)
     small = at_rest(*trained(coarse.model, 1))
     small.tensors["ema"] = {n: t + 1 for n, t in small.weights.items()}
@@ -342,7 +342,7 @@ def test_progressive_training_keeps_what_it_has_and_starts_the_rest_fresh(tmp_pa
 @pytest.mark.parametrize(
     ("growth", "coarsening", "changes", "line"),
     [
-        (None, Shallow(), {}, "growth: decoalesce; allowed: fresh"),
+        (None, Shallow(), {}, "growth=decoalesce: allowed: fresh"),
         (Expand(), Uniform(depth=2), {}, "optimizer.ema"),
         (Expand(), STACK, {"optimizer": Optimizer(lr=1, ema=0.9)}, "adjacent"),
         (MSLT(), Uniform(depth=2), {}, "stack"),

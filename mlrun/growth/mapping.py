@@ -102,7 +102,7 @@ def _backward(net: nn.Module, leaves: dict[str, Tensor], batch: dict[str, Tensor
         with autocast(hardware, device):
             loss = functional_call(net, leaves, (part,)) * (len(next(iter(part.values()))) / rows)
         loss.backward()
-        total += float(loss)
+        total += float(loss.detach())
     return total
 
 
