@@ -19,19 +19,7 @@ POSITIVE = "a finite number above 0"
 def problems(config: Config) -> list[str]:
     """Return one line for each problem of the configuration; empty if it can be planned."""
     settings = config.settings
-    return _parts(config) + _numbers(settings) + _lengths(settings) + _cycle(settings.cycle) + _growth(config)
-
-
-def _growth(config: Config) -> list[str]:
-    """Growing methods and the cycle's policies that do not go together, whatever the model."""
-    growth, cycle = config.growth, config.settings.cycle
-    name, found = type(growth).__name__, []
-    if cycle.noise > 0 and not growth.copies:
-        found.append(mistake("cycle.noise", cycle.noise, "0", f"noise cancels between equal copies; {name} makes none"))
-    if growth.parts and cycle.optimizer_policy == "carry":
-        remedy = f"{name} may leave layers without moments"
-        found.append(mistake("cycle.optimizer_policy", "carry", "reset", remedy))
-    return found
+    return _parts(config) + _numbers(settings) + _lengths(settings) + _cycle(settings.cycle)
 
 
 def _parts(config: Config) -> list[str]:

@@ -229,7 +229,7 @@ def _bill(config: Config, level: Level, way: str | None) -> Bill:
 def _refuse_growth(config: Config, levels: tuple[Level, ...], ways: list[str | None]) -> None:
     """Raise UserError for what the growing method cannot do in this cycle, all lines at once."""
     rows = list(zip(config.settings.cycle.stages, ways, strict=True))
-    problems = []
+    problems = config.growth.unfit(config.settings) if "decoalesce" in ways else []
     for level in sorted({row.level for row, way in rows if way == "decoalesce"}):
         model, resize = levels[level - 1].model, levels[level - 1].resize
         assert resize is not None

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class AKI(Growth):
     """Width first, the new columns from the next layer's expanded matrix; then depth, as the coarsening says.
 
+    Moments are never carried: those of units that come from two layers are nobody's.
+
     `substructures`: layers that one sub-structure adds; the stage after the growing then trains, in turn, the lowest
     k, 2k, ... layers under the one head, of each only the top k layers and the head (two-stage pre-training; the
     authors draw the sub-structure at random, here it is the next one, so that the cost is known). None: ordinary.
@@ -48,16 +50,13 @@ class AKI(Growth):
         return Snapshot({"weights": operators.decoalesce(_from_above(expanded, level.model, wide), params, deep)})
 
     def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
-        found = []
-        if settings.cycle.optimizer_policy == "carry":
-            found.append(mistake("cycle.optimizer_policy", "carry", "reset", "units of two layers have no moments"))
         if self.substructures is None:
-            return found
+            return []
         layers = model.sizes().get("layer", 0)
         if self.substructures < 1 or layers % self.substructures:
             allowed = f"a divisor of the level's {layers} layers, or null"
-            found.append(mistake("growth.substructures", self.substructures, allowed, "correct the value"))
-        return found + one_stack(model, "aki with substructures")
+            return [mistake("growth.substructures", self.substructures, allowed, "correct the value")]
+        return one_stack(model, "aki with substructures")
 
     def turns(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
         if self.substructures is None:

@@ -65,6 +65,17 @@ class Growth(ABC):
         """Return what does not fit growing into `model`, one line each."""
         return []
 
+    def unfit(self, settings: Settings) -> list[str]:
+        """Return a line for each policy of the cycle that cannot go with this method, whatever the model."""
+        cycle, name, found = settings.cycle, type(self).__name__, []
+        if cycle.noise > 0 and not self.copies:
+            remedy = f"noise cancels between equal copies; {name} makes none"
+            found.append(mistake("cycle.noise", cycle.noise, "0", remedy))
+        if self.parts and cycle.optimizer_policy == "carry":
+            remedy = f"{name} may leave layers without moments"
+            found.append(mistake("cycle.optimizer_policy", "carry", "reset", remedy))
+        return found
+
     def inexact(self, resize: Resize, post_norm: bool) -> list[str]:
         """Return why growing changes the function, one line each; empty: it is kept exactly."""
         return [f"{type(self).__name__} does not keep the function"]
