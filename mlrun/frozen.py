@@ -60,8 +60,12 @@ def tied(model: Model) -> bool:
 
 def norms(model: Model) -> set[str]:
     """Return the name templates of all tensors of norms."""
-    return {f"{path}.{name}" for path, layer in _walk(model) for name in layer.own()
-            if isinstance(layer, LayerNorm | RMSNorm)}
+    return {
+        f"{path}.{name}"
+        for path, layer in _walk(model)
+        for name in layer.own()
+        if isinstance(layer, LayerNorm | RMSNorm)
+    }
 
 
 def _patches(model: Model) -> int:

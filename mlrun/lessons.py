@@ -33,7 +33,7 @@ class Substructures(nn.Module):
 
     def at(self, step: int) -> None:
         """Choose the sub-structure of a step of the run."""
-        count = len(self.net.get_submodule(self.trunk)) // self.size  # type: ignore[arg-type]
+        count = len(getattr(self.net, self.trunk)) // self.size
         self.depth = ((step - self.first) % count + 1) * self.size
         freeze(self.net, self.depth - self.size)
 
@@ -42,7 +42,7 @@ class Substructures(nn.Module):
         whole: Any = self.net.get_submodule(self.trunk)
         setattr(self.net, self.trunk, whole[: self.depth])
         try:
-            return self.net(batch)  # type: ignore[no-any-return]
+            return self.net(batch)
         finally:
             setattr(self.net, self.trunk, whole)
 
@@ -76,7 +76,7 @@ class Distilled(nn.Module):
 
 
 def divergence(logits: Tensor, taught: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Return the mean KL(teacher, student) over the targets, times temperature squared; ignored targets do not count."""
+    """Return the mean KL(teacher, student) over the targets, times temperature squared; ignored ones do not count."""
     student, teacher = (F.log_softmax(x.float().flatten(0, -2) / temperature, dim=-1) for x in (logits, taught))
     each = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
     counted = torch.ones_like(each) if labels.is_floating_point() else (labels.flatten() != -100).float()

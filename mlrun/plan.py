@@ -208,7 +208,8 @@ def _stages(config: Config, levels: tuple[Level, ...], budget: int) -> tuple[Sta
         level = cycle.stages[i].level
         scale = cycle.lr_scale[level - 1] if cycle.lr_scale else 1.0
         first = stages[-1].end if stages else 0
-        stages.append(Stage(i, level, first, steps, *bills[i], scale, *ways[i]))
+        (turns, entry), (way, alpha, blend) = bills[i], ways[i]
+        stages.append(Stage(i, level, first, steps, turns, entry, scale, way, alpha, blend))
     if stages[-1].end == 0:
         raise UserError(mistake("cycle.stages", "no step at all", "a sum of at least one step", "lengthen a stage"))
     return tuple(stages)
@@ -237,7 +238,8 @@ def _refuse_growth(config: Config, levels: tuple[Level, ...], ways: list[str | N
     down = {row.level for row, way in rows if way == "coalesce"}
     empty = [n for n in down if 0 in levels[n - 1].sizes.values()]
     problems += [
-        mistake(f"level {n}", "no layers", "at least one layer", "nothing coalesces into it: begin there") for n in empty
+        mistake(f"level {n}", "no layers", "at least one layer", "nothing coalesces into it: begin there")
+        for n in empty
     ]
     if problems:
         raise UserError(dict.fromkeys(problems))

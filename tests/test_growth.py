@@ -171,14 +171,15 @@ def test_what_growing_costs_is_in_the_ledger_and_in_every_record(tmp_path: Path)
     settings = config(LiGO(steps=3), BOTH)
     summary, planned = toy.run(tmp_path, settings), plan.make(settings)
     entry = planned.stages[1].entry.total
-    first = [r for r in toy.records(tmp_path) if r["stage"] == 1 and r["kind"] == "val"][0]
+    first = next(r for r in toy.records(tmp_path) if r["stage"] == 1 and r["kind"] == "val")
     assert entry > 0 and first["flops"] == planned.stage_cost(planned.stages[0]).flops + entry
     assert sum(s["flops"] for s in summary["ledger"]["stages"]) == planned.total.flops
     assert toy.records(tmp_path)[-1]["flops"] == planned.total.flops
     seconds = summary["ledger"]["seconds"]["training"]
     assert sum(s["seconds"] for s in summary["ledger"]["stages"]) == pytest.approx(seconds)
     cycle = Cycle(name="grow", stages=[Row(2, "30%"), Row(1, "rest")])
-    assert plan.make(config(LiGO(), BOTH, budget="400 steps", cycle=cycle)).total.flops <= 400 * 8 * planned.level(1).flops.total
+    rest = plan.make(config(LiGO(), BOTH, budget="400 steps", cycle=cycle))
+    assert rest.total.flops <= rest.budget_flops
 
 
 # Network Expansion
@@ -207,7 +208,8 @@ def test_staged_growth_keeps_the_function(model: str) -> None:
     small = big.resize(resize.coarse)
     level = plan.Level(1, big, 0, big.flops(4, 4), resize)
     batch = a_batch(small, torch.float32)
-    grown = Staged().grow(Snapshot({"weights": dict(build(small, 1).state_dict())}), level, context(config(None, STACK)))
+    coarse = Snapshot({"weights": dict(build(small, 1).state_dict())})
+    grown = Staged().grow(coarse, level, context(config(None, STACK)))
     before = transfer.look(plan.Level(1, small, 0, small.flops(4, 4)), build(small, 1).state_dict(), batch, ONE.device)
     after = transfer.look(level, grown.weights, batch, ONE.device)
     assert transfer.relative_change(before[1], after[1]) < 1e-5
@@ -365,7 +367,7 @@ def test_what_cannot_be_is_one_line_of_the_plan(growth: Any, coarsening: Any, ch
 
 def test_noise_needs_equal_copies() -> None:
     cycle = Cycle(name="grow", stages=list(GROW), noise=0.1)
-    with pytest.raises(UserError, match="cycle.noise"):
+    with pytest.raises(UserError, match="equal copies"):
         plan.make(config(LiGO(), BOTH, cycle=cycle))
 
 
@@ -373,4 +375,3 @@ def test_nothing_coalesces_into_a_level_without_layers() -> None:
     cycle = Cycle(name="v", stages=list(toy.V_CYCLE))
     with pytest.raises(UserError, match="no layers"):
         plan.make(config(Fresh(), Shallow(), cycle=cycle))
-

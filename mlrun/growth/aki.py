@@ -100,7 +100,9 @@ def _from_above(expanded: dict[str, Tensor], model: Model, wide: Resize) -> dict
         new = [unit for group in wide.merges[name].groups for unit in group[1:]]
         for layer in range(wide.fine[axis] - 1):
             above = expanded[at_depth(template, layer + 1)]
-            out[at_depth(template, layer)] = _replaced(expanded[at_depth(template, layer)], above, dim, new, wide.fine[name])
+            out[at_depth(template, layer)] = _replaced(
+                expanded[at_depth(template, layer)], above, dim, new, wide.fine[name]
+            )
     return out
 
 

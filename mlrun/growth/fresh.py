@@ -44,5 +44,3 @@ def fresh(coarse: dict[str, Tensor], level: Level, seed: int) -> dict[str, Tenso
         name: coarse[name].clone() if name in coarse else initial(name, param, sizes, seed)
         for name, param in expand(level.model.params(), sizes)
     }
-
-

@@ -40,7 +40,9 @@ class Inherit(Growth):
         if not 0 < self.weight <= 1:
             found.append(mistake("growth.weight", self.weight, "a number in (0, 1]", "correct the value"))
         if not 0 < self.temperature < float("inf"):
-            found.append(mistake("growth.temperature", self.temperature, "a finite number above 0", "correct the value"))
+            found.append(
+                mistake("growth.temperature", self.temperature, "a finite number above 0", "correct the value")
+            )
         if getattr(model, "distillation", False):
             remedy = "the model's own distillation head already has a teacher"
             found.append(mistake("growth", "inherit", "model.distillation=false", remedy))

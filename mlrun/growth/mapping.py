@@ -16,7 +16,7 @@ from mlrun.axes import Merge, Param, at_depth, depth_axis, factors
 from mlrun.growth.base import Context
 from mlrun.network import build
 from mlrun.plan import Level
-from mlrun.trainer import autocast
+from mlrun.trainer import Batch, autocast
 
 
 class Mapping(nn.Module):
@@ -84,14 +84,14 @@ def learn(mapping: Mapping, level: Level, context: Context, steps: int, lr: floa
         leaves = {name: t.detach().requires_grad_() for name, t in weights.items()}
         losses.append(_backward(net, leaves, next(batches), context))
         grown = [name for name, t in weights.items() if t.requires_grad]
-        grads = [context.ranks.sum(leaves[name].grad) / context.ranks.world for name in grown]  # type: ignore[arg-type]
+        grads = [context.ranks.sum(leaves[name].grad) / context.ranks.world for name in grown]
         torch.autograd.backward([weights[name] for name in grown], grads)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return losses
 
 
-def _backward(net: nn.Module, leaves: dict[str, Tensor], batch: dict[str, Tensor], context: Context) -> float:  # type: ignore[type-arg]
+def _backward(net: nn.Module, leaves: dict[str, Tensor], batch: Batch, context: Context) -> float:
     """Accumulate the gradient of the mean loss over this process's rows; return that loss."""
     device, hardware = context.ranks.device, context.settings.hardware
     rows = len(next(iter(batch.values())))
@@ -131,5 +131,3 @@ def _matrix(template: str, axis: str) -> str:
 def _key(template: str) -> str:
     """Return a template as a name that nn.ParameterDict takes."""
     return template.replace(".", "/")
-
-

@@ -53,7 +53,9 @@ class Staged(Growth):
         found = one_stack(model, "staged")
         if merges and (len(merges) < len(present) or len(ratios) > 1):
             allowed = f"one ratio for {', '.join(present)}"
-            found.append(mistake("growth", "staged", allowed, "diag(W, W) needs as many copies of inputs as of outputs"))
+            found.append(
+                mistake("growth", "staged", allowed, "diag(W, W) needs as many copies of inputs as of outputs")
+            )
         return found
 
     def inexact(self, resize: Resize, post_norm: bool) -> list[str]:
@@ -94,7 +96,9 @@ def _after_blocks(model: Model) -> set[str]:
 
     A tied table or an untied head reads the halved norm, so its gradient is 1/g as those inside are.
     """
-    return _final_norm(model) | {n for n, p in model.params().items() if not any(f.role for d in p.dims for f in factors(d))}
+    return _final_norm(model) | {
+        n for n, p in model.params().items() if not any(f.role for d in p.dims for f in factors(d))
+    }
 
 
 def _diagonal(tensor: Tensor, param: Param, resize: Resize, merges: dict[str, Merge]) -> Tensor:

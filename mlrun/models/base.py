@@ -85,8 +85,11 @@ class Model(ABC):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the sizes, one line each."""
+        # A level without layers is where progressive training may start.
         return [
-            mistake(f"model.{axis}", size, f"an integer of at least {least}", f"correct {axis} or the ratio that made it")
+            mistake(
+                f"model.{axis}", size, f"an integer of at least {least}", f"correct {axis} or the ratio that made it"
+            )
             for axis, size, least in ((axis, getattr(self, axis), int(axis not in DEPTH)) for axis in self.axes)
             if type(size) is not int or size < least
         ]
