@@ -140,9 +140,12 @@ class Plan:
         return Spent(*(getattr(after, f) - getattr(before, f) for f in Spent.__dataclass_fields__))
 
 
-def make(config: Config) -> Plan:
-    """Return the plan of a configuration; UserError with every problem that can be known without data."""
-    problems = check.problems(config)
+def make(config: Config, sources: bool = True) -> Plan:
+    """Return the plan of a configuration; UserError with every problem that can be known without reading data.
+
+    Without `sources` the data's files need not exist.
+    """
+    problems = check.problems(config, sources)
     if problems:
         raise UserError(problems)
     settings, data = config.settings, config.data
