@@ -11,6 +11,7 @@ from typing import Any
 
 from mlrun import check
 from mlrun.axes import Resize, Sizes, parameter_count
+from mlrun.coarsening.base import DEPTH
 from mlrun.config import Config, Cycle, Row
 from mlrun.errors import UserError, mistake
 from mlrun.growth.base import Samples
@@ -178,7 +179,9 @@ def _post_norm(model: Any) -> bool:
 def _coarser(config: Config, model: Any, number: int) -> Resize:
     try:
         resize: Resize = config.coarsening.resize(model.sizes())
-        problems = model.resize(resize.coarse).problems()
+        # A coarser level may have no layers (progressive training); level 1 may not.
+        judged = {axis: max(size, 1) if axis in DEPTH else size for axis, size in resize.coarse.items()}
+        problems = model.resize(judged).problems()
     except UserError as error:
         problems = error.problems
     if problems:

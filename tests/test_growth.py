@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 import toy
-from test_flops import TINY
-from test_models import a_batch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -32,7 +30,24 @@ from mlrun.growth.ligo import LiGO
 from mlrun.growth.mslt import MSLT
 from mlrun.growth.staged import Staged
 from mlrun.models.base import Model
+from mlrun.models.bert import BERT
+from mlrun.models.deit import DeiT
+from mlrun.models.gpt import GPT
 from mlrun.network import build
+
+DIMS = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}
+TINY: dict[str, Model] = {
+    "gpt": GPT(vocab=toy.WORDS, position=toy.SEQUENCE, **DIMS),
+    "bert": BERT(vocab=toy.WORDS, position=toy.SEQUENCE, token_type=2, **DIMS),
+    "deit": DeiT(image=8, channel=3, patch=4, classes=5, **DIMS),
+}
+
+
+def a_batch(model: Model) -> dict[str, torch.Tensor]:
+    if isinstance(model, DeiT):
+        return {"images": torch.randn(3, 3, 8, 8), "labels": torch.arange(3)}
+    return next(toy.Source(0, toy.SEQUENCE).batches(0, 3))
+
 
 GROW = (Row(2, "30%"), Row(1, "40%"), Row(1, "20%"))
 STACK, WIDTH = Uniform(depth=2, layers="strided"), Uniform(width=2, ffn=2, head=2)
@@ -207,7 +222,7 @@ def test_staged_growth_keeps_the_function(model: str) -> None:
     resize = WIDTH.resize(big.sizes())
     small = big.resize(resize.coarse)
     level = plan.Level(1, big, 0, big.flops(4, 4), resize)
-    batch = a_batch(small, torch.float32)
+    batch = a_batch(small)
     coarse = Snapshot({"weights": dict(build(small, 1).state_dict())})
     grown = Staged().grow(coarse, level, context(config(None, STACK)))
     before = transfer.look(plan.Level(1, small, 0, small.flops(4, 4)), build(small, 1).state_dict(), batch, ONE.device)
@@ -259,7 +274,7 @@ def test_frozen_layers_do_not_move_and_thaw_in_the_next_row(tmp_path: Path) -> N
 @pytest.mark.parametrize("name", ["gpt", "bert", "deit"])
 def test_frozen_flops_are_what_torch_counts(name: str) -> None:
     model = TINY[name]
-    batch = a_batch(model, torch.float32)
+    batch = a_batch(model)
     sequence = batch["tokens"].shape[1] if "tokens" in batch else 0
     targets = batch["labels"].shape[1] if "tokens" in batch else 1
     net = build(model, 0)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from mlrun.axes import Param, Sizes
-from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
 from mlrun.layers import Flops, Layer
 
@@ -85,11 +84,8 @@ class Model(ABC):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the sizes, one line each."""
-        # A level without layers is where progressive training may start.
         return [
-            mistake(
-                f"model.{axis}", size, f"an integer of at least {least}", f"correct {axis} or the ratio that made it"
-            )
-            for axis, size, least in ((axis, getattr(self, axis), int(axis not in DEPTH)) for axis in self.axes)
-            if type(size) is not int or size < least
+            mistake(f"model.{axis}", size, "an integer of at least 1", f"correct {axis} or the ratio that made it")
+            for axis, size in ((axis, getattr(self, axis)) for axis in self.axes)
+            if type(size) is not int or size < 1
         ]
