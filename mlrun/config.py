@@ -23,7 +23,7 @@ PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 GROUPS = ("model", "coarsening", "growth", "data", "logger")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("train", "plan", "report", "evaluate"),
+    "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
     "cycle.optimizer_policy": ("reset", "carry"),
     "cycle.lr_policy": ("restart", "continue", "rewarm"),
     "optimizer.schedule.shape": ("constant", "cosine", "linear", "wsd"),
@@ -113,6 +113,11 @@ class Settings:
     task: str = "train"
     run: str | None = None
     runs: str | None = None
+    init: str | None = None
+    source: str | None = None
+    target: str | None = None
+    grown: str | None = None
+    fine: str | None = None
     name: str = MISSING
     seed: int = 0
     budget: str = MISSING
@@ -181,8 +186,9 @@ def build(node: DictConfig, key: str) -> Any:
     given = {str(name): value for name, value in node.items() if name != "_target_"}
     unknown = [n for n in given if n not in known]
     if unknown:
-        raise UserError([mistake(f"{key}.{n}", given[n], ", ".join(known), f"remove it{nearest(n, known)}")
-                         for n in unknown])
+        raise UserError(
+            [mistake(f"{key}.{n}", given[n], ", ".join(known), f"remove it{nearest(n, known)}") for n in unknown]
+        )
     return _typed(found, given, key)
 
 

@@ -10,6 +10,7 @@ import platform
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mlrun.config import Config
 from mlrun.distributed import Ranks
 from mlrun.errors import UserError, mistake
 from mlrun.growth.base import Context
+from mlrun.interop.read import open_folder
 from mlrun.network import Network, build
 from mlrun.plan import Plan, Stage, as_dict
 from mlrun.trainer import Diverged, Job, Stopped, Trainee, held_out_loss, record, share
@@ -195,8 +197,17 @@ class Run:
         return transfer.interpolate(kept, grown, stage.alpha)
 
     def _fresh(self) -> Snapshot:
-        model = self.plan.level(self.plan.stages[0].level).model
-        return Snapshot({"weights": dict(build(model, self.config.settings.seed).state_dict())})
+        """Return the first stage's model, from its seed or from the folder `init`."""
+        model, init = self.plan.level(self.plan.stages[0].level).model, self.config.settings.init
+        if init is None:
+            return Snapshot({"weights": dict(build(model, self.config.settings.seed).state_dict())})
+        found = open_folder(Path(init).expanduser(), "init")
+        if found.model != model:
+            differing = [f for f in asdict(model) if getattr(found.model, f, None) != getattr(model, f)]
+            allowed = f"a {type(model).__name__} of this run's sizes"
+            remedy = f"its {', '.join(differing) or 'architecture'} differ: set model.* to them"
+            raise UserError(mistake("init", init, allowed, remedy))
+        return Snapshot({"weights": {name: found[name].float() for name in found}})
 
     def _trainee(self, stage: Stage) -> Trainee:
         spec = self.config.settings.optimizer
