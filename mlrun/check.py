@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 from mlrun.config import Config, Cycle, Settings
 from mlrun.errors import mistake
-from mlrun.units import ALLOWED, parse
+from mlrun.units import EXAMPLES, parse
 
 # What a number must be.
 COUNT = "an integer of at least 1"
 POSITIVE = "a finite number above 0"
 
 
-def problems(config: Config) -> list[str]:
-    """Return one line for each problem of the configuration; empty if it can be planned."""
+def problems(config: Config, sources: bool = True) -> list[str]:
+    """Return one line for each problem of the configuration; empty if it can be planned.
+
+    Without `sources` the files that the data comes from need not be there.
+    """
     settings = config.settings
-    return _parts(config) + _numbers(settings) + _lengths(settings) + _cycle(settings.cycle)
+    return _parts(config, sources) + _numbers(settings) + _lengths(settings) + _cycle(settings.cycle)
 
 
-def _parts(config: Config) -> list[str]:
+def _parts(config: Config, sources: bool) -> list[str]:
     """Each part judges itself; the data is judged against a model that makes sense."""
     model = config.model.problems()
-    return model + (config.data.problems(config.model) if not model else []) + config.logger.problems()
+    data = [] if model else config.data.problems(config.model)
+    if data and not sources:
+        absent = config.data.source_problems()
+        data = [line for line in data if line not in absent]
+    return model + data + config.logger.problems()
 
 
 def _positive(number: float | None) -> bool:
@@ -49,7 +56,6 @@ def _numbers(s: Settings) -> list[str]:
         ("optimizer.ema", o.ema, o.ema is None or 0 < o.ema < 1, "a number in (0, 1), or null"),
         ("optimizer.schedule.floor", o.schedule.floor, 0 <= o.schedule.floor <= 1, "a share in [0, 1]"),
         ("hardware.threads", h.threads, _positive(h.threads), f"{COUNT}, or null"),
-        ("hardware.workers", h.workers, h.workers >= 0, "an integer of at least 0"),
         ("hardware.micro_batch", h.micro_batch, _divides(h.micro_batch, s.batch), f"a divisor of {s.batch}, or null"),
         ("hardware.flops_per_second", h.flops_per_second, _positive(h.flops_per_second), f"{POSITIVE}, or null"),
     ]
@@ -62,31 +68,29 @@ def _divides(micro: int | None, batch: int) -> bool:
 
 def _lengths(s: Settings) -> list[str]:
     lengths = {
-        "budget": s.budget,
         "eval.every": s.eval.every,
         "checkpoint.every": s.checkpoint.every,
         "optimizer.schedule.warmup": s.optimizer.schedule.warmup,
         "optimizer.schedule.decay": s.optimizer.schedule.decay,
     }
-    found = [_length(key, text) for key, text in lengths.items()]
-    budget = parse(s.budget)
-    if budget is not None and budget.unit == "%":
-        found.append(mistake("budget", s.budget, ALLOWED.partition(", ")[2], "give the budget itself, not a share"))
+    found = [_length(key, text, except_for=("rest",)) for key, text in lengths.items()]
+    found.append(_length("budget", s.budget, except_for=("rest", "%")))
     return [line for line in found if line is not None]
 
 
-def _length(key: str, text: object, rest: bool = False) -> str | None:
+def _length(key: str, text: object, except_for: Sequence[str] = ()) -> str | None:
     length = parse(text)
-    if length is not None and (rest or length.unit != "rest"):
+    if length is not None and length.unit not in except_for:
         return None
-    return mistake(key, text, ALLOWED + (", rest" if rest else ""), "write a number with its unit")
+    allowed = ", ".join(example for unit, example in EXAMPLES.items() if unit not in except_for)
+    return mistake(key, text, allowed, "write a number with its unit")
 
 
 def _cycle(cycle: Cycle) -> list[str]:
     rows = cycle.stages
     if not rows:
         return [mistake("cycle.stages", "[]", "at least one row {level, length}", "add a row")]
-    found = [_length(f"cycle.stages.{i}.length", row.length, rest=True) for i, row in enumerate(rows)]
+    found = [_length(f"cycle.stages.{i}.length", row.length) for i, row in enumerate(rows)]
     if [row.length for row in rows].count("rest") > 1:
         found.append(mistake("cycle.stages", "rest twice", "one stage of length rest", "give the other a length"))
     if not 0 <= cycle.noise < math.inf:

@@ -23,7 +23,7 @@ PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 GROUPS = ("model", "coarsening", "data", "logger")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("train", "plan", "report", "evaluate", "export"),
+    "task": ("train", "plan", "report", "evaluate"),
     "cycle.optimizer_policy": ("reset", "carry"),
     "cycle.lr_policy": ("restart", "continue", "rewarm"),
     "optimizer.schedule.shape": ("constant", "cosine", "linear", "wsd"),
@@ -88,7 +88,6 @@ class Hardware:
     compile: bool = False
     micro_batch: int | None = None
     threads: int | None = None
-    workers: int = 0
     flops_per_second: float | None = None
 
 
@@ -201,10 +200,10 @@ def reason(error: Exception) -> str:
 
 def load(settings: DictConfig) -> Config:
     """Return the checked configuration, or raise UserError with all problems at once."""
-    missing = sorted(OmegaConf.missing_keys(settings))
-    if missing:
-        raise UserError([mistake(key, "???", "a value of your own", f"give {key}=...") for key in missing])
     try:
+        missing = sorted(OmegaConf.missing_keys(settings))
+        if missing:
+            raise UserError([mistake(key, "???", "a value of your own", f"give {key}=...") for key in missing])
         plain = OmegaConf.to_container(settings, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(mistake(str(error.full_key), "???", reason(error), "correct the reference")) from None

@@ -122,9 +122,12 @@ class Plan:
         return Spent(*(getattr(after, f) - getattr(before, f) for f in Spent.__dataclass_fields__))
 
 
-def make(config: Config) -> Plan:
-    """Return the plan of a configuration; UserError with every problem that can be known without data."""
-    problems = check.problems(config)
+def make(config: Config, sources: bool = True) -> Plan:
+    """Return the plan of a configuration; UserError with every problem that can be known without reading data.
+
+    Without `sources` the data's files need not exist.
+    """
+    problems = check.problems(config, sources)
     if problems:
         raise UserError(problems)
     settings, data = config.settings, config.data
@@ -237,12 +240,6 @@ def _refuse_overspending(plan: Plan) -> None:
         lengths = ", ".join(f"{s.steps} steps at level {s.level}" for s in plan.stages)
         remedy = "shorten a stage, end with `rest`, or raise budget"
         raise UserError(mistake("cycle.stages", f"{lengths} ({share:.0%} of the budget)", "at most 100%", remedy))
-
-
-def exact_axes(resize: Resize) -> tuple[bool, list[str]]:
-    """Return whether decoalescing keeps the function of a pre-norm model exactly, and the reasons why not."""
-    reasons = inexact(resize)
-    return not reasons, reasons
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from mlrun.errors import UserError, mistake
 from mlrun.network import Network, build
 from mlrun.plan import Plan, Stage, as_dict
 from mlrun.signals import Signals
-from mlrun.trainer import Job, Stopped, Trainee, held_out_loss, record, share
+from mlrun.trainer import Diverged, Job, Stopped, Trainee, held_out_loss, record, share
 from mlrun.trainer import train as train_stage
 
 
@@ -103,8 +103,12 @@ class Run:
                 print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
         with self._log() as self.log, self.signals.heard():
             job = Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, self.signals)
-            for stage in self.plan.stages[self.progress.stage :]:
-                self._stage(job, stage)
+            try:
+                for stage in self.plan.stages[self.progress.stage :]:
+                    self._stage(job, stage)
+            except (Diverged, Stopped) as error:
+                self._leave("failed" if isinstance(error, Diverged) else "interrupted", str(error))
+                raise
             return self._finish()
 
     def _stage(self, job: Job, stage: Stage) -> None:
@@ -235,6 +239,12 @@ class Run:
             self.progress.log_bytes = self.log.offset()
             checkpoint.save(self.folder / "checkpoints", self.progress, current, self.kept)
         self.ranks.wait()
+
+    def _leave(self, status: str, reason: str) -> None:
+        """Say in summary.json why the run ended before its time."""
+        if self.ranks.first:
+            summary = {"status": status, "reason": reason, "val_loss": self.last_val}
+            _write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def _finish(self) -> dict[str, Any]:
         """Write model/ and summary.json; the loss is that of the last evaluation."""

@@ -13,7 +13,7 @@ from mlrun.checkpoint import Snapshot
 from mlrun.errors import UserError
 from mlrun.network import build
 from mlrun.operators import Rule
-from mlrun.plan import Level, exact_axes
+from mlrun.plan import Level
 
 # How each kind of tensor goes through an operator. EMA weights start anew from the transferred weights.
 RULES: Mapping[str, Rule] = {"weights": "weight", "exp_avg": "gradient", "exp_avg_sq": "square"}
@@ -83,7 +83,7 @@ def receipt(
     """
     assert level.resize is not None
     (before, logits_before), (grown, logits_grown), after = looks
-    exact = operator == "decoalesce" and exact_axes(level.resize)[0]
+    exact = operator == "decoalesce" and not level.inexact
     change = relative_change(logits_before, logits_grown)
     if exact and not change <= TOLERANCE:
         line = f"decoalesce to level {level.number} changed the logits by {change:.2e} of their largest"

@@ -6,8 +6,16 @@ import math
 import re
 from dataclasses import dataclass
 
-UNITS = ("%", "steps", "tokens", "samples", "flops")
-ALLOWED = "5%, 1500 steps, 20M tokens, 64k samples, 3e18 flops"
+# An example of each unit.
+EXAMPLES = {
+    "%": "5%",
+    "steps": "1500 steps",
+    "tokens": "20M tokens",
+    "samples": "64k samples",
+    "flops": "3e18 flops",
+    "rest": "rest",
+}
+UNITS = tuple(unit for unit in EXAMPLES if unit != "rest")
 _PREFIX = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
 _LENGTH = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([kMBGTPE]?)\s*(%|[a-z]+)\s*")
 

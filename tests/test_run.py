@@ -105,7 +105,7 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, mo
         patch.setattr(trainer, "record", record)
         with pytest.raises(trainer.Stopped):
             toy.run(tmp_path / "stopped", toy.make())
-    assert not (tmp_path / "stopped/summary.json").exists()
+    assert json.loads((tmp_path / "stopped/summary.json").read_text())["status"] == "interrupted"
     toy.run(tmp_path / "stopped", toy.make())
     assert toy.records(tmp_path / "stopped") == toy.records(tmp_path / "whole")
 
@@ -114,6 +114,7 @@ def test_a_diverging_run_stops_and_says_where(tmp_path: Path) -> None:
     wild = Optimizer(lr=1e30, clip=None, schedule=Schedule(warmup="0 steps"))
     with pytest.raises(trainer.Diverged, match="at step"):
         toy.run(tmp_path, toy.make(optimizer=wild))
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
 
 
 def test_one_cursor_runs_through_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

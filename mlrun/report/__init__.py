@@ -10,8 +10,9 @@ plan.json      budget; stages: [{stage, level, steps, tokens, flops, flops_body,
                source (optional): {name, flops, flops_body, seconds}: what was spent outside of this run's log
                (a pretrained small model); it is charged, and `source_free` is given beside.
 log.jsonl      `val` records: stage, level, step, tokens, flops, flops_body, seconds, loss (null if not finite).
-               `transfer` records: stage, level, operator, loss_before, loss_after, relative_logit_change, exact,
-               tolerance, alpha. Other kinds only tell how far a running run has come.
+               `transfer` records: stage, level, operator, loss_before, loss_operator (before the interpolation;
+               optional), loss_after, relative_logit_change, exact, tolerance, alpha.
+               Other kinds only tell how far a running run has come.
 summary.json   written once, at the end of a run: status ("finished" | "interrupted" | "failed"), val_loss,
                ledger: {stages: [{stage, level, steps, tokens, flops, flops_body, seconds}],
                         seconds: {training, transfer, evaluation, startup}},
@@ -21,6 +22,7 @@ summary.json   written once, at the end of a run: status ("finished" | "interrup
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +91,6 @@ def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:
 
 def render(report: Report) -> str:
     """Return the savings and their caveats for a terminal, in at most 110 columns."""
-    import textwrap
-
     shown = [tables.savings(g).text() if g.rows else _wrapped(tables.baseline_line(g)) for g in report.groups]
     lines = [textwrap.fill(note, tables.WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes]
     paths = [f"{path}" for path in report.files]
@@ -98,8 +98,6 @@ def render(report: Report) -> str:
 
 
 def _wrapped(line: str) -> str:
-    import textwrap
-
     return textwrap.fill(line, tables.WIDTH) + "\n"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
 AXES = ("flops", "flops_body", "seconds")
@@ -54,6 +55,16 @@ def _first_staying(curve: Sequence[Point], target: float) -> int | None:
         if not curve[index].loss <= target:  # NaN too
             return index + 1 if index + 1 < len(curve) else None
     return 0 if curve else None
+
+
+def unrest(points: Sequence[Point], share: float = 1 / 3) -> float:
+    """Return the largest rise between two neighbouring evaluations at level 1 in the last `share` of them; 0 if none.
+
+    A loss that is still going down rises only by noise, so a difference smaller than this may be noise too.
+    """
+    curve = target_level(points)
+    tail = curve[-max(2, math.ceil(share * len(curve))) :]
+    return max((after.loss - before.loss for before, after in pairwise(tail) if after.loss > before.loss), default=0.0)
 
 
 def saving(cost: float | None, baseline: float | None) -> float | None:

@@ -24,6 +24,7 @@ BASELINE = "#222222"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5AA8")
 STROKES: dict[int, Any] = {1: "-", 2: (0, (4.0, 1.6)), 3: (0, (1.4, 1.2))}  # by level; coarser ones as level 3
 PANELS = ("flops", "seconds", "tokens")
+WIDTH, HEIGHT = 10.4, 3.6  # inches: two columns of a paper
 ARROWS = 3  # savings drawn in a panel; the table has them all
 ARROW = 0.075  # height of one, as a share of the range of losses
 TRANSIENT = 0.06  # share of the baseline's cost whose steep fall the y axis leaves out
@@ -66,7 +67,7 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
     if not any(math.isfinite(p.loss) for curve in curves for seed in curve.seeds for p in seed):
         return []
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10.4, 3.5), layout="constrained")
+        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         panels = figure.subplots(1, len(PANELS), sharey=True)
         low, high = limits(curves, len(saving(curves, "flops")))
         for panel, axis in zip(panels, PANELS, strict=True):
@@ -81,7 +82,8 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
 
 def chosen(group: Group) -> list[Curve]:
     """Return what is drawn: the baseline, and each method at its best rate, the lowest final losses first."""
-    curves = [_curve("baseline", BASELINE, group.baselines.values(), None)]
+    baselines = list(group.baselines.values()) or [run for run in group.runs if run.baseline]
+    curves = [_curve("baseline", BASELINE, baselines, None)]
     best = sorted((row for row in group.rows if row.best), key=_order)[: len(COLOURS)]
     for row, colour in zip(best, COLOURS, strict=False):
         runs = [*(pair.run for pair in row.pairs), *row.waiting]
@@ -98,7 +100,7 @@ def _curve(name: str, colour: str, runs: Any, row: Row | None) -> Curve:
     runs = list(runs)
     label = f"{runs[0].config['cycle']['name']} (baseline)" if row is None and runs else name
     if runs and not any(run.finished for run in runs):
-        label += f" ({runs[0].status})"
+        label += f", {runs[0].status}"
     seeds = tuple(thin(run.evaluations) for run in runs if len(run.evaluations) > 0)
     return Curve(label, colour, seeds, row)
 
@@ -208,7 +210,7 @@ def _equal_loss(panel: Axes, axis: str, scale: float, curves: Sequence[Curve], t
         _dot(panel, base / scale, target, BASELINE)
         _dot(panel, cost / scale, target, curve.colour)
     low, high = panel.get_ylim()
-    for number, curve in enumerate(saving(curves, axis)):
+    for number, curve in enumerate(reversed(saving(curves, axis))):  # the longest arrow on top: nothing crosses it
         ends = _ends(curve.row, axis)
         assert ends is not None
         height = low + (high - low) * ARROW * (number + 0.55) / (1 + ARROW * ARROWS)
@@ -220,7 +222,7 @@ def _dot(panel: Axes, x: float, y: float, colour: str) -> None:
 
 
 def saving(curves: Sequence[Curve], axis: str) -> list[Curve]:
-    """Return the curves that saved most on one axis, the least of them first."""
+    """Return the curves that saved most on one axis, the largest saving first."""
     costs = [(ends[0] / ends[1], curve) for curve in curves if (ends := _ends(curve.row, axis)) is not None]
     least_cost = sorted((item for item in costs if item[0] < 1), key=lambda item: item[0])[:ARROWS]
     return [curve for _, curve in least_cost]
@@ -260,8 +262,8 @@ def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
             Line2D([], [], color=grey, lw=0, marker="v", ms=4.2, label="coalesce"),
             Line2D([], [], color=grey, lw=0, marker="^", ms=4.2, label="decoalesce"),
         ]
-    rows = math.ceil(len(handles) / 7)
-    columns = math.ceil(len(handles) / rows)
+    inches = [0.5 + 0.066 * len(str(handle.get_label())) for handle in handles]
+    columns = len(handles) if sum(inches) < WIDTH else max(1, int(WIDTH / max(inches)))
     figure.legend(
         handles=handles, loc="outside upper center", ncols=columns, frameon=False, handlelength=2.0, columnspacing=1.4
     )

@@ -56,7 +56,7 @@ def labels(families: Mapping[str, Run]) -> dict[str, str]:
         flats = [dict(_flat(families[key].config)) for key in keys]
         chosen = _telling(flats)
         for key, flat in zip(keys, flats, strict=True):
-            found[key] = " ".join([name, *(f"{_short(c, chosen)}={_last(flat.get(c))}" for c in chosen)])
+            found[key] = " ".join([name, *(_said(c, flat.get(c), chosen) for c in chosen)])
     return found
 
 
@@ -89,16 +89,13 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield path, value
 
 
-def _short(key: str, others: Sequence[str]) -> str:
+def _said(key: str, value: Any, others: Sequence[str]) -> str:
+    """Return `key=value` in few words: of a class only its name, of a key only its last part where that is enough."""
     head, _, tail = key.rpartition(".")
     if tail == "_target_":
-        return head
-    return key if sum(other.rpartition(".")[2] == tail for other in others) > 1 else tail
-
-
-def _last(value: Any) -> str:
-    """Return a value in few words: of a class path only the class."""
-    return value.rpartition(".")[2] if isinstance(value, str) and value.startswith("mlrun.") else f"{value}"
+        return str(value).rpartition(".")[2]
+    alone = sum(other.rpartition(".")[2] == tail for other in others) == 1
+    return f"{tail if alone or not head else key}={value}"
 
 
 def _without_own(section: str, value: Any) -> Any:

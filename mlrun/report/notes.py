@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from mlrun.report import methods
 from mlrun.report.compare import Group
+from mlrun.report.curves import unrest
 from mlrun.report.figure import COLOURS
 from mlrun.report.read import Run
 
@@ -15,7 +16,8 @@ RULES = (
     "Everything a run spent is charged, with coarse levels and declared sources; `source free` leaves sources out.",
     "Of several learning rates the one with the lowest final loss counts, for the baseline as for a method (*).",
     "± is the standard deviation over seeds; [ ] a 95% bootstrap interval of the mean. Time is of training only.",
-    "Speed-up s is the FLOPs saving as 1 - 1 / (1 + s). A negative loss gap is a final loss below the baseline's.",
+    "Speed-up s is the FLOPs saving as 1 - 1 / (1 + s). `of body` leaves the vocabulary head out of both costs.",
+    "The loss gap is the final loss minus L*, in nats: below 0 is better than the baseline.",
 )
 
 
@@ -33,11 +35,12 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         if not all(row.timed for row in group.rows):
             yield f"{label}: times are n/a where method and baseline ran on different machines or hardware settings."
         yield from _early(group, label)
+        yield from _noisy(group, label)
     yield from _left_out(group, label)
     yield from _unpaired(group, label, [run for g in groups for run in g.runs if run.baseline])
-    hidden = len({row.method for row in group.rows}) - len(COLOURS)
-    if hidden > 0:
-        yield f"{label}: the figure shows the {len(COLOURS)} methods with the lowest final loss; {hidden} are left out."
+    methods_found = len({row.method for row in group.rows})
+    if methods_found > len(COLOURS):
+        yield f"{label}: the figure shows the {len(COLOURS)} methods with the lowest final loss of {methods_found}."
 
 
 def _tuning(group: Group, label: str) -> Iterator[str]:
@@ -57,6 +60,16 @@ def _early(group: Group, label: str) -> Iterator[str]:
         if costs and costs[0] is not None and final is not None and costs[0] < 0.99 * final.flops:
             share = 100 * costs[0] / final.flops
             yield f"{label}: the baseline of seed {seed} stays at its final loss from {share:.0f}% of its FLOPs on."
+
+
+def _noisy(group: Group, label: str) -> Iterator[str]:
+    """Say where a difference is smaller than the noise of the curves that it is read from."""
+    for row in group.rows:
+        rise = max((unrest(run.evaluations) for p in row.pairs for run in (p.run, p.baseline)), default=0.0)
+        gaps = [abs(pair.gap) for pair in row.pairs if pair.gap is not None]
+        if gaps and rise > min(gaps):
+            what = f"{label}: {row.method} at rate {row.lr:g}: losses near the end still rise by up to {rise:.4f} nats"
+            yield f"{what} between evaluations, more than the gap of {min(gaps):.4f}: the saving may be noise."
 
 
 def _left_out(group: Group, label: str) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Table:
         from rich.console import Console
         from rich.table import Table as Rich
 
-        table = Rich(title=self.title, title_justify="left", title_style="", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Rich(box=box.SIMPLE_HEAD, pad_edge=False)
         for index, name in enumerate(self.header):
             table.add_column(name, justify="left" if index < self.numbers else "right", overflow="fold")
         for row in self.rows:
@@ -48,12 +49,13 @@ class Table:
         stream = io.StringIO()
         console = Console(file=stream, width=WIDTH, color_system=None, markup=False, highlight=False)
         console.print(table)
-        return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+        body = [line.rstrip() for line in stream.getvalue().splitlines()]
+        return "\n".join([textwrap.fill(self.title, WIDTH), *body]) + "\n"
 
 
 def savings(group: Group) -> Table:
     """Return what each method of a group saved; every method's best learning rate is starred."""
-    header = ("method", "rate", "seeds", "FLOPs saved", "body FLOPs saved", "time saved", "speed-up", "loss gap (nats)")
+    header = ("method", "rate", "seeds", "FLOPs saved", "of body", "time saved", "speed-up", "loss gap")
     rows = [cells for row in ordered(group) for cells in _saving_rows(row)]
     return Table(baseline_line(group), header, tuple(rows), 1)
 
@@ -189,7 +191,7 @@ def names(found: Sequence[Run]) -> list[str]:
 
 def transfers(group: Group) -> Table:
     """Return the parity receipts of a group's best rows, over their seeds: means of losses, the largest change."""
-    losses = ("loss before", "loss after", "jump")
+    losses = ("loss before", "operator alone", "loss after", "jump")
     header = ("method", "stage", "operator", "alpha", "seeds", *losses, "logit change", "exact")
     rows = []
     for row in group.rows:
@@ -207,7 +209,8 @@ def _transfer(method: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...
     change = "n/a" if any(c is None for c in changes) else f"{max(changes):.1e}"
     alpha = "" if first.get("alpha") is None else f"{first['alpha']:g}"
     place = (str(first["stage"] + 1), first["operator"], alpha, str(len(found)))
-    losses = (_loss(before), _loss(after), "n/a" if jump is None else _signed(jump, "+.4f"))
+    alone = _mean(record.get("loss_operator") for record in found)
+    losses = (_loss(before), _loss(alone), _loss(after), "n/a" if jump is None else _signed(jump, "+.4f"))
     return (method, *place, *losses, change, "promised, kept" if first["exact"] else "not promised")
 
 

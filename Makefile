@@ -1,0 +1,39 @@
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Small matrices gain nothing from threads, and the tests run side by side.
+ONE_THREAD := OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check bench plan clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+install: $(STAMP)  ## the pinned environment in .venv; everything below does it first
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## from scratch, two levels and growth in depth on the embedded speeches, then what was saved
+	$(BIN)/mlrun -m experiment=demo_scratch,demo_2level,demo_grow run=outputs/demo
+
+test: $(STAMP)  ## every claim of the README and the docs
+	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
+
+check: $(STAMP)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## speed and memory of what costs
+	$(BIN)/python -m benchmarks
+
+plan: $(STAMP)  ## the paper's headline worked out: levels, FLOPs, stages
+	$(BIN)/mlrun task=plan experiment=bert_large
+
+clean:  ## remove the environment, caches and builds; outputs/ stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks *.egg-info
+	find . -name __pycache__ -not -path './outputs/*' -prune -exec rm -rf {} +

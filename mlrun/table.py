@@ -1,0 +1,119 @@
+"""The plan for people: one table of levels, one of stages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+
+from mlrun.coarsening.base import FAMILIES
+from mlrun.plan import hours
+from mlrun.units import human
+
+# Columns that a file or a pipe is given, where no terminal says how many there are.
+WIDTH = 160
+SIZES = tuple(axis for axes in FAMILIES.values() for axis in axes)
+
+
+def show(plan: Mapping[str, Any], flops_per_second: float | None, stream: TextIO | None = None) -> None:
+    """Print a plan as it stands in plan.json."""
+    stream = sys.stdout if stream is None else stream
+    width = None if stream.isatty() else WIDTH
+    console = Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=False)
+    console.print(headline(plan))
+    console.print(levels(plan))
+    for line in notes(plan):
+        console.print(line)
+    console.print(stages(plan, flops_per_second))
+
+
+def headline(plan: Mapping[str, Any]) -> str:
+    """Return the budget and what of it is spent, in a sentence."""
+    budget, batch, tokens = plan["budget"], plan["batch"], plan["tokens_per_step"]
+    return (
+        f"{plan['name']}: {plan['totals']['share']:.1%} of a budget of {human(budget['tokens'])} tokens"
+        f" = {human(budget['flops'])}FLOPs = {budget['steps']} steps at level 1"
+        f" ({batch} samples, {tokens} tokens a step)"
+    )
+
+
+def levels(plan: Mapping[str, Any]) -> Table:
+    """Return the table of model sizes; `way up` says whether decoalescing into the level keeps its function."""
+    axes = [axis for axis in SIZES if axis in plan["levels"][0]["sizes"]]
+    names = ["level", *axes, "parameters", "FLOPs/token", "cost to level 1", "state", "way up"]
+    return _table(names, [_level(level, axes) for level in plan["levels"]])
+
+
+def _level(level: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
+    exact = {None: "", True: "exact", False: "not exact"}[level["exact"]]
+    return [
+        str(level["level"]),
+        *(str(level["sizes"][axis]) for axis in axes),
+        human(level["parameters"]),
+        human(level["flops_per_token"]),
+        f"{level['cost_to_level_1']:.4f}",
+        f"{human(level['state_bytes'])}B",
+        exact,
+    ]
+
+
+def notes(plan: Mapping[str, Any]) -> list[str]:
+    """Return why a transfer up does not keep the function, a line each."""
+    return [
+        f"  from level {level['level'] + 1} to {level['level']} not exact: {why}"
+        for level in plan["levels"]
+        for why in level["inexact_because"] or []
+    ]
+
+
+def stages(plan: Mapping[str, Any], flops_per_second: float | None) -> Table:
+    """Return the table of stages, with the sum of all; times need a measured rate."""
+    names = ["stage", "level", "begins with", "alpha", "steps", "tokens", "FLOPs", "of budget", "time", "lr x"]
+    rows = [_stage(stage, flops_per_second) for stage in plan["stages"]]
+    return _table(names, [*rows, ["all", "", "", "", *_cost(plan["totals"], flops_per_second), ""]])
+
+
+def _stage(stage: Mapping[str, Any], flops_per_second: float | None) -> list[str]:
+    return [
+        str(stage["stage"] + 1),
+        str(stage["level"]),
+        stage["transfer"] or "",
+        "" if stage["alpha"] is None else f"{stage['alpha']:g}",
+        *_cost(stage, flops_per_second),
+        f"{stage['lr_scale']:g}",
+    ]
+
+
+def _cost(record: Mapping[str, Any], flops_per_second: float | None) -> list[str]:
+    """Return steps, tokens, FLOPs, share of the budget and predicted time of a stage or of all."""
+    return [
+        str(record["steps"]),
+        human(record["tokens"]),
+        human(record["flops"]),
+        f"{record['share']:.1%}",
+        duration(hours(record, flops_per_second)),
+    ]
+
+
+def duration(predicted: float | None) -> str:
+    """Return hours in the largest unit that leaves at least one: 2.5 h, 12 min, 3.1 s; n/a if they are not known."""
+    if predicted is None:
+        return "n/a"
+    seconds = predicted * 3600
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
+    for name in names:
+        words = name in ("way up", "begins with")
+        table.add_column(name, justify="left" if words else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,406 @@
+"""The command line: mistakes are one line each and leave nothing behind; sweeps go on; the order of imports holds."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from mlrun import __main__, compose, preflight, tasks
+from mlrun.config import conf_dir
+from mlrun.table import WIDTH
+
+PACKAGE = Path(__main__.__file__).parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
+TINY = [
+    "model.layer=2",
+    "model.embed=16",
+    "model.head=2",
+    "model.head_dim=8",
+    "model.ffn=32",
+    "model.vocab=280",
+    "data.sequence=16",
+    "budget=20 steps",
+]
+
+
+@dataclass
+class Outcome:
+    """How a command ended: exit code, and the lines on standard output and error."""
+
+    code: int
+    out: list[str]
+    err: list[str]
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def mlrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Return a function that runs `mlrun` in an empty folder."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+    def run(*arguments: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["mlrun", *arguments])
+        code = 0
+        try:
+            __main__.main()
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        out, err = capfd.readouterr()
+        return Outcome(code, out.splitlines(), err.splitlines())
+
+    return run
+
+
+def left() -> list[str]:
+    """Return what is in the working folder."""
+    return sorted(str(path) for path in Path().rglob("*"))
+
+
+BAD = {
+    "misspelt key": (["optimizer.lrr=3"], "optimizer.lrr=3: allowed: beta1, beta2, clip"),
+    "misspelt key, the right one": (["buget=3"], "did you mean budget?"),
+    "misspelt group": (["modle=gpt_tiny"], "did you mean model?"),
+    "misspelt choice": (["model=gpt_tinny"], "did you mean gpt_tiny?"),
+    "unknown choice": (["cycle=9level"], "allowed: 2level, 3level"),
+    "unknown choice of Hydra": (["hydra/launcher=nowhere"], "hydra/launcher=nowhere: allowed: basic"),
+    "wrong type": (["seed=abc"], "seed=abc: allowed: Value 'abc' of type 'str' could not be converted to Integer"),
+    "wrong type in a model": (["model.embed=wide"], "model.embed=wide"),
+    "key added beside the schema": (["+optimiser=3"], "did you mean optimizer?"),
+    "no key": (["lr"], "lr: allowed: KEY=VALUE"),
+    "broken value": (["model.embed=[1"], "model.embed=[1: allowed: KEY=VALUE"),
+    "unknown flag": (["--frobnicate"], "--frobnicate"),
+    "another primary file": (["--config-name=x"], "--config-dir"),
+    "a choice of nothing": (["model=null"], "model=null"),
+    "a list without -m": (["seed=0,1"], "add -m"),
+    "ratio that does not divide heads": (["coarsening.head=3"], "coarsening.head=3: allowed: 1, 2, 4"),
+    "ratio that does not divide layers": (["coarsening.depth=3"], "coarsening.depth=3: allowed: 1, 2, 4"),
+    "a level smaller than a head": (["cycle=3level", "model.head=2"], "a level needs at least one head"),
+    "length without unit": (["cycle.lengths.coarse=50"], "write a number with its unit"),
+    "budget without unit": (["budget=100"], "budget=100: allowed: 1500 steps"),
+    "budget as a share": (["budget=5%"], "budget=5%: allowed: 1500 steps"),
+    "lengths over the budget": (["cycle.lengths.final=110%"], "at most 100%"),
+    "alpha over 1": (["cycle.alpha=1.5"], "cycle.alpha=1.5: allowed: a number in [0, 1]"),
+    "negative alpha": (["cycle.alpha=-0.1"], "cycle.alpha=-0.1: allowed: a number in [0, 1]"),
+    "missing file": (["data=text", "data.files=[nothing.txt]"], "data.files=nothing.txt"),
+    "file not given": (["data=text"], "give data.files="),
+    "GPU that is absent": (["hardware.device=cuda"], "hardware.device=cuda: allowed: cpu"),
+    "images for a text model": (["data=digits"], "data=Digits"),
+    "empty folder name": (["run="], "run=: allowed: a folder"),
+    "unknown task": (["task=trane"], "did you mean train?"),
+    "report of nothing": (["task=report"], "add runs="),
+    "report of absent runs": (["task=report", "runs=nowhere"], "runs=nowhere"),
+    "evaluation of nothing": (["task=evaluate"], "task=evaluate needs run="),
+    "absent folder of settings": (["--config-dir", "nowhere"], "--config-dir=nowhere: allowed: an existing folder"),
+    "interval in a sweep": (["-m", "seed=interval(0,1)"], "list the values"),
+    "bad point of a sweep": (["-m", "seed=0,1", "cycle=scratch,2levle"], "did you mean 2level?"),
+    "bad plan in a sweep": (["-m", "seed=0,1", "cycle.alpha=0.5,2"], "(in 2 of 4 runs, such as seed=0 cycle.alpha=2)"),
+}
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    preflight.device_problems.cache_clear()
+    yield
+    preflight.device_problems.cache_clear()
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("mistake", BAD)
+def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_is_written(mlrun: Command, mistake: str) -> None:
+    arguments, told = BAD[mistake]
+    outcome = mlrun(*arguments)
+    assert outcome.code == 2
+    assert len(outcome.err) == 1 and outcome.err[0].startswith("mlrun: ") and told in outcome.err[0]
+    assert outcome.out == [] and left() == []
+
+
+def test_several_mistakes_are_several_lines(mlrun: Command) -> None:
+    outcome = mlrun("modle=x", "seed=abc", "optimizer.lrr=3")
+    assert outcome.code == 2
+    assert [line.split("=")[0] for line in outcome.err] == ["mlrun: modle", "mlrun: seed", "mlrun: optimizer.lrr"]
+
+
+@pytest.mark.parametrize("text", ["", "a few words\n\nand a few more\n"])
+def test_a_file_that_is_empty_or_too_short_is_refused_without_a_trace(
+    mlrun: Command, tmp_path: Path, text: str
+) -> None:
+    """How long a corpus is shows only when it is read; the folder made for the run goes away again."""
+    (tmp_path / "corpus.txt").write_text(text)
+    data = ["data=text", f"data.files=[{tmp_path}/corpus.txt]", f"cache={tmp_path}/cache"]
+    outcome = mlrun(*TINY, *data, "run=a/b")
+    assert outcome.code == 2 and len(outcome.err) == 1 and left() == []
+
+
+def test_a_plan_is_printed_and_written(mlrun: Command) -> None:
+    outcome = mlrun("task=plan", "model=bert_large", "cycle=3level", "run=p", "hardware.flops_per_second=1e14")
+    assert outcome.code == 0 and left() == ["p", "p/plan.json"]
+    plan = json.loads(Path("p/plan.json").read_text())
+    assert [level["parameters"] for level in plan["levels"]] == [335174458, 54014266, 12781114]
+    assert [stage["level"] for stage in plan["stages"]] == [1, 2, 3, 2, 1]
+    text = "\n".join(outcome.out)
+    for word in ("335M", "0.1331", "decoalesce", "99.9%", "not exact", "copied layers act again", "38 s"):
+        assert word in text
+    assert all(len(line) <= WIDTH for line in outcome.out)
+
+
+def test_a_plan_needs_no_torch_no_data_and_no_matplotlib(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['mlrun', 'task=plan', 'model=bert_large', 'cycle=3level', 'data=text',"
+        " 'data.files=[no.txt]']; from mlrun.__main__ import main; main();"
+        " print([m for m in ('torch', 'datasets', 'matplotlib', 'wandb', 'transformers') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, work: Callable[[DictConfig, Path], None], task: str = "train") -> None:
+    monkeypatch.setattr(tasks, "TASKS", {**tasks.TASKS, task: work})
+
+
+def leave_config(settings: DictConfig, folder: Path) -> None:
+    """Leave what a run leaves first."""
+    (folder / "config.yaml").write_text(yaml.safe_dump(OmegaConf.to_container(settings, resolve=True)))
+
+
+def test_the_same_folder_resumes_the_same_config_and_no_other(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, leave_config)
+    assert mlrun("run=a").code == 0
+    assert mlrun("run=a").code == 0
+    assert mlrun("run=a", "log_every=3", "logger=wandb", "eval.batch=8", "checkpoint.every=50%").code == 0
+    before = Path("a/config.yaml").read_text()
+    outcome = mlrun("run=a", "seed=1", "optimizer.lr=2")
+    assert outcome.code == 2 and len(outcome.err) == 1
+    assert "optimizer.lr (there 0.001, here 2.0); seed (there 0, here 1)" in outcome.err[0]
+    assert Path("a/config.yaml").read_text() == before
+
+
+def test_a_folder_with_other_things_or_that_cannot_be_written_is_refused(mlrun: Command) -> None:
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").touch()
+    for run, told in (("mine", "it holds thesis.tex"), ("mine/thesis.tex/a", "can be written")):
+        outcome = mlrun(f"run={run}")
+        assert outcome.code == 2 and len(outcome.err) == 1 and told in outcome.err[0]
+    assert left() == ["mine", "mine/thesis.tex"]
+
+
+def test_several_processes_need_a_folder_by_name(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    outcome = mlrun()
+    assert outcome.code == 2 and "add run=" in outcome.err[0] and left() == []
+
+
+def test_only_the_first_process_prints(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert mlrun("task=plan", "run=p") == Outcome(0, [], []) and left() == ["p"]
+    assert mlrun("seed=abc") == Outcome(2, [], [])
+
+
+def test_a_sweep_names_its_folders_by_what_varies(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    stub(monkeypatch, leave_config)
+    assert mlrun("-m", "run=s", "batch=8", "cycle=scratch,2level", "seed=0,1").code == 0
+    names = sorted(path.parent.name for path in Path("s").glob("*/config.yaml"))
+    assert names == [
+        "0-cycle=scratch,seed=0",
+        "1-cycle=scratch,seed=1",
+        "2-cycle=2level,seed=0",
+        "3-cycle=2level,seed=1",
+    ]
+    assert yaml.safe_load(Path("s/1-cycle=scratch,seed=1/config.yaml").read_text())["run"] == "s/1-cycle=scratch,seed=1"
+
+
+def test_every_point_of_a_sweep_is_checked_before_the_first_runs(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Any] = []
+    stub(monkeypatch, lambda settings, folder: ran.append(folder))
+    assert mlrun("-m", "cycle=2level,scratch", "coarsening.head=1,2,3").code == 2
+    assert ran == [] and left() == []
+
+
+def test_a_failing_job_does_not_stop_the_sweep(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    def work(settings: DictConfig, folder: Path) -> None:
+        ran.append(settings.seed)
+        if settings.seed == 0:
+            raise tasks.Failed("diverged")
+        if settings.seed == 1:
+            raise RuntimeError("a bug")
+
+    stub(monkeypatch, work)
+    outcome = mlrun("-m", "run=s", "seed=0,1,2")
+    assert ran == [0, 1, 2] and outcome.code == 1
+    assert outcome.err[-1] == "mlrun: 2 of the sweep's runs failed: s/0-seed=0, s/1-seed=1"
+    assert Path("s/0-seed=0/error.txt").read_text() == "mlrun: diverged\n"
+    assert "RuntimeError: a bug" in Path("s/1-seed=1/error.txt").read_text()
+    stub(monkeypatch, lambda settings, folder: None)
+    assert mlrun("-m", "run=s", "seed=0,1,2").code == 0
+    assert not list(Path("s").glob("*/error.txt"))
+
+
+def test_a_sweep_ends_with_the_report_of_its_runs(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[list[Path], Path]] = []
+    monkeypatch.setattr(tasks, "_report", lambda runs, out: seen.append((runs, out)))
+    stub(monkeypatch, lambda settings, folder: (folder / "log.jsonl").touch())
+    assert mlrun("-m", "run=s", "seed=0,1").code == 0
+    assert seen == [([Path("s")], Path("s/report"))]
+    assert mlrun("-m", "task=plan", "run=t", "seed=0,1").code == 0
+    assert len(seen) == 1
+
+
+def test_a_broken_report_fails_the_sweep(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra turns exceptions of a callback into warnings."""
+
+    def broken(runs: list[Path], out: Path) -> None:
+        raise RuntimeError("a bug in the report")
+
+    monkeypatch.setattr(tasks, "_report", broken)
+    stub(monkeypatch, lambda settings, folder: (folder / "log.jsonl").touch())
+    outcome = mlrun("-m", "run=s", "seed=0,1")
+    assert outcome.code == 1 and "RuntimeError: a bug in the report" in outcome.err
+
+
+def test_our_own_bugs_keep_their_traceback(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(settings: DictConfig, folder: Path) -> None:
+        raise RuntimeError("a bug")
+
+    stub(monkeypatch, work)
+    with pytest.raises(RuntimeError, match="a bug"):
+        mlrun()
+
+
+def test_paths_may_hold_commas_blanks_and_equal_signs(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, Path | None]] = []
+    stub(monkeypatch, lambda settings, folder: seen.append((settings.runs, folder)), "report")
+    assert mlrun("task=report", "runs=s/0-a=1,b=2,it's here", "run=my report").code == 0
+    assert mlrun("task=report", "runs=outputs/*").code == 0
+    assert seen == [("s/0-a=1,b=2,it's here", Path("my report")), ("outputs/*", None)]
+    assert left() == []
+
+
+def test_the_users_conf_folder_and_config_dir_add_to_ours(mlrun: Command) -> None:
+    for folder, group, name in (("conf", "cycle", "mine"), ("more", "model", "wide")):
+        source = {"cycle": "w", "model": "gpt_tiny"}[group]
+        Path(folder, group).mkdir(parents=True)
+        Path(folder, group, f"{name}.yaml").write_text((conf_dir() / group / f"{source}.yaml").read_text())
+    assert mlrun("task=plan", "cycle=mine", "run=p").code == 0
+    outcome = mlrun("task=plan", "-m", "cycle=mine,scratch", "model=wide", "--config-dir", "more", "run=q")
+    assert outcome.code == 0 and len(list(Path("q").glob("*/plan.json"))) == 2
+
+
+def test_a_file_of_the_user_that_ours_would_hide_is_told(mlrun: Command) -> None:
+    Path("conf/cycle").mkdir(parents=True)
+    Path("conf/cycle/2level.yaml").write_text("name: mine\nstages: [{level: 1, length: rest}]\n")
+    outcome = mlrun("task=plan")
+    assert outcome.code == 2 and len(outcome.err) == 1 and "rename the file" in outcome.err[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("a: [", "while parsing"), ("name: x\nstage: []", "Key 'stage' not in 'Cycle'"), ("name: 1", "cycle.stages=???")],
+)
+def test_a_broken_file_of_the_user_is_one_line(mlrun: Command, text: str, told: str) -> None:
+    Path("conf/cycle").mkdir(parents=True)
+    Path("conf/cycle/mine.yaml").write_text(text)
+    outcome = mlrun("cycle=mine")
+    assert outcome.code == 2 and len(outcome.err) == 1 and told in outcome.err[0]
+
+
+def test_help_and_the_config_are_printed_and_nothing_runs(mlrun: Command) -> None:
+    shown = mlrun("--help")
+    assert shown.code == 0 and any(line.startswith("cycle: 2level, 3level") for line in shown.out)
+    assert "seed: 7" in mlrun("seed=7", "--cfg", "job").out
+    assert mlrun("--cfg", "job", "seed=x").code == 2 and left() == []
+
+
+def test_hundreds_of_points_differ_in_values_only_and_compose_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are read once for each set of choices; each point equals what Hydra itself composes."""
+    loads: list[Any] = []
+    load = compose._load
+    monkeypatch.setattr(compose, "_load", lambda *given: loads.append(given) or load(*given))
+    found = compose.points(compose.read(["-m", "run=s", "seed=range(50)", "cycle=scratch,2level", "optimizer.lr=2e-3"]))
+    assert len(found) == 100 and len({point.folder for point in found}) == 100 and len(loads) == 3
+    (alone,) = compose.points(compose.read(["run=s", "seed=49", "cycle=2level", "optimizer.lr=2e-3"]))
+    assert found[-1].settings == alone.settings and found[-1].folder == Path("s/99-cycle=2level,seed=49")
+
+
+# Who may not know whom. `top` is at import; otherwise nowhere in the file.
+TORCH_FREE = (
+    "axes", "check", "compose", "config", "errors", "folder", "layers", "plan", "preflight", "schedule", "table",
+    "tasks", "units", "__main__", "models", "coarsening", "report", "log",
+)  # fmt: skip
+HYDRA_FREE = (
+    "axes", "check", "checkpoint", "clock", "distributed", "errors", "folder", "layers", "models", "coarsening",
+    "network", "operators", "optim", "plan", "report", "run", "schedule", "table", "trainer", "transfer", "units",
+)  # fmt: skip
+
+
+def files(name: str) -> list[Path]:
+    """Return the files of a module or package of ours."""
+    return [PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").exists() else sorted((PACKAGE / name).glob("*.py"))
+
+
+def imported(path: Path, anywhere: bool) -> set[str]:
+    """Return the top packages that a file imports: at import time, or anywhere; not for type checkers alone."""
+    tree = ast.parse(path.read_text())
+    guarded = {
+        inner
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    nodes = [node for node in (ast.walk(tree) if anywhere else tree.body) if node not in guarded]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
+    return {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("name", TORCH_FREE)
+def test_no_torch_at_import(name: str) -> None:
+    assert files(name)
+    assert [path.name for path in files(name) if "torch" in imported(path, anywhere=False)] == []
+
+
+@pytest.mark.parametrize("name", HYDRA_FREE)
+def test_no_hydra_anywhere(name: str) -> None:
+    assert files(name)
+    assert [path.name for path in files(name) if "hydra" in imported(path, anywhere=True)] == []
+
+
+def test_the_report_reads_files_only() -> None:
+    known = set().union(*(imported(path, anywhere=True) for path in files("report")))
+    assert known.isdisjoint({"torch", "hydra", "omegaconf", "wandb"})
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("mlrun.plan, mlrun.schedule, mlrun.table, mlrun.folder", "torch, hydra, datasets, wandb"),
+        ("mlrun.__main__", "torch, datasets, wandb, matplotlib"),
+        ("mlrun.report", "torch, hydra, datasets, wandb"),
+        ("mlrun.run, mlrun.trainer", "hydra, datasets, wandb"),
+    ],
+)
+def test_modules_load_without(modules: str, absent: str) -> None:
+    code = f"import sys, {modules}; print([m for m in '{absent}'.split(', ') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

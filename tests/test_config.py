@@ -1,0 +1,137 @@
+"""Every YAML file composes, builds and plans; every key is explained; foreign classes and keys are refused."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mlrun import compose
+from mlrun.config import CHOICES, Settings, conf_dir, load
+from mlrun.errors import UserError
+from mlrun.plan import make
+from mlrun.tasks import TASKS
+
+CONF = conf_dir()
+FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+# Values that only the user can give.
+OWN = {"data.files": "data.files=[x.parquet]", "data.classes": "data.classes=1000"}
+
+
+def choices(group: str, *early: str) -> list[str]:
+    """Return every choice of a group, the likely partners first."""
+    names = [file.stem for file in FILES if file.parts[0] == group]
+    return [f"{group}={name}" for name in sorted(names, key=lambda name: name not in early)]
+
+
+# What a file may need beside it: a model its kind of data and an end without levels (deit_tiny has three heads), data
+# its kind of model, a coarsening that saves little a shorter end.
+PARTNERS = {
+    "model": [[data, *more] for more in ([], ["cycle=scratch"]) for data in choices("data", "sotu", "imagenet")],
+    "data": [[model] for model in choices("model", "gpt_tiny", "gpt_base", "deit_s", "deit_digits")],
+    "coarsening": [[], ["cycle.lengths.final=rest"]],
+}
+
+
+def plan_problems(overrides: list[str]) -> list[str]:
+    """Return why a command line has no plan, or nothing."""
+    try:
+        (point,) = compose.points(compose.read(overrides))
+        make(load(point.settings), sources=False)
+    except UserError as error:
+        return error.problems
+    return []
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_every_yaml_file_composes_builds_and_plans(file: Path) -> None:
+    """With a stand-in for each value that the message says only the user can give."""
+    group, name = file.parts[0], file.stem
+    found = {}
+    for partner in PARTNERS.get(group, [[]]):
+        overrides = [f"{group}={name}", *partner]
+        problems = plan_problems(overrides)
+        if asked := [line.partition("=???")[0] for line in problems if "=???" in line]:
+            problems = plan_problems([*overrides, *(OWN[key] for key in asked)])
+        if not problems:
+            return
+        found[tuple(partner)] = problems
+    raise AssertionError(found)
+
+
+@pytest.mark.parametrize("file", [Path("config.yaml"), *FILES], ids=str)
+def test_every_key_has_a_comment_above_it(file: Path) -> None:
+    """But `_target_`, names, keys that only hold others, and the second of a pair; experiments are diffs on these."""
+    lines = (CONF / file).read_text().partition("\nhydra:")[0].splitlines()
+    assert lines[0].startswith("#"), "the first line says what the file is"
+    untold = {"_target_", "name", "beta2", "entity", "tags"}
+    for above, line in pairwise(lines):
+        key = re.match(r"(\w+):.", line)
+        if file.parts[0] != "experiment" and key is not None and key[1] not in untold:
+            assert above.startswith("#"), f"{file}: {line}"
+
+
+@pytest.mark.parametrize("file", [Path("config.yaml"), *FILES], ids=str)
+def test_no_line_is_too_long_but_for_commands(file: Path) -> None:
+    lines = (CONF / file).read_text().splitlines()
+    assert [line for line in lines if len(line) > 120 and "mlrun " not in line] == []
+
+
+def test_experiments_are_diffs_that_win_over_the_defaults() -> None:
+    (point,) = compose.points(compose.read(["experiment=gpt_base"]))
+    assert point.settings.batch == 512 and point.settings.cycle.alpha == 0.25
+    (point,) = compose.points(compose.read(["experiment=gpt_base", "batch=8"]))
+    assert point.settings.batch == 8
+
+
+def test_the_schema_and_the_yaml_have_the_same_keys() -> None:
+    written = yaml.safe_load((CONF / "config.yaml").read_text())
+    groups = {key for entry in written["defaults"] if isinstance(entry, dict) for key in entry} - {"experiment"}
+    groups = {key for key in groups if not key.startswith("override")}
+    assert set(Settings.__dataclass_fields__) == (set(written) - {"defaults", "hydra"}) | groups
+
+
+def test_every_task_that_may_be_asked_for_exists() -> None:
+    assert set(TASKS) == set(CHOICES["task"])
+
+
+def settings(*overrides: str) -> None:
+    (point,) = compose.points(compose.read(overrides))
+    load(point.settings)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model._target_=os.system", "MLRUN_PACKAGES"),
+        ("model._target_=mlrun.models.gpt.Nothing", "an importable class"),
+        ("model._target_=mlrun.nothing.GPT", "an importable class"),
+        ("model._target_=mlrun.plan.make", "a dataclass"),
+        ("~model._target_", "model._target_=missing"),
+        ("+model.hed=3", "did you mean head?"),
+        ("+optimizer.momentum=0.9", "allowed: lr, beta1"),
+        ("model.embed=wide", "could not be converted to Integer"),
+        ("optimizer.schedule.shape=cosin", "did you mean cosine?"),
+        ("cycle.lengths=null", "cycle.lengths"),
+        ("task=trian", "did you mean train?"),
+    ],
+)
+def test_what_no_schema_sees_is_told_too(override: str, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settings(override)
+    (line,) = caught.value.problems
+    assert told in line and "\n" not in line
+
+
+def test_a_package_that_the_user_trusts_may_bring_classes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    lines = ["from dataclasses import dataclass", "from mlrun.models.gpt import GPT"]
+    lines += ["@dataclass(frozen=True)", "class Mine(GPT): ..."]
+    (tmp_path / "theirs.py").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError):
+        settings("model._target_=theirs.Mine")
+    monkeypatch.setenv("MLRUN_PACKAGES", "theirs")
+    settings("model._target_=theirs.Mine")

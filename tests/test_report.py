@@ -1,0 +1,433 @@
+"""Claims about the report: the maths of equal loss, who is compared with whom, and what a reader is told."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import fake_runs as fake
+import pytest
+
+from mlrun import report
+from mlrun.errors import UserError
+from mlrun.report import figure, methods
+from mlrun.report.compare import compare
+from mlrun.report.curves import Point, crossing, saving, speedup, thin, unrest
+from mlrun.report.notes import notes
+from mlrun.report.read import find, read, read_all
+from mlrun.report.stats import spread
+
+
+def curve(*losses: float, stage: int = 0, level: int = 1, start: float = 0.0) -> list[Point]:
+    """Return evaluations one FLOP, two body FLOPs and ten seconds apart."""
+    at = [start + i for i in range(len(losses))]
+    return [Point(stage, level, int(x), x, x, 2 * x, 10 * x, loss) for x, loss in zip(at, losses, strict=True)]
+
+
+# The maths of equal loss
+
+
+def test_crossing_lies_on_the_line_between_two_evaluations() -> None:
+    points = curve(5.0, 4.0, 3.0)
+    assert crossing(points, 3.25, "flops") == pytest.approx(1.75)
+    assert crossing(points, 3.25, "flops_body") == pytest.approx(3.5)
+    assert crossing(points, 3.25, "seconds") == pytest.approx(17.5)
+
+
+def test_crossing_exactly_at_an_evaluation() -> None:
+    assert crossing(curve(5.0, 4.0, 3.0), 4.0, "flops") == 1.0
+    assert crossing(curve(5.0, 4.0, 3.0), 3.0, "flops") == 2.0
+
+
+def test_a_dip_that_rises_again_is_no_crossing() -> None:
+    assert crossing(curve(5.0, 3.0, 4.0, 3.0, 2.9), 3.5, "flops") == pytest.approx(2.5)
+    assert crossing(curve(5.0, 3.0, 4.0), 3.5, "flops") is None
+
+
+def test_not_reached_is_none() -> None:
+    assert crossing(curve(5.0, 4.0), 3.9, "flops") is None
+    assert crossing([], 3.9, "flops") is None
+    assert crossing(curve(3.0, level=2), 3.9, "flops") is None
+
+
+def test_a_curve_that_starts_below_costs_what_its_first_evaluation_cost() -> None:
+    assert crossing(curve(3.0, 2.0, start=7.0), 3.5, "flops") == 7.0
+
+
+def test_a_loss_that_is_not_finite_is_above_everything() -> None:
+    assert crossing(curve(5.0, 3.0, math.nan), 3.5, "flops") is None
+    assert crossing(curve(5.0, math.nan, 3.0), 3.5, "flops") == 2.0
+
+
+def test_no_line_is_drawn_across_a_coarser_level() -> None:
+    points = curve(5.0, 4.0) + curve(3.0, 2.5, stage=1, level=2, start=1.0) + curve(3.4, 3.0, stage=2, start=2.0)
+    assert crossing(points, 3.5, "flops") == 2.0
+    assert crossing(points, 3.2, "flops") == pytest.approx(2.5)
+
+
+def test_saving_and_speedup_are_two_views_of_one_number() -> None:
+    assert saving(75.0, 100.0) == 0.25
+    assert saving(None, 100.0) is None
+    assert saving(1.0, 0.0) is None
+    faster = speedup(0.25)
+    assert faster is not None
+    assert 1 - 1 / (1 + faster) == pytest.approx(0.25)
+
+
+def test_thinning_keeps_both_ends() -> None:
+    assert thin(range(10), 20) == list(range(10))
+    few = thin(range(100_000), 2000)
+    assert len(few) == 2000
+    assert (few[0], few[-1]) == (0, 99_999)
+
+
+def test_unrest_is_the_largest_rise_near_the_end() -> None:
+    assert unrest(curve(9.0, 5.0, 4.0, 3.0)) == 0.0
+    assert unrest(curve(1.0, 9.0, 5.0, 4.0, 3.0, 3.25)) == pytest.approx(0.25), "an early rise is no noise of the end"
+    assert unrest(curve(3.0, math.nan)) == 0.0
+    assert unrest([]) == 0.0
+
+
+# Seeds
+
+
+def test_spread_over_seeds() -> None:
+    found = spread([0.1, 0.2, 0.3])
+    assert found.mean == pytest.approx(0.2)
+    assert found.sd == pytest.approx(0.1)
+    assert found.low is not None and found.high is not None
+    assert 0.1 <= found.low < 0.2 < found.high <= 0.3
+    assert spread([0.1, 0.2, 0.3]) == found
+
+
+def test_few_seeds_claim_no_interval() -> None:
+    assert (spread([0.1]).sd, spread([0.1, 0.2]).low) == (None, None)
+    assert spread([]).mean is None
+
+
+def test_a_seed_that_did_not_reach_is_not_averaged_away() -> None:
+    found = spread([0.1, None, 0.3])
+    assert (found.mean, found.reached, found.count) == (None, 2, 3)
+
+
+# Who is compared with whom
+
+
+def straight(folder: Path, name: str, losses: list[float], stages: Any = fake.SCRATCH, **changes: Any) -> Path:
+    """Write a run whose evaluations at level 1 are these, evenly over its plan."""
+    status, extra = changes.pop("status", "finished"), changes.pop("summary", {})
+    source = changes.pop("source", None)
+    plan = fake.plan(stages, source)
+    log = []
+    for i, loss in enumerate(losses):
+        share = i / (len(losses) - 1)
+        at = {key: share * plan["totals"][key] for key in ("tokens", "flops", "flops_body")}
+        step = round(share * plan["totals"]["steps"])
+        log.append({"kind": "val", "stage": len(stages) - 1, "level": 1, "step": step, **at, "seconds": 100 * share,
+                    "loss": loss})  # fmt: skip
+    return fake.write(folder, fake.config(name, **changes), plan, log, status, **extra)
+
+
+def made(folder: Path) -> report.Report:
+    """Return the report of a folder without writing it: figures take most of the time."""
+    groups = tuple(compare(read_all(find([folder]))))
+    return report.Report(groups, tuple(notes(groups)), ())
+
+
+def only_row(folder: Path) -> Any:
+    ((row,),) = [group.rows for group in compare(read_all(find([folder])))]
+    return row
+
+
+def test_a_cycle_is_paired_with_the_baseline_of_its_seed(tmp_path: Path) -> None:
+    straight(tmp_path / "a0", "scratch", [5, 4, 3], seed=0)
+    straight(tmp_path / "a1", "scratch", [5, 4, 2], seed=1)
+    straight(tmp_path / "b0", "2level", [5, 3, 2], fake.TWO, seed=0)
+    straight(tmp_path / "b1", "2level", [5, 2, 1], fake.TWO, seed=1)
+    row = only_row(tmp_path)
+    assert [pair.baseline.folder.name for pair in row.pairs] == ["a0", "a1"]
+    assert [pair.target for pair in row.pairs] == [3, 2]
+    cost, base = (fake.plan(stages)["totals"]["flops"] for stages in (fake.TWO, fake.SCRATCH))
+    assert row.spread("flops").values == pytest.approx([1 - 0.5 * cost / base] * 2)
+    assert row.gap.mean == pytest.approx(-1.0)
+
+
+def test_the_baseline_is_taken_at_its_own_best_rate(tmp_path: Path) -> None:
+    for lr, last in ((1e-3, 3.2), (2e-3, 3.0), (4e-3, 3.1)):
+        straight(tmp_path / f"a{lr}", "scratch", [5, 4, last], lr=lr)
+    straight(tmp_path / "b", "2level", [5, 3.5, 3.05], fake.TWO, lr=1e-3)
+    (group,) = compare(read_all(find([tmp_path])))
+    assert [run.lr for run in group.baselines.values()] == [2e-3]
+    assert (len(group.rates), group.tuned, group.edge) == (3, True, False)
+    assert group.rows[0].spread("flops").values == (None,), "reached only against an untuned baseline"
+    text = report.render(made(tmp_path))
+    assert "rate 0.002 (best of 3)" in " ".join(text.split())
+    assert "not reached" in text
+    assert "+0.0500" in text
+
+
+def test_an_untuned_baseline_is_no_matched_comparison(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    found = made(tmp_path)
+    assert any("baseline not tuned" in note for note in found.notes)
+    assert any("one seed" in note for note in found.notes)
+    assert not found.groups[0].tuned
+
+
+def test_a_baseline_at_the_edge_of_its_sweep_is_noted(tmp_path: Path) -> None:
+    for lr, last in ((1e-3, 3.2), (2e-3, 3.0)):
+        straight(tmp_path / f"a{lr}", "scratch", [5, 4, last], lr=lr)
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    assert any("edge of its sweep" in note for note in made(tmp_path).notes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"budget": "5M tokens"},
+        {"batch": 64},
+        {"model": {**fake.MODEL, "layer": 8}},
+        {"data": {"_target_": "mlrun.data.text.Text", "sequence": 64}},
+        {"optimizer": {"lr": 1e-3, "weight_decay": 0.1, "schedule": {"shape": "wsd", "warmup": "5%"}}},
+    ],
+)
+def test_runs_that_differ_in_what_must_match_are_not_compared(tmp_path: Path, changes: dict[str, Any]) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, **changes)
+    found = made(tmp_path)
+    assert not any(row.pairs for group in found.groups for row in group.rows)
+    (note,) = [note for note in found.notes if "no matched baseline" in note]
+    assert f"differs in {next(iter(changes))})" in note
+
+
+def test_what_may_differ_does_not_part_runs(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], eval={"every": "1%", "batch": 32}, run="elsewhere")
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, lr=3e-3, logger={"x": 1}, cache="/elsewhere")
+    assert len(only_row(tmp_path).pairs) == 1
+
+
+def test_a_gap_smaller_than_the_noise_of_its_curves_is_noted(tmp_path: Path) -> None:
+    start = [5, 4.6, 4.2, 3.8, 3.5, 3.3]
+    smooth, noisy = [*start, 3.2, 3.1, 3.0], [*start, 2.9, 3.2, 3.0]
+    for name, losses in (("smooth", smooth), ("noisy", noisy)):
+        straight(tmp_path / name / "a", "scratch", losses)
+        straight(tmp_path / name / "b", "2level", [*start, 3.1, 3.0, 2.9], fake.TWO)
+    told = {name: any("may be noise" in note for note in made(tmp_path / name).notes) for name in ("smooth", "noisy")}
+    assert told == {"smooth": False, "noisy": True}
+
+
+def test_seconds_of_different_machines_are_not_compared(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], summary={"machine": "one GPU"})
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, summary={"machine": "two GPUs"})
+    row = only_row(tmp_path)
+    assert row.spread("flops").mean is not None
+    assert (row.spread("seconds").mean, row.timed) == (None, False)
+    assert "n/a" in report.render(made(tmp_path))
+
+
+def test_all_seconds_charge_what_is_not_training(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    row = only_row(tmp_path)
+    assert row.spread("seconds").mean == pytest.approx(0.5)
+    assert row.spread("seconds_all").mean == pytest.approx(1 - (50 + 14) / (100 + 14))
+
+
+def test_a_declared_source_is_charged_and_shown_without(tmp_path: Path) -> None:
+    base = fake.plan(fake.SCRATCH)["totals"]
+    source = {"name": "small", "flops": 0.1 * base["flops"], "flops_body": 0.1 * base["flops_body"], "seconds": 5}
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "ligo", [5, 3, 2], ((2, 0), (1, 1000)), source=source)
+    row = only_row(tmp_path)
+    assert row.spread("flops").mean == pytest.approx(0.4)
+    assert row.source_free("flops").mean == pytest.approx(0.5)
+    assert "source free" in report.render(made(tmp_path))
+
+
+def test_each_rate_of_a_cycle_is_a_row_and_the_best_is_marked(tmp_path: Path) -> None:
+    fake.sweep(tmp_path, seeds=(0,))
+    (group,) = compare(read_all(find([tmp_path])))
+    assert [(r.method, r.lr, r.best) for r in group.rows if r.method == "2level"] == [
+        ("2level", 1e-3, False),
+        ("2level", 2e-3, True),
+    ]
+
+
+def test_the_same_run_twice_is_no_second_seed(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    for name in ("b1", "b2"):
+        straight(tmp_path / name, "2level", [5, 3, 2], fake.TWO)
+    assert [pair.run.folder.name for pair in only_row(tmp_path).pairs] == ["b2"]
+
+
+def test_methods_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
+    sections = [
+        {"coarsening": {"_target_": "mlrun.coarsening.strided.Strided", "width": w, "depth": d}, "seed": s}
+        for w, d, s in ((2, 2, 0), (4, 2, 0), (4, 1, 1))
+    ]
+    runs = [read(straight(tmp_path / f"{i}", "2level", [5, 3], fake.TWO, **c)) for i, c in enumerate(sections)]
+    named = methods.labels({f"{i}": run for i, run in enumerate(runs)})
+    assert list(named.values()) == ["2level depth=2 width=2", "2level depth=2 width=4", "2level depth=1 width=4"]
+    assert methods.labels({"": runs[0]}) == {"": "2level"}
+
+
+# Runs that are not whole
+
+
+def test_unfinished_runs_are_labelled_and_in_no_mean(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    running = straight(tmp_path / "c", "2level", [5, 1, 1], fake.TWO, seed=0, status=None, lr=2e-3)
+    stale = straight(tmp_path / "d", "2level", [5, 1, 1], fake.TWO, seed=1, status=None)
+    os.utime(stale / "log.jsonl", (time.time() - 7200,) * 2)
+    straight(tmp_path / "e", "scratch", [5, 1, 1], status="interrupted", lr=2e-3)
+    assert (read(running).status, read(stale).status) == ("running", "unfinished")
+    found = made(tmp_path)
+    (group,) = found.groups
+    assert group.rates == (1e-3,), "an interrupted baseline has no final loss"
+    assert {row.lr: len(row.pairs) for row in group.rows} == {1e-3: 1, 2e-3: 0}
+    assert sum("in no mean" in note for note in found.notes) == 3
+    assert "running" in report.render(found)
+
+
+def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
+    folder = fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
+    whole = read(folder)
+    with open(folder / "log.jsonl", "a") as log:
+        log.write('{"kind": "val", "stage": 0, "lev')
+    assert read(folder) == whole
+
+
+def test_a_run_that_diverged_reports_it(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, None], fake.TWO)  # type: ignore[list-item]
+    found = made(tmp_path)
+    text = report.render(found)
+    assert "not reached" in text
+    assert "diverged 1/1" in text
+
+
+def test_running_runs_alone_make_a_report(tmp_path: Path) -> None:
+    log = fake.records(fake.TWO)[:200]
+    fake.write(tmp_path / "a", fake.config("2level"), fake.plan(fake.TWO), log, None)
+    found = report.build([tmp_path], tmp_path / "out")
+    assert found.figure is not None
+    assert "No finished baseline" in report.render(found)
+
+
+def test_folders_that_hold_no_run_are_one_line_each_and_nothing_is_written(tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    with pytest.raises(UserError) as error:
+        report.build([tmp_path / "absent", tmp_path / "foreign"], tmp_path / "out")
+    absent, foreign = error.value.problems
+    assert "no such folder" in absent and str(tmp_path / "absent") in absent
+    assert "plan.json" in foreign
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["plan.json", "config.yaml", "summary.json", "log.jsonl"])
+def test_a_broken_file_is_one_line_that_names_the_folder(tmp_path: Path, name: str) -> None:
+    folder = fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
+    (folder / name).write_text("{{\n")
+    with pytest.raises(UserError) as error:
+        report.build([tmp_path], tmp_path / "out")
+    (line,) = error.value.problems
+    assert str(folder) in line and "\n" not in line
+
+
+def test_runs_are_found_below_by_pattern_and_once(tmp_path: Path) -> None:
+    for name in ("x/1", "x/2", "y/1"):
+        fake.run(tmp_path / name, "scratch", fake.SCRATCH)
+    assert len(find([tmp_path, tmp_path / "x"])) == 3
+    assert [path.name for path in find([tmp_path / "x" / "*"])] == ["1", "2"]
+
+
+# What is written
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
+    folder = tmp_path_factory.mktemp("sweep")
+    return report.build([fake.sweep(folder / "runs")], folder / "out")
+
+
+def test_all_files_are_written_and_agree(built: report.Report) -> None:
+    names = {path.name for path in built.files}
+    assert names == {"report.md", "savings.csv", "report.json", "loss.png", "loss.pdf"}
+    out = built.files[0].parent
+    loaded = json.loads((out / "report.json").read_text())
+    rows = list(csv.DictReader((out / "savings.csv").open()))
+    first = loaded["groups"][0]["methods"][0]
+    assert (first["method"], rows[0]["method"]) == ("grow", "grow")
+    mean = first["saving_at_equal_loss"]["flops"]["mean"]
+    assert float(rows[0]["saving_flops"]) == mean
+    assert f"{100 * mean:.1f}% ± " in (out / "report.md").read_text()
+    assert loaded == json.loads(json.dumps(built.as_dict(), default=str)) | {"files": loaded["files"]}
+
+
+def test_the_report_on_a_terminal_fits_in_110_columns(built: report.Report) -> None:
+    lines = report.render(built).splitlines()
+    paths = {str(path) for path in built.files}
+    assert max(len(line) for line in lines if line not in paths) <= 110
+    assert any(line.startswith(" 2level *   0.002       3") for line in lines)
+
+
+def test_receipts_are_shown(built: report.Report) -> None:
+    text = (built.files[0].parent / "report.md").read_text()
+    assert "| 2level | 2 | coalesce | 0.5 | 3 |" in text
+    assert "| grow | 2 | decoalesce | 0.5 | 3 |" in text
+
+
+def test_the_figure_draws_levels_stages_and_savings(built: report.Report) -> None:
+    (group,) = built.groups
+    curves = figure.chosen(group)
+    assert [c.name for c in curves] == ["scratch (baseline)", "grow", "2level"]
+    assert len({c.colour for c in curves}) == 3
+    assert [c.name for c in figure.saving(curves, "flops")] == ["grow", "2level"]
+    low, high = figure.limits(curves, 2)
+    assert group.loss.mean is not None
+    assert low < group.loss.mean < high < 5.2, "the first steep fall is cut off"
+    assert built.figure is not None
+    assert built.figure.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("axis", "largest", "label"),
+    [
+        ("seconds", 100, "training time (seconds)"),
+        ("seconds", 36_000, "training time (hours)"),
+        ("tokens", 4.1e6, "tokens (millions)"),
+        ("tokens", 3e12, "tokens (billions)"),
+        ("flops", 4e15, "training FLOPs ($\\times 10^{15}$)"),
+    ],
+)
+def test_axes_have_readable_units(axis: str, largest: float, label: str) -> None:
+    assert figure.unit(axis, largest)[1] == label
+
+
+def test_reading_many_runs_is_fast(tmp_path: Path) -> None:
+    """A thirtieth of the 500 runs that must take less than 20 s takes far less than a second and a half."""
+    lines = fake.records(((1, 980),))
+    for i in range(30):
+        fake.write(tmp_path / f"{i}", fake.config(seed=i), fake.plan(fake.SCRATCH), lines)
+    start = time.process_time()
+    compare(read_all(find([tmp_path])))
+    assert time.process_time() - start < 1.2
+
+
+def test_the_report_imports_neither_torch_nor_hydra() -> None:
+    code = (
+        "import sys, mlrun.report, mlrun.report.figure, mlrun.log, mlrun.log.wandb, mlrun.log.none;"
+        "print([m for m in ('torch', 'hydra', 'omegaconf', 'wandb', 'datasets') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
