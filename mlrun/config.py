@@ -1,6 +1,6 @@
 """The settings of a run: dataclasses that Hydra checks, and the typed `Config` that the plan reads. No torch here.
 
-Groups with a `_target_` (model, coarsening, data, logger) are checked against the class that they name.
+Groups with a `_target_` (model, coarsening, growth, data, logger) are checked against the class that they name.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from mlrun.errors import UserError, mistake, nearest
 
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 # The groups that name a class in `_target_`.
-GROUPS = ("model", "coarsening", "data", "logger")
+GROUPS = ("model", "coarsening", "growth", "data", "logger")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("train", "plan", "report", "evaluate"),
+    "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
     "cycle.optimizer_policy": ("reset", "carry"),
     "cycle.lr_policy": ("restart", "continue", "rewarm"),
     "optimizer.schedule.shape": ("constant", "cosine", "linear", "wsd"),
@@ -113,6 +113,11 @@ class Settings:
     task: str = "train"
     run: str | None = None
     runs: str | None = None
+    init: str | None = None
+    source: str | None = None
+    target: str | None = None
+    grown: str | None = None
+    fine: str | None = None
     name: str = MISSING
     seed: int = 0
     budget: str = MISSING
@@ -121,6 +126,7 @@ class Settings:
     cache: str = MISSING
     model: Any = MISSING
     coarsening: Any = MISSING
+    growth: Any = MISSING
     cycle: Cycle = field(default_factory=Cycle)
     hardware: Hardware = field(default_factory=Hardware)
     data: Any = MISSING
@@ -137,6 +143,7 @@ class Config:
     settings: Settings
     model: Any
     coarsening: Any
+    growth: Any
     data: Any
     logger: Any
     resolved: dict[str, Any]
@@ -179,8 +186,9 @@ def build(node: DictConfig, key: str) -> Any:
     given = {str(name): value for name, value in node.items() if name != "_target_"}
     unknown = [n for n in given if n not in known]
     if unknown:
-        raise UserError([mistake(f"{key}.{n}", given[n], ", ".join(known), f"remove it{nearest(n, known)}")
-                         for n in unknown])
+        raise UserError(
+            [mistake(f"{key}.{n}", given[n], ", ".join(known), f"remove it{nearest(n, known)}") for n in unknown]
+        )
     return _typed(found, given, key)
 
 

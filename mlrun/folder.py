@@ -12,7 +12,22 @@ import yaml
 from mlrun.errors import mistake
 
 # What may differ when a run is resumed: speed, names and what is told to whom, but nothing that moves the loss.
-RUNTIME = ("task", "run", "runs", "name", "log_every", "cache", "hardware", "logger", "checkpoint", "eval.batch")
+RUNTIME = (
+    "task",
+    "run",
+    "runs",
+    "source",
+    "target",
+    "grown",
+    "fine",
+    "name",
+    "log_every",
+    "cache",
+    "hardware",
+    "logger",
+    "checkpoint",
+    "eval.batch",
+)
 # What a folder may hold without being anybody's run.
 HARMLESS = ("plan.json", "error.txt")
 

@@ -29,12 +29,16 @@ def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """Return ({moment: {parameter name: tensor}}, steps taken); empty before the first step."""
+    """Return ({moment: {parameter name: tensor}}, steps taken); empty before the first step.
+
+    Parameters that never had a gradient are left out. Where some had fewer than others (layers that learn in
+    turn) a kind `step` holds each one's count.
+    """
     states = {name: optimizer.state[p] for name, p in net.named_parameters() if p in optimizer.state}
     taken = {int(state["step"].item()) for state in states.values()}
-    assert len(taken) <= 1, f"parameters took different numbers of steps: {taken}"
-    tensors = {kind: {name: s[kind] for name, s in states.items()} for kind in MOMENTS} if states else {}
-    return tensors, taken.pop() if taken else 0
+    kinds = (*MOMENTS, "step") if len(taken) > 1 else MOMENTS
+    tensors = {kind: {name: s[kind] for name, s in states.items()} for kind in kinds} if states else {}
+    return tensors, max(taken, default=0)
 
 
 def load_moments(
@@ -42,5 +46,8 @@ def load_moments(
 ) -> None:
     """Give the optimizer the moments of `moments`, copied onto the parameters' device."""
     for name, p in net.named_parameters():
+        if name not in tensors[MOMENTS[0]]:
+            continue
+        step = float(tensors["step"][name] if "step" in tensors else taken)
         state = {kind: tensors[kind][name].to(p.device, p.dtype).clone() for kind in MOMENTS}
-        optimizer.state[p] = {"step": torch.tensor(float(taken), device=p.device), **state}
+        optimizer.state[p] = {"step": torch.tensor(step, device=p.device), **state}

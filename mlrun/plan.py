@@ -11,9 +11,10 @@ from typing import Any
 
 from mlrun import check
 from mlrun.axes import Resize, Sizes, parameter_count
-from mlrun.coarsening.base import inexact
+from mlrun.coarsening.base import DEPTH
 from mlrun.config import Config, Cycle, Row
 from mlrun.errors import UserError, mistake
+from mlrun.growth.base import Samples
 from mlrun.layers import Flops, Stack
 from mlrun.units import Rates, parse
 
@@ -23,26 +24,22 @@ STATE_BYTES = 16
 
 @dataclass(frozen=True)
 class Level:
-    """One model size; level 1 is the model you want. `resize` leads to the next coarser level, if there is one."""
+    """One model size; level 1 is the model you want. `resize` leads to the next coarser level, if there is one.
+
+    `inexact` says why growing into this level changes the function, one line each; empty if it does not.
+    """
 
     number: int
     model: Any
     parameters: int
     flops: Flops
     resize: Resize | None = None
+    inexact: tuple[str, ...] = ()
 
     @property
     def sizes(self) -> Sizes:
         """Axis sizes of this level's model."""
         return dict(self.model.sizes())
-
-    @property
-    def inexact(self) -> list[str]:
-        """Why decoalescing into this level changes the function, one line each; empty if it does not."""
-        if self.resize is None:
-            return []
-        stacks = [part for part in self.model.parts().values() if isinstance(part, Stack)]
-        return inexact(self.resize, post_norm=any(stack.block.post for stack in stacks))
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,16 @@ class Stage:
     """One stretch of training at one level: steps `first` to `first + steps`, after `transfer` from the level before.
 
     `alpha` is the share of the decoalesced weights: 1 where no model was kept to blend with; None without a blend.
+    `turns` are the FLOPs per sample of its steps, which come in turn (mostly there is one); `entry` is what the
+    growing into the stage cost by itself.
     """
 
     index: int
     level: int
     first: int
     steps: int
+    turns: tuple[Flops, ...]
+    entry: Flops
     lr_scale: float
     transfer: str | None = None
     alpha: float | None = None
@@ -65,6 +66,18 @@ class Stage:
     def end(self) -> int:
         """The step after the stage's last."""
         return self.first + self.steps
+
+    @property
+    def step_flops(self) -> int:
+        """FLOPs per sample of a step, the mean over the turns."""
+        return sum(turn.total for turn in self.turns) // len(self.turns)
+
+    def flops(self, steps: int, batch: int) -> Flops:
+        """Return the FLOPs of entering the stage and taking `steps` steps."""
+        taken = [len(range(turn, steps, len(self.turns))) * batch for turn in range(len(self.turns))]
+        body = sum(n * turn.body for n, turn in zip(taken, self.turns, strict=True))
+        head = sum(n * turn.head for n, turn in zip(taken, self.turns, strict=True))
+        return Flops(self.entry.body + body, self.entry.head + head)
 
 
 @dataclass(frozen=True)
@@ -104,21 +117,27 @@ class Plan:
         """Return a level by its number, from 1."""
         return self.levels[number - 1]
 
-    def spent(self, step: int) -> Spent:
-        """Return what training has cost after `step` steps."""
-        done = [(self.level(s.level).flops, min(max(step - s.first, 0), s.steps)) for s in self.stages]
+    def spent(self, step: int, stage: int | None = None) -> Spent:
+        """Return what training has cost after `step` steps.
+
+        `stage` is the stage that the run is in, entered at its own cost; None is the one that took the last step.
+        """
+        if stage is None:
+            stage = max((s.index for s in self.stages if s.first < step), default=-1)
+        entered = self.stages[: stage + 1]
+        done = [s.flops(min(max(step - s.first, 0), s.steps), self.batch) for s in entered]
         samples = step * self.batch
-        return Spent(
-            step,
-            samples,
-            samples * self.tokens_per_sample,
-            sum(f.total * n * self.batch for f, n in done),
-            sum(f.body * n * self.batch for f, n in done),
-        )
+        body, total = sum(f.body for f in done), sum(f.total for f in done)
+        return Spent(step, samples, samples * self.tokens_per_sample, total, body)
+
+    @property
+    def total(self) -> Spent:
+        """What all stages cost."""
+        return self.spent(self.steps, len(self.stages) - 1)
 
     def stage_cost(self, stage: Stage) -> Spent:
         """Return the cost of one stage alone."""
-        before, after = self.spent(stage.first), self.spent(stage.end)
+        before, after = self.spent(stage.first, stage.index - 1), self.spent(stage.end, stage.index)
         return Spent(*(getattr(after, f) - getattr(before, f) for f in Spent.__dataclass_fields__))
 
 
@@ -147,15 +166,22 @@ def _levels(config: Config) -> tuple[Level, ...]:
     for number in range(1, deepest + 1):
         resize = _coarser(config, model, number) if number < deepest else None
         parameters = parameter_count(model.params(), model.sizes())
-        levels.append(Level(number, model, parameters, model.flops(sequence, targets), resize))
+        inexact = () if resize is None else tuple(config.growth.inexact(resize, _post_norm(model)))
+        levels.append(Level(number, model, parameters, model.flops(sequence, targets), resize, inexact))
         model = model.resize(resize.coarse) if resize is not None else model
     return tuple(levels)
+
+
+def _post_norm(model: Any) -> bool:
+    return any(isinstance(part, Stack) and part.block.post for part in model.parts().values())
 
 
 def _coarser(config: Config, model: Any, number: int) -> Resize:
     try:
         resize: Resize = config.coarsening.resize(model.sizes())
-        problems = model.resize(resize.coarse).problems()
+        # A coarser level may have no layers (progressive training); level 1 may not.
+        judged = {axis: max(size, 1) if axis in DEPTH else size for axis, size in resize.coarse.items()}
+        problems = model.resize(judged).problems()
     except UserError as error:
         problems = error.problems
     if problems:
@@ -179,21 +205,55 @@ def _budget_steps(config: Config, finest: Level) -> int:
 
 def _stages(config: Config, levels: tuple[Level, ...], budget: int) -> tuple[Stage, ...]:
     cycle = config.settings.cycle
-    stages: list[Stage] = []
     kept: set[int] = set()
-    for i, (row, steps) in enumerate(zip(cycle.stages, _stage_steps(config, levels, budget), strict=True)):
-        before = stages[-1] if stages else None
-        scale = cycle.lr_scale[row.level - 1] if cycle.lr_scale else 1.0
-        first = before.end if before is not None else 0
-        stages.append(Stage(i, row.level, first, steps, scale, *_transfer(cycle, i, before, kept)))
+    ways = [_transfer(cycle, i, kept) for i in range(len(cycle.stages))]
+    _refuse_growth(config, levels, [way[0] for way in ways])
+    bills = [_bill(config, levels[row.level - 1], way[0]) for row, way in zip(cycle.stages, ways, strict=True)]
+    stages: list[Stage] = []
+    for i, steps in enumerate(_stage_steps(config, levels[0], bills, budget)):
+        level = cycle.stages[i].level
+        scale = cycle.lr_scale[level - 1] if cycle.lr_scale else 1.0
+        first = stages[-1].end if stages else 0
+        (turns, entry), (way, alpha, blend) = bills[i], ways[i]
+        stages.append(Stage(i, level, first, steps, turns, entry, scale, way, alpha, blend))
     if stages[-1].end == 0:
         raise UserError(mistake("cycle.stages", "no step at all", "a sum of at least one step", "lengthen a stage"))
     return tuple(stages)
 
 
-def _transfer(cycle: Cycle, i: int, before: Stage | None, kept: set[int]) -> tuple[str | None, float | None, bool]:
+Bill = tuple[tuple[Flops, ...], Flops]
+
+
+def _bill(config: Config, level: Level, way: str | None) -> Bill:
+    """Return the FLOPs per sample of a stage's steps, in turn, and what entering it costs."""
+    if way != "decoalesce":
+        return (level.flops,), Flops(0, 0)
+    data, model = config.data, level.model
+    samples = Samples(data.sequence, data.targets(config.model), config.settings.batch)
+    return config.growth.turns(model, level.resize, samples), config.growth.entry(model, level.resize, samples)
+
+
+def _refuse_growth(config: Config, levels: tuple[Level, ...], ways: list[str | None]) -> None:
+    """Raise UserError for what the growing method cannot do in this cycle, all lines at once."""
+    rows = list(zip(config.settings.cycle.stages, ways, strict=True))
+    problems = config.growth.unfit(config.settings) if "decoalesce" in ways else []
+    for level in sorted({row.level for row, way in rows if way == "decoalesce"}):
+        model, resize = levels[level - 1].model, levels[level - 1].resize
+        assert resize is not None
+        problems += config.growth.problems(model, resize, config.settings)
+    down = {row.level for row, way in rows if way == "coalesce"}
+    empty = [n for n in down if 0 in levels[n - 1].sizes.values()]
+    problems += [
+        mistake(f"level {n}", "no layers", "at least one layer", "nothing coalesces into it: begin there")
+        for n in empty
+    ]
+    if problems:
+        raise UserError(dict.fromkeys(problems))
+
+
+def _transfer(cycle: Cycle, i: int, kept: set[int]) -> tuple[str | None, float | None, bool]:
     """Return (transfer, alpha, blend) of stage `i`; `kept`, the levels that hold a model to blend with, is updated."""
-    row = cycle.stages[i]
+    row, before = cycle.stages[i], cycle.stages[i - 1] if i > 0 else None
     if before is None or row.level == before.level:
         _refuse_alpha(row, i, None, "no decoalescing happens before this stage")
         return None, None, False
@@ -215,26 +275,29 @@ def _refuse_alpha(row: Row, i: int, only: float | None, reason: str) -> None:
         raise UserError(mistake(f"cycle.stages.{i}.alpha", row.alpha, allowed, f"{reason}: remove alpha"))
 
 
-def _stage_steps(config: Config, levels: tuple[Level, ...], budget: int) -> list[int]:
+def _stage_steps(config: Config, finest: Level, bills: list[Bill], budget: int) -> list[int]:
     """Return every stage's steps; `rest` takes the whole steps that the FLOPs left over pay for."""
-    rows = [(levels[row.level - 1], parse(row.length)) for row in config.settings.cycle.stages]
-    known = [
-        None if length is None or length.unit == "rest" else _rates(config, level, budget).steps(length)
-        for level, length in rows
-    ]
-    spent = sum(level.flops.total * n for (level, _), n in zip(rows, known, strict=True) if n is not None)
-    rest = budget * levels[0].flops.total - spent
-    counts = [rest // level.flops.total if n is None else n for (level, _), n in zip(rows, known, strict=True)]
+    batch, tokens = config.settings.batch, config.model.tokens(config.data.sequence)
+    per_sample = [sum(turn.total for turn in turns) // len(turns) for turns, _ in bills]
+    known: list[int | None] = []
+    for row, flops in zip(config.settings.cycle.stages, per_sample, strict=True):
+        length = parse(row.length)
+        rates = Rates(batch, batch * tokens, batch * flops, budget)
+        known.append(None if length is None or length.unit == "rest" else rates.steps(length))
+    whole = budget * batch * finest.flops.total
+    spent = sum(entry.total for _, entry in bills)
+    spent += sum(batch * flops * n for flops, n in zip(per_sample, known, strict=True) if n is not None)
+    counts = [(whole - spent) // (batch * f) if n is None else n for f, n in zip(per_sample, known, strict=True)]
     if min(counts) < 0:
-        given = f"{spent / (budget * levels[0].flops.total):.0%} of the budget without the stage `rest`"
+        given = f"{spent / whole:.0%} of the budget without the stage `rest`"
         raise UserError(mistake("cycle.stages", given, "at most 100%", "shorten the other stages"))
     return counts
 
 
 def _refuse_overspending(plan: Plan) -> None:
     """A cycle may not spend more than its baseline, in FLOPs; half a step of rounding per stage is forgiven."""
-    spent = plan.spent(plan.steps).flops
-    rounding = sum(plan.batch * plan.level(s.level).flops.total for s in plan.stages) // 2
+    spent = plan.total.flops
+    rounding = sum(plan.batch * s.step_flops for s in plan.stages) // 2
     if spent > plan.budget_flops + rounding:
         share = spent / plan.budget_flops
         lengths = ", ".join(f"{s.steps} steps at level {s.level}" for s in plan.stages)
@@ -244,7 +307,7 @@ def _refuse_overspending(plan: Plan) -> None:
 
 def as_dict(plan: Plan) -> dict[str, Any]:
     """Return the plan as it stands in plan.json; costs are per stage unless named otherwise."""
-    total = plan.spent(plan.steps)
+    total = plan.total
     return {
         "name": plan.name,
         "batch": plan.batch,
@@ -279,7 +342,7 @@ def _level_dict(plan: Plan, level: Level) -> dict[str, Any]:
         "cost_to_level_1": level.flops.total / plan.level(1).flops.total,
         "state_bytes": level.parameters * STATE_BYTES,
         "exact": None if level.resize is None else not level.inexact,
-        "inexact_because": None if level.resize is None else level.inexact,
+        "inexact_because": None if level.resize is None else list(level.inexact),
     }
 
 
@@ -293,6 +356,7 @@ def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:
         "parameters": level.parameters,
         "transfer": stage.transfer,
         "alpha": stage.alpha,
+        "entry_flops": stage.entry.total,
         "lr_scale": stage.lr_scale,
         "first_step": stage.first,
         "steps": stage.steps,

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from mlrun.clock import PURPOSES, Clock
 from mlrun.config import Config
 from mlrun.distributed import Ranks
 from mlrun.errors import UserError, mistake
+from mlrun.growth.base import Context
+from mlrun.interop.read import open_folder
 from mlrun.network import Network, build
 from mlrun.plan import Plan, Stage, as_dict
 from mlrun.signals import Signals
@@ -114,11 +117,11 @@ class Run:
     def _stage(self, job: Job, stage: Stage) -> None:
         """Make the transfer into a stage, if it is due, then train it and leave its model in `current`."""
         progress = self.progress
+        began = self.clock.read()["training"] - (progress.stage_seconds[stage.index :] or [0.0])[0]
         if not progress.entered:
             with self.clock.during("transfer"):
                 self._enter(job, stage)
         trainee = self._trainee(stage)
-        began = self.clock.read()["training"] - (progress.stage_seconds[stage.index :] or [0.0])[0]
 
         def evaluate(step: int) -> None:
             with self.clock.during("evaluation"):
@@ -140,13 +143,15 @@ class Run:
         progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
         self._write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
         self.current = _snapshot(trainee)
+        if self.config.growth.teaches:
+            self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
         with self.clock.during("checkpoint"):
             self._save(self.current)
 
     def _enter(self, job: Job, stage: Stage) -> None:
         """Move `current` to the stage's level, and log the receipt."""
-        self.current.tensors.pop("ema", None)
+        averaged = self.current.tensors.pop("ema", None)
         if stage.transfer is None:
             if not self.carry:
                 self.current = Snapshot({"weights": self.current.weights})
@@ -158,7 +163,7 @@ class Run:
             grown = after = transfer.coalesce(before, above, self.carry)
             pair, coarse = above, level
         else:
-            grown = transfer.decoalesce(before, level, self.carry)
+            grown = self._grown(stage, before, averaged)
             after = self._blended(stage, grown)
             pair, coarse = level, self.plan.level(stage.level + 1)
         source_level, target_level = (pair, coarse) if stage.transfer == "coalesce" else (coarse, pair)
@@ -171,6 +176,24 @@ class Run:
         self._write(record(job, stage, self.progress.step, "transfer", **receipt))
         self.progress.receipts.append({"stage": stage.index, **receipt})
         self.current = after
+
+    def _grown(self, stage: Stage, coarse: Snapshot, averaged: dict[str, torch.Tensor] | None) -> Snapshot:
+        """Return the coarse model at the stage's level; what learning a mapping takes is training time."""
+        growth, size = self.config.growth, self.plan.batch
+        rows, first = share(size, self.ranks), self.progress.step * size
+        context = Context(
+            self.config.settings.seed,
+            self.carry,
+            self.ranks,
+            self.config.settings,
+            lambda: self.source.batches(first, size, rows),
+        )
+        if growth.teaches:
+            self.kept[stage.level + 1] = Snapshot({"weights": coarse.weights})
+        whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.adam_steps)
+        with self.clock.during("training" if stage.entry.total > 0 else "transfer"):
+            grown: Snapshot = growth.grow(whole, self.plan.level(stage.level), context)
+        return grown
 
     def _blended(self, stage: Stage, grown: Snapshot) -> Snapshot:
         """Return the decoalesced model after noise and interpolation with the model kept at this level."""
@@ -187,20 +210,33 @@ class Run:
         return transfer.interpolate(kept, grown, stage.alpha)
 
     def _fresh(self) -> Snapshot:
-        model = self.plan.level(self.plan.stages[0].level).model
-        return Snapshot({"weights": dict(build(model, self.config.settings.seed).state_dict())})
+        """Return the first stage's model, from its seed or from the folder `init`."""
+        model, init = self.plan.level(self.plan.stages[0].level).model, self.config.settings.init
+        if init is None:
+            return Snapshot({"weights": dict(build(model, self.config.settings.seed).state_dict())})
+        found = open_folder(Path(init).expanduser(), "init")
+        if found.model != model:
+            differing = [f for f in asdict(model) if getattr(found.model, f, None) != getattr(model, f)]
+            allowed = f"a {type(model).__name__} of this run's sizes"
+            remedy = f"its {', '.join(differing) or 'architecture'} differ: set model.* to them"
+            raise UserError(mistake("init", init, allowed, remedy))
+        return Snapshot({"weights": {name: found[name].float() for name in found}})
 
     def _trainee(self, stage: Stage) -> Trainee:
         spec = self.config.settings.optimizer
         net = build(self.plan.level(stage.level).model, None)
         net.load_state_dict(self.current.weights)
         net.to(self.ranks.device)
+        lesson = None
+        if stage.transfer == "decoalesce":
+            coarse = self.plan.level(stage.level + 1)
+            lesson = self.config.growth.lesson(net, stage, coarse, self.kept.get(coarse.number))
         optimizer = optim.adamw(net, spec)
         if self.current.adam_steps > 0:
             optim.load_moments(net, optimizer, self.current.tensors, self.current.adam_steps)
         start = self.current.tensors.get("ema", self.current.weights)
         ema = {name: t.to(self.ranks.device).clone() for name, t in start.items()} if spec.ema is not None else None
-        return Trainee(net, optimizer, ema)
+        return Trainee(net, optimizer, ema, lesson)
 
     def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the held-out loss; at level 1 keep the best weights."""

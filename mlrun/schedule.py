@@ -46,7 +46,7 @@ def rate(plan: Plan, optimizer: Optimizer, policy: str, stage: Stage, step: int)
     rewarm     as `continue`, with the warm-up repeated at the start of every stage
     """
     first, span = (stage.first, stage.steps) if policy == "restart" else (0, plan.steps)
-    per_step = plan.batch * plan.level(stage.level).flops.total
+    per_step = plan.batch * stage.step_flops
     rates = Rates(plan.batch, plan.batch * plan.tokens_per_sample, per_step, span)
     share = factor(optimizer.schedule, step - first, span, rates)
     if policy == "rewarm" and stage.first > 0:

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from mlrun import compose  # registers what a job's folder is resolved with, wherever a launcher unpickles `job`
-from mlrun.config import Config, Hardware, load
+from mlrun.config import Config, Hardware, build, load
 from mlrun.errors import UserError, mistake
 from mlrun.launched import place
 from mlrun.plan import Plan, as_dict, make
@@ -180,12 +180,68 @@ def given(settings: DictConfig, folder: Path | None) -> Path:
     return folder
 
 
+def export(settings: DictConfig, folder: Path | None) -> None:
+    """Write a run's model as a Hugging Face folder."""
+    from mlrun.interop import export_hf
+
+    export_hf(given(settings, folder), target := place(settings, "target"))
+    say(f"written to {target}")
+
+
+def import_(settings: DictConfig, folder: Path | None) -> None:
+    """Write a Hugging Face folder as a model folder of ours."""
+    from mlrun.interop import import_hf
+
+    import_hf(place(settings, "source"), target := place(settings, "target"))
+    say(f"written to {target}")
+
+
+def coalesce(settings: DictConfig, folder: Path | None) -> None:
+    """Write the next coarser level of a model folder."""
+    from mlrun.convert import coalesce_folder
+
+    coarsening = build(settings.coarsening, "coarsening")
+    coalesce_folder(place(settings, "source"), target := place(settings, "target"), coarsening)
+    say(f"written to {target}")
+
+
+def decoalesce(settings: DictConfig, folder: Path | None) -> None:
+    """Write the next finer level of a model folder."""
+    from mlrun.convert import decoalesce_folder
+
+    coarsening = build(settings.coarsening, "coarsening")
+    fine = None if settings.fine is None else Path(settings.fine)
+    decoalesce_folder(place(settings, "source"), target := place(settings, "target"), coarsening, fine)
+    say(f"written to {target}")
+
+
+def interpolate(settings: DictConfig, folder: Path | None) -> None:
+    """Write the blend of two model folders."""
+    from mlrun.convert import interpolate_folders
+
+    kept, grown, target = (place(settings, key) for key in ("source", "grown", "target"))
+    interpolate_folders(kept, grown, settings.cycle.alpha, target)
+    say(f"written to {target}")
+
+
+def place(settings: DictConfig, key: str) -> Path:
+    """Return the folder that a task needs; UserError if it was not given."""
+    if settings[key] is None:
+        raise UserError(mistake(key, "not given", "a folder", f"task={settings.task} needs {key}=..."))
+    return Path(settings[key]).expanduser()
+
+
 # What each `task` does, given the settings and `run`, which is None if only the clock named it.
 TASKS: Mapping[str, Callable[[DictConfig, Path | None], None]] = {
     "train": train,
     "plan": plan,
     "report": report,
     "evaluate": evaluate,
+    "export": export,
+    "import": import_,
+    "coalesce": coalesce,
+    "decoalesce": decoalesce,
+    "interpolate": interpolate,
 }
 
 

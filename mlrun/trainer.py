@@ -46,11 +46,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Trainee:
-    """What one stage trains: the network, its optimizer, and the moving average of its weights, if asked for."""
+    """What one stage trains: the network, its optimizer, and the moving average of its weights, if asked for.
+
+    `lesson` gives the loss where that is not the network's own (see `mlrun.growth`).
+    """
 
     net: Network
     optimizer: torch.optim.AdamW
     ema: dict[str, Tensor] | None
+    lesson: nn.Module | None = None
 
 
 def train(
@@ -74,7 +78,8 @@ def train(
         Stopped: a signal came; `save` was called.
     """
     settings, ranks = job.settings, job.ranks
-    forward = _prepare(trainee.net, settings.hardware, ranks)
+    forward = _prepare(trainee.net if trainee.lesson is None else trainee.lesson, settings.hardware, ranks)
+    tell = getattr(trainee.lesson, "at", None)
     parameters = list(trainee.net.parameters())
     evaluate_every = due(job.plan, stage, settings.eval.every)
     save_every = due(job.plan, stage, settings.checkpoint.every)
@@ -83,6 +88,8 @@ def train(
         # The rate depends on the step alone, so a resumed run takes the same one.
         lr = schedule.rate(job.plan, settings.optimizer, settings.cycle.lr_policy, stage, step)
         set_rate(trainee.optimizer, lr)
+        if tell is not None:
+            tell(step)
 
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up.
         loss = _gradients(forward, next(batches), settings.hardware, ranks)
@@ -120,14 +127,14 @@ def train(
 
 def due(plan: Plan, stage: Stage, every: str) -> int:
     """Return a period in steps; `%` refers to the budget, so that a cycle and its baseline are read equally often."""
-    per_step = plan.batch * plan.level(stage.level).flops.total
+    per_step = plan.batch * stage.step_flops
     rates = schedule.Rates(plan.batch, plan.batch * plan.tokens_per_sample, per_step, plan.budget_steps)
     return max(1, schedule.steps(every, rates))
 
 
 def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[str, Any]:
     """Return one log record: where the run stands, all cumulative, and what is reported."""
-    spent = job.plan.spent(step)
+    spent = job.plan.spent(step, stage.index)
     return {
         "kind": kind,
         "stage": stage.index,
@@ -152,9 +159,9 @@ def autocast(hardware: Hardware, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16")
 
 
-def _prepare(net: Network, hardware: Hardware, ranks: Ranks) -> nn.Module:
+def _prepare(module: nn.Module, hardware: Hardware, ranks: Ranks) -> nn.Module:
     """Return the module to call: wrapped for several processes, and compiled if the hardware says so."""
-    module: nn.Module = net.train()
+    module.train()
     if ranks.world > 1:
         module = DistributedDataParallel(
             module, device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None

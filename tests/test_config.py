@@ -33,6 +33,8 @@ PARTNERS = {
     "model": [[data, *more] for more in ([], ["cycle=scratch"]) for data in choices("data", "sotu", "imagenet")],
     "data": [[model] for model in choices("model", "gpt_tiny", "gpt_base", "deit_s", "deit_digits")],
     "coarsening": [[], ["cycle.lengths.final=rest"]],
+    "growth": [[], ["coarsening=stack"], ["coarsening=depth_only", "optimizer.ema=0.9"]],
+    "method": [[], ["optimizer.ema=0.9"]],
 }
 
 
@@ -70,7 +72,7 @@ def test_every_key_has_a_comment_above_it(file: Path) -> None:
     untold = {"_target_", "name", "beta2", "entity", "tags"}
     for above, line in pairwise(lines):
         key = re.match(r"(\w+):.", line)
-        if file.parts[0] != "experiment" and key is not None and key[1] not in untold:
+        if file.parts[0] not in ("experiment", "method") and key is not None and key[1] not in untold:
             assert above.startswith("#"), f"{file}: {line}"
 
 
@@ -89,7 +91,8 @@ def test_experiments_are_diffs_that_win_over_the_defaults() -> None:
 
 def test_the_schema_and_the_yaml_have_the_same_keys() -> None:
     written = yaml.safe_load((CONF / "config.yaml").read_text())
-    groups = {key for entry in written["defaults"] if isinstance(entry, dict) for key in entry} - {"experiment"}
+    chosen = {key for entry in written["defaults"] if isinstance(entry, dict) for key in entry}
+    groups = chosen - {"method", "experiment"}
     groups = {key for key in groups if not key.startswith("override")}
     assert set(Settings.__dataclass_fields__) == (set(written) - {"defaults", "hydra"}) | groups
 

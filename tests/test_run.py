@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,22 @@ def test_growing_starts_at_the_coarse_level_without_a_blend(tmp_path: Path) -> N
     summary = toy.run(tmp_path, toy.make(coarsening=Uniform(depth=2), cycle=cycle))
     assert summary["receipts"][0]["alpha"] == 1.0
     assert summary["ledger"]["total"]["share"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_a_run_starts_from_the_weights_of_a_model_folder(tmp_path: Path) -> None:
+    resolved = {"model": {"_target_": "mlrun.models.gpt.GPT", **asdict(toy.model())}}
+    first = toy.run(tmp_path / "first", replace(toy.make(), resolved=resolved))
+    toy.run(tmp_path / "second", toy.make(init=str(tmp_path / "first")))
+    start = toy.records(tmp_path / "second")[0]
+    assert (start["kind"], start["step"], start["loss"]) == ("val", 0, first["val_loss"])
+
+
+def test_a_start_of_other_sizes_is_refused(tmp_path: Path) -> None:
+    resolved = {"model": {"_target_": "mlrun.models.gpt.GPT", **asdict(toy.model())}}
+    toy.run(tmp_path / "first", replace(toy.make(), resolved=resolved))
+    wide = replace(toy.model(), ffn=128)
+    with pytest.raises(UserError, match="its ffn differ"):
+        toy.run(tmp_path / "second", toy.make(model=wide, init=str(tmp_path / "first")))
 
 
 TWO_PROCESSES = """

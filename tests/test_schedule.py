@@ -102,7 +102,12 @@ def test_wsd_is_stable_until_its_decay_then_linear() -> None:
 def plan() -> Plan:
     """Return a V-cycle: 20 steps at level 1, 60 at level 2, 20 at level 1; level 2 has twice the rate."""
     levels = tuple(Level(n, None, 1, Flops(10**9 // n, 0)) for n in (1, 2))
-    stages = (Stage(0, 1, 0, 20, 1.0), Stage(1, 2, 20, 60, 2.0, "coalesce"), Stage(2, 1, 80, 20, 1.0, "decoalesce"))
+    fine, coarse = (((level.flops,), Flops(0, 0)) for level in levels)
+    stages = (
+        Stage(0, 1, 0, 20, *fine, 1.0),
+        Stage(1, 2, 20, 60, *coarse, 2.0, "coalesce"),
+        Stage(2, 1, 80, 20, *fine, 1.0, "decoalesce"),
+    )
     return Plan("v", 16, 128, 128, 100, levels, stages)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from mlrun import plan
 from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Checkpoint, Config, Cycle, Eval, Optimizer, Row, Schedule, Settings
+from mlrun.growth.decoalesce import Decoalesce
 from mlrun.log.none import NoLogger
 from mlrun.models.gpt import GPT
 from mlrun.run import train
@@ -95,12 +96,13 @@ def settings(**changes: Any) -> Settings:
     return Settings(**{**base, **changes})
 
 
-def make(coarsening: Any = None, model: Any = None, **changes: Any) -> Config:
+def make(coarsening: Any = None, model: Any = None, growth: Any = None, **changes: Any) -> Config:
     """Return a checked configuration of the toy run."""
     return Config(
         settings(**changes),
         model=globals()["model"]() if model is None else model,
         coarsening=Uniform(width=2, ffn=2, head=2, depth=2) if coarsening is None else coarsening,
+        growth=Decoalesce() if growth is None else growth,
         data=Toy(),
         logger=NoLogger(),
         resolved={"model": {"_target_": "mlrun.models.gpt.GPT"}, "changes": repr(changes)},

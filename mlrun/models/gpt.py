@@ -49,7 +49,7 @@ class GPT(Model):
     def blocks(self) -> Stack:
         """Return the declared blocks."""
         # Each of 2 * layer branches adds to the residual stream: their sum keeps its scale (GPT-2, section 2.3).
-        branch_std = STD / math.sqrt(2 * self.layer)
+        branch_std = STD / math.sqrt(2 * max(self.layer, 1))
         attention = Attention(STD, branch_std, causal=True)
         return Stack("layer", Block(LayerNorm(self.eps), attention, MLP(STD, branch_std, "gelu_tanh")))
 

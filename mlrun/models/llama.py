@@ -58,7 +58,7 @@ class Llama(Model):
 
     def blocks(self) -> Stack:
         """Return the declared blocks."""
-        branch_std = STD / math.sqrt(2 * self.layer)  # as in GPT-2; Llama's own start was not published
+        branch_std = STD / math.sqrt(2 * max(self.layer, 1))  # as in GPT-2; Llama's own start was not published
         attention = Attention(
             STD,
             branch_std,

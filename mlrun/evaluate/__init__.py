@@ -1,0 +1,90 @@
+"""A finished run, measured again: the held-out loss of the model in its folder, and what follows from it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from mlrun import distributed
+from mlrun.config import Hardware, build
+from mlrun.distributed import Ranks
+from mlrun.errors import UserError, mistake
+from mlrun.interop.read import Checkpoint, open_folder
+from mlrun.network import Network
+from mlrun.network import build as build_network
+from mlrun.trainer import autocast, held_out_loss
+
+
+def evaluate(folder: Path, hardware: Hardware | None = None) -> dict[str, Any]:
+    """Return the held-out loss of a run's model, write it to `evaluate.json`, and for
+
+        text      perplexity, exp(loss) per predicted token
+        images    accuracy, the share of images whose likeliest class is the label
+
+    `hardware` replaces that of the run.
+
+    Raises:
+        UserError: the folder is no finished run, its weights do not fit, or its data cannot be opened.
+    """
+    config, found = _settings(folder), open_folder(folder, "run")
+    ranks = distributed.start(_hardware(config) if hardware is None else hardware)
+    try:
+        used = _hardware(config) if hardware is None else hardware
+        source = build(config.data, "data").open(found.model, config.seed, Path(config.cache))
+        net = _network(found, ranks.device)
+        batch = config.eval.batch
+        result = {"val_loss": held_out_loss(net, source.validation(batch), used, ranks)}
+        if found.model.objective == "image":
+            result["accuracy"] = accuracy(net, source.validation(batch), used, ranks)
+        else:
+            result["perplexity"] = math.exp(result["val_loss"])
+        if ranks.first:
+            (folder / "evaluate.json").write_text(json.dumps(result, indent=2) + "\n")
+        return result
+    finally:
+        distributed.stop(ranks)
+
+
+def _settings(folder: Path) -> DictConfig:
+    """Return a run's config.yaml."""
+    if not (folder / "config.yaml").is_file():
+        raise UserError(mistake("run", folder, "a run folder", "it has no config.yaml"))
+    if not (folder / "model").is_dir():
+        raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
+    return cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
+
+
+def _hardware(config: DictConfig) -> Hardware:
+    return cast(Hardware, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Hardware), config.hardware)))
+
+
+def _network(found: Checkpoint, device: torch.device) -> Network:
+    """Return the network with the folder's weights, in float32."""
+    net = build_network(found.model, None)
+    net.load_state_dict(dict(found))
+    return net.to(device)
+
+
+@torch.no_grad()
+def accuracy(net: Network, batches: Iterable[Mapping[str, Tensor]], hardware: Hardware, ranks: Ranks) -> float:
+    """Return the share of images whose likeliest class is the label; of soft labels, the likeliest one."""
+    net.eval()
+    sums = torch.zeros(2, dtype=torch.float64)
+    for index, batch in enumerate(batches):
+        if index % ranks.world != ranks.rank:
+            continue
+        here = {key: value.to(ranks.device) for key, value in batch.items()}
+        with autocast(hardware, ranks.device):
+            guesses = net.logits(here).argmax(-1)
+        labels = here["labels"]
+        truth = labels.argmax(-1) if labels.is_floating_point() else labels
+        sums += torch.tensor([float((guesses == truth).sum()), len(truth)], dtype=torch.float64)
+    right, seen = ranks.sum(sums.to(ranks.device)).tolist()
+    return right / seen

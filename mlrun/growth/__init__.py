@@ -1,0 +1,1 @@
+"""How a model becomes the next finer one: one file per method."""

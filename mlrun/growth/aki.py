@@ -1,0 +1,113 @@
+"""bert2BERT's advanced knowledge initialisation: new units come from the layer above (Chen et al., ACL 2022).
+
+FPI is growth=decoalesce with coarsening=fpi: its maps copy outputs and split inputs by their count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mlrun import frozen
+from mlrun.axes import Resize, at_depth, depth_axis, factors
+from mlrun.coarsening.base import DEPTH
+from mlrun.errors import mistake
+from mlrun.growth.base import Context, Growth, Samples, one_stack
+from mlrun.layers import Flops
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mlrun.checkpoint import Snapshot
+    from mlrun.config import Settings
+    from mlrun.network import Network
+    from mlrun.plan import Level, Stage
+
+
+@dataclass(frozen=True)
+class AKI(Growth):
+    """Width first, the new columns from the next layer's expanded matrix; then depth, as the coarsening says.
+
+    Moments are never carried: those of units that come from two layers are nobody's.
+
+    `substructures`: layers that one sub-structure adds; the stage after the growing then trains, in turn, the lowest
+    k, 2k, ... layers under the one head, of each only the top k layers and the head (two-stage pre-training; the
+    authors draw the sub-structure at random, here it is the next one, so that the cost is known). None: ordinary.
+    """
+
+    substructures: int | None = None
+    parts = True
+
+    def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
+        from mlrun import operators
+        from mlrun.checkpoint import Snapshot
+
+        assert level.resize is not None
+        wide, deep = _width(level.resize), _depth(level.resize)
+        params = level.model.params()
+        expanded = operators.decoalesce(coarse.weights, params, wide)
+        return Snapshot({"weights": operators.decoalesce(_from_above(expanded, level.model, wide), params, deep)})
+
+    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+        if self.substructures is None:
+            return []
+        layers = model.sizes().get("layer", 0)
+        if self.substructures < 1 or layers % self.substructures:
+            allowed = f"a divisor of the level's {layers} layers, or null"
+            return [mistake("growth.substructures", self.substructures, allowed, "correct the value")]
+        return one_stack(model, "aki with substructures")
+
+    def turns(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
+        if self.substructures is None:
+            return super().turns(model, resize, samples)
+        depths = range(self.substructures, model.sizes()["layer"] + 1, self.substructures)
+        return tuple(
+            frozen.flops(model.resize({"layer": d}), samples.sequence, samples.targets, d - self.substructures)
+            for d in depths
+        )
+
+    def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+        from mlrun.lessons import Substructures
+
+        return None if self.substructures is None else Substructures(net, stage.first, self.substructures)
+
+
+def _width(resize: Resize) -> Resize:
+    """Return the part of a step that changes widths, at the coarse depth."""
+    fine = {axis: resize.coarse[axis] if axis in DEPTH else size for axis, size in resize.fine.items()}
+    merges = {axis: merge for axis, merge in resize.merges.items() if axis not in DEPTH}
+    return replace(resize, fine=fine, merges=merges)
+
+
+def _depth(resize: Resize) -> Resize:
+    """Return the part of a step that changes depth, at the fine width."""
+    coarse = {axis: resize.coarse[axis] if axis in DEPTH else size for axis, size in resize.fine.items()}
+    merges = {axis: merge for axis, merge in resize.merges.items() if axis in DEPTH}
+    return replace(resize, coarse=coarse, merges=merges)
+
+
+def _from_above(expanded: dict[str, Tensor], model: Model, wide: Resize) -> dict[str, Tensor]:
+    """Return the widened layers with their new output units taken from the layer above; the top one has none."""
+    norms = frozen.norms(model)
+    out = dict(expanded)
+    for template, param in model.params().items():
+        axis = depth_axis(template)
+        produced = [(d, f.axis) for d, dim in enumerate(param.dims) for f in factors(dim) if f.role == "out"]
+        if axis is None or template in norms or not produced or produced[0][1] not in wide.merges:
+            continue
+        dim, name = produced[0]
+        new = [unit for group in wide.merges[name].groups for unit in group[1:]]
+        for layer in range(wide.fine[axis] - 1):
+            above = expanded[at_depth(template, layer + 1)]
+            out[at_depth(template, layer)] = _replaced(
+                expanded[at_depth(template, layer)], above, dim, new, wide.fine[name]
+            )
+    return out
+
+
+def _replaced(tensor: Tensor, above: Tensor, dim: int, units: list[int], count: int) -> Tensor:
+    """Return a tensor with `units` of the `count` along `dim` (outermost factor) taken from another."""
+    mixed = tensor.clone()
+    mixed.unflatten(dim, (count, -1)).movedim(dim, 0)[units] = above.unflatten(dim, (count, -1)).movedim(dim, 0)[units]
+    return mixed

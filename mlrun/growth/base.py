@@ -1,0 +1,119 @@
+"""What every growing method is: from a coarse model at rest to one at the next finer level. No torch at import.
+
+A method may also cost something of its own when it is entered, and change how the stage that it leads into
+trains (frozen layers, a teacher). That holds for that stage alone: a further row of the same level trains as usual.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from mlrun.axes import Resize
+from mlrun.errors import mistake
+from mlrun.layers import Flops, Stack
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from mlrun.checkpoint import Snapshot
+    from mlrun.config import Settings
+    from mlrun.distributed import Ranks
+    from mlrun.network import Network
+    from mlrun.plan import Level, Stage
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the FLOPs of a stage follow from: tokens and targets of a sample, and samples of a step."""
+
+    sequence: int
+    targets: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a method may use beside the weights: `carry` asks for Adam's moments; batches are those that come next."""
+
+    seed: int
+    carry: bool
+    ranks: Ranks
+    settings: Settings
+    batches: Callable[[], Iterator[Mapping[str, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Growth(ABC):
+    """`copies`: the members of a group leave equal. `teaches`: the coarse model stays for the stage that follows.
+
+    `parts`: the stage may leave parameters without gradients, and moments with them.
+    """
+
+    copies: ClassVar[bool] = False
+    teaches: ClassVar[bool] = False
+    parts: ClassVar[bool] = False
+
+    @abstractmethod
+    def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
+        """Return the model on `level`, whose `resize` leads to the coarse one."""
+
+    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+        """Return what does not fit growing into `model`, one line each."""
+        return []
+
+    def unfit(self, settings: Settings) -> list[str]:
+        """Return a line for each policy of the cycle that cannot go with this method, whatever the model."""
+        cycle, name, found = settings.cycle, type(self).__name__, []
+        if cycle.noise > 0 and not self.copies:
+            remedy = f"noise cancels between equal copies; {name} makes none"
+            found.append(mistake("cycle.noise", cycle.noise, "0", remedy))
+        if self.parts and cycle.optimizer_policy == "carry":
+            remedy = f"{name} may leave layers without moments"
+            found.append(mistake("cycle.optimizer_policy", "carry", "reset", remedy))
+        return found
+
+    def inexact(self, resize: Resize, post_norm: bool) -> list[str]:
+        """Return why growing changes the function, one line each; empty: it is kept exactly."""
+        return [f"{type(self).__name__} does not keep the function"]
+
+    def entry(self, model: Model, resize: Resize, samples: Samples) -> Flops:
+        """Return the FLOPs of the growing itself."""
+        return Flops(0, 0)
+
+    def turns(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
+        """Return the FLOPs per sample of the steps of the stage that follows; they come in turn."""
+        return (model.flops(samples.sequence, samples.targets),)
+
+    def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+        """Return the module that gives the stage's loss, None for the network itself; it may freeze parameters.
+
+        A module with a method `at(step)` is told every step before it is taken.
+        """
+        return None
+
+
+def only_axes(resize: Resize, allowed: tuple[str, ...], method: str) -> list[str]:
+    """Return a line if a coarsening merges other axes than a method can grow."""
+    others = [a for a, m in resize.merges.items() if a not in allowed and m.coarse < m.fine]
+    remedy = "choose another coarsening or growth=decoalesce"
+    return (
+        [
+            mistake(
+                "growth", method, f"a coarsening of {', '.join(allowed)}", f"{', '.join(others)} merges too: {remedy}"
+            )
+        ]
+        if others
+        else []
+    )
+
+
+def one_stack(model: Model, method: str) -> list[str]:
+    """Return a line if a model has other than one stack of blocks."""
+    stacks = [part for part in model.parts().values() if isinstance(part, Stack)]
+    if len(stacks) == 1:
+        return []
+    return [mistake("growth", method, "a model with one stack of blocks", f"{type(model).__name__} has {len(stacks)}")]

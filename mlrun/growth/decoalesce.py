@@ -1,0 +1,37 @@
+"""The paper's way up: copy what produces an axis, split what consumes it. Of a stack coarsening, StackBERT's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun.axes import Resize
+from mlrun.coarsening.base import inexact
+from mlrun.errors import mistake
+from mlrun.growth.base import Context, Growth
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    from mlrun.checkpoint import Snapshot
+    from mlrun.config import Settings
+    from mlrun.plan import Level
+
+
+@dataclass(frozen=True)
+class Decoalesce(Growth):
+    """Moments go through the same operator when the cycle carries them."""
+
+    copies = True
+
+    def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
+        from mlrun import transfer
+
+        return transfer.decoalesce(coarse, level, context.carry)
+
+    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+        empty = [axis for axis, size in resize.coarse.items() if size == 0]
+        remedy = f"a level without {', '.join(empty)} has nothing to copy"
+        return [mistake("growth", "decoalesce", "fresh", remedy)] if empty else []
+
+    def inexact(self, resize: Resize, post_norm: bool) -> list[str]:
+        return inexact(resize, post_norm)

@@ -1,0 +1,49 @@
+"""Network Expansion: every new layer is the moving average of the layer below it (Ding et al., CVPR 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun.axes import Resize, at_depth, depth_axis
+from mlrun.coarsening.base import DEPTH
+from mlrun.errors import mistake
+from mlrun.growth.base import Context, Growth, only_axes
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    from mlrun.checkpoint import Snapshot
+    from mlrun.config import Settings
+    from mlrun.plan import Level
+
+
+@dataclass(frozen=True)
+class Expand(Growth):
+    """The first layer of a group is the trained one, those after it are its average (`optimizer.ema`)."""
+
+    def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
+        from mlrun import transfer
+
+        assert level.resize is not None
+        trained = transfer.decoalesce(coarse, level, context.carry)
+        averaged = transfer.decoalesce(type(coarse)({"weights": coarse.tensors["ema"]}), level, False).weights
+        for template in level.model.params():
+            axis = depth_axis(template)
+            if axis is not None and axis in level.resize.merges:
+                for first, *others in level.resize.merges[axis].groups:
+                    assert first < min(others, default=first + 1)
+                    names = [at_depth(template, layer) for layer in others]
+                    trained.weights.update({name: averaged[name] for name in names})
+        return trained
+
+    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+        found = only_axes(resize, DEPTH, "expand")
+        if settings.optimizer.ema is None:
+            remedy = "the new layers are the moving average; the paper has 0.99996"
+            found.append(mistake("optimizer.ema", None, "a number in (0, 1)", remedy))
+        for axis in DEPTH:
+            groups = resize.merges[axis].groups if axis in resize.merges else ()
+            if any(list(g) != list(range(g[0], g[0] + len(g))) for g in groups):
+                remedy = "a new layer is inserted above the one that it averages: coarsening.layers=adjacent"
+                found.append(mistake("growth", "expand", "a coarsening of adjacent layers", remedy))
+        return found

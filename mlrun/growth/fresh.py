@@ -1,0 +1,46 @@
+"""Progressive training from zero or one layer: the new layers start fresh (arXiv 2511.04981)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun.axes import Resize, expand
+from mlrun.coarsening.base import DEPTH
+from mlrun.errors import mistake
+from mlrun.growth.base import Context, Growth, only_axes
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mlrun.checkpoint import Snapshot
+    from mlrun.config import Settings
+    from mlrun.plan import Level
+
+
+@dataclass(frozen=True)
+class Fresh(Growth):
+    """Layers that the coarse model has stay the lowest ones; those above start from the seed; all else is kept."""
+
+    def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
+        from mlrun.checkpoint import Snapshot
+
+        return Snapshot({"weights": fresh(coarse.weights, level, context.seed)})
+
+    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+        found = only_axes(resize, DEPTH, "fresh")
+        if settings.cycle.optimizer_policy == "carry":
+            found.append(mistake("cycle.optimizer_policy", "carry", "reset", "fresh layers have no moments"))
+        return found
+
+
+def fresh(coarse: dict[str, Tensor], level: Level, seed: int) -> dict[str, Tensor]:
+    """Return the coarse weights with fresh tensors for the layers that are missing."""
+    from mlrun.network import initial
+
+    sizes = level.sizes
+    return {
+        name: coarse[name].clone() if name in coarse else initial(name, param, sizes, seed)
+        for name, param in expand(level.model.params(), sizes)
+    }

@@ -1,0 +1,66 @@
+"""Knowledge inheritance: a fresh large model learns from the small one's predictions (Qin et al. 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun import frozen
+from mlrun.axes import Resize
+from mlrun.errors import mistake
+from mlrun.growth.base import Context, Growth, Samples
+from mlrun.layers import Flops
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mlrun.checkpoint import Snapshot
+    from mlrun.config import Settings
+    from mlrun.network import Network
+    from mlrun.plan import Level, Stage
+
+
+@dataclass(frozen=True)
+class Inherit(Growth):
+    """`weight` is the teacher's share of the loss at the stage's start; it falls linearly to 0 at its end."""
+
+    weight: float = 0.5
+    temperature: float = 1.0
+    teaches = True
+
+    def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
+        from mlrun.checkpoint import Snapshot
+        from mlrun.network import build
+
+        return Snapshot({"weights": dict(build(level.model, context.seed).state_dict())})
+
+    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+        found = []
+        if not 0 < self.weight <= 1:
+            found.append(mistake("growth.weight", self.weight, "a number in (0, 1]", "correct the value"))
+        if not 0 < self.temperature < float("inf"):
+            found.append(
+                mistake("growth.temperature", self.temperature, "a finite number above 0", "correct the value")
+            )
+        if getattr(model, "distillation", False):
+            remedy = "the model's own distillation head already has a teacher"
+            found.append(mistake("growth", "inherit", "model.distillation=false", remedy))
+        if settings.cycle.optimizer_policy == "carry":
+            found.append(mistake("cycle.optimizer_policy", "carry", "reset", "a fresh model has no moments"))
+        return found
+
+    def turns(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
+        own = model.flops(samples.sequence, samples.targets)
+        taught = frozen.forward(model.resize(resize.coarse), samples.sequence, samples.targets)
+        return (Flops(own.body + taught.body, own.head + taught.head),)
+
+    def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+        from mlrun.lessons import Distilled
+        from mlrun.network import build
+
+        assert teacher is not None
+        device = next(net.parameters()).device
+        small = build(coarse.model, None)
+        small.load_state_dict(teacher.weights)
+        return Distilled(net, small.to(device), self.weight, self.temperature, range(stage.first, stage.end)).to(device)

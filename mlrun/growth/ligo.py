@@ -1,0 +1,83 @@
+"""LiGO: the mapping from small to large is learned (Wang et al., ICLR 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun.axes import Param, Resize, depth_axis, factors
+from mlrun.coarsening.base import DEPTH
+from mlrun.errors import mistake
+from mlrun.growth.base import Context, Growth, Samples
+from mlrun.layers import Flops
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    from mlrun.checkpoint import Snapshot
+    from mlrun.config import Settings
+    from mlrun.plan import Level
+
+
+@dataclass(frozen=True)
+class LiGO(Growth):
+    """`steps` AdamW steps on the mapping alone, at `lr`; `noise` is added to the depth weights at their start.
+
+    The batches are those that the stage's first steps see again.
+    """
+
+    steps: int = 100
+    lr: float = 1e-3
+    noise: float = 0.01
+
+    def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
+        from mlrun.checkpoint import Snapshot
+        from mlrun.growth import mapping
+
+        learned = mapping.Mapping(level, coarse.weights, self.noise, context.seed).to(context.ranks.device)
+        mapping.learn(learned, level, context, self.steps, self.lr)
+        return Snapshot({"weights": {name: t.detach().cpu().clone() for name, t in learned().items()}})
+
+    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+        checks = [
+            ("growth.steps", self.steps, self.steps >= 0, "an integer of at least 0"),
+            ("growth.lr", self.lr, 0 < self.lr < float("inf"), "a finite number above 0"),
+            ("growth.noise", self.noise, 0 <= self.noise < float("inf"), "a finite number of at least 0"),
+            ("coarsening.depth_scale", resize.depth_scale, resize.depth_scale == "copy", "copy"),
+        ]
+        found = [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
+        if settings.cycle.optimizer_policy == "carry":
+            found.append(mistake("cycle.optimizer_policy", "carry", "reset", "a learned mapping has none for moments"))
+        return found
+
+    def entry(self, model: Model, resize: Resize, samples: Samples) -> Flops:
+        """Return the FLOPs of learning: forward and backward of the large model and of the mapping's products."""
+        large = model.flops(samples.sequence, samples.targets)
+        mapped = sum(_products(name, param, resize) for name, param in model.params().items())
+        per_step = Flops(samples.batch * large.body + mapped, samples.batch * large.head)
+        # The learned mapping is applied once more at the end, without a backward pass.
+        last = sum(_products(name, param, resize, train=False) for name, param in model.params().items())
+        return Flops(self.steps * per_step.body + last, self.steps * per_step.head)
+
+
+def _products(template: str, param: Param, resize: Resize, train: bool = True) -> int:
+    """Return the FLOPs of mapping all layers of one template, forward and backward.
+
+    A product has one gradient for its learned factor, and one for its input unless that is a source weight.
+    """
+    depth = depth_axis(template)
+    shape = [resize.coarse[f.axis] for dim in param.dims for f in factors(dim)]
+    axes = [f for dim in param.dims for f in factors(dim)]
+    layers = resize.coarse[depth] if depth is not None else 1
+    total, learned = 0, False
+    for place, factor in enumerate(axes):
+        if factor.role and factor.axis in resize.merges:
+            rest = layers
+            for size in (*shape[:place], *shape[place + 1 :]):
+                rest *= size
+            shape[place] = resize.fine[factor.axis]
+            total += 2 * shape[place] * resize.coarse[factor.axis] * rest * ((2 + learned) if train else 1)
+            learned = True
+    if depth in DEPTH and depth in resize.merges:
+        count = param.count({**resize.fine})
+        total += 2 * resize.fine[depth] * layers * count * ((2 + learned) if train else 1)
+    return total

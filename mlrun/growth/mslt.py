@@ -1,0 +1,47 @@
+"""Multi-stage layerwise training: after a growing only the new layers and the head learn (Yang et al. 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun import frozen
+from mlrun.axes import Resize
+from mlrun.coarsening.base import DEPTH
+from mlrun.errors import mistake
+from mlrun.growth.base import Samples, one_stack, only_axes
+from mlrun.growth.decoalesce import Decoalesce
+from mlrun.layers import Flops
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mlrun.checkpoint import Snapshot
+    from mlrun.config import Settings
+    from mlrun.network import Network
+    from mlrun.plan import Level, Stage
+
+
+@dataclass(frozen=True)
+class MSLT(Decoalesce):
+    """The older layers lie below and are frozen, embeddings with them; a second row of the level trains them all."""
+
+    parts = True
+
+    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+        found = super().problems(model, resize, settings) + only_axes(resize, DEPTH, "mslt") + one_stack(model, "mslt")
+        merge = resize.merges.get("layer")
+        if merge is None or [group[0] for group in merge.groups] != list(range(merge.coarse)):
+            remedy = "the older layers must be the lowest: coarsening=stack"
+            found.append(mistake("growth", "mslt", "a coarsening that stacks layers", remedy))
+        return found
+
+    def turns(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
+        return (frozen.flops(model, samples.sequence, samples.targets, resize.coarse["layer"]),)
+
+    def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+        from mlrun.lessons import freeze
+
+        freeze(net, coarse.sizes["layer"])
+        return None

@@ -1,0 +1,119 @@
+"""Staged training: W becomes diag(W, W), so that the function *and* the next step are kept (Shen et al., ICML 2022).
+
+Biases, norms and embeddings are copied, the final norm is copied and divided by the ratio g. Gradients inside are
+then 1/g of what they were, so Adam's first moment is divided by g and the second by g^2. Depth as the coarsening says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from mlrun.axes import Merge, Param, Resize, depth_axis, expand, factors
+from mlrun.coarsening.base import DEPTH, inexact
+from mlrun.errors import mistake
+from mlrun.growth.base import Context, Growth, one_stack
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mlrun.checkpoint import Snapshot
+    from mlrun.config import Settings
+    from mlrun.plan import Level
+
+WIDTHS = ("embed", "ffn", "head", "kv_head")
+# The power of 1/g that each kind of tensor takes.
+POWERS = {"weights": 0, "exp_avg": 1, "exp_avg_sq": 2}
+
+
+@dataclass(frozen=True)
+class Staged(Growth):
+    """All width axes grow by one ratio, or none does."""
+
+    def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
+        from mlrun import operators, transfer
+        from mlrun.checkpoint import Snapshot
+
+        assert level.resize is not None
+        kinds = [k for k in POWERS if k in coarse.tensors and (context.carry or k == "weights")]
+        deep, params = _depth(level.resize), level.model.params()
+        tensors = {
+            kind: operators.decoalesce(
+                _widened(coarse.tensors[kind], kind, level.model, level.resize), params, deep, rule=transfer.RULES[kind]
+            )
+            for kind in kinds
+        }
+        return Snapshot(tensors, coarse.adam_steps if context.carry else 0)
+
+    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+        present = [axis for axis in WIDTHS if axis in resize.fine]
+        merges = [resize.merges[axis] for axis in present if axis in resize.merges]
+        ratios = {len(group) for merge in merges for group in merge.groups}
+        found = one_stack(model, "staged")
+        if merges and (len(merges) < len(present) or len(ratios) > 1):
+            allowed = f"one ratio for {', '.join(present)}"
+            found.append(
+                mistake("growth", "staged", allowed, "diag(W, W) needs as many copies of inputs as of outputs")
+            )
+        return found
+
+    def inexact(self, resize: Resize, post_norm: bool) -> list[str]:
+        return inexact(resize, post_norm)
+
+
+def _depth(resize: Resize) -> Resize:
+    """Return the part of a step that changes depth, at the fine width."""
+    coarse = {axis: resize.coarse[axis] if axis in DEPTH else size for axis, size in resize.fine.items()}
+    merges = {axis: merge for axis, merge in resize.merges.items() if axis in DEPTH}
+    return replace(resize, coarse=coarse, merges=merges)
+
+
+def _widened(state: dict[str, Tensor], kind: str, model: Model, resize: Resize) -> dict[str, Tensor]:
+    """Return the tensors of a kind at the fine width and the coarse depth."""
+    merges = {axis: merge for axis, merge in resize.merges.items() if axis not in DEPTH}
+    ratio = len(merges["embed"].groups[0]) if "embed" in merges else 1
+    params, final = model.params(), _after_blocks(model)
+    coarse = dict(resize.coarse)
+    wide = {}
+    for template, param in params.items():
+        scale = ratio ** -POWERS[kind] if template not in final else 1.0
+        if template in _final_norm(model) and kind == "weights":
+            scale = 1 / ratio
+        for name, _ in expand({template: param}, coarse if depth_axis(template) else resize.fine):
+            wide[name] = _diagonal(state[name], param, resize, merges) * scale
+    return wide
+
+
+def _final_norm(model: Model) -> set[str]:
+    """Return the tensors of the norm in front of the head."""
+    part = "transform.norm" if "transform" in model.parts() else "norm"
+    return {f"{part}.weight", f"{part}.bias"} & set(model.params())
+
+
+def _after_blocks(model: Model) -> set[str]:
+    """Return the tensors whose gradients growing leaves as they were: the final norm, and biases of the outputs.
+
+    A tied table or an untied head reads the halved norm, so its gradient is 1/g as those inside are.
+    """
+    return _final_norm(model) | {
+        n for n, p in model.params().items() if not any(f.role for d in p.dims for f in factors(d))
+    }
+
+
+def _diagonal(tensor: Tensor, param: Param, resize: Resize, merges: dict[str, Merge]) -> Tensor:
+    """Return the tensor copied along every merged axis, and zero where its output and input copies differ."""
+    import torch
+
+    flat = [factor for dim in param.dims for factor in factors(dim)]
+    x = tensor.reshape([resize.coarse[f.axis] for f in flat])
+    copies = []
+    for dim, factor in enumerate(flat):
+        if factor.role and factor.axis in merges:
+            merge = merges[factor.axis]
+            x = x.index_select(dim, torch.tensor(merge.of))
+            place = [merge.groups[merge.of[unit]].index(unit) for unit in range(merge.fine)]
+            copies.append(torch.tensor(place).reshape([-1 if d == dim else 1 for d in range(len(flat))]))
+    if len(copies) == 2:
+        x = x * (copies[0] == copies[1])
+    return x.reshape(param.shape({**resize.coarse, **{axis: m.fine for axis, m in merges.items()}})).clone()

@@ -1,0 +1,54 @@
+"""The families that we can read and write, and which of them a folder or a model belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlrun.errors import UserError, mistake, nearest
+from mlrun.interop import bert, gpt2, llama, t5, vit
+from mlrun.interop.family import Family
+from mlrun.interop.names import Source, Table
+from mlrun.interop.options import Options
+from mlrun.models.base import Model
+
+FAMILIES = (gpt2.FAMILY, bert.FAMILY, vit.VIT, vit.DEIT, llama.LLAMA, llama.QWEN3, t5.FAMILY)
+
+
+def find_family(config: Mapping[str, Any], path: Path) -> Family:
+    """Return the family of a Hugging Face config.json; UserError if we have none."""
+    if config.get("quantization_config") is not None:
+        raise UserError(f"{path}: quantization_config: allowed: null; take the model in full or half precision")
+    named, kind = config.get("architectures") or [], config.get("model_type")
+    known = {name: family for family in FAMILIES for name in family.architectures}
+    for name, family in known.items():
+        if named[:1] == [name] and kind in (None, family.architectures[name]):
+            return family
+    given = named[0] if named else kind
+    remedy = f"import one of these{nearest(str(given), list(known))}"
+    raise UserError(mistake(f"{path}: architectures", given, ", ".join(known), remedy))
+
+
+def family_of(model: Model) -> Family:
+    """Return the family that a model is exported as; UserError if there is none."""
+    for family in FAMILIES:
+        if type(model) is family.model and family.speaks(model):
+            return family
+    known = ", ".join(sorted({family.model.__name__ for family in FAMILIES}))
+    raise UserError(mistake("model", type(model).__name__, known, "only these have a Hugging Face counterpart"))
+
+
+def read_model(family: Family, config: Mapping[str, Any], path: Path) -> Model:
+    """Return the model of a Hugging Face config.json; UserError for options without counterpart."""
+    options = Options(config, path)
+    model = family.read(options)
+    options.done()
+    return model
+
+
+def table_of(family: Family | None, model: Model) -> Table:
+    """Return where each of our templates is stored; in our own folders under its own name."""
+    table = {template: Source(template) for template in model.params()} if family is None else family.table(model)
+    assert set(table) == set(model.params()), "a table must name each tensor of its model"
+    return table

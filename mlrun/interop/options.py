@@ -1,0 +1,61 @@
+"""Reading a foreign config.json: every option is a supported value or a line that says what is supported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlrun.errors import UserError
+
+_REMEDY = "this option has no counterpart here, so the imported model would compute something else"
+
+
+class Options:
+    """A config.json and the problems found in it so far; `done` raises them all at once."""
+
+    def __init__(self, config: Mapping[str, Any], path: Path) -> None:
+        self.config, self.path = config, path
+        self.problems: list[str] = []
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """Return a size; absent or null is the default, and without one a problem."""
+        value = self.config.get(key)
+        value = default if value is None else value
+        if type(value) is not int or value < 1:
+            self._wrong(key, value, "an integer of at least 1", "correct the file")
+            return 1
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """Return a number above 0."""
+        value = self.config.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            self._wrong(key, value, "a number above 0", "correct the file")
+            return default
+        return float(value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """Return true or false."""
+        return bool(self.only(key, (True, False), default))
+
+    def only(self, key: str, allowed: tuple[Any, ...], default: Any) -> Any:
+        """Return an option that must be one of `allowed`; `default` is what an absent key means."""
+        value = self.config.get(key, default)
+        if not any(value == one and type(value) is type(one) for one in allowed):
+            self._wrong(key, value, ", ".join(map(str, allowed)), _REMEDY)
+            return allowed[0]
+        return value
+
+    def wrong(self, key: str, allowed: str) -> None:
+        """Note that an option's value is not supported."""
+        self._wrong(key, self.config.get(key), allowed, _REMEDY)
+
+    def done(self) -> None:
+        """Raise UserError with everything found."""
+        if self.problems:
+            raise UserError(self.problems)
+
+    def _wrong(self, key: str, value: Any, allowed: str, remedy: str) -> None:
+        given = "missing" if value is None else value
+        self.problems.append(f"{self.path}: {key}={given}: allowed: {allowed}; {remedy}")

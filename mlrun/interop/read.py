@@ -1,0 +1,200 @@
+"""Model folders, ours and Hugging Face's, behind one face: a model, and its tensors under our names.
+
+    ours      model.safetensors, config.json with `_target_`, tokenizer.json; in a run folder they are in `model/`
+    hub       model.safetensors (or shards with an index), config.json with `architectures`, tokenizer files
+
+A tensor is read when it is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from mlrun.axes import at_depth, depth_axis, expand
+from mlrun.config import build
+from mlrun.errors import UserError, mistake, nearest
+from mlrun.interop.families import find_family, read_model, table_of
+from mlrun.interop.family import Family
+from mlrun.interop.names import Shape, Source, Table, groups, stored_shape, take
+from mlrun.interop.shards import Shards, open_shards, read_json
+from mlrun.models.base import Model
+
+CONFIG, INNER = "config.json", "model"
+
+
+@dataclass(frozen=True)
+class Checkpoint(Mapping[str, Tensor]):
+    """A model folder as a lazy mapping from our names; `family` is None if the folder is ours."""
+
+    folder: Path
+    family: Family | None
+    model: Model
+    table: Table
+    stored: Mapping[str, str]
+    shards: Shards
+
+    def __getitem__(self, name: str) -> Tensor:
+        source = self._source(name)
+        return take(source, self.shards[self.stored[source.name]])
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in expand(self.model.params(), self.model.sizes()))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def dtype(self, template: str) -> torch.dtype:
+        """Return the dtype of a template's tensors, which is one for all layers."""
+        dtype = self.shards.entries[self.stored[at_depth(self.table[template].name, 0)]].dtype
+        assert dtype is not None, "checked when the folder was opened"
+        return dtype
+
+    def view(self, template: str) -> Mapping[str, Tensor]:
+        """Return the part of this mapping that one template names."""
+        return Part(self, list(names(template, self.model)))
+
+    def stream(self, template: str) -> Iterator[Tensor]:
+        """Yield a template's tensors as they are."""
+        return (self[name] for name in names(template, self.model))
+
+    def _source(self, name: str) -> Source:
+        for template, source in self.table.items():
+            axis = depth_axis(template)
+            if axis is None and template == name:
+                return source
+            if axis is not None:
+                before, after = template.split(f"{{{axis}}}")
+                index = name.removeprefix(before).removesuffix(after)
+                if name.startswith(before) and name.endswith(after) and index.isdecimal():
+                    return source._replace(name=at_depth(source.name, int(index)))
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Part(Mapping[str, Tensor]):
+    """Some of a mapping's tensors, as lazy as the mapping."""
+
+    whole: Mapping[str, Tensor]
+    names: list[str]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.whole[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def names(template: str, model: Model) -> Iterator[str]:
+    """Yield the tensor names of a template, in order of depth."""
+    axis = depth_axis(template)
+    return (at_depth(template, index) for index in range(1 if axis is None else model.sizes()[axis]))
+
+
+def open_folder(folder: Path, key: str = "source") -> Checkpoint:
+    """Return a model folder or a run's model, all names, shapes and dtypes checked; `key` is the setting it came from.
+
+    Raises:
+        UserError: no model, an architecture or option without counterpart, tensors that do not fit, broken files.
+    """
+    if not folder.is_dir():
+        remedy = "name a folder that exists (a hub name must be downloaded first)"
+        raise UserError(mistake(key, folder, "a model folder or a run folder", remedy))
+    inner = folder / INNER if (folder / INNER / CONFIG).is_file() else folder
+    if not (inner / CONFIG).is_file():
+        raise UserError(mistake(key, folder, f"a folder with {CONFIG} or {INNER}/{CONFIG}", "no model is there yet"))
+    config = read_json(inner / CONFIG)
+    family = None if "_target_" in config else find_family(config, inner / CONFIG)
+    model = build(OmegaConf.create(config), "model") if family is None else read_model(family, config, inner / CONFIG)
+    if problems := model.problems():
+        raise UserError(f"{inner / CONFIG}: {line}" for line in problems)
+    shards = open_shards(inner)
+    table = table_of(family, model)
+    found = Checkpoint(inner, family, model, table, spell(family, table, shards), shards)
+    _check(found)
+    shards.verify()
+    return found
+
+
+def spell(family: Family | None, table: Table, shards: Shards) -> dict[str, str]:
+    """Return {name in the family's own spelling: name in the files}; what the logits do not need is left out.
+
+    Raises:
+        UserError: a second copy of a tensor differs from the first.
+    """
+    if family is None:
+        return {name: name for name in shards}
+    spelled = {_respell(family, name): name for name in shards}
+    needed = {source.name for source in table.values()}
+    for again, first in family.copies.items():
+        if again in spelled and again not in needed:
+            name = spelled.pop(again)
+            if first in spelled and not _equal(shards, name, spelled[first]):
+                raise UserError(f"tensor {name}: differs from {spelled[first]}, but config.json says they are one")
+    return {name: file for name, file in spelled.items() if not any(re.search(p, name) for p in family.dropped)}
+
+
+def _respell(family: Family, name: str) -> str:
+    for pattern, replacement in family.spellings:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _equal(shards: Shards, one: str, other: str) -> bool:
+    a, b = shards.entries[one], shards.entries[other]
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(shards[one], shards[other])
+
+
+def _near(given: object, known: Iterable[str]) -> str:
+    return nearest(str(given), list(known))
+
+
+# Checking
+
+
+def _check(found: Checkpoint) -> None:
+    """Raise UserError, a line for each tensor that is missing, unknown, or of a wrong shape or dtype."""
+    expected = {slot: shape for slot, _, shape in layout(found.table, found.model)}
+    entries = {name: found.shards.entries[file] for name, file in found.stored.items()}
+    problems = [f"tensor {name}: missing; the model needs it" for name in expected if name not in entries]
+    for name, entry in entries.items():
+        stored = found.stored[name]
+        if name not in expected:
+            problems.append(f"tensor {stored}: the model has no such tensor{_near(name, expected)}")
+        elif entry.shape != expected[name]:
+            problems.append(f"tensor {stored}: shape {entry.shape}, but the model has {expected[name]}")
+        elif entry.dtype is None:
+            problems.append(f"tensor {stored}: not in float64, float32, float16 or bfloat16, as weights must be")
+    if not problems:
+        problems = _mixed(found)
+    if problems:
+        raise UserError(problems)
+
+
+def _mixed(found: Checkpoint) -> list[str]:
+    """Return a line for each tensor whose dtype is not that of the same tensor in layer 0."""
+    problems = []
+    for name, template, _ in layout(found.table, found.model):
+        first, own = found.dtype(template), found.shards.entries[found.stored[name]].dtype
+        if own != first:
+            problems.append(f"tensor {found.stored[name]}: {own}, but layer 0 has {first}; save all layers alike")
+    return problems
+
+
+def layout(table: Table, model: Model) -> Iterator[tuple[str, str, Shape]]:
+    """Yield (stored name, one of our templates in it, stored shape) for every stored tensor of a model."""
+    params, sizes = model.params(), model.sizes()
+    for stored, templates in groups(table).items():
+        shape = stored_shape((table[t] for t in templates), (params[t].shape(sizes) for t in templates))
+        axis = depth_axis(templates[0])
+        for index in range(1 if axis is None else sizes[axis]):
+            yield at_depth(stored, index), templates[0], shape

@@ -1,0 +1,253 @@
+"""Safetensors a tensor at a time: a checkpoint as a lazy mapping, and a writer that never holds more than it is given.
+
+A checkpoint is one file, or shards beside an index (`model.safetensors.index.json`), as Hugging Face lays it out.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from mlrun import checkpoint
+from mlrun.errors import UserError, mistake
+from mlrun.interop.names import Shape
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+SHARD_BYTES = 5 * 10**9  # what the hub's own tools choose
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+# Reading
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stored tensor: where it is and what its header says; `dtype` is None if it is not floating point."""
+
+    file: Path
+    dtype: torch.dtype | None
+    shape: Shape
+
+
+class Shards(Mapping[str, Tensor]):
+    """The tensors of a folder by their stored names. Each is mapped into memory when it is asked for, and only then.
+
+    Asking raises UserError for NaN or infinite values, opening for files that are missing, cut off or not safetensors.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+        self.entries = {name: entry for file in files for name, entry in scan(file).items()}
+
+    def __getitem__(self, name: str) -> Tensor:
+        entry = self.entries[name]
+        # Opened anew each time, so that the pages of one tensor go when the tensor goes.
+        with safe_open(entry.file, "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        if entry.dtype is not None and tensor.numel() > 0:
+            low, high = torch.aminmax(tensor)  # no temporary of the tensor's size
+            if not (math.isfinite(low) and math.isfinite(high)):
+                value = "NaN" if math.isnan(low) else "infinite"
+                raise UserError(f"tensor {name}: holds {value} values ({entry.file}); use an earlier checkpoint")
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def verify(self) -> None:
+        """Compare each file with the checksum in its header, where it has one; UserError if they differ."""
+        for path in self.files:
+            with safe_open(path, "pt") as file:
+                expected = (file.metadata() or {}).get("sha256")
+            if expected is not None and checkpoint.checksum(Shards([path])) != expected:
+                raise UserError(f"{path}: its bytes differ from its checksum; restore the file")
+
+
+def open_shards(folder: Path) -> Shards:
+    """Return the checkpoint of a folder; UserError if there is none or a part of it is missing or broken."""
+    index = folder / INDEX
+    if index.is_file():
+        return _indexed(index)
+    if (folder / SINGLE).is_file():
+        return Shards([folder / SINGLE])
+    pickles = sorted(str(path) for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        remedy = "a pickle can run code when it is read; convert it to safetensors where you trust it"
+        raise UserError(mistake("weights", pickles[0], "safetensors", remedy))
+    raise UserError(f"{folder}: it holds no {SINGLE} or {INDEX}; name a folder with a model's weights")
+
+
+def _indexed(index: Path) -> Shards:
+    """Return the shards that an index names."""
+    placed = read_json(index).get("weight_map")
+    if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
+        raise UserError(f"{index}: weight_map is missing or no table of file names; restore the file")
+    foreign = [name for name in placed.values() if Path(name).name != name]
+    if foreign:
+        raise UserError(f"{index}: {foreign[0]} is not the name of a file beside it; restore the file")
+    files = {name: index.with_name(name) for name in dict.fromkeys(placed.values())}
+    absent = [
+        f"tensor {tensor}: missing, as {files[name]} is; restore the file"
+        for tensor, name in placed.items()
+        if not files[name].is_file()
+    ]
+    if absent:
+        raise UserError(absent[0])
+    shards = Shards(list(files.values()))
+    lost = [
+        f"tensor {tensor}: not in {files[name]}, where the index has it; restore the file"
+        for tensor, name in placed.items()
+        if tensor not in shards or shards.entries[tensor].file != files[name]
+    ]
+    if lost:
+        raise UserError(lost)
+    return shards
+
+
+def scan(path: Path) -> dict[str, Entry]:
+    """Return what a file's header says; UserError names the first tensor that is cut off, or else the file."""
+    try:
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {n: Entry(path, DTYPES.get(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()}
+    except (SafetensorError, OSError) as error:
+        cut = _cut_off(path)
+        what = f"tensor {cut}: cut off in {path}" if cut is not None else f"{path}: no safetensors file ({error})"
+        raise UserError(f"{what}; restore the file") from None
+
+
+def _cut_off(path: Path) -> str | None:
+    """Return the first tensor that ends beyond the end of a broken file, or None if its header is not readable."""
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(length, 10**8)))
+        ends = {n: 8 + length + entry["data_offsets"][1] for n, entry in header.items() if n != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
+    return next((name for name in sorted(ends, key=ends.__getitem__) if ends[name] > path.stat().st_size), None)
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Return a JSON object; UserError if the file is missing or something else."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); restore the file") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a JSON object; restore the file")
+    return found
+
+
+# Writing
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One tensor to be written."""
+
+    name: str
+    dtype: torch.dtype
+    shape: Shape
+
+    @property
+    def bytes(self) -> int:
+        """Its size on disk."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class Writer:
+    """Files laid out in advance, tensors put into place one by one, in any order.
+
+    Raises:
+        UserError: the disk has no room.
+    """
+
+    def __init__(self, folder: Path, slots: Sequence[Slot], shard_bytes: int = SHARD_BYTES) -> None:
+        shards = list(_sharded(slots, shard_bytes))
+        total, free = sum(slot.bytes for slot in slots), shutil.disk_usage(folder).free
+        if total > free:
+            raise UserError(f"{folder}: {total:,} bytes are to be written and {free:,} are free; make room")
+        count = len(shards)
+        names = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
+        self.paths = [folder / name for name in names]
+        self.places: dict[str, tuple[Path, int, Slot]] = {}
+        for path, shard in zip(self.paths, shards, strict=True):
+            self.places |= {slot.name: (path, start, slot) for slot, start in _lay_out(path, shard)}
+        self.missing = set(self.places)
+        if count > 1:
+            placed = {slot.name: path.name for path, shard in zip(self.paths, shards, strict=True) for slot in shard}
+            index = {"metadata": {"total_size": total}, "weight_map": placed}
+            (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Put a tensor into its place."""
+        path, start, slot = self.places[name]
+        assert (tensor.dtype, tuple(tensor.shape)) == (slot.dtype, slot.shape), f"{name} is not what was announced"
+        with open(path, "r+b") as file:
+            file.seek(start)
+            file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        self.missing.remove(name)
+
+    def close(self) -> None:
+        """Sign each file with its checksum and force it to disk; everything must have been written."""
+        assert not self.missing, f"not written: {sorted(self.missing)}"
+        for path in self.paths:
+            digest = checkpoint.checksum(Shards([path])).encode()
+            with open(path, "r+b") as file:
+                length = int.from_bytes(file.read(8), "little")
+                place = file.read(length).index(_UNSIGNED.encode())
+                file.seek(8 + place)
+                file.write(digest)
+                file.flush()
+                os.fsync(file.fileno())
+
+
+_UNSIGNED = "0" * 64
+
+
+def _sharded(slots: Iterable[Slot], limit: int) -> Iterator[list[Slot]]:
+    """Yield the slots of each file, in order; a tensor over the limit has a file of its own."""
+    shard: list[Slot] = []
+    for slot in slots:
+        if shard and sum(one.bytes for one in shard) + slot.bytes > limit:
+            yield shard
+            shard = []
+        shard.append(slot)
+    yield shard
+
+
+def _lay_out(path: Path, shard: Sequence[Slot]) -> list[tuple[Slot, int]]:
+    """Write a file's header and reserve its length; return where each tensor begins."""
+    # Wide numbers first, so that every tensor is aligned to its own.
+    ordered = sorted(shard, key=lambda slot: -slot.dtype.itemsize)
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", "sha256": _UNSIGNED}}
+    starts, end = [], 0
+    for slot in ordered:
+        starts.append(end)
+        end += slot.bytes
+        entries[slot.name] = {
+            "dtype": CODES[slot.dtype],
+            "shape": list(slot.shape),
+            "data_offsets": [starts[-1], end],
+        }
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    with open(path, "xb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + end)
+    return [(slot, 8 + len(header) + start) for slot, start in zip(ordered, starts, strict=True)]

@@ -1,0 +1,111 @@
+"""ViT with a class token (the published DeiT without distillation is one), and DeiT with both of its heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlrun.interop.family import Family, SpecialIds, whole_heads
+from mlrun.interop.names import Source, Table, affine
+from mlrun.interop.options import Options
+from mlrun.models.deit import DeiT
+
+DISTILLED = "DeiTForImageClassificationWithTeacher"
+
+
+def table(model: DeiT) -> Table:
+    """Return the names of ViTForImageClassification, or with distillation of DeiTForImageClassificationWithTeacher."""
+    if not model.distillation:
+        return trunk("vit") | affine("head", "classifier")
+    return {
+        **trunk("deit"),
+        "distillation_token.weight": Source("deit.embeddings.distillation_token", lead=2),
+        **affine("head", "cls_classifier"),
+        **affine("distillation_head", "distillation_classifier"),
+    }
+
+
+def trunk(root: str) -> dict[str, Source]:
+    """Return what both share; `root` is the name of the trunk."""
+    ours, theirs = "blocks.{layer}", f"{root}.encoder.layer.{{layer}}"
+    return {
+        **affine("patches", f"{root}.embeddings.patch_embeddings.projection"),
+        "class_token.weight": Source(f"{root}.embeddings.cls_token", lead=2),
+        "position.weight": Source(f"{root}.embeddings.position_embeddings", lead=1),
+        **affine(f"{ours}.attention_norm", f"{theirs}.layernorm_before"),
+        **affine(f"{ours}.attention.query", f"{theirs}.attention.attention.query"),
+        **affine(f"{ours}.attention.key", f"{theirs}.attention.attention.key"),
+        **affine(f"{ours}.attention.value", f"{theirs}.attention.attention.value"),
+        **affine(f"{ours}.attention.output", f"{theirs}.attention.output.dense"),
+        **affine(f"{ours}.mlp_norm", f"{theirs}.layernorm_after"),
+        **affine(f"{ours}.mlp.up", f"{theirs}.intermediate.dense"),
+        **affine(f"{ours}.mlp.down", f"{theirs}.output.dense"),
+        **affine("norm", f"{root}.layernorm"),
+    }
+
+
+def read(options: Options) -> DeiT:
+    """Return the model of a config.json."""
+    embed, head = options.integer("hidden_size", 768), options.integer("num_attention_heads", 12)
+    options.only("hidden_act", ("gelu",), "gelu")
+    options.only("qkv_bias", (True,), True)
+    labels = options.config.get("id2label")
+    return DeiT(
+        image=options.integer("image_size", 224),
+        channel=options.integer("num_channels", 3),
+        patch=options.integer("patch_size", 16),
+        classes=len(labels) if isinstance(labels, dict) else options.integer("num_labels", 2),
+        embed=embed,
+        head=head,
+        head_dim=embed // head,
+        ffn=options.integer("intermediate_size", 3072),
+        layer=options.integer("num_hidden_layers", 12),
+        distillation=DISTILLED in options.config.get("architectures", ()),
+        eps=options.number("layer_norm_eps", 1e-12),
+    )
+
+
+def write(model: DeiT, ids: SpecialIds) -> dict[str, Any]:
+    """Return config.json."""
+    labels = [f"LABEL_{index}" for index in range(model.classes)]
+    return {
+        "image_size": model.image,
+        "num_channels": model.channel,
+        "patch_size": model.patch,
+        "hidden_size": model.embed,
+        "num_attention_heads": model.head,
+        "intermediate_size": model.ffn,
+        "num_hidden_layers": model.layer,
+        "hidden_act": "gelu",
+        "qkv_bias": True,
+        "layer_norm_eps": model.eps,
+        "id2label": {str(index): label for index, label in enumerate(labels)},
+        "label2id": {label: index for index, label in enumerate(labels)},
+    }
+
+
+def problems(model: DeiT) -> list[str]:
+    """Return why the published classes cannot express a model."""
+    pooling = "model.pooling=mean: allowed: class; the published ViT classifies its class token and has no other way"
+    return whole_heads(model) + ([pooling] if model.pooling != "class" else [])
+
+
+VIT = Family(
+    DeiT,
+    {"ViTForImageClassification": "vit"},
+    read,
+    write,
+    table,
+    problems,
+    speaks=lambda model: not model.distillation,
+    dropped=(r"^vit\.pooler\.",),
+)
+DEIT = Family(
+    DeiT,
+    {DISTILLED: "deit"},
+    read,
+    write,
+    table,
+    problems,
+    speaks=lambda model: model.distillation,
+    dropped=(r"^deit\.pooler\.",),
+)

@@ -1,0 +1,430 @@
+"""Claims on the way to Hugging Face and back: equal logits both ways, tokenizers too, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_models import SPAN, TINY, a_batch, reference, reference_logits, scatter, widen
+from torch import Tensor
+
+from mlrun.errors import UserError
+from mlrun.interop import export_hf, import_hf
+from mlrun.interop.read import open_folder
+from mlrun.interop.write import ours
+from mlrun.models.base import Model
+from mlrun.models.t5 import T5
+from mlrun.network import build
+
+transformers = pytest.importorskip("transformers")
+
+CLASSES = {
+    "gpt": "AutoModelForCausalLM",
+    "gpt untied": "AutoModelForCausalLM",
+    "bert": "AutoModelForMaskedLM",
+    "roberta": "AutoModelForMaskedLM",
+    "deit": "AutoModelForImageClassification",
+    "deit distilled": "DeiTForImageClassificationWithTeacher",
+    "llama": "AutoModelForCausalLM",
+    "llama tied qk": "AutoModelForCausalLM",
+    "t5": "AutoModelForSeq2SeqLM",
+    "t5 v1.1": "AutoModelForSeq2SeqLM",
+}
+EVERY = pytest.mark.parametrize("name", CLASSES)
+WORDS = ("the state of the union is strong", "my fellow citizens", "the union, the states & 1790")
+
+
+def unusual(model: Model) -> Model:
+    """Return the model with settings that no configuration has by default."""
+    return replace(model, eps=1e-2, **({"theta": 50.0} if hasattr(model, "theta") else {}))
+
+
+def ours_at(folder: Path, model: Model, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    """Write a run-like folder with random weights, and return them."""
+    net = build(model, 0, dtype=torch.float64)
+    scatter(net)
+    state = {name: tensor.to(dtype).contiguous() for name, tensor in net.state_dict().items()}
+    (folder / "model").mkdir(parents=True)
+    save_file(state, folder / "model" / "model.safetensors")
+    (folder / "model" / "config.json").write_text(json.dumps(ours(model)))
+    return state
+
+
+def logits(state: dict[str, Tensor], model: Model, dtype: torch.dtype) -> Tensor:
+    net = build(model, None, dtype=dtype)
+    net.load_state_dict(state)
+    with torch.no_grad():
+        return net.logits(inputs(model, dtype))
+
+
+def inputs(model: Model, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
+    return {key: value for key, value in a_batch(model, dtype).items() if key != "positions"}
+
+
+def load(folder: Path, name: str, dtype: torch.dtype) -> torch.nn.Module:
+    """Load a folder with transformers, nothing missing and nothing left over."""
+    theirs, info = getattr(transformers, CLASSES[name]).from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    return theirs.eval()
+
+
+def problems(call: Callable[[], None], target: Path) -> list[str]:
+    """Return the lines of a refusal, having seen that it left nothing behind."""
+    before = set(target.parent.iterdir())
+    with pytest.raises(UserError) as caught:
+        call()
+    assert set(target.parent.iterdir()) == before
+    assert all("\n" not in line for line in caught.value.problems)
+    return caught.value.problems
+
+
+# Both ways
+
+
+@EVERY
+def test_an_exported_folder_loads_and_gives_the_same_logits(name: str, tmp_path: Path) -> None:
+    model = unusual(TINY[name])
+    state = ours_at(tmp_path / "run", model)
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    single = load(tmp_path / "hf", name, torch.float32)
+    state32 = {key: tensor.float() for key, tensor in state.items()}
+    off = logits(state32, model, torch.float32) - reference_logits(single, inputs(model, torch.float32))
+    assert off.abs().max() < 1e-4
+    double = load(tmp_path / "hf", name, torch.float64)
+    widen(double)
+    expected = logits(state, model, torch.float64)
+    assert expected.std() > 0.1
+    assert (expected - reference_logits(double, inputs(model))).abs().max() < 1e-10
+
+
+@EVERY
+def test_export_then_import_is_the_identity(name: str, tmp_path: Path) -> None:
+    model = unusual(TINY[name])
+    state = ours_at(tmp_path / "run", model, torch.bfloat16)
+    export_hf(tmp_path / "run" / "model", tmp_path / "hf")
+    import_hf(tmp_path / "hf", tmp_path / "back")
+    back = load_file(tmp_path / "back" / "model" / "model.safetensors")
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[key], state[key]) for key in state)
+    assert open_folder(tmp_path / "back").model == model
+
+
+@EVERY
+def test_shards_of_hugging_face_are_imported_alike(name: str, tmp_path: Path) -> None:
+    model = unusual(TINY[name])
+    state = ours_at(tmp_path / "run", model)
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    load(tmp_path / "hf", name, torch.float64).save_pretrained(tmp_path / "shards", max_shard_size="20KB")
+    assert (tmp_path / "shards" / "model.safetensors.index.json").exists()
+    import_hf(tmp_path / "shards", tmp_path / "back")
+    found = open_folder(tmp_path / "back")
+    assert found.model == model
+    assert all(torch.equal(found[key], state[key]) for key in state)
+
+
+def test_a_coarser_t5_keeps_its_scale_when_exported(tmp_path: Path) -> None:
+    model = T5(**SPAN, mlp="relu", tied=True, head_scale=0.1)
+    state = ours_at(tmp_path / "run", model)
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    double = load(tmp_path / "hf", "t5", torch.float64)
+    widen(double)
+    off = logits(state, model, torch.float64) - reference_logits(double, inputs(model))
+    assert off.abs().max() < 1e-10
+
+
+def test_published_spellings_are_understood(tmp_path: Path) -> None:
+    renamings: dict[str, Callable[[str], str]] = {
+        "gpt": lambda name: name.removeprefix("transformer."),
+        "bert": lambda name: name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ),
+    }
+    extras = {"gpt": ["h.0.attn.bias"], "bert": ["bert.pooler.dense.bias", "cls.seq_relationship.weight"]}
+    for name, rename in renamings.items():
+        state = ours_at(tmp_path / name, TINY[name])
+        export_hf(tmp_path / name, tmp_path / f"{name}-hf")
+        file = tmp_path / f"{name}-hf" / "model.safetensors"
+        stored = {rename(key): tensor for key, tensor in load_file(file).items()}
+        assert rename("transformer.wte.weight") in stored or name == "bert"
+        save_file(stored | {extra: torch.ones(2) for extra in extras[name]}, file)
+        import_hf(tmp_path / f"{name}-hf", tmp_path / f"{name}-back")
+        back = dict(open_folder(tmp_path / f"{name}-back"))
+        assert all(torch.equal(back[key], state[key]) for key in state)
+
+
+def test_a_second_copy_of_a_tied_table_must_be_equal(tmp_path: Path) -> None:
+    ours_at(tmp_path / "run", TINY["gpt"])
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    file = tmp_path / "hf" / "model.safetensors"
+    stored = load_file(file)
+    table = stored["transformer.wte.weight"]
+    save_file(stored | {"lm_head.weight": table.clone()}, file)
+    import_hf(tmp_path / "hf", tmp_path / "same")
+    save_file(stored | {"lm_head.weight": table + 1}, file)
+    assert (
+        "tensor lm_head.weight"
+        in problems(lambda: import_hf(tmp_path / "hf", tmp_path / "other"), tmp_path / "other")[0]
+    )
+
+
+def test_the_core_never_imports_transformers(tmp_path: Path) -> None:
+    ours_at(tmp_path / "run", TINY["llama"])
+    script = (
+        "import sys; from pathlib import Path; from mlrun.interop import export_hf, import_hf\n"
+        "a, b, c = map(Path, sys.argv[1:]); export_hf(a, b); import_hf(b, c)\n"
+        "assert 'transformers' not in sys.modules\n"
+    )
+    paths = [str(tmp_path / name) for name in ("run", "hf", "back")]
+    subprocess.run([sys.executable, "-c", script, *paths], check=True, cwd=Path(__file__).parent.parent)
+
+
+# Tokenizers
+
+
+def a_tokenizer(objective: str, size: int = 300) -> Any:
+    from mlrun.data import tokenizer
+
+    return tokenizer.train(WORDS * 20, size, objective)
+
+
+@pytest.mark.parametrize(
+    ("name", "objective"), [("gpt", "causal"), ("llama", "causal"), ("bert", "mlm"), ("t5", "span")]
+)
+def test_a_tokenizer_travels_out_and_back(name: str, objective: str, tmp_path: Path) -> None:
+    tokenizer = a_tokenizer(objective)
+    ours_at(tmp_path / "run", replace(TINY[name], vocab=300))
+    tokenizer.save(str(tmp_path / "run" / "model" / "tokenizer.json"))
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in WORDS:
+        assert theirs(text).input_ids == tokenizer.encode(text).ids
+        assert theirs.decode(theirs(text).input_ids) == text
+    roles = {"causal": ["eos_token"], "mlm": ["mask_token", "pad_token"], "span": ["pad_token", "eos_token"]}[objective]
+    assert all(getattr(theirs, f"{role}_id") == tokenizer.token_to_id(getattr(theirs, role)) for role in roles)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert all(config.get(f"{role}_id", theirs.mask_token_id) == getattr(theirs, f"{role}_id") for role in roles)
+    import_hf(tmp_path / "hf", tmp_path / "back")
+    made, copied = (tmp_path / place / "model" / "tokenizer.json" for place in ("run", "back"))
+    assert copied.read_bytes() == made.read_bytes()
+
+
+def test_a_vocabulary_without_tokenizer_json_becomes_one(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    ours_at(tmp_path / "run", TINY["bert"])
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "un", "##ion"]
+    (tmp_path / "hf" / "vocab.txt").write_text("\n".join(words))
+    import_hf(tmp_path / "hf", tmp_path / "back")
+    tokenizer = Tokenizer.from_file(str(tmp_path / "back" / "model" / "tokenizer.json"))
+    assert tokenizer.encode("The union").tokens == ["the", "un", "##ion"]
+
+
+# Mistakes: each is one line, and the target stays as it was
+
+
+def spoil(file: Path, change: Callable[[dict[str, Tensor]], None]) -> None:
+    state = load_file(file)
+    change(state)
+    save_file(state, file)
+
+
+def fill(name: str, value: float) -> Callable[[dict[str, Tensor]], None]:
+    return lambda state: state[name].view(-1)[3:4].fill_(value) and None
+
+
+QUERY = "model.layers.1.self_attn.q_proj.weight"
+SPOILED: dict[str, tuple[Callable[[dict[str, Tensor]], Any], str]] = {
+    "missing": (lambda state: state.pop(QUERY), f"tensor {QUERY}: missing"),
+    "shape": (lambda state: state.update({QUERY: torch.ones(2, 3)}), f"tensor {QUERY}: shape (2, 3)"),
+    "extra": (lambda state: state.update({"model.wings": torch.ones(2)}), "tensor model.wings: the model has no such"),
+    "nan": (fill(QUERY, float("nan")), f"tensor {QUERY}: holds NaN"),
+    "infinite": (fill(QUERY, float("-inf")), f"tensor {QUERY}: holds infinite"),
+    "integers": (lambda state: state.update({QUERY: state[QUERY].long()}), f"tensor {QUERY}: not in float64"),
+    "two dtypes": (lambda state: state.update({QUERY: state[QUERY].half()}), f"tensor {QUERY}: torch.float16"),
+}
+
+
+@pytest.fixture
+def llama(tmp_path: Path) -> Path:
+    """Return an exported Llama."""
+    ours_at(tmp_path / "run", TINY["llama"])
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    return tmp_path / "hf"
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_a_spoiled_tensor_is_named(kind: str, llama: Path, tmp_path: Path) -> None:
+    change, line = SPOILED[kind]
+    spoil(llama / "model.safetensors", change)
+    found = problems(lambda: import_hf(llama, tmp_path / "new"), tmp_path / "new")
+    assert len(found) == 1
+    assert found[0].startswith(line)
+
+
+@pytest.mark.parametrize("kind", ["missing", "shape", "extra", "nan"])
+def test_our_own_folders_are_checked_alike(kind: str, tmp_path: Path) -> None:
+    ours_at(tmp_path / "run", TINY["llama"])
+    ours_name = "blocks.1.attention.query.weight"
+    changes: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+        "missing": lambda state: state.pop(ours_name),
+        "shape": lambda state: state.update({ours_name: torch.ones(2, 3)}),
+        "extra": lambda state: state.update({f"{ours_name}s": torch.ones(2)}),
+        "nan": fill(ours_name, float("nan")),
+    }
+    spoil(tmp_path / "run" / "model" / "model.safetensors", changes[kind])
+    found = problems(lambda: export_hf(tmp_path / "run", tmp_path / "new"), tmp_path / "new")
+    assert len(found) == 1
+    assert found[0].startswith(f"tensor {ours_name}")
+
+
+def tensors_by_place(file: Path) -> list[str]:
+    with open(file, "rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    del header["__metadata__"]
+    return sorted(header, key=lambda name: header[name]["data_offsets"])
+
+
+def test_a_truncated_file_names_the_first_tensor_that_is_cut_off(llama: Path, tmp_path: Path) -> None:
+    file = llama / "model.safetensors"
+    whole = file.read_bytes()
+    last = tensors_by_place(file)[-1]
+    for size, line in (
+        (len(whole) - 1, f"tensor {last}: cut off"),
+        (40, f"{file}: no safetensors"),
+        (0, f"{file}: no"),
+    ):
+        file.write_bytes(whole[:size])
+        found = problems(lambda: import_hf(llama, tmp_path / "new"), tmp_path / "new")
+        assert len(found) == 1
+        assert found[0].startswith(line)
+
+
+def test_a_changed_byte_is_noticed(llama: Path, tmp_path: Path) -> None:
+    file = llama / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-100] ^= 1
+    file.write_bytes(data)
+    assert "checksum" in problems(lambda: import_hf(llama, tmp_path / "new"), tmp_path / "new")[0]
+
+
+def test_a_missing_shard_names_a_tensor(tmp_path: Path) -> None:
+    theirs = reference(TINY["llama"])
+    theirs.save_pretrained(tmp_path / "hf", max_shard_size="20KB")
+    index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())["weight_map"]
+    gone = index[QUERY]
+    (tmp_path / "hf" / gone).unlink()
+    found = problems(lambda: import_hf(tmp_path / "hf", tmp_path / "new"), tmp_path / "new")
+    assert found[0].startswith(f"tensor {next(name for name in index if index[name] == gone)}: missing")
+
+
+def test_an_index_must_tell_the_truth(llama: Path, tmp_path: Path) -> None:
+    names = {name: "model.safetensors" for name in [QUERY, "model.wings"]}
+    (llama / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    found = problems(lambda: import_hf(llama, tmp_path / "new"), tmp_path / "new")
+    assert len(found) == 1
+    assert found[0].startswith("tensor model.wings: not in")
+
+
+def test_tensors_of_two_dtypes_are_not_packed_into_one(tmp_path: Path) -> None:
+    state = ours_at(tmp_path / "run", TINY["gpt"])
+    halves = {name: tensor.half() for name, tensor in state.items() if name.endswith("attention.key.weight")}
+    save_file(state | halves, tmp_path / "run" / "model" / "model.safetensors")
+    found = problems(lambda: export_hf(tmp_path / "run", tmp_path / "new"), tmp_path / "new")
+    assert found == [
+        line for line in found if line.startswith("tensor transformer.h.{layer}.attn.c_attn.weight: it packs")
+    ]
+
+
+def test_a_full_disk_is_known_beforehand(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    found = problems(lambda: import_hf(llama, tmp_path / "new"), tmp_path / "new")
+    assert "1,000 are free" in found[0]
+
+
+def test_an_index_cannot_lead_out_of_its_folder(llama: Path, tmp_path: Path) -> None:
+    (llama / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {QUERY: "../hf/model.safetensors"}}))
+    assert "not the name of a file" in problems(lambda: import_hf(llama, tmp_path / "new"), tmp_path / "new")[0]
+
+
+OPTIONS: Iterable[tuple[str, dict[str, Any], str]] = [
+    ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
+    ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_parameters"),
+    ("llama", {"attention_bias": True}, "attention_bias=True"),
+    ("llama", {"hidden_act": "relu"}, "hidden_act=relu"),
+    ("llama", {"num_key_value_heads": 3}, "num_key_value_heads=3"),
+    ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
+    ("llama", {"hidden_size": None}, "hidden_size=missing"),
+    ("llama", {"hidden_size": "16"}, "hidden_size=16"),
+    ("llama", {"architectures": ["MistralForCausalLM"]}, "architectures=MistralForCausalLM"),
+    ("gpt", {"activation_function": "relu"}, "activation_function=relu"),
+    ("gpt", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
+    ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
+    ("deit", {"qkv_bias": False}, "qkv_bias=False"),
+    ("t5", {"feed_forward_proj": "gated-silu"}, "feed_forward_proj=gated-silu"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "said"), OPTIONS)
+def test_options_without_counterpart_are_refused(name: str, options: dict[str, Any], said: str, tmp_path: Path) -> None:
+    ours_at(tmp_path / "run", TINY[name])
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | options))
+    found = problems(lambda: import_hf(tmp_path / "hf", tmp_path / "new"), tmp_path / "new")
+    assert len(found) == 1
+    assert said in found[0]
+
+
+def test_pickles_are_refused(tmp_path: Path) -> None:
+    ours_at(tmp_path / "run", TINY["gpt"])
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    (tmp_path / "hf" / "model.safetensors").rename(tmp_path / "hf" / "pytorch_model.bin")
+    found = problems(lambda: import_hf(tmp_path / "hf", tmp_path / "new"), tmp_path / "new")
+    assert "pytorch_model.bin" in found[0]
+    assert "safetensors" in found[0]
+
+
+def test_what_hugging_face_cannot_express_is_refused(tmp_path: Path) -> None:
+    cases = {
+        "vit mean": (TINY["vit mean"], "model.pooling=mean"),
+        "narrow heads": (replace(TINY["bert"], head_dim=4), "head * head_dim"),
+    }
+    for name, (model, said) in cases.items():
+        ours_at(tmp_path / name, model)
+        assert said in problems(lambda: export_hf(tmp_path / name, tmp_path / "new"), tmp_path / "new")[0]  # noqa: B023
+
+
+def test_places_that_cannot_serve_are_refused(llama: Path, tmp_path: Path) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "notes").write_text("mine")
+    (tmp_path / "nothing").mkdir()
+    refused: list[tuple[Callable[[], None], str]] = [
+        (lambda: import_hf(llama, tmp_path / "used"), "a new or an empty folder"),
+        (lambda: import_hf(llama, llama / "config.json" / "new"), "a place to write to"),
+        (lambda: import_hf(tmp_path / "absent", tmp_path / "new"), "name a folder that exists"),
+        (lambda: import_hf(tmp_path / "nothing", tmp_path / "new"), "no model is there yet"),
+        (lambda: import_hf(tmp_path / "run", tmp_path / "new"), "a model of ours already"),
+        (lambda: export_hf(llama, tmp_path / "new"), "a Hugging Face folder already"),
+    ]
+    for call, said in refused:
+        assert said in problems(call, tmp_path / "new")[0]
+    assert [path.name for path in (tmp_path / "used").iterdir()] == ["notes"]
+    import_hf(llama, tmp_path / "nothing")
+    assert (tmp_path / "nothing" / "model" / "config.json").exists()
+
+
+def test_files_are_as_hugging_face_writes_them(llama: Path) -> None:
+    with safe_open(llama / "model.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
+    assert json.loads((llama / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
