@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mlrun import storage
 from mlrun.errors import UserError
 
 LAST, BEFORE, BEST = "last.safetensors", "before.safetensors", "best.safetensors"
@@ -76,8 +77,10 @@ def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
         save_file(flat, temporary, {**metadata, "sha256": checksum(flat)})
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # its only way to say that the disk is full
+            raise storage.as_os_error(error, target) from None
         raise
     return temporary
 

@@ -1,4 +1,4 @@
-"""Which process of how many this is. torchrun and SLURM's srun name the ranks in the environment."""
+"""The processes of one run: who this is among them, and what they tell each other."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mlrun import launched
 from mlrun.config import Hardware
 from mlrun.errors import UserError, mistake
 
@@ -32,11 +33,13 @@ class Ranks:
             dist.all_reduce(value)
         return value
 
-    def any(self, flag: bool) -> bool:
-        """Return True on every process if it is True on one."""
+    def most(self, value: int) -> int:
+        """Return the greatest of all processes' values, on every process."""
         if self.world == 1:
-            return flag
-        return bool(self.sum(torch.tensor(float(flag), device=self.device)).item() > 0)
+            return value
+        shared = torch.tensor(value, device=self.device)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return int(shared.item())
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -50,7 +53,8 @@ def start(hardware: Hardware) -> Ranks:
     Raises:
         UserError: a GPU was asked for and there is none for this process.
     """
-    rank, world, local = (int(os.environ.get(name, d)) for name, d in _ENVIRONMENT)
+    place = launched.place()
+    rank, world, local = place.rank, place.world, place.local
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
     device = torch.device("cpu")
@@ -61,6 +65,7 @@ def start(hardware: Hardware) -> Ranks:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     if world > 1 and not dist.is_initialized():
+        os.environ.update(launched.rendezvous())
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world)
     return Ranks(rank, world, device)
 
@@ -69,6 +74,3 @@ def stop(ranks: Ranks) -> None:
     """Leave the other processes."""
     if ranks.world > 1 and dist.is_initialized():
         dist.destroy_process_group()
-
-
-_ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))

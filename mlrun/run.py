@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 import yaml
 
-from mlrun import checkpoint, distributed, log, operators, optim, transfer
+from mlrun import checkpoint, distributed, log, operators, optim, storage, transfer
 from mlrun.checkpoint import Progress, Snapshot
 from mlrun.clock import PURPOSES, Clock
 from mlrun.config import Config
@@ -27,6 +26,7 @@ from mlrun.growth.base import Context
 from mlrun.interop.read import open_folder
 from mlrun.network import Network, build
 from mlrun.plan import Plan, Stage, as_dict
+from mlrun.signals import Signals
 from mlrun.trainer import Diverged, Job, Stopped, Trainee, held_out_loss, record, share
 from mlrun.trainer import train as train_stage
 
@@ -35,10 +35,23 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
     """Train a whole cycle in a run folder, or go on where it stopped; return the summary.
 
     Raises:
-        UserError: the device, the data or the folder cannot serve this run.
+        UserError: the device, the data or the folder cannot serve this run, or the disk is full.
         Diverged: the loss is no longer finite.
         Stopped: a signal came; the same command goes on from there.
     """
+    signals = Signals()
+    try:
+        return _train(config, plan, folder, signals)
+    except Stopped:
+        signals.pass_on()
+        raise
+    except OSError as error:
+        if error.errno in storage.FULL_OR_FORBIDDEN:
+            raise UserError(storage.told(error, folder)) from None
+        raise
+
+
+def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[str, Any]:
     ranks = distributed.start(config.settings.hardware)
     try:
         if config.settings.batch % ranks.world:
@@ -46,7 +59,7 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
             raise UserError(mistake("batch", config.settings.batch, f"a multiple of {ranks.world}", remedy))
         source = config.data.open(config.model, config.settings.seed, config.settings.cache, config.settings.batch)
         with claimed(folder, ranks):
-            return Run(config, plan, folder, ranks, source).go()
+            return Run(config, plan, folder, ranks, source, signals).go()
     finally:
         distributed.stop(ranks)
 
@@ -69,12 +82,12 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
 class Run:
     """One cycle in one folder. What a stage needs is handed to it; this object only holds what outlives a stage."""
 
-    def __init__(self, config: Config, plan: Plan, folder: Path, ranks: Ranks, source: Any) -> None:
+    def __init__(self, config: Config, plan: Plan, folder: Path, ranks: Ranks, source: Any, signals: Signals) -> None:
         self.config, self.plan, self.folder, self.ranks, self.source = config, plan, folder, ranks, source
         settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
         self.clock = Clock(settle)
         self.carry = config.settings.cycle.optimizer_policy == "carry"
-        self.stopping = False
+        self.signals = signals
         self.progress = Progress()
         self.kept: dict[int, Snapshot] = {}
 
@@ -91,8 +104,8 @@ class Run:
             self.clock.totals = {p: self.progress.seconds.get(p, 0.0) for p in PURPOSES}
             if warning is not None and self.ranks.first:
                 print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
-        with self._log() as self.log, self._signals():
-            job = Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, lambda: self.stopping)
+        with self._log() as self.log, self.signals.heard():
+            job = Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, self.signals)
             try:
                 for stage in self.plan.stages[self.progress.stage :]:
                     self._stage(job, stage)
@@ -317,20 +330,6 @@ class Run:
         keep = self.progress.log_bytes
         with log.start(self.folder, self.config.logger, self.config.resolved, plan, keep=keep) as opened:
             yield opened
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Let SIGTERM and SIGUSR2 end the run after the step in progress, with its state saved."""
-
-        def stop(*_: object) -> None:
-            self.stopping = True
-
-        before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR2)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _snapshot(trainee: Trainee) -> Snapshot:

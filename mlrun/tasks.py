@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from mlrun import compose  # registers what a job's folder is resolved with, wherever a launcher unpickles `job`
 from mlrun.config import Config, Hardware, build, load
 from mlrun.errors import UserError, mistake
+from mlrun.launched import place
 from mlrun.plan import Plan, as_dict, make
 from mlrun.table import show
 from mlrun.units import human
@@ -33,8 +34,8 @@ class Failed(Exception):
 
 
 def first() -> bool:
-    """Return whether this is the one of torchrun's processes that prints and writes."""
-    return os.environ.get("RANK", "0") == "0"
+    """Return whether this is the one process of a run that prints and writes."""
+    return place().rank == 0
 
 
 def say(text: str) -> None:

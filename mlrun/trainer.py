@@ -19,6 +19,7 @@ from mlrun.distributed import Ranks
 from mlrun.network import Network
 from mlrun.optim import set_rate
 from mlrun.plan import Plan, Stage
+from mlrun.signals import NOTHING, STOP, Signals
 
 Batch = Mapping[str, Tensor]
 
@@ -40,7 +41,7 @@ class Job:
     ranks: Ranks
     clock: Clock
     write: Callable[[dict[str, Any]], None]
-    stopping: Callable[[], bool]
+    signals: Signals
 
 
 @dataclass(frozen=True)
@@ -116,11 +117,12 @@ def train(
 
         if done % evaluate_every == 0 or done == stage.end:
             evaluate(done)
-        if ranks.any(job.stopping()):
+        asked = ranks.most(job.signals.asked)
+        if asked != NOTHING or (done % save_every == 0 and done != stage.end):
             save(done)
+            job.signals.answered(asked)
+        if asked == STOP:
             raise Stopped(f"stopped by a signal after step {done}")
-        if done % save_every == 0 and done != stage.end:
-            save(done)
 
 
 def due(plan: Plan, stage: Stage, every: str) -> int:

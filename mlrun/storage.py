@@ -1,0 +1,32 @@
+"""Disks that are full, read-only or forbidden: a line for the user instead of a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+}
+
+
+def told(error: OSError, folder: Path) -> str:
+    """Return the one line about a file that could not be written; nothing that was saved before is lost."""
+    place = error.filename if error.filename is not None else folder
+    remedy = _REMEDIES.get(error.errno or 0, "choose a folder that you may write to")
+    saved = "; then the same command goes on from the last checkpoint" if (folder / "checkpoints").is_dir() else ""
+    return f"{place}: {error.strerror}: {remedy}{saved}"
+
+
+def as_os_error(error: Exception, path: Path) -> OSError:
+    """Return what safetensors wraps: it tells the number of the system's error in its text alone."""
+    found = re.search(r"code: (\d+)", str(error)) or re.search(r"os error (\d+)", str(error))
+    if found is None:
+        return OSError(errno.EIO, str(error), str(path))
+    number = int(found.group(1))
+    return OSError(number, os.strerror(number), str(path))

@@ -1,0 +1,164 @@
+"""A real SLURM on this machine, controller and two nodes, runs our sweeps: arrays, nodes, preemption, failures.
+
+Skipped with a reason where there is no SLURM (tests/slurm/ci.sh installs it) or where this is not root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "tests" / "slurm"
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged")
+SMALL = [
+    "data.sequence=32", "model.position=32", "model.embed=32", "model.head=2", "model.head_dim=16", "model.ffn=64",
+    "model.layer=2", "batch=8", "log_every=1", "hardware.threads=1",
+]  # fmt: skip
+JOB = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30", "hydra.launcher.mem_gb=1"]
+
+pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install mlrun[slurm]")
+missing = [name for name in PROGRAMS if shutil.which(name) is None]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.geteuid() != 0, reason="starting slurmd needs root"),
+    pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}; see tests/slurm/ci.sh"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """Return an environment in which sbatch reaches a controller of our own; it ends with the tests."""
+    # A short path: sockets may have 107 characters at most.
+    lab = tempfile.mkdtemp(prefix="lab-", dir="/tmp")
+    port = str(21000 + os.getpid() % 400 * 100)
+    own = {**os.environ, "SLURM_LAB": lab, "SLURM_LAB_PORT": port, "SLURM_LAB_HOSTS": "0"}
+    started = subprocess.run([SCRIPTS / "start-slurm.sh"], env=own, capture_output=True, text=True, check=False)
+    try:
+        if started.returncode != 0:
+            pytest.skip(f"SLURM does not start here: {started.stderr.strip()[-300:]}")
+        yield {
+            **own,
+            "SLURM_CONF": f"{lab}/slurm.conf",
+            "PATH": f"{lab}/bin:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "COLUMNS": "200",
+        }
+    finally:
+        subprocess.run([SCRIPTS / "stop-slurm.sh", "--purge"], env=own, capture_output=True, check=False)
+
+
+def start(env: dict[str, str], run: Path, *overrides: str, hardware: str = "slurm_cpu") -> subprocess.Popen[str]:
+    launcher = JOB if hardware == "slurm_cpu" else []
+    command = [sys.executable, "-m", "mlrun", f"hardware={hardware}", f"run={run}", *SMALL, *launcher, *overrides]
+    return subprocess.Popen(
+        command, env=env, cwd=run.parent, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    out, _ = process.communicate(timeout=240)
+    return process.returncode, out
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 90) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := true()):
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.2)
+    return found
+
+
+def ask(env: dict[str, str], *command: str) -> str:
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+
+def steps(folder: Path) -> int:
+    log = folder / "log.jsonl"
+    return log.read_text().count('"train"') if log.exists() else 0
+
+
+def only_run(sweep: Path) -> Path | None:
+    found = list(sweep.glob("0-*"))
+    return found[0] if found else None
+
+
+def test_a_sweep_is_an_array_and_ends_with_the_report(cluster: dict[str, str], tmp_path: Path) -> None:
+    overrides = ["cycle=scratch,2level", "optimizer.lr=1e-3,1e30", "optimizer.schedule.warmup='0 steps'"]
+    process = start(cluster, tmp_path / "sweep", "-m", *overrides, "budget='20 steps'", "optimizer.clip=null")
+    code, out = ended(process)
+    jobs = ask(cluster, "scontrol", "-o", "show", "job").splitlines()
+    assert len([j for j in jobs if "ArrayTaskId=" in j]) == 4
+    runs = sorted(p for p in (tmp_path / "sweep").iterdir() if p.name[0].isdigit())
+    wild = [run for run in runs if "1e_30" in run.name]
+    fine = [run for run in runs if run not in wild]
+    assert len(fine) == len(wild) == 2
+    assert all(json.loads((run / "summary.json").read_text())["status"] == "finished" for run in fine)
+    assert code == 1, out
+    assert "2 of the sweep's runs failed" in out and all(str(run.name) in out.splitlines()[-1] for run in wild)
+    assert (tmp_path / "sweep/report/report.md").exists()
+
+
+def test_two_nodes_give_the_losses_of_one_process(cluster: dict[str, str], tmp_path: Path) -> None:
+    budget = ["cycle=2level", "budget='20 steps'"]
+    nodes = ["hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=1"]
+    two = start(cluster, tmp_path / "two", *budget, *nodes)
+    code, out = ended(two)
+    assert code == 0, out
+    code, out = ended(start(cluster, tmp_path / "one", *budget, hardware="cpu"))
+    assert code == 0, out
+    run = only_run(tmp_path / "two")
+    assert run is not None
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["machine"].startswith("2 x CPU")
+    one, both = toy.records(tmp_path / "one"), toy.records(run)
+    assert [(r["kind"], r["step"]) for r in one] == [(r["kind"], r["step"]) for r in both]
+    for a, b in zip(one, both, strict=True):
+        if "loss" in a:
+            assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
+
+
+def test_a_preempted_run_is_requeued_and_resumes_by_itself(cluster: dict[str, str], tmp_path: Path) -> None:
+    budget = ["cycle=2level", "budget='300 steps'", "checkpoint.every='1000 steps'", "eval.every='100 steps'"]
+    process = start(cluster, tmp_path / "low", *budget)
+    run = wait_until(lambda: only_run(tmp_path / "low"))
+    wait_until(lambda: steps(run) > 20)
+    # More important work takes both nodes: SLURM warns our job, waits, and takes it off.
+    ask(cluster, "sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    wait_until(lambda: (run / "checkpoints/last.safetensors").exists() and steps(run))
+    code, out = ended(process)
+    assert code == 0, out
+    printed = "".join(p.read_text() for p in (tmp_path / "low/.submitit").glob("*/*.out"))
+    assert "stopped by a signal" in printed or "Requeued job" in printed
+    code, out = ended(start(cluster, tmp_path / "calm", *budget, hardware="cpu"))
+    assert code == 0, out
+    assert toy.records(run) == toy.records(tmp_path / "calm")
+
+
+def test_a_killed_job_is_named_and_the_others_go_on(cluster: dict[str, str], tmp_path: Path) -> None:
+    process = start(cluster, tmp_path / "sweep", "-m", "seed=0,1", "cycle=scratch", "budget='300 steps'")
+    victim = wait_until(lambda: list((tmp_path / "sweep").glob("1-*")))[0]
+    wait_until(lambda: steps(victim) > 5)
+    task = next(
+        line.split()[0] for line in ask(cluster, "squeue", "-h", "-r", "-o", "%i %T").splitlines() if "_1 " in line
+    )
+    ask(cluster, "scancel", "--signal", "KILL", task)
+    code, out = ended(process)
+    assert code == 1, out
+    assert f"1 of the sweep's runs failed: {victim.relative_to(tmp_path)}" in out
+    other = only_run(tmp_path / "sweep")
+    assert other is not None
+    assert json.loads((other / "summary.json").read_text())["status"] == "finished"
+    assert "SLURM job" in (victim / "error.txt").read_text()
