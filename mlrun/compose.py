@@ -125,9 +125,10 @@ def _search_path(flags: argparse.Namespace) -> list[str]:
 
 
 def _naming(flags: argparse.Namespace) -> list[str]:
-    """Return the override that names the folders of a sweep by what it varies, and by nothing that all runs share."""
-    if not flags.multirun:
-        return []
+    """Return the override that names the folders of a sweep by what it varies, and by nothing that all runs share.
+
+    Also without -m: `hardware=slurm` makes a sweep of a single run.
+    """
     shared = sorted({o.key_or_group for o in _parsed(flags.overrides) if not o.is_sweep_override()} | {"run", "task"})
     return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]"]
 

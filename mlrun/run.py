@@ -109,8 +109,12 @@ class Run:
             try:
                 for stage in self.plan.stages[self.progress.stage :]:
                     self._stage(job, stage)
-            except (Diverged, Stopped) as error:
-                self._leave("failed" if isinstance(error, Diverged) else "interrupted", str(error))
+            except Diverged as error:
+                told = f"{error}; {self._last_good()}"
+                self._leave("failed", told)
+                raise Diverged(told) from None
+            except Stopped as error:
+                self._leave("interrupted", str(error))
                 raise
             return self._finish()
 
@@ -276,6 +280,12 @@ class Run:
             checkpoint.save(self.folder / "checkpoints", self.progress, current, self.kept)
         self.ranks.wait()
 
+    def _last_good(self) -> str:
+        path = self.folder / "checkpoints" / checkpoint.LAST
+        if not path.exists():
+            return "no checkpoint was due before that"
+        return f"the last good checkpoint is {path}, of step {self.progress.step}"
+
     def _leave(self, status: str, reason: str) -> None:
         """Say in summary.json why the run ended before its time."""
         if self.ranks.first:
@@ -303,6 +313,7 @@ class Run:
             "val_loss": self.last_val,
             "best_val_loss": self.progress.best,
             "ledger": {"stages": stages, "total": plan["totals"], "seconds": self.clock.read()},
+            "skipped_steps": self._skipped(),
             "receipts": self.progress.receipts,
             "data": self.source.describe(),
             "machine": machine(self.ranks),
@@ -314,6 +325,10 @@ class Run:
         with open(self.folder / "log.jsonl") as lines:
             losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val"]
         return losses[-1] if losses else None
+
+    def _skipped(self) -> int:
+        with open(self.folder / "log.jsonl") as lines:
+            return sum("skipped" in json.loads(line) for line in lines)
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.ranks.first:
