@@ -99,8 +99,10 @@ class Run:
         found = checkpoint.load(self.folder / "checkpoints")
         if found is None:
             self.current = self._fresh()
+            self.progress.content = self.source.describe().get("content")
         else:
             self.progress, self.current, self.kept, warning = found
+            self._same_data()
             self.clock.totals = {p: self.progress.seconds.get(p, 0.0) for p in PURPOSES}
             if warning is not None and self.ranks.first:
                 print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
@@ -117,6 +119,13 @@ class Run:
                 self._leave("interrupted", str(error))
                 raise
             return self._finish()
+
+    def _same_data(self) -> None:
+        """Raise UserError if the data is no longer what the run began with."""
+        before, now = self.progress.content, self.source.describe().get("content")
+        if before != now:
+            allowed = f"the data that this run began with ({before})"
+            raise UserError(mistake("data", now, allowed, "restore its files, or start a new folder with run=..."))
 
     def _stage(self, job: Job, stage: Stage) -> None:
         """Make the transfer into a stage, if it is due, then train it and leave its model in `current`."""
