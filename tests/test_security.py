@@ -104,9 +104,7 @@ def test_the_key_of_wandb_is_in_no_file_of_a_run(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(("mask", "files", "folders"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
-def test_files_get_the_permissions_that_the_umask_asks_for(
-    tmp_path: Path, mask: int, files: int, folders: int
-) -> None:
+def test_files_get_the_permissions_that_the_umask_asks_for(tmp_path: Path, mask: int, files: int, folders: int) -> None:
     before = os.umask(mask)
     try:
         toy.run(tmp_path / "run", toy.make())
