@@ -1,0 +1,60 @@
+"""What the README tells a newcomer to type is understood: every command composes, plans, or names what exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from mlrun import compose, tasks
+from mlrun.config import load
+from mlrun.plan import make
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```console\n(.*?)^```|^((?:    .*\n)+)", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#:]+)\)")
+
+
+def lines() -> list[str]:
+    """Return every line of every code block, comments cut off."""
+    blocks = [part for page in PAGES for match in BLOCK.findall(page.read_text()) for part in match]
+    return [line.split(" #")[0].strip() for block in blocks for line in block.splitlines() if line.strip()]
+
+
+def arguments(line: str) -> list[str] | None:
+    """Return the arguments of an `mlrun` command line, None if it is something else."""
+    words = shlex.split(line)
+    if words[0] == "mlrun":
+        return words[1:]
+    return words[words.index("mlrun") + 1 :] if words[0] == "torchrun" else None
+
+
+COMMANDS = sorted({line for line in lines() if line.split()[0] in ("mlrun", "torchrun")})
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_composes_and_plans(line: str) -> None:
+    words = arguments(line)
+    assert words is not None
+    for point in compose.points(compose.read(words)):
+        assert point.settings.task in tasks.TASKS
+        if point.settings.task in ("train", "plan"):
+            assert make(load(point.settings), sources=False).steps > 0
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(COMMANDS) > 8
+
+
+def test_every_make_target_exists() -> None:
+    made = {word for line in lines() if line.startswith("make ") for word in line.split()[1:]}
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert {"demo", "test"} <= made <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page: Path) -> None:
+    assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []
