@@ -47,6 +47,7 @@ class Progress:
     step: int = 0
     entered: bool = False
     log_bytes: int = 0
+    content: str | None = None  # of the data, where it can be told
     best: float | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     stage_seconds: list[float] = field(default_factory=list)
@@ -75,6 +76,7 @@ def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         save_file(flat, temporary, {**metadata, "sha256": checksum(flat)})
+        storage.ordinary(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
     except BaseException as error:

@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from mlrun import trust
 from mlrun.config import Settings, conf_dir, reason
 from mlrun.errors import UserError, mistake, nearest
 
@@ -125,9 +126,10 @@ def _search_path(flags: argparse.Namespace) -> list[str]:
 
 
 def _naming(flags: argparse.Namespace) -> list[str]:
-    """Return the override that names the folders of a sweep by what it varies, and by nothing that all runs share."""
-    if not flags.multirun:
-        return []
+    """Return the override that names the folders of a sweep by what it varies, and by nothing that all runs share.
+
+    Also without -m: `hardware=slurm` makes a sweep of a single run.
+    """
     shared = sorted({o.key_or_group for o in _parsed(flags.overrides) if not o.is_sweep_override()} | {"run", "task"})
     return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]"]
 
@@ -243,6 +245,8 @@ def _point(config: DictConfig, place: str, label: str, here: bool = True) -> Poi
     """Return a composed configuration as a point; `place` is Hydra's key of its folder."""
     if not config.run:
         raise UserError(mistake("run", config.run, "a folder", "give run=outputs/NAME, or leave it out"))
+    if named := trust.foreign(config.hydra):
+        raise UserError(named)
     folder = Path(str(OmegaConf.select(config.hydra, place)))
     if place == "sweep.dir" and config.hydra.job.get("num") is not None:
         folder /= str(config.hydra.sweep.subdir)

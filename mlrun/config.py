@@ -26,6 +26,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
     "cycle.optimizer_policy": ("reset", "carry"),
     "cycle.lr_policy": ("restart", "continue", "rewarm"),
+    "on_divergence": ("stop", "skip"),
     "optimizer.schedule.shape": ("constant", "cosine", "linear", "wsd"),
     "hardware.device": ("cpu", "cuda"),
     "hardware.precision": ("fp32", "bf16"),
@@ -123,6 +124,7 @@ class Settings:
     budget: str = MISSING
     batch: int = MISSING
     log_every: int = 10
+    on_divergence: str = "stop"
     cache: str = MISSING
     model: Any = MISSING
     coarsening: Any = MISSING

@@ -99,8 +99,10 @@ class Run:
         found = checkpoint.load(self.folder / "checkpoints")
         if found is None:
             self.current = self._fresh()
+            self.progress.content = self.source.describe().get("content")
         else:
             self.progress, self.current, self.kept, warning = found
+            self._same_data()
             self.clock.totals = {p: self.progress.seconds.get(p, 0.0) for p in PURPOSES}
             if warning is not None and self.ranks.first:
                 print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
@@ -109,10 +111,21 @@ class Run:
             try:
                 for stage in self.plan.stages[self.progress.stage :]:
                     self._stage(job, stage)
-            except (Diverged, Stopped) as error:
-                self._leave("failed" if isinstance(error, Diverged) else "interrupted", str(error))
+            except Diverged as error:
+                told = f"{error}; {self._last_good()}"
+                self._leave("failed", told)
+                raise Diverged(told) from None
+            except Stopped as error:
+                self._leave("interrupted", str(error))
                 raise
             return self._finish()
+
+    def _same_data(self) -> None:
+        """Raise UserError if the data is no longer what the run began with."""
+        before, now = self.progress.content, self.source.describe().get("content")
+        if before != now:
+            allowed = f"the data that this run began with ({before})"
+            raise UserError(mistake("data", now, allowed, "restore its files, or start a new folder with run=..."))
 
     def _stage(self, job: Job, stage: Stage) -> None:
         """Make the transfer into a stage, if it is due, then train it and leave its model in `current`."""
@@ -276,6 +289,12 @@ class Run:
             checkpoint.save(self.folder / "checkpoints", self.progress, current, self.kept)
         self.ranks.wait()
 
+    def _last_good(self) -> str:
+        path = self.folder / "checkpoints" / checkpoint.LAST
+        if not path.exists():
+            return "no checkpoint was due before that"
+        return f"the last good checkpoint is {path}, of step {self.progress.step}"
+
     def _leave(self, status: str, reason: str) -> None:
         """Say in summary.json why the run ended before its time."""
         if self.ranks.first:
@@ -303,6 +322,7 @@ class Run:
             "val_loss": self.last_val,
             "best_val_loss": self.progress.best,
             "ledger": {"stages": stages, "total": plan["totals"], "seconds": self.clock.read()},
+            "skipped_steps": self._skipped(),
             "receipts": self.progress.receipts,
             "data": self.source.describe(),
             "machine": machine(self.ranks),
@@ -314,6 +334,10 @@ class Run:
         with open(self.folder / "log.jsonl") as lines:
             losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val"]
         return losses[-1] if losses else None
+
+    def _skipped(self) -> int:
+        with open(self.folder / "log.jsonl") as lines:
+            return sum("skipped" in json.loads(line) for line in lines)
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.ranks.first:

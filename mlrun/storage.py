@@ -1,4 +1,4 @@
-"""Disks that are full, read-only or forbidden: a line for the user instead of a traceback."""
+"""The files that we write: ordinary permissions, and one line where the disk is full, read-only or forbidden."""
 
 from __future__ import annotations
 
@@ -30,3 +30,10 @@ def as_os_error(error: Exception, path: Path) -> OSError:
         return OSError(errno.EIO, str(error), str(path))
     number = int(found.group(1))
     return OSError(number, os.strerror(number), str(path))
+
+
+def ordinary(path: Path) -> None:
+    """Give a file or folder the permissions that the user's umask asks for: temporary ones are made for one user."""
+    mask = os.umask(0o077)  # the only way to read it is to set it
+    os.umask(mask)
+    os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)

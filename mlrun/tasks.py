@@ -17,10 +17,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mlrun import compose  # registers what a job's folder is resolved with, wherever a launcher unpickles `job`
+# compose registers what a job's folder is resolved with, wherever a launcher unpickles `job`.
+from mlrun import compose, launched
 from mlrun.config import Config, Hardware, build, load
 from mlrun.errors import UserError, mistake
-from mlrun.launched import place
 from mlrun.plan import Plan, as_dict, make
 from mlrun.table import show
 from mlrun.units import human
@@ -35,7 +35,7 @@ class Failed(Exception):
 
 def first() -> bool:
     """Return whether this is the one process of a run that prints and writes."""
-    return place().rank == 0
+    return launched.place().rank == 0
 
 
 def say(text: str) -> None:

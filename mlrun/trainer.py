@@ -16,16 +16,13 @@ from mlrun import schedule
 from mlrun.clock import Clock
 from mlrun.config import Hardware, Settings
 from mlrun.distributed import Ranks
+from mlrun.divergence import Diverged, Guard
 from mlrun.network import Network
 from mlrun.optim import set_rate
 from mlrun.plan import Plan, Stage
 from mlrun.signals import NOTHING, STOP, Signals
 
 Batch = Mapping[str, Tensor]
-
-
-class Diverged(Exception):
-    """The loss is no longer a finite number."""
 
 
 class Stopped(Exception):
@@ -74,7 +71,7 @@ def train(
         save: called with the number of steps done wherever a checkpoint is due.
 
     Raises:
-        Diverged: the loss or the gradient is not finite.
+        Diverged: the loss or the gradient is not finite, and with `skip` in too many steps on end.
         Stopped: a signal came; `save` was called.
     """
     settings, ranks = job.settings, job.ranks
@@ -83,6 +80,7 @@ def train(
     parameters = list(trainee.net.parameters())
     evaluate_every = due(job.plan, stage, settings.eval.every)
     save_every = due(job.plan, stage, settings.checkpoint.every)
+    guard = Guard(settings.on_divergence, ranks.device)
     logged_at, logged_step = job.clock.read()["training"], start
     for step in range(start, stage.end):
         # The rate depends on the step alone, so a resumed run takes the same one.
@@ -97,13 +95,15 @@ def train(
         # Clipping also measures the norm; without a limit it only measures.
         limit = settings.optimizer.clip if settings.optimizer.clip is not None else math.inf
         norm = nn.utils.clip_grad_norm_(parameters, limit)
-        trainee.optimizer.step()
-        trainee.optimizer.zero_grad(set_to_none=True)
-        if trainee.ema is not None and settings.optimizer.ema is not None:
-            _average(trainee.ema, trainee.net, settings.optimizer.ema)
-
         done = step + 1
-        if done % settings.log_every == 0 or done == stage.end:
+        skipped = guard.leaves_out(norm, done)
+        if not skipped:
+            _step(trainee, settings.optimizer.ema)
+        trainee.optimizer.zero_grad(set_to_none=True)
+
+        if skipped:
+            job.write(record(job, stage, done, "train", loss=math.nan, lr=lr, grad_norm=math.nan, skipped=True))
+        elif done % settings.log_every == 0 or done == stage.end:
             values = ranks.sum(loss / ranks.world).item(), float(norm)
             seconds = job.clock.read()["training"]
             tokens = (done - logged_step) * job.plan.batch * job.plan.tokens_per_sample
@@ -119,6 +119,7 @@ def train(
             evaluate(done)
         asked = ranks.most(job.signals.asked)
         if asked != NOTHING or (done % save_every == 0 and done != stage.end):
+            guard.check(done)
             save(done)
             job.signals.answered(asked)
         if asked == STOP:
@@ -190,6 +191,13 @@ def _gradients(forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Rank
             loss.backward()
         total += loss.detach()
     return total
+
+
+def _step(trainee: Trainee, decay: float | None) -> None:
+    """Let the optimizer take its step, and the average of the weights follow."""
+    trainee.optimizer.step()
+    if trainee.ema is not None and decay is not None:
+        _average(trainee.ema, trainee.net, decay)
 
 
 @torch.no_grad()

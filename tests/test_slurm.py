@@ -130,18 +130,30 @@ def test_two_nodes_give_the_losses_of_one_process(cluster: dict[str, str], tmp_p
             assert b["loss"] == pytest.approx(a["loss"], abs=1e-5)
 
 
-def test_a_preempted_run_is_requeued_and_resumes_by_itself(cluster: dict[str, str], tmp_path: Path) -> None:
+def preempt(env: dict[str, str]) -> None:
+    """More important work takes both nodes: SLURM warns our job, waits, and takes it off."""
+    ask(env, "sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+
+
+def run_out(env: dict[str, str]) -> None:
+    """The signal that SLURM sends ahead of the limit; in a job this short submitit takes it for that."""
+    (job,) = {line.strip() for line in ask(env, "squeue", "-h", "-p", "main", "-o", "%A").splitlines()}
+    ask(env, "scancel", "--signal", "USR2", job)
+
+
+@pytest.mark.parametrize(("interrupt", "minutes"), [(preempt, 30), (run_out, 5)])
+def test_a_run_taken_off_its_node_is_requeued_and_resumes_by_itself(
+    cluster: dict[str, str], tmp_path: Path, interrupt: Callable[[dict[str, str]], None], minutes: int
+) -> None:
     budget = ["cycle=2level", "budget='300 steps'", "checkpoint.every='1000 steps'", "eval.every='100 steps'"]
-    process = start(cluster, tmp_path / "low", *budget)
+    process = start(cluster, tmp_path / "low", *budget, f"hydra.launcher.timeout_min={minutes}")
     run = wait_until(lambda: only_run(tmp_path / "low"))
     wait_until(lambda: steps(run) > 20)
-    # More important work takes both nodes: SLURM warns our job, waits, and takes it off.
-    ask(cluster, "sbatch", "-p", "urgent", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
-    wait_until(lambda: (run / "checkpoints/last.safetensors").exists() and steps(run))
+    interrupt(cluster)
     code, out = ended(process)
     assert code == 0, out
-    printed = "".join(p.read_text() for p in (tmp_path / "low/.submitit").glob("*/*.out"))
-    assert "stopped by a signal" in printed or "Requeued job" in printed
+    (job,) = {p.name for p in (tmp_path / "low/.submitit").iterdir() if p.name.isdigit()}
+    assert "Restarts=1" in ask(cluster, "scontrol", "-o", "show", "job", job)
     code, out = ended(start(cluster, tmp_path / "calm", *budget, hardware="cpu"))
     assert code == 0, out
     assert toy.records(run) == toy.records(tmp_path / "calm")

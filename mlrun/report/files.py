@@ -145,7 +145,7 @@ def _run(run: Run) -> dict[str, Any]:
         "progress": run.progress,
         "val_loss": None if run.final is None else run.final.loss,
         **{key: run.last.get(key) for key in ("step", "tokens", "flops", "flops_body", "seconds")},
-        "ledger": None if run.summary is None else run.summary["ledger"],
+        "ledger": None if run.summary is None else run.summary.get("ledger"),
         "source": run.source,
         "transfers": list(run.transfers),
     }

@@ -72,7 +72,7 @@ class Run:
     @property
     def overhead(self) -> float | None:
         """Seconds of everything but training: start-up, transfers, evaluation, checkpoints. None until the end."""
-        if self.summary is None:
+        if self.summary is None or self.status != "finished":
             return None
         seconds = self.summary["ledger"]["seconds"]
         return math.fsum(value for purpose, value in seconds.items() if purpose != "training")

@@ -1,0 +1,245 @@
+"""Disks, clocks, data, gradients and processes that fail: what was saved stays good, and the user gets one line.
+
+The table in docs/reliability.md names these tests.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy
+
+from mlrun import checkpoint, compose, preflight, storage, trainer
+from mlrun.divergence import MOST_SKIPPED
+from mlrun.errors import UserError
+
+OFTEN = {"checkpoint": toy.Checkpoint(every="2 steps")}
+
+
+def same_end(a: Path, b: Path) -> None:
+    assert toy.records(a) == toy.records(b)
+    assert (a / "model/model.safetensors").read_bytes() == (b / "model/model.safetensors").read_bytes()
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Any]:
+    """Return a function that mounts a small file system of its own; skips where that is not allowed."""
+    places: list[Path] = []
+
+    def mount(options: str) -> Path:
+        place = tmp_path / f"disk-{len(places)}"
+        place.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            pytest.skip(f"no file system may be mounted here: {done.stderr.strip()}")
+        places.append(place)
+        return place
+
+    yield mount
+    for place in places:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(mounted: Any, tmp_path: Path) -> None:
+    toy.run(tmp_path / "whole", toy.make(**OFTEN))
+    size = (tmp_path / "whole/checkpoints/before.safetensors").stat().st_size
+    disk = mounted(f"size={4 * size}")
+    (disk / "ballast").write_bytes(b"0" * int(1.5 * size))
+    with pytest.raises(UserError, match=r"No space left on device: free some space; then the same command goes on"):
+        toy.run(disk / "run", toy.make(**OFTEN))
+    assert checkpoint.load(disk / "run/checkpoints") is not None
+    subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(disk)], check=True)
+    toy.run(disk / "run", toy.make(**OFTEN))
+    same_end(disk / "run", tmp_path / "whole")
+
+
+LIMITED = """
+import pathlib, resource, sys
+import toy
+from mlrun.errors import UserError
+# No file may grow beyond what a checkpoint needs; the system says so as it does for a full disk.
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+try:
+    toy.run(pathlib.Path(sys.argv[1]), toy.make(checkpoint=toy.Checkpoint(every="2 steps")))
+except UserError as error:
+    sys.exit(f"told: {error}")
+"""
+
+
+def child(script: str, *arguments: str) -> list[str]:
+    return [sys.executable, "-c", script, *arguments]
+
+
+def environment() -> dict[str, str]:
+    here = Path(__file__).parent
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+
+
+def test_a_limit_on_file_sizes_is_one_line_too(tmp_path: Path) -> None:
+    command = child(LIMITED, str(tmp_path / "run"))
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "told: " in done.stderr and "File too large: raise the limit" in done.stderr
+    assert not list((tmp_path / "run/checkpoints").glob(".*")), "half a file was left behind"
+
+
+def test_the_reason_inside_a_safetensors_error_is_found() -> None:
+    found = storage.as_os_error(ValueError("I/O error: No space left on device (os error 28)"), Path("x"))
+    assert (found.errno, found.filename) == (errno.ENOSPC, "x")
+    assert storage.as_os_error(ValueError("of unknown origin"), Path("x")).errno == errno.EIO
+
+
+def test_a_read_only_folder_is_refused_before_any_work(mounted: Any) -> None:
+    disk = mounted("ro,size=1m")
+    with pytest.raises(UserError, match="allowed: a folder that can be written"):
+        preflight.check(compose.points(compose.read([f"run={disk}/run"])))
+    with pytest.raises(UserError, match="Read-only file system: choose a folder"):
+        toy.run(disk / "run", toy.make())
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Make the gradients of some steps of this process NaN."""
+    real, taken = trainer._gradients, 0
+
+    def gradients(forward: Any, *args: Any) -> Any:
+        nonlocal taken
+        taken += 1
+        loss = real(forward, *args)
+        if taken in steps:
+            next(forward.parameters()).grad.fill_(torch.nan)
+        return loss
+
+    monkeypatch.setattr(trainer, "_gradients", gradients)
+
+
+def test_a_divergence_between_two_log_lines_never_reaches_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, 7)
+    with pytest.raises(trainer.Diverged, match=r"step 8.*last good checkpoint is .*last\.safetensors, of step 6"):
+        toy.run(tmp_path, toy.make(log_every=1000, **OFTEN))
+    found = checkpoint.load(tmp_path / "checkpoints")
+    assert found is not None
+    assert all(bool(t.isfinite().all()) for t in found[1].weights.values())
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["status"] == "failed" and "of step 6" in summary["reason"]
+
+
+def test_skipped_steps_are_left_out_logged_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, 3, 9)
+    summary = toy.run(tmp_path, toy.make(on_divergence="skip"))
+    assert summary["skipped_steps"] == 2
+    train = [r for r in toy.records(tmp_path) if r["kind"] == "train"]
+    assert [r["step"] for r in train if r.get("skipped")] == [3, 9]
+    assert all(r["loss"] is None for r in train if r.get("skipped"))
+    assert len(train) == 22 and all(bool(t.isfinite().all()) for t in toy.weights(tmp_path).values())
+
+
+def test_a_run_that_only_skips_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil(monkeypatch, *range(1, 100))
+    with pytest.raises(trainer.Diverged, match=f"{MOST_SKIPPED + 1} steps in a row"):
+        toy.run(tmp_path, toy.make(budget="60 steps", on_divergence="skip"))
+
+
+def test_skipping_costs_a_healthy_run_nothing(tmp_path: Path) -> None:
+    toy.run(tmp_path / "stop", toy.make())
+    toy.run(tmp_path / "skip", toy.make(on_divergence="skip"))
+    same_end(tmp_path / "skip", tmp_path / "stop")
+
+
+def test_without_a_whole_checkpoint_the_run_is_refused(tmp_path: Path) -> None:
+    toy.run(tmp_path, toy.make(**OFTEN))
+    (tmp_path / "summary.json").unlink()
+    for name in (checkpoint.LAST, checkpoint.BEFORE):
+        (tmp_path / "checkpoints" / name).write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError) as caught:
+        toy.run(tmp_path, toy.make(**OFTEN))
+    assert len(caught.value.problems) == 2
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    real = trainer.record
+
+    def record(job: Any, stage: Any, done: int, kind: str, **values: Any) -> dict[str, Any]:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return real(job, stage, done, kind, **values)
+
+    monkeypatch.setattr(trainer, "record", record)
+
+
+def test_data_that_changed_under_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "as it was"
+    monkeypatch.setattr(toy.Source, "describe", lambda self: {"content": content})
+    with monkeypatch.context() as patch, pytest.raises(trainer.Stopped):
+        stop_at(patch, 5)
+        toy.run(tmp_path, toy.make())
+    content = "with a shard changed"
+    with pytest.raises(UserError, match="the data that this run began with"):
+        toy.run(tmp_path, toy.make())
+    content = "as it was"
+    toy.run(tmp_path, toy.make())
+
+
+def test_a_deleted_shard_is_named_although_its_tokens_are_cached(tmp_path: Path) -> None:
+    shards = [tmp_path / f"{name}.txt" for name in "ab"]
+    for shard in shards:
+        shard.write_text("the state of the union is strong\n\n" * 400)
+    given = [
+        "data=text", f"data.files=[{shards[0]},{shards[1]}]", "data.sequence=16", "model.vocab=300", "run=unused",
+        "model.position=16", "budget=20 steps", f"cache={tmp_path}/cache",
+    ]  # fmt: skip
+    (point,) = compose.points(compose.read(given))
+    assert preflight.problems(point) == []
+    shards[1].unlink()
+    assert any("b.txt" in line for line in preflight.problems(point))
+
+
+def test_a_clock_that_jumps_changes_no_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 1e6 * (time.perf_counter() % 2))
+    toy.run(tmp_path, toy.make())
+    seconds = [json.loads(line)["seconds"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert seconds == sorted(seconds) and seconds[0] >= 0 and seconds[-1] < 600
+
+
+WORKERS = """
+import os, pathlib, signal, sys
+import torch, toy
+real, taken = torch.optim.AdamW.step, 0
+def step(self, *args, **kwargs):
+    global taken
+    taken += 1
+    if taken == 9 and os.environ["RANK"] == "1" and sys.argv[2] == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(self, *args, **kwargs)
+torch.optim.AdamW.step = step
+toy.run(pathlib.Path(sys.argv[1]), toy.make(checkpoint=toy.Checkpoint(every="2 steps")))
+"""
+
+
+def test_a_worker_that_dies_ends_the_others_and_the_run_resumes(tmp_path: Path) -> None:
+    script = tmp_path / "workers.py"
+    script.write_text(WORKERS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+
+    def run(folder: str, how: str) -> int:
+        command = [*launch, str(tmp_path / folder), how]
+        return subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=120).returncode
+
+    assert run("cut", "die") != 0
+    assert not (tmp_path / "cut/model").exists()
+    assert run("cut", "live") == 0 and run("whole", "live") == 0
+    same_end(tmp_path / "cut", tmp_path / "whole")

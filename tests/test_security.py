@@ -1,0 +1,139 @@
+"""Nothing that a configuration or a file names runs as code unless the user said so; secrets stay where they are."""
+
+from __future__ import annotations
+
+import ast
+import os
+import pickle
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy
+
+from mlrun import checkpoint, compose, config, preflight
+from mlrun.data import cache
+from mlrun.errors import UserError
+
+PACKAGE = Path(checkpoint.__file__).parent
+
+
+class Opened:
+    """A pickle that leaves a file behind when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.mark,))
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(UserError) as caught:
+        preflight.check(compose.points(compose.read(list(arguments))))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model._target_=os.system",
+        "data._target_=subprocess.Popen",
+        "logger._target_=mlrun.config.conf_dir",
+        "+hydra.callbacks.evil._target_=os.system",
+        "+hydra.callbacks.evil={_target_:mlrun.tasks.AfterSweep,inner:{_target_:os.system}}",
+        "hydra.launcher._target_=os.system",
+        "hydra.sweeper._target_=builtins.exec",
+        "hydra.callbacks.sweep._target_=os.system",
+        "hydra/job_logging=none +hydra.job_logging.handlers.x={class:os.system}",
+        "+hydra.job_logging.handlers.x={'()':os.system}",
+        "hydra.callbacks.sweep._target_=${oc.decode:os.system}",
+        "hydra.callbacks.sweep._target_=mlrunx.evil",
+    ],
+)
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_a_target_outside_of_the_allowed_packages_is_refused(override: str, sweep: list[str]) -> None:
+    parts = override.split(" ") if override.startswith("hydra/") else [override]
+    assert "allowed: " in refused(*parts, "run=unused", *sweep)
+
+
+def test_a_target_inside_a_part_is_no_key_of_it() -> None:
+    assert "allowed: " in refused("+model.extra={_target_:os.system}", "run=unused")
+
+
+def test_a_swept_target_is_refused_too() -> None:
+    assert "os.system" in refused("-m", "run=unused", "data._target_=mlrun.data.sotu.Sotu,os.system")
+
+
+def test_no_code_of_ours_unpickles_or_trusts_remote_code() -> None:
+    """torch.load, pickle.load and the like appear nowhere; trust_remote_code is nowhere switched on."""
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                assert not names & {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}, path
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("torch.load", "eval", "exec", "os.system", "yaml.unsafe_load"), path
+                if called == "yaml.load":
+                    assert 'yaml, "CSafeLoader", yaml.SafeLoader' in path.read_text(), path
+                for keyword in node.keywords:
+                    given = ast.unparse(keyword.value)
+                    assert (keyword.arg, given) != ("trust_remote_code", "True"), path
+                    assert (keyword.arg, given) != ("allow_pickle", "True"), path
+                    assert (keyword.arg, given) != ("shell", "True"), path
+
+
+def test_a_pickle_in_the_place_of_a_checkpoint_is_not_opened(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / checkpoint.LAST).write_bytes(pickle.dumps(Opened(mark)))
+    with pytest.raises(UserError, match="cannot be read"):
+        toy.run(tmp_path, toy.make())
+    assert not mark.exists()
+
+
+def test_the_key_of_wandb_is_in_no_file_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = "f" * 7 + "0123456789abcdef" * 2 + "e"
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    toy.run(tmp_path, toy.make())
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if key.encode() in path.read_bytes()]
+
+
+@pytest.mark.parametrize(("mask", "files", "folders"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_files_get_the_permissions_that_the_umask_asks_for(tmp_path: Path, mask: int, files: int, folders: int) -> None:
+    before = os.umask(mask)
+    try:
+        toy.run(tmp_path / "run", toy.make())
+    finally:
+        os.umask(before)
+    for path in [tmp_path / "run", *(tmp_path / "run").rglob("*")]:
+        expected = folders if path.is_dir() else files
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path
+
+
+def test_a_config_file_is_data_and_not_code(tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine/model/evil.yaml").write_text("!!python/object/apply:os.system ['true']\n")
+    assert "model=evil" in refused("model=evil", "run=unused", "--config-dir", str(tmp_path / "mine"))
+
+
+def test_the_allow_list_is_ours_until_the_user_adds_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(config.PACKAGES_VARIABLE, raising=False)
+    assert config.allowed_packages() == ["mlrun"]
+    monkeypatch.setenv(config.PACKAGES_VARIABLE, "mine, yours")
+    assert config.allowed_packages() == ["mlrun", "mine", "yours"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o007])
+def test_the_cache_can_be_shared_as_the_umask_says(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
+    try:
+        made = cache.build(tmp_path / "prepared", lambda folder: cache.write_json(folder / "facts.json", {}))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(made.stat().st_mode) == 0o777 & ~mask
+    assert stat.S_IMODE((made / "facts.json").stat().st_mode) == 0o666 & ~mask
