@@ -85,7 +85,7 @@ def interpolate_folders(kept: Path, grown: Path, alpha: float, target: Path, *, 
         UserError: alpha is outside [0, 1], the models differ, a tensor is wrong, or `target` is in use; nothing is
             written then.
     """
-    base, other = open_folder(kept, "kept"), open_folder(grown, "grown")
+    base, other = open_folder(kept), open_folder(grown, "grown")
     if differences := _differences(base.model, other.model):
         raise UserError(f"grown={grown}: {line}, unlike {kept}; interpolate models of one size" for line in differences)
     operators.iter_interpolate({}, {}, alpha)  # alpha is checked before anything is written
