@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -274,13 +275,20 @@ class Run:
                 meta = {"step": str(step), "val_loss": repr(values["loss"])}
                 checkpoint.save_weights(path, trainee.net.state_dict(), meta)
 
-    def _copies(self, stage: Stage, net: Network) -> dict[str, float]:
-        """Return how alike the decoalesced copies still are: the mean cosine of paired units, 1 for equal ones."""
+    def _copies(self, stage: Stage, net: Network) -> dict[str, Any]:
+        """Return how alike the decoalesced copies still are: the mean cosine, 1 for equal ones, and that of each layer."""
         level = self.plan.level(stage.level)
         assert level.resize is not None
         state = {name: t.detach() for name, t in net.state_dict().items()}
         cosines = operators.similarity(state, level.model.params(), level.resize)
-        return {"copy_similarity": sum(cosines.values()) / len(cosines)} if cosines else {}
+        if not cosines:
+            return {}
+        layers: dict[str, list[float]] = {}
+        for name, cosine in cosines.items():
+            place = re.match(r"\w+\.\d+", name)
+            layers.setdefault(place.group() if place else "outside", []).append(cosine)
+        means = {layer: sum(values) / len(values) for layer, values in layers.items()}
+        return {"copy_similarity": sum(cosines.values()) / len(cosines), "copy_similarity_by_layer": means}
 
     def _save(self, current: Snapshot) -> None:
         self.progress.seconds = self.clock.read()

@@ -209,7 +209,8 @@ def test_several_processes_need_a_folder_by_name(mlrun: Command, monkeypatch: py
 
 
 def test_only_the_first_process_prints(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
     assert mlrun("task=plan", "run=p") == Outcome(0, [], []) and left() == ["p"]
     assert mlrun("seed=abc") == Outcome(2, [], [])
 

@@ -204,6 +204,8 @@ def test_alpha_zero_keeps_the_fine_model_and_noise_breaks_the_symmetry(tmp_path:
 
     assert alike("blend") == pytest.approx(1.0, abs=1e-6)
     assert alike("noisy") < 0.9999
+    layers = next(r["copy_similarity_by_layer"] for r in toy.records(tmp_path / "blend") if "copy_similarity" in r)
+    assert {"blocks.0", "blocks.1"} <= set(layers)
 
 
 def test_the_average_of_the_weights_is_evaluated_and_saved(tmp_path: Path) -> None:
