@@ -276,7 +276,7 @@ class Run:
                 checkpoint.save_weights(path, trainee.net.state_dict(), meta)
 
     def _copies(self, stage: Stage, net: Network) -> dict[str, Any]:
-        """Return how alike the decoalesced copies still are: the mean cosine, 1 for equal ones, and that of each layer."""
+        """Return how alike the decoalesced copies still are, 1 for equal: the mean cosine, and that of each layer."""
         level = self.plan.level(stage.level)
         assert level.resize is not None
         state = {name: t.detach() for name, t in net.state_dict().items()}

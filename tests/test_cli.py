@@ -209,7 +209,7 @@ def test_several_processes_need_a_folder_by_name(mlrun: Command, monkeypatch: py
 
 
 def test_only_the_first_process_prints(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert mlrun("task=plan", "run=p") == Outcome(0, [], []) and left() == ["p"]
     assert mlrun("seed=abc") == Outcome(2, [], [])
@@ -346,11 +346,13 @@ def test_hundreds_of_points_differ_in_values_only_and_compose_fast(monkeypatch: 
 
 # Who may not know whom. `top` is at import; otherwise nowhere in the file.
 TORCH_FREE = (
-    "axes", "check", "compose", "config", "errors", "folder", "layers", "plan", "preflight", "schedule", "table",
+    "axes", "check", "compose", "config", "errors", "launched", "signals", "storage",
+    "trust", "folder", "layers", "plan", "preflight", "schedule", "table",
     "tasks", "units", "__main__", "models", "coarsening", "report", "log",
 )  # fmt: skip
 HYDRA_FREE = (
-    "axes", "check", "checkpoint", "clock", "distributed", "errors", "folder", "layers", "models", "coarsening",
+    "axes", "check", "checkpoint", "clock", "distributed", "divergence",
+    "errors", "launched", "signals", "storage", "folder", "layers", "models", "coarsening",
     "network", "operators", "optim", "plan", "report", "run", "schedule", "table", "trainer", "transfer", "units",
 )  # fmt: skip
 
