@@ -142,6 +142,7 @@ BAD = {
     "misspelt key deleted": (["~optimizer.lrr"], "~optimizer.lrr: allowed: beta1, beta2"),
     "unknown key deleted": (["~nope"], "~nope: allowed:"),
     "Hydra deleted": (["~hydra"], "~hydra: allowed:"),
+    "size that no memory holds": (["model.embed=1000000000000"], "allowed: an integer from 1 to 4194304"),
     "reference to nothing": (["name=${nope}"], "name=${...}: allowed: Interpolation key 'nope' not found"),
     "reference to nothing in the folder": (["run=${nope}"], "run=${...}: allowed: Interpolation key 'nope' not found"),
     "reference to nothing in the task": (["task=${nope}"], "task=${...}: allowed:"),
