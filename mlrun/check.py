@@ -11,6 +11,8 @@ from mlrun.config import Config, Cycle, Settings
 from mlrun.errors import mistake
 from mlrun.units import EXAMPLES, parse
 
+# Seeds are hashed as 64 bits.
+SEEDS = range(2**63)
 # What a number must be.
 COUNT = "an integer of at least 1"
 POSITIVE = "a finite number above 0"
@@ -46,7 +48,7 @@ def _numbers(s: Settings) -> list[str]:
         ("batch", s.batch, s.batch >= 1, COUNT),
         ("log_every", s.log_every, s.log_every >= 1, f"{COUNT} (steps)"),
         ("eval.batch", s.eval.batch, s.eval.batch >= 1, f"{COUNT} (samples)"),
-        ("seed", s.seed, s.seed >= 0, "an integer of at least 0"),
+        ("seed", s.seed, s.seed in SEEDS, "an integer from 0 to 2^63 - 1"),
         ("optimizer.lr", o.lr, _positive(o.lr), POSITIVE),
         ("optimizer.beta1", o.beta1, 0 <= o.beta1 < 1, "a number in [0, 1)"),
         ("optimizer.beta2", o.beta2, 0 <= o.beta2 < 1, "a number in [0, 1)"),
@@ -75,7 +77,18 @@ def _lengths(s: Settings) -> list[str]:
     }
     found = [_length(key, text, except_for=("rest",)) for key, text in lengths.items()]
     found.append(_length("budget", s.budget, except_for=("rest", "%")))
-    return [line for line in found if line is not None]
+    return [line for line in found if line is not None] + _periods(s)
+
+
+def _periods(s: Settings) -> list[str]:
+    """Nothing can be due every 0 steps; less than a step is every step."""
+    periods = {"eval.every": s.eval.every, "checkpoint.every": s.checkpoint.every}
+    lengths = {key: parse(text) for key, text in periods.items()}
+    return [
+        mistake(key, periods[key], "a length above 0, such as 5%", "lengthen it; 100% is once")
+        for key, length in lengths.items()
+        if length is not None and length.unit != "rest" and length.amount == 0
+    ]
 
 
 def _length(key: str, text: object, except_for: Sequence[str] = ()) -> str | None:

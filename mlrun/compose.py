@@ -7,9 +7,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
+import os
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,21 +27,25 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mlrun import trust
-from mlrun.config import Settings, conf_dir, reason
+from mlrun import __version__, trust
+from mlrun.config import REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
 from mlrun.errors import UserError, mistake, nearest
 
 CONFIG = "config"
-# Hydra raises a plain ValueError for a choice that is null.
+# Errors that say by themselves what is wrong. Composing may raise others too, from KeyError to OverflowError, and runs
+# no code of ours: whatever it raises, an override is the reason.
 ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 # A path in these may hold commas, blanks and equal signs; they are never swept over.
 PATHS = ("run", "runs")
+SHELLS = ("bash", "fish", "zsh")
+# More runs than this in one sweep are taken for a slip of the pen.
+MOST_RUNS = 10_000
 BASIC = "hydra._internal.core_plugins."
 
 ConfigStore.instance().store(name="settings", node=Settings)
@@ -84,20 +93,58 @@ class Point:
 
 def read(argv: Sequence[str]) -> Command:
     """Return the command line; UserError for what Hydra cannot parse."""
-    parser = get_args_parser()
-    parser.error = _refuse  # type: ignore[method-assign]
-    arguments = [_quoted(argument) for argument in argv]
-    flags = parser.parse_intermixed_args(arguments)
-    if flags.config_name is not None or flags.config_path is not None:
-        _refuse("--config-name and --config-path: allowed: --config-dir FOLDER, which adds to the files of mlrun")
-    if flags.multirun and (flags.cfg or flags.info):
-        _refuse("-m: allowed: no --cfg and no --info beside it")
+    arguments = [_quoted(_utf8(argument)) for argument in argv]
+    flags = _parser().parse_intermixed_args(arguments)
+    if flags.help or flags.hydra_help:  # which are the same whatever else is asked for
+        return Command(flags, tuple(_search_path(flags)), ("--help" if flags.help else "--hydra-help",))
+    _judge(flags)
     rest = tuple(argument for argument in arguments if argument not in flags.overrides)
     return Command(flags, (*flags.overrides, *_search_path(flags), *_naming(flags)), rest)
 
 
+def _parser() -> argparse.ArgumentParser:
+    """Return Hydra's parser with our version, and our way to complain."""
+    parser = argparse.ArgumentParser(parents=[get_args_parser()], add_help=False, conflict_handler="resolve")
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "hydra-core"))
+    told = f"mlrun {__version__} ({libraries}, Python {platform.python_version()})"
+    parser.add_argument("--version", action="version", version=told)
+    parser.error = _refuse  # type: ignore[method-assign]
+    return parser
+
+
+def _judge(flags: argparse.Namespace) -> None:
+    """Raise UserError for flags that do not go together, or that Hydra would answer with a traceback."""
+    if flags.config_name is not None or flags.config_path is not None:
+        _refuse("--config-name and --config-path: allowed: --config-dir FOLDER, which adds to the files of mlrun")
+    if flags.experimental_rerun is not None:
+        _refuse("--experimental-rerun: allowed: run=FOLDER, which goes on with a run; a pickle is never read")
+    modes = {"--run": flags.run, "-m": flags.multirun, "--cfg": flags.cfg, "--info": flags.info}
+    modes["--shell-completion"] = flags.shell_completion
+    if len(given := [name for name, value in modes.items() if value]) > 1:
+        _refuse(f"{' '.join(given)}: allowed: one of them at a time")
+    if flags.cfg is None and flags.package is not None:
+        _refuse("--package: allowed: beside --cfg")
+    if flags.resolve and flags.cfg not in ("job", "all"):
+        _refuse("--resolve: allowed: beside --cfg job or --cfg all")
+    if flags.shell_completion:
+        asked = [text.partition("=")[::2] for text in flags.overrides]
+        if len(asked) != 1 or asked[0][0] not in ("install", "uninstall", "query") or asked[0][1] not in SHELLS:
+            text, shells = " ".join(flags.overrides), ", ".join(SHELLS)
+            _refuse(f"-sc {text}: allowed: install=, uninstall= or query= with {shells}")
+
+
 def _refuse(message: str) -> NoReturn:
     raise UserError(f"{message}; mlrun --hydra-help lists the flags")
+
+
+def _utf8(argument: str) -> str:
+    """Return an argument; UserError if it is no text, such as the name of a file in an old encoding."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        shown = argument.encode(errors="backslashreplace").decode()
+        raise UserError(f"{shown}: allowed: text in UTF-8; rename the file or folder") from None
+    return argument
 
 
 def _quoted(argument: str) -> str:
@@ -105,8 +152,11 @@ def _quoted(argument: str) -> str:
     key, _, value = argument.partition("=")
     if key not in PATHS or value in ("", "null", "???") or value[0] in "'\"" or "${" in value:
         return argument
-    escaped = value.replace("'", "\\'")
-    return f"{key}='{escaped}'"
+    return f"{key}={_quotes(value)}"
+
+
+def _quotes(text: str) -> str:
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def _search_path(flags: argparse.Namespace) -> list[str]:
@@ -114,14 +164,14 @@ def _search_path(flags: argparse.Namespace) -> list[str]:
     folders = [Path("conf")] if Path("conf").is_dir() else []
     if flags.config_dir is not None:
         folders.insert(0, Path(flags.config_dir))
-        if not folders[0].is_dir():
+        if not os.path.isdir(flags.config_dir):
             raise UserError(mistake("--config-dir", flags.config_dir, "an existing folder", "correct the path"))
     folders = [folder.resolve() for folder in folders if folder.resolve() != conf_dir()]
     if not folders or any(o.startswith("hydra.searchpath=") for o in flags.overrides):
         return []
     if hidden := [line for folder in folders for line in _hidden(folder)]:
         raise UserError(hidden)
-    paths = ",".join("'file://{}'".format(str(folder).replace("'", "\\'")) for folder in folders)
+    paths = ",".join(_quotes(f"file://{folder}") for folder in folders)
     return [f"hydra.searchpath=[{paths}]"]
 
 
@@ -131,18 +181,20 @@ def _naming(flags: argparse.Namespace) -> list[str]:
     Also without -m: `hardware=slurm` makes a sweep of a single run.
     """
     shared = sorted({o.key_or_group for o in _parsed(flags.overrides) if not o.is_sweep_override()} | {"run", "task"})
-    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(shared)}]"]
+    return [f"hydra.job.config.override_dirname.exclude_keys=[{','.join(map(_quotes, shared))}]"]
 
 
 def _hidden(folder: Path) -> list[str]:
-    """Return a line for each file that one of ours with the same name would hide."""
-    ours = conf_dir()
-    names = (path.relative_to(folder) for path in sorted(folder.glob("*/*.yaml")))
-    return [
+    """Return a line for each file that Hydra would not read: one of ours has its name, or its name ends otherwise."""
+    ours, depths = conf_dir(), ("*", "*/*", "*/*/*")
+    names = (path.relative_to(folder) for depth in depths for path in sorted(folder.glob(f"{depth}.yaml")))
+    hidden = [
         mistake(str(folder / name), "hidden", "a name that mlrun does not use", "rename the file")
         for name in names
-        if (ours / name).exists() and (ours / name).read_bytes() != (folder / name).read_bytes()
+        if (ours / name).is_file() and (ours / name).read_bytes() != (folder / name).read_bytes()
     ]
+    other = (path for depth in depths[1:] for path in sorted(folder.glob(f"{depth}.yml")))
+    return hidden + [mistake(str(path), "not read", "a name that ends in .yaml", "rename the file") for path in other]
 
 
 @contextmanager
@@ -154,7 +206,8 @@ def _loader() -> Iterator[ConfigLoader]:
 def points(command: Command) -> list[Point]:
     """Return every configuration of a command line, in order; UserError with everything that does not compose."""
     with _loader() as loader:
-        parsed = _parsed(command.overrides)
+        parsed = _parsed(command.overrides, loader)
+        _refuse_deletions(parsed)
         sweep = command.flags.multirun or any(o.input_line == "hydra.mode=MULTIRUN" for o in parsed)
         if not sweep:
             if lists := [str(o.input_line) for o in parsed if o.is_sweep_override()]:
@@ -163,17 +216,50 @@ def points(command: Command) -> list[Point]:
             config = _load(loader, list(command.overrides), RunMode.RUN)
             sweep = config.hydra.mode == RunMode.MULTIRUN
             if not sweep:
+                _refuse_shown(config, command.flags)
                 return [_point(config, "run.dir", "")]
         return _sweep(loader, parsed, command)
 
 
-def _parsed(overrides: Sequence[str]) -> list[Override]:
+def _refuse_deletions(parsed: Sequence[Override]) -> None:
+    needed = [o.key_or_group for o in parsed if o.is_delete() and o.key_or_group in Settings.__dataclass_fields__]
+    if needed:
+        raise UserError([f"~{key}: allowed: {key}=VALUE; every run needs it: give another value" for key in needed])
+
+
+def _refuse_shown(config: DictConfig, flags: argparse.Namespace) -> None:
+    """Raise UserError if --cfg could not print what it is asked for."""
+    part = "" if flags.package is None else flags.package.removeprefix("_global_")
+    printed = copy.deepcopy(config)
+    if flags.cfg == "job":
+        with open_dict(printed):
+            del printed["hydra"]
+    if part and OmegaConf.select(printed, part) is None:
+        raise UserError(mistake("--package", part, ", ".join(map(str, printed)), "name a group or a part of one"))
+    if flags.resolve:
+        with _read():
+            OmegaConf.to_container(printed, resolve=True)
+
+
+@contextmanager
+def _read() -> Iterator[None]:
+    """Turn a `${...}` that leads nowhere into a UserError where a value is read."""
+    try:
+        yield
+    except REFERENCE_ERRORS as error:
+        raise UserError(unresolved(error)) from None
+
+
+def _parsed(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list[Override]:
+    """Return the overrides; the loader knows what a glob() stands for."""
     parser, parsed, problems = OverridesParser.create(), [], []
     for text in overrides:
         try:
             parsed.append(parser.parse_override(text))
+            parsed[-1].config_loader = loader
         except HydraException as error:
-            problems.append(f"{text}: allowed: KEY=VALUE; {reason(error)}: quote values with special characters")
+            line = f"allowed: KEY=VALUE; {reason(error)}: quote values with special characters"
+            problems.append(f"{text or repr('')}: {line}")
     if problems:
         raise UserError(problems)
     return parsed
@@ -183,15 +269,17 @@ def _sweep(loader: ConfigLoader, parsed: list[Override], command: Command) -> li
     """Return the points as Hydra's own sweeper makes them; of another sweeper's, only what all of them share."""
     fixed = [str(o.input_line) for o in parsed if o.is_hydra_override()]
     master = _load(loader, [str(o.input_line) for o in parsed if not o.is_sweep_override()], RunMode.MULTIRUN)
+    for plugin in ("launcher", "sweeper"):
+        if OmegaConf.select(master, f"hydra.{plugin}._target_") is None:
+            raise UserError(mistake(f"hydra/{plugin}", "null", "a choice", "leave it out; the default is basic"))
     sweeper, here = master.hydra.sweeper, str(master.hydra.launcher._target_).startswith(BASIC)
     if not str(sweeper._target_).startswith(BASIC):
         return [_point(master, "sweep.dir", "what all runs share", here)]
-    given = _parsed([f"{key}={value}" for key, value in (sweeper.params or {}).items()])
+    with _read():
+        given = _parsed([f"{key}={value}" for key, value in (sweeper.params or {}).items()], loader)
     wanted = [*given, *(o for o in parsed if not o.is_hydra_override())]
-    try:
-        (jobs,) = BasicSweeper.split_arguments(wanted, max_batch_size=None)
-    except HydraException as error:
-        raise UserError(f"{reason(error)}: list the values instead") from None
+    _refuse_sweeps([o for o in wanted if o.is_sweep_override()])
+    (jobs,) = BasicSweeper.split_arguments(wanted, max_batch_size=None)
     swept = {o.get_key_element() for o in wanted if o.is_sweep_override()}
     composer = _Composer(loader, fixed, set(master.hydra.runtime.choices))
     found: list[Point] = []
@@ -205,6 +293,24 @@ def _sweep(loader: ConfigLoader, parsed: list[Override], command: Command) -> li
     if lines:
         raise UserError(lines)
     return found
+
+
+def _refuse_sweeps(sweeps: Sequence[Override]) -> None:
+    """Raise UserError for sweeps over nothing, over what cannot be counted, and over too much."""
+    counts, lines = [1], []
+    for override_ in sweeps:
+        try:
+            counts.append(sum(1 for _ in islice(override_.sweep_string_iterator(), MOST_RUNS + 1)))
+            why = "" if counts[-1] > 0 else "it holds none"
+        except (HydraException, ValueError) as error:
+            why = reason(error)
+        if why:
+            lines.append(f"{override_.input_line}: allowed: values, at least one; {why}: list the values instead")
+    if not lines and math.prod(counts) > MOST_RUNS:
+        text = " ".join(str(o.input_line) for o in sweeps)
+        lines.append(f"{text}: allowed: at most {MOST_RUNS} runs; sweep over less at a time")
+    if lines:
+        raise UserError(lines)
 
 
 class _Composer:
@@ -227,7 +333,7 @@ class _Composer:
         config = copy.deepcopy(self._files[files])
         try:
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
-        except ERRORS:
+        except Exception:
             return _load(self._loader, [*self._fixed, *job], RunMode.RUN)  # raises with the reason
         settings = config.hydra.job.config.override_dirname
         with open_dict(config):
@@ -243,13 +349,15 @@ def override(key: str, path: Path | str) -> str:
 
 def _point(config: DictConfig, place: str, label: str, here: bool = True) -> Point:
     """Return a composed configuration as a point; `place` is Hydra's key of its folder."""
-    if not config.run:
-        raise UserError(mistake("run", config.run, "a folder", "give run=outputs/NAME, or leave it out"))
     if named := trust.foreign(config.hydra):
         raise UserError(named)
-    folder = Path(str(OmegaConf.select(config.hydra, place)))
-    if place == "sweep.dir" and config.hydra.job.get("num") is not None:
-        folder /= str(config.hydra.sweep.subdir)
+    with _read():
+        if not config.run:
+            raise UserError(mistake("run", config.run, "a folder", "give run=outputs/NAME, or leave it out"))
+        str(config.task)  # decides, before all is checked, what is
+        folder = Path(str(OmegaConf.select(config.hydra, place)))
+        if place == "sweep.dir" and config.hydra.job.get("num") is not None:
+            folder /= str(config.hydra.sweep.subdir)
     settings = copy.deepcopy(config)
     with open_dict(settings):
         del settings["hydra"]
@@ -260,7 +368,7 @@ def _point(config: DictConfig, place: str, label: str, here: bool = True) -> Poi
 def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:
     try:
         return loader.load_configuration(CONFIG, overrides, run_mode=mode)
-    except ERRORS as error:
+    except Exception as error:
         lines = _blame(lambda some: loader.load_configuration(CONFIG, some, run_mode=mode), overrides, error)
         raise UserError(lines) from None
 
@@ -273,14 +381,14 @@ def _blame(load: Callable[[list[str]], DictConfig], overrides: list[str], error:
     good: list[str] = []
     try:
         base = load(good)
-    except ERRORS as own:
+    except Exception as own:
         return [_explain(own, None, None)]
     lines = []
     for text in sorted(overrides, key=lambda text: (not text.startswith("hydra."), "." in text.partition("=")[0])):
         try:
             base = load([*good, text])
             good.append(text)
-        except ERRORS as own:
+        except Exception as own:
             lines.append(_explain(own, text, base))
     return lines or [_explain(error, None, None)]
 
@@ -294,26 +402,32 @@ def _explain(error: Exception, text: str | None, base: DictConfig | None) -> str
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if text is None or base is None:
         return _line(cause)
-    key, _, value = text.partition("=")
+    key = text.partition("=")[0]
     known = _known(base, key.lstrip("+~"))
     if known is not None and not key.startswith("+"):
-        return mistake(key, value, ", ".join(known), f"correct the key{nearest(key.rpartition('.')[2], known)}")
-    return mistake(key, value, _line(cause), "correct the value")
+        return f"{text}: allowed: {', '.join(known)}; correct the key{nearest(key.rpartition('.')[2], known)}"
+    return f"{text}: allowed: {_line(cause)}; correct the value"
 
 
 def _line(error: Exception) -> str:
     """Return the reason of an error on one line; some give it after a colon on the next, YAML's on several."""
-    lines = [line.strip() for line in str(error).strip().splitlines()]
+    lines = [line.strip() for line in str(error).strip().splitlines()] or [""]
     if isinstance(error, yaml.YAMLError):
         return " ".join(lines)
-    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    told = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return told if told and isinstance(error, ERRORS) else f"{type(error).__name__} {told}".rstrip()
 
 
 def _known(base: DictConfig, key: str) -> list[str] | None:
     """Return the keys that exist where the first unknown part of `key` stands; None if all parts are known."""
+    if "/" in key:
+        return None  # a group of Hydra's
     node: Any = base
     for part in key.split("."):
-        if isinstance(node, DictConfig) and part not in node:
-            return sorted({*map(str, node), *(["experiment"] if node is base else [])} - {"hydra"})
-        node = node._get_node(part) if isinstance(node, DictConfig) else None
+        if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
+            return None  # nothing stands below it
+        keys = [str(name) for name in (node if isinstance(node, DictConfig) else range(len(node)))]
+        if part not in keys:
+            return sorted({*keys, *(["experiment", "method"] if node is base else [])} - {"hydra"})
+        node = node._get_node(part) if isinstance(node, DictConfig) else node._get_node(int(part))
     return None

@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mlrun.errors import UserError, mistake, nearest
 
+# What a `${...}` may raise when it is read.
+REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 # The groups that name a class in `_target_`.
 GROUPS = ("model", "coarsening", "growth", "data", "logger")
@@ -188,9 +190,8 @@ def build(node: DictConfig, key: str) -> Any:
     given = {str(name): value for name, value in node.items() if name != "_target_"}
     unknown = [n for n in given if n not in known]
     if unknown:
-        raise UserError(
-            [mistake(f"{key}.{n}", given[n], ", ".join(known), f"remove it{nearest(n, known)}") for n in unknown]
-        )
+        allowed = ", ".join(known) or "no setting"
+        raise UserError([mistake(f"{key}.{n}", given[n], allowed, f"remove it{nearest(n, known)}") for n in unknown])
     return _typed(found, given, key)
 
 
@@ -215,12 +216,15 @@ def load(settings: DictConfig) -> Config:
         if missing:
             raise UserError([mistake(key, "???", "a value of your own", f"give {key}=...") for key in missing])
         plain = OmegaConf.to_container(settings, resolve=True)
-    except OmegaConfBaseException as error:
-        raise UserError(mistake(str(error.full_key), "???", reason(error), "correct the reference")) from None
+    except REFERENCE_ERRORS as error:
+        raise UserError(unresolved(error)) from None
     assert isinstance(plain, dict)
     problems = _unknown(plain, Settings, "") + _choice_problems(settings)
     built: dict[str, Any] = {}
     for key in GROUPS:
+        if not isinstance(plain[key], dict):
+            problems.append(mistake(key, plain[key], "a choice of the group", f"give {key}=NAME"))
+            continue
         try:
             built[key] = build(DictConfig(plain[key]), key)
         except UserError as error:
@@ -230,6 +234,22 @@ def load(settings: DictConfig) -> Config:
     typed = OmegaConf.to_object(settings)
     assert isinstance(typed, Settings)
     return Config(typed, **built, resolved={str(k): v for k, v in plain.items()})
+
+
+def reference_problems(settings: DictConfig) -> list[str]:
+    """Return a line if a `${...}` leads nowhere; values that are missing may be."""
+    try:
+        OmegaConf.to_container(settings, resolve=True)
+    except REFERENCE_ERRORS as error:
+        return [unresolved(error)]
+    return []
+
+
+def unresolved(error: Exception) -> str:
+    """Return the line about a value that a `${...}` does not give."""
+    if isinstance(error, RecursionError):
+        return "${...}: allowed: references that end; one of them leads to itself: give its value"
+    return mistake(str(getattr(error, "full_key", "")), "${...}", reason(error), "correct the reference")
 
 
 def _unknown(plain: Mapping[Any, Any], schema: type, prefix: str) -> list[str]:

@@ -10,7 +10,8 @@ class UserError(Exception):
     """One or more mistakes of the user; each problem is one printable line."""
 
     def __init__(self, problems: str | Iterable[str]) -> None:
-        self.problems = [problems] if isinstance(problems, str) else list(problems)
+        given = [problems] if isinstance(problems, str) else problems
+        self.problems = [" ".join(problem.splitlines()) for problem in given]
         super().__init__("\n".join(self.problems))
 
 

@@ -34,7 +34,7 @@ HARMLESS = ("plan.json", "error.txt")
 
 def problems(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
     """Return why a configuration cannot run in a folder, one line at most; `resolved` is all of its settings."""
-    if not _writable(folder):
+    if not writable(folder):
         return [mistake("run", folder, "a folder that can be written", "choose another run=...")]
     if not folder.exists():
         return []
@@ -48,11 +48,14 @@ def problems(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _writable(folder: Path) -> bool:
+def writable(folder: Path) -> bool:
     """Return whether the folder, or the first of its parents that exists, is a folder to write into."""
     place = folder.absolute()
-    while not place.exists():
-        place = place.parent
+    try:
+        while not place.exists():
+            place = place.parent
+    except OSError:  # a name that is too long
+        return False
     return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 

@@ -20,6 +20,8 @@ from mlrun.units import Rates, parse
 
 # A float32 weight, its gradient and Adam's two moments, in bytes.
 STATE_BYTES = 16
+# More steps than any machine will take; Python cannot count much further in a range.
+MOST_STEPS = 10**15
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,8 @@ def _budget_steps(config: Config, finest: Level) -> int:
     steps = _rates(config, finest, 0).steps(budget)
     if steps < 1:
         raise UserError(mistake("budget", config.settings.budget, "at least one step", "raise it or lower batch"))
+    if steps > MOST_STEPS:
+        raise UserError(mistake("budget", config.settings.budget, f"at most {MOST_STEPS:.0e} steps", "lower it"))
     return steps
 
 
@@ -291,6 +295,8 @@ def _stage_steps(config: Config, finest: Level, bills: list[Bill], budget: int) 
     if min(counts) < 0:
         given = f"{spent / whole:.0%} of the budget without the stage `rest`"
         raise UserError(mistake("cycle.stages", given, "at most 100%", "shorten the other stages"))
+    if max(counts) > MOST_STEPS:
+        raise UserError(mistake("cycle.stages", f"{max(counts):.0e} steps", f"at most {MOST_STEPS:.0e}", "shorten it"))
     return counts
 
 

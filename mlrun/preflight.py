@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from mlrun import folder, plan
 from mlrun.compose import Point
-from mlrun.config import CHOICES, load
+from mlrun.config import CHOICES, load, reference_problems
 from mlrun.errors import UserError, mistake
 
 # Tasks that make a plan and have a folder of their own; the others read the folders of finished runs.
@@ -35,7 +36,7 @@ def problems(point: Point) -> list[str]:
     """Return what is wrong with one configuration, a line each."""
     settings = point.settings
     if settings.task in CHOICES["task"] and settings.task not in PLANNED:
-        return []
+        return reference_problems(settings)
     training = settings.task == "train"
     try:
         config = load(settings)
@@ -44,8 +45,16 @@ def problems(point: Point) -> list[str]:
         return error.problems
     found = _run_problems(point) or folder.problems(point.folder, config.resolved)
     if training and point.here:
-        found += device_problems(config.settings.hardware.device)
+        found += device_problems(config.settings.hardware.device) + _cache_problems(config.settings.cache)
+        found += _init_problems(config.settings.init, point.folder)
     return found
+
+
+def _cache_problems(cache: str) -> list[str]:
+    """Prepared data needs a place, and the working folder is not one by accident."""
+    if cache and folder.writable(Path(os.path.expanduser(cache))):
+        return []
+    return [mistake("cache", cache, "a folder that can be written", "choose another cache=..., such as ~/.cache/mlrun")]
 
 
 def _run_problems(point: Point) -> list[str]:
@@ -53,6 +62,13 @@ def _run_problems(point: Point) -> list[str]:
     if not point.own_run and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         return [mistake("run", point.settings.run, "a folder given by name", "several processes share it: add run=...")]
     return []
+
+
+def _init_problems(init: str | None, run: Path) -> list[str]:
+    """Only a run that begins reads `init`."""
+    if init is None or (init and os.path.isdir(os.path.expanduser(init))) or (run / "checkpoints").exists():
+        return []
+    return [mistake("init", init, "a model folder, ours or Hugging Face's", "correct the path, or leave it out")]
 
 
 @cache

@@ -21,6 +21,7 @@ from mlrun import checkpoint, distributed, log, operators, optim, storage, trans
 from mlrun.checkpoint import Progress, Snapshot
 from mlrun.clock import PURPOSES, Clock
 from mlrun.config import Config
+from mlrun.data.stream import Broken
 from mlrun.distributed import Ranks
 from mlrun.errors import UserError, mistake
 from mlrun.growth.base import Context
@@ -38,6 +39,7 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the device, the data or the folder cannot serve this run, or the disk is full.
         Diverged: the loss is no longer finite.
+        Broken: the data can no longer be read; the same command goes on from the last checkpoint.
         Stopped: a signal came; the same command goes on from there.
     """
     signals = Signals()
@@ -112,10 +114,10 @@ class Run:
             try:
                 for stage in self.plan.stages[self.progress.stage :]:
                     self._stage(job, stage)
-            except Diverged as error:
+            except (Diverged, Broken) as error:
                 told = f"{error}; {self._last_good()}"
                 self._leave("failed", told)
-                raise Diverged(told) from None
+                raise type(error)(told) from None
             except Stopped as error:
                 self._leave("interrupted", str(error))
                 raise

@@ -117,12 +117,15 @@ def train(settings: DictConfig, folder: Path | None) -> None:
     assert folder is not None
     config, planned = _planned(settings, sources=True)
     from mlrun import run
+    from mlrun.data.stream import Broken
     from mlrun.trainer import Diverged, Stopped
 
     try:
         summary = run.train(config, planned, folder)
     except Diverged as error:
         raise Failed(f"{error}; the loss diverged, lower optimizer.lr") from None
+    except Broken as error:
+        raise Failed(f"{error}; the same command with run={folder} goes on") from None
     except Stopped as error:
         if first():
             complain(f"mlrun: {error}; the same command with run={folder} goes on")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from mlrun import __main__, compose, preflight, tasks
-from mlrun.config import conf_dir
+from mlrun.config import CHOICES, conf_dir
 from mlrun.table import WIDTH
 
 PACKAGE = Path(__main__.__file__).parent
@@ -106,6 +109,88 @@ BAD = {
     "evaluation of nothing": (["task=evaluate"], "task=evaluate needs run="),
     "absent folder of settings": (["--config-dir", "nowhere"], "--config-dir=nowhere: allowed: an existing folder"),
     "interval in a sweep": (["-m", "seed=interval(0,1)"], "list the values"),
+    "key below one that is null": (["hydra.sweeper.params.x=1"], "hydra.sweeper.params.x=1: allowed:"),
+    "key added below a number": (["+model.embed.x=1"], "could not be converted to Integer"),
+    "key below a number": (["model.embed.x=1"], "model.embed.x=1: allowed:"),
+    "key that its group has not": (["model.x.y=1"], "model.x.y=1: allowed: _target_, embed"),
+    "setting that a logger has not": (["+logger.foo=1"], "logger.foo=1: allowed: no setting; remove it"),
+    "stage that is not there": (["cycle.stages.9.level=1"], "cycle.stages.9.level=1: allowed: 0, 1, 2"),
+    "misspelt method": (["metod=ligo"], "did you mean method?"),
+    "group added twice": (["+model=gpt_tiny"], "model appears more than once"),
+    "package of a group": (["model@foo=gpt_tiny"], "model@foo=gpt_tiny: allowed:"),
+    "unknown package of a group": (["+model@foo=gpt_tiny"], "Key 'foo' not in 'Settings'"),
+    "null for a number": (["seed=null"], "seed=null: allowed: field 'seed' is not Optional"),
+    "nothing for a number": (["seed="], "seed=: allowed: Value ''"),
+    "bool for a number": (["optimizer.lr=true"], "Value 'True' of type 'bool'"),
+    "fraction for a count": (["batch=1.5"], "Value '1.5' of type 'float'"),
+    "list for a number": (["seed=[1]"], "of type 'list' could not be converted to Integer"),
+    "number for a group": (["optimizer=3"], "optimizer=3: allowed: Config group override must be a string"),
+    "number for a list": (["cycle.stages=3"], "cycle.stages=3: allowed:"),
+    "rows of numbers": (["cycle.stages=[3]"], "cycle.stages=[3]: allowed:"),
+    "row without a length": (["cycle.stages=[{level: 1}]"], "give cycle.stages[0].length="),
+    "row with a misspelt key": (["cycle.stages=[{level: 1, lenght: rest}]"], "Key 'lenght' not in 'Row'"),
+    "not a number": (["optimizer.lr=nan"], "optimizer.lr=nan: allowed: a finite number above 0"),
+    "infinite": (["optimizer.weight_decay=inf"], "optimizer.weight_decay=inf: allowed: a finite number"),
+    "infinite count": (["batch=inf"], "batch=inf: allowed:"),
+    "negative": (["batch=-3"], "batch=-3: allowed: an integer of at least 1"),
+    "seed beyond 64 bits": (["seed=99999999999999999999"], "allowed: an integer from 0 to 2^63 - 1"),
+    "evaluation every 0 steps": (["eval.every=0 steps"], "eval.every=0 steps: allowed: a length above 0"),
+    "checkpoint every 0%": (["checkpoint.every=0%"], "checkpoint.every=0%: allowed: a length above 0"),
+    "required key deleted": (["~seed"], "~seed: allowed: seed=VALUE"),
+    "required group deleted": (["~model"], "~model: allowed: model=VALUE"),
+    "required key of a group deleted": (["~optimizer.lr"], "does not support deletion"),
+    "misspelt key deleted": (["~optimizer.lrr"], "~optimizer.lrr: allowed: beta1, beta2"),
+    "unknown key deleted": (["~nope"], "~nope: allowed:"),
+    "Hydra deleted": (["~hydra"], "~hydra: allowed:"),
+    "size that no memory holds": (["model.embed=1000000000000"], "allowed: an integer from 1 to 4194304"),
+    "reference to nothing": (["name=${nope}"], "name=${...}: allowed: Interpolation key 'nope' not found"),
+    "reference to nothing in the folder": (["run=${nope}"], "run=${...}: allowed: Interpolation key 'nope' not found"),
+    "reference to nothing in the task": (["task=${nope}"], "task=${...}: allowed:"),
+    "reference to nothing for a report": (["task=report", "runs=${nope}"], "runs=${...}: allowed:"),
+    "reference to nothing in Hydra": (["hydra.run.dir=${nope}"], "hydra.run.dir=${...}: allowed:"),
+    "reference to nothing in a sweep": (["-m", "hydra.sweep.subdir=${nope}"], "hydra.sweep.subdir=${...}: allowed:"),
+    "reference to itself": (["name=${name}"], "Recursive interpolation"),
+    "reference to a variable that is not set": (["name=${oc.env:NOPE_NOPE}"], "variable 'NOPE_NOPE' not found"),
+    "unknown kind of reference": (["name=${nope:1}"], "Unsupported interpolation type nope"),
+    "variable to copy that is not set": (["hydra.job.env_copy=[NOPE_NOPE]"], "allowed: KeyError 'NOPE_NOPE'"),
+    "empty override": ([""], "mlrun: '': allowed: KEY=VALUE"),
+    "only an equal sign": (["="], "=: allowed:"),
+    "colon for an equal sign": (["seed:3"], "seed:3: allowed: KEY=VALUE"),
+    "open quote": (["seed='"], "seed=': allowed: KEY=VALUE"),
+    "open reference": (["name=${"], "name=${: allowed: KEY=VALUE"),
+    "two lines": (["name=a\nb=c\n["], "name=a b=c ["),
+    "name that is no text": (["run=caf\udce9"], r"run=caf\udce9: allowed: text in UTF-8"),
+    "unknown mode": (["hydra.mode=foo"], "expected one of [RUN, MULTIRUN]"),
+    "unknown sweeper": (["hydra/sweeper=foo"], "hydra/sweeper=foo: allowed: basic"),
+    "no launcher": (["-m", "~hydra/launcher"], "hydra/launcher=null: allowed:"),
+    "no parameters but a number": (["hydra.sweeper.params=3"], "hydra.sweeper.params=3: allowed:"),
+    "range without -m": (["seed=range(3)"], "add -m"),
+    "glob without -m": (["cycle=glob(*)"], "add -m"),
+    "empty range": (["-m", "seed=range(5,1)"], "seed=range(5,1): allowed: values, at least one; it holds none"),
+    "range without steps": (["-m", "seed=range(1,5,0)"], "seed=range(1,5,0): allowed:"),
+    "range of fractions without steps": (["-m", "optimizer.lr=range(0,1,0.0)"], "(start:0, stop:1, step:0)"),
+    "range of words": (["-m", "seed=range(a,b)"], "seed=range(a,b): allowed:"),
+    "range of nothing": (["-m", "seed=range()"], "seed=range(): allowed:"),
+    "choice of nothing in a sweep": (["-m", "seed=choice()"], "empty choice is not legal"),
+    "glob that matches nothing": (["-m", "model=glob(zz*)"], "model=glob(zz*): allowed: values, at least one"),
+    "glob of what is no group": (["-m", "seed=glob(*)"], "seed=glob(*): allowed: values, at least one"),
+    "millions of runs": (["-m", "seed=range(10000)", "batch=8,16"], "allowed: at most 10000 runs"),
+    "a comma alone": (["-m", "seed=,"], "seed=,: allowed: KEY=VALUE"),
+    "unknown part of the configuration": (["--cfg", "job", "-p", "nope"], "--package=nope: allowed: task, run"),
+    "part without a configuration": (["-p", "model"], "--package: allowed: beside --cfg"),
+    "resolved without a configuration": (["--resolve"], "--resolve: allowed: beside --cfg"),
+    "resolved reference to nothing": (["--cfg", "job", "--resolve", "name=${nope}"], "name=${...}: allowed:"),
+    "sweep and configuration": (["-m", "--cfg", "job"], "-m --cfg: allowed: one of them"),
+    "run from a pickle": (["--experimental-rerun", "x"], "a pickle is never read"),
+    "completion of nothing": (["-sc"], "-sc : allowed: install="),
+    "completion of an unknown shell": (["-sc", "install=csh"], "-sc install=csh: allowed:"),
+    "folder name that is too long": (["run=" + "a" * 300], "a folder that can be written"),
+    "settings folder that is too long": (["--config-dir", "a" * 300], "allowed: an existing folder"),
+    "no cache": (["cache="], "cache=: allowed: a folder that can be written"),
+    "cache that is a file": ([f"cache={__file__}"], "allowed: a folder that can be written"),
+    "run folder that is a file": ([f"run={__file__}"], "allowed: a folder that can be written"),
+    "absent model to begin with": (["init=nowhere"], "init=nowhere: allowed: a model folder"),
+    "no model to begin with": (["init="], "init=: allowed: a model folder"),
     "bad point of a sweep": (["-m", "seed=0,1", "cycle=scratch,2levle"], "did you mean 2level?"),
     "bad plan in a sweep": (["-m", "seed=0,1", "cycle.alpha=0.5,2"], "(in 2 of 4 runs, such as seed=0 cycle.alpha=2)"),
 }
@@ -123,7 +208,10 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("mistake", BAD)
-def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_is_written(mlrun: Command, mistake: str) -> None:
+def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_is_written(
+    mlrun: Command, mistake: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub(monkeypatch, lambda settings, folder: None)  # what is not refused shall not train for minutes
     arguments, told = BAD[mistake]
     outcome = mlrun(*arguments)
     assert outcome.code == 2
@@ -315,22 +403,62 @@ def test_a_file_of_the_user_that_ours_would_hide_is_told(mlrun: Command) -> None
     assert outcome.code == 2 and len(outcome.err) == 1 and "rename the file" in outcome.err[0]
 
 
+def test_a_file_that_hydra_would_not_read_is_told(mlrun: Command) -> None:
+    for name in ("config.yaml", "cycle/mine.yml", "hydra/launcher/slurm.yaml"):
+        Path("conf", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("conf", name).write_text("seed: 3\n")
+    outcome = mlrun("task=plan")
+    assert outcome.code == 2 and len(outcome.err) == 3 and all("rename the file" in line for line in outcome.err)
+    assert ".yaml; rename" in next(line for line in outcome.err if "mine.yml" in line)
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("a: [", "while parsing"), ("name: x\nstage: []", "Key 'stage' not in 'Cycle'"), ("name: 1", "cycle.stages=???")],
-)
+    [("a: [", "while parsing"), ("name: x\nstage: []", "Key 'stage' not in 'Cycle'"), ("name: 1", "cycle.stages=???"),
+     ("name: 1\n\tstages: []", "mine.yaml"), ("name: 1\nname: 2", "found duplicate key name"), ("- 1", "mine"),
+     ("just words", "mine"), ("name: caf\udce9", "cycle=mine: allowed:"), ("defaults: [nope]", "cycle/nope"),
+     ("# @package _global_\noptimizer: 3", "cycle=mine: allowed:"), ("name: ${nope}", "cycle.stages=???"),
+     ("# @package _global_\nsed: 3", "Key 'sed' not in 'Settings'")],
+)  # fmt: skip
 def test_a_broken_file_of_the_user_is_one_line(mlrun: Command, text: str, told: str) -> None:
     Path("conf/cycle").mkdir(parents=True)
-    Path("conf/cycle/mine.yaml").write_text(text)
+    Path("conf/cycle/mine.yaml").write_text(text, errors="surrogateescape")
     outcome = mlrun("cycle=mine")
-    assert outcome.code == 2 and len(outcome.err) == 1 and told in outcome.err[0]
+    assert outcome.code == 2 and len(outcome.err) == 1 and told in outcome.err[0], outcome.err
 
 
 def test_help_and_the_config_are_printed_and_nothing_runs(mlrun: Command) -> None:
     shown = mlrun("--help")
     assert shown.code == 0 and any(line.startswith("cycle: 2level, 3level") for line in shown.out)
+    text = "\n".join(shown.out)
+    assert all(f"{task}," in text or f"{task}\n" in text for task in CHOICES["task"] if task != "train")
+    assert mlrun("--help", "-m", "seed=1,2", "modle=x") == shown, "help is the same whatever else is asked"
+    assert mlrun("--hydra-help", "modle=x").code == 0
     assert "seed: 7" in mlrun("seed=7", "--cfg", "job").out
     assert mlrun("--cfg", "job", "seed=x").code == 2 and left() == []
+
+
+def test_every_command_of_the_help_composes_and_plans(mlrun: Command) -> None:
+    lines = [line.strip().partition("  ")[0] for line in mlrun("--help").out if line.startswith("  mlrun")]
+    for words in (shlex.split(line)[1:] for line in lines):
+        found = compose.points(compose.read(words))
+        assert found and (found[0].settings.task == "report" or preflight.problems(found[0]) == [])
+
+
+def test_the_version_is_ours_and_loads_no_torch() -> None:
+    code = "import sys; sys.argv = ['mlrun', '--version']; from mlrun.__main__ import main\n"
+    code += "try: main()\nfinally: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    told, torch_loaded = done.stdout.splitlines()
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert told.startswith(f"mlrun {project['version']} (torch {version('torch')}, hydra-core {version('hydra-core')}")
+    assert torch_loaded == "False"
+
+
+def test_the_last_of_equal_keys_wins_and_a_glob_is_a_sweep(mlrun: Command) -> None:
+    (point,) = compose.points(compose.read(["seed=1", "model=bert_tiny", "seed=2", "model=gpt_tiny"]))
+    assert point.settings.seed == 2 and point.settings.model._target_.endswith("GPT")
+    assert len(compose.points(compose.read(["-m", "coarsening=glob(*_only)"]))) == 3
 
 
 def test_hundreds_of_points_differ_in_values_only_and_compose_fast(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,12 @@ import torch
 import toy
 
 from mlrun import checkpoint, compose, preflight, storage, trainer
+from mlrun.data import stream
+from mlrun.data.hub import Hub, HubSource
+from mlrun.data.streamed import StreamedText
 from mlrun.divergence import MOST_SKIPPED
 from mlrun.errors import UserError
+from mlrun.models.gpt import GPT
 
 OFTEN = {"checkpoint": toy.Checkpoint(every="2 steps")}
 
@@ -191,6 +197,51 @@ def test_data_that_changed_under_a_run_is_refused(tmp_path: Path, monkeypatch: p
         toy.run(tmp_path, toy.make())
     content = "as it was"
     toy.run(tmp_path, toy.make())
+
+
+def streamed(folder: Path) -> Any:
+    """Return the configuration of a toy run on a stream of documents."""
+    shards = folder / "shards"
+    if not shards.exists():
+        shards.mkdir()
+        lines = [json.dumps({"text": f"speech {n}: the state of the union is strong " * 4}) for n in range(300)]
+        (shards / "train.jsonl").write_text("\n".join(lines) + "\n")
+    model = GPT(vocab=300, position=16, embed=16, head=2, head_dim=8, ffn=32, layer=2)
+    data = Hub(sequence=16, sources=[HubSource(path=str(shards))], streaming=True, block=64, validation_samples=4)
+    return replace(toy.make(model=model, cache=str(folder / "cache"), **OFTEN), data=data)
+
+
+def test_a_stream_that_stays_away_names_the_last_checkpoint_and_the_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    toy.run(tmp_path / "whole", streamed(tmp_path))
+    shutil.rmtree(tmp_path / "cache")  # no marks of the run before
+    real, seen = StreamedText.batches, 0
+
+    def batches(self: StreamedText, *where: Any) -> Iterator[Any]:
+        nonlocal seen
+        load = self.blocks.load
+
+        def away() -> Any:
+            raise ConnectionError("Server Disconnected")
+
+        for batch in real(self, *where):
+            seen += 1
+            self.blocks.load = load if seen < 9 else away
+            yield batch
+            if seen >= 9:  # the connection that is open breaks off with the next rows
+                self.blocks._reads(None).__next__()
+
+    monkeypatch.setattr(stream, "WAITS", (0, 0))
+    with monkeypatch.context() as patch, pytest.raises(stream.Broken) as caught:
+        patch.setattr(StreamedText, "batches", batches)
+        toy.run(tmp_path / "cut", streamed(tmp_path))
+    line = str(caught.value)
+    assert "Server Disconnected" in line and "last.safetensors, of step 8" in line and "\n" not in line
+    summary = json.loads((tmp_path / "cut/summary.json").read_text())
+    assert summary["status"] == "failed" and summary["reason"] == line
+    toy.run(tmp_path / "cut", streamed(tmp_path))
+    same_end(tmp_path / "cut", tmp_path / "whole")
 
 
 def test_a_deleted_shard_is_named_although_its_tokens_are_cached(tmp_path: Path) -> None:

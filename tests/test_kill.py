@@ -18,8 +18,9 @@ SEED = 20240407
 KILLS = 40
 CHANGES = {"log_every": 1}
 
-# One process that is forked for every life: importing torch forty times would take minutes. The child counts the calls
-# of one kind of work and kills itself, with no chance to clean up, in the middle of the one that it was told.
+# One process that is forked for every life: importing torch forty times would take minutes, and so would what the first
+# step of an optimizer imports. The child counts the calls of one kind of work and kills itself, with no chance to clean
+# up, in the middle of the one that it was told.
 CHILD = '''
 import os, pathlib, signal, sys
 import torch, toy
@@ -28,7 +29,9 @@ from mlrun.config import Optimizer
 from mlrun.log.jsonl import Jsonl
 
 torch.set_num_threads(1)
-FOLDER = pathlib.Path(sys.argv[1])
+warm = torch.nn.Parameter(torch.zeros(1))
+warm.grad = torch.zeros(1)
+torch.optim.AdamW([warm]).step()
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 
@@ -81,7 +84,7 @@ def config():
 
 print("ready", flush=True)
 for line in sys.stdin:
-    point, at, before = line.rstrip("\\n").split("|")
+    folder, point, at, before = line.rstrip("\\n").split("|")
     child = os.fork()
     if child == 0:
         status = 1
@@ -89,7 +92,7 @@ for line in sys.stdin:
             if point:
                 POINTS[point](int(at), before == "True")
             os.dup2(2, 1)  # the console of a run is not the answer to the test
-            toy.run(FOLDER, config())
+            toy.run(pathlib.Path(folder), config())
             status = 0
         except BaseException:
             import traceback
@@ -101,16 +104,16 @@ for line in sys.stdin:
 
 
 class Lives:
-    """Starts lives of one run folder."""
+    """Starts lives of runs, each in a process of its own."""
 
-    def __init__(self, script: Path, folder: Path) -> None:
+    def __init__(self, script: Path) -> None:
         here = Path(__file__).parent
         path = os.pathsep.join([str(here), str(here.parent)])
         self.process = subprocess.Popen(
-            [sys.executable, str(script), str(folder)],
+            [sys.executable, str(script)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=open(script.with_suffix(f".{folder.name}.err"), "w"),  # noqa: SIM115
+            stderr=open(script.with_suffix(".err"), "w"),  # noqa: SIM115
             text=True,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )
@@ -120,10 +123,10 @@ class Lives:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def live(self, point: str = "", at: int = 0, before: bool = False) -> int:
+    def live(self, folder: Path, point: str = "", at: int = 0, before: bool = False) -> int:
         """Return the exit code of one life: -9 if it was killed, 0 if it came to its end."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{point}|{at}|{before}\n")
+        self.process.stdin.write(f"{folder}|{point}|{at}|{before}\n")
         self.process.stdin.flush()
         return int(self.answer().split()[0])
 
@@ -158,28 +161,26 @@ def ledger(folder: Path) -> dict[str, Any]:
 def test_forty_kills_leave_no_trace(tmp_path: Path) -> None:
     script = tmp_path / "life.py"
     script.write_text(CHILD)
-    peace = Lives(script, tmp_path / "peace")
-    assert peace.live() == 0, (tmp_path / "life.peace.err").read_text()[-2000:]
-    peace.close()
+    lives = Lives(script)
+    assert lives.live(tmp_path / "peace") == 0, (tmp_path / "life.err").read_text()[-2000:]
     print(f"seed {SEED}")
     draw, killed, began = moments(random.Random(SEED)), 0, time.perf_counter()
     run_number, kinds = 0, set()
     while killed < KILLS:
         folder = tmp_path / f"war-{run_number}"
-        war = Lives(script, folder)
         codes = []
         # A life that reaches its end before its moment finishes the run: the next one begins.
         while killed < KILLS and (not codes or codes[-1] == -9):
             point, at, before = next(draw)
-            codes.append(war.live(point, at, before))
+            codes.append(lives.live(folder, point, at, before))
             killed += codes[-1] == -9
             kinds |= {point} if codes[-1] == -9 else set()
         if codes[-1] == -9:
-            codes.append(war.live())
-        war.close()
-        assert codes[-1] == 0, (point, at, before, (tmp_path / f"life.{folder.name}.err").read_text()[-2000:])
+            codes.append(lives.live(folder))
+        assert codes[-1] == 0, (point, at, before, (tmp_path / "life.err").read_text()[-2000:])
         same_end(tmp_path / "peace", folder)
         run_number += 1
+    lives.close()
     print(f"{killed} kills over {run_number} runs in {time.perf_counter() - began:.0f} s, in {sorted(kinds)}")
     assert {"torn checkpoint", "rename", "half a record", "transfer", "step"} <= kinds
 

@@ -159,6 +159,32 @@ def test_a_run_taken_off_its_node_is_requeued_and_resumes_by_itself(
     assert toy.records(run) == toy.records(tmp_path / "calm")
 
 
+def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_like_one_without(
+    cluster: dict[str, str], tmp_path: Path
+) -> None:
+    """The limit is SLURM's shortest, a minute. SLURM looks every 30 s which jobs are near theirs.
+
+    A signal 10 s ahead therefore comes 20 s to 50 s after the start: when our process listens, and before 52 s of
+    training are over. A machine that is too slow for a step in that time is only requeued once more.
+    """
+    slow = ["data._target_=slow.Slow", "cycle=2level", "budget='200 steps'", "checkpoint.every='10000 steps'"]
+    slow += ["eval.every='100 steps'"]
+    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=10"]
+    env = {**cluster, "MLRUN_PACKAGES": "slow", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    process = start({**env, "PAUSE": "0.25"}, tmp_path / "short", *slow, *limit)
+    code, out = ended(start({**env, "PAUSE": "0"}, tmp_path / "calm", *slow, hardware="cpu"))
+    assert code == 0, out
+    code, out = ended(process)
+    assert code == 0, out
+    run = only_run(tmp_path / "short")
+    assert run is not None and toy.records(run) == toy.records(tmp_path / "calm")
+    (job,) = {p.name for p in (tmp_path / "short/.submitit").iterdir() if p.name.isdigit()}
+    shown = ask(cluster, "scontrol", "-o", "show", "job", job)
+    assert "TimeLimit=00:01:00" in shown and "Restarts=0" not in shown
+    logs = "".join(path.read_text() for path in (tmp_path / "short/.submitit").rglob("*.err"))
+    assert "Caught signal SIGUSR2" in logs and "this job is timed-out" in logs
+
+
 def test_a_killed_job_is_named_and_the_others_go_on(cluster: dict[str, str], tmp_path: Path) -> None:
     process = start(cluster, tmp_path / "sweep", "-m", "seed=0,1", "cycle=scratch", "budget='300 steps'")
     victim = wait_until(lambda: list((tmp_path / "sweep").glob("1-*")))[0]

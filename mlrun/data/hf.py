@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mlrun.errors import UserError, nearest
 
@@ -14,25 +14,49 @@ if TYPE_CHECKING:
 OFFLINE = "go online, or run once online so that it is in the Hugging Face cache, or use local files (data=parquet)"
 WRONG = "correct its path, name, split or revision"
 FAILURES = (OSError, ValueError, RuntimeError)  # what `datasets` raises for whatever goes wrong
+# Packages below `datasets` whose own errors are those of a connection, whichever of them a version stands on.
+NETWORK = frozenset({"aiohttp", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"})
+PATIENCE = 30.0  # seconds that the hub has to answer a question
+
+Answer = TypeVar("Answer")
 
 
 def load(key: str, label: str, path: str, **settings: Any) -> Dataset | IterableDataset:
     """Return one split by `datasets.load_dataset`; UserError when it is unreachable or not there."""
     import datasets
 
+    return _asked(key, label, lambda: datasets.load_dataset(path, **settings))
+
+
+def commit(key: str, label: str, path: str, revision: str | None) -> str:
+    """Return the commit that a revision of a data set on the hub stands for; UserError like `load`."""
+    from huggingface_hub import HfApi
+
+    info = _asked(key, label, lambda: HfApi().dataset_info(path, revision=revision, timeout=PATIENCE))
+    assert info.sha is not None
+    return info.sha
+
+
+def _asked(key: str, label: str, question: Callable[[], Answer]) -> Answer:
+    """Return the answer of the hub, or raise UserError with what to do."""
     try:
-        return datasets.load_dataset(path, **settings)
-    except FAILURES as error:
+        return question()
+    except Exception as error:  # of `datasets`, of `huggingface_hub`, and of whatever they talk through
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        remedy = OFFLINE if _unreachable(error) else WRONG
+        remedy = OFFLINE if unreachable(error) else WRONG
         raise UserError(f"{key}: {label} cannot be loaded ({reason}); {remedy}") from error
 
 
-def _unreachable(error: BaseException) -> bool:
+def unreachable(error: BaseException | None) -> bool:
     """Say whether the hub could not be reached, as against reached in vain."""
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    return isinstance(error, ConnectionError | OfflineModeIsEnabled) or "offline" in str(error).lower()
+    if error is None:
+        return False
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status == 429 or status >= 500  # too many questions, or its own trouble
+    packages = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    lost = isinstance(error, ConnectionError | TimeoutError) or not NETWORK.isdisjoint(packages)
+    return lost or "offline" in str(error).lower()
 
 
 def check_column(dataset: Dataset | IterableDataset, column: str, key: str, label: str) -> None:
@@ -67,8 +91,9 @@ def readable(key: str, label: str) -> Iterator[None]:
 
     try:
         yield
-    except (*FAILURES, pyarrow.ArrowException) as error:
+    except Exception as error:
+        if not isinstance(error, (*FAILURES, pyarrow.ArrowException)) and not unreachable(error):
+            raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(
-            f"{key}: {label} cannot be read ({reason}); repair or replace it, or correct data.format"
-        ) from error
+        remedy = OFFLINE if unreachable(error) else "repair or replace it, or correct data.format"
+        raise UserError(f"{key}: {label} cannot be read ({reason}); {remedy}") from error

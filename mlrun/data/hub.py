@@ -53,17 +53,12 @@ class HubSource:
             files = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
             return {**asdict(self), "files": cache.file_facts(files)}
         if streaming:
-            return {**asdict(self), "commit": self._commit()}
+            from mlrun.data import hf
+
+            return {**asdict(self), "commit": hf.commit("data.sources", self.label, self.path, self.revision)}
         # .../<name>/<version>/<commit of the hub>/<file>.arrow
         names = ["/".join(Path(file["filename"]).parts[-4:]) for file in loaded.cache_files]
         return {**asdict(self), "cached": sorted(names), "rows": len(loaded)}
-
-    def _commit(self) -> str:
-        from huggingface_hub import HfApi
-
-        sha = HfApi().dataset_info(self.path, revision=self.revision).sha
-        assert sha is not None
-        return sha
 
 
 @dataclass(frozen=True)

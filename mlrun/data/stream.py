@@ -4,11 +4,13 @@ Rows of an `IterableDataset` are expanded into items (windows of text, images); 
 inside which the order is a pseudo-random permutation. Where a block starts in the dataset is noted in a small
 JSON file, its *mark*: resuming loads the nearest earlier mark through the dataset's own `state_dict`, and
 reads on from there. Without marks (another machine, an emptied cache) it reads from the beginning, with the
-same result.
+same result. A connection that breaks off is opened again at the rows that were read last.
 """
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlrun.data import cache, draws
+from mlrun.data import cache, draws, hf
 from mlrun.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,6 +31,12 @@ Row = dict[str, Any]
 Expand = Callable[[list[Row], list[int]], tuple[list[Any], list[int]]]
 
 _ROWS = 64  # read at once; a mark points at the first of them
+# Seconds before each further attempt to open a stream that broke off; `datasets` itself has tried for minutes by then.
+WAITS = (5, 20, 60)
+
+
+class Broken(Exception):
+    """A stream broke off and cannot be opened again, or gives what cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -75,20 +83,38 @@ class Blocks:
         """Yield (the place before some rows, the items that these rows complete), epoch after epoch."""
         epoch, row, state, carry = mark.epoch, mark.row, mark.state, mark.carry
         while True:
-            dataset = self.load()
-            if state is not None:
-                dataset.load_state_dict(state)
-            stream, carried, any_item = iter(dataset), carry, False
-            while rows := list(islice(stream, _ROWS)):
+            carried, any_item = carry, False
+            for rows, after in self._reads(state):
                 before = Mark(epoch=epoch, row=row, state=state, carry=carry)
                 numbered = [{**content, "index": row + n} for n, content in enumerate(rows)]
                 items, carry = self.expand(numbered, carry)
-                row, state = row + len(rows), dataset.state_dict()
+                row, state = row + len(rows), after
                 any_item |= bool(items)
                 yield before, items
             if not any_item and carry == carried and mark.epoch < epoch:
                 raise UserError("data: a whole epoch of the stream gives nothing to train on; correct data.sources")
             epoch, row, state = epoch + 1, 0, None
+
+    def _reads(self, state: dict[str, Any] | None) -> Iterator[tuple[list[Row], dict[str, Any]]]:
+        """Yield (some rows, the place after them) from a place to the end of the epoch; Broken if that is not to be."""
+        waits = iter(WAITS)
+        while True:
+            try:
+                with hf.readable("data", "the stream"):
+                    dataset = self.load()
+                    if state is not None:
+                        dataset.load_state_dict(state)
+                    stream = iter(dataset)
+                    while rows := list(islice(stream, _ROWS)):
+                        state, waits = dataset.state_dict(), iter(WAITS)
+                        yield rows, state
+                    return
+            except UserError as error:
+                wait = next(waits, None) if hf.unreachable(error.__cause__) else None
+                if wait is None:
+                    raise Broken(str(error)) from error
+                print(f"mlrun: {error}; trying again in {wait} s", file=sys.stderr, flush=True)
+                time.sleep(wait)
 
     def _nearest(self, block: int) -> Mark:
         """Return the last mark at or before a block; the beginning is one."""

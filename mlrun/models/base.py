@@ -25,6 +25,9 @@ TRAIN = 3
 # The first projection's input is data and needs no gradient.
 TRAIN_ON_DATA = 2
 
+# Above any axis of any model; listing the units of a longer one would take all memory.
+LARGEST = 2**22
+
 
 @dataclass(frozen=True)
 class Model(ABC):
@@ -84,8 +87,9 @@ class Model(ABC):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the sizes, one line each."""
+        allowed = f"an integer from 1 to {LARGEST}"
         return [
-            mistake(f"model.{axis}", size, "an integer of at least 1", f"correct {axis} or the ratio that made it")
+            mistake(f"model.{axis}", size, allowed, f"correct {axis} or the ratio that made it")
             for axis, size in ((axis, getattr(self, axis)) for axis in self.axes)
-            if type(size) is not int or size < 1
+            if type(size) is not int or not 1 <= size <= LARGEST
         ]
