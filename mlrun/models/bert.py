@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2018): a post-norm encoder with a tied masked-language head, no next-sentence task.
 
-RoBERTa is this with one token type; ELECTRA's generator is a smaller one.
+RoBERTa is this with one token type. ELECTRA is not: its token table is narrower than the model.
 """
 
 from __future__ import annotations
