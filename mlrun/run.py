@@ -229,8 +229,10 @@ class Run:
         if init is None:
             return Snapshot({"weights": dict(build(model, self.config.settings.seed).state_dict())})
         found = open_folder(Path(init).expanduser(), "init")
-        if found.model != model:
-            differing = [f for f in asdict(model) if getattr(found.model, f, None) != getattr(model, f)]
+        # What is dropped in training is this run's choice.
+        theirs, own = found.model.without_dropout(), model.without_dropout()
+        if theirs != own:
+            differing = [f for f in asdict(own) if getattr(theirs, f, None) != getattr(own, f)]
             allowed = f"a {type(model).__name__} of this run's sizes"
             remedy = f"its {', '.join(differing) or 'architecture'} differ: set model.* to them"
             raise UserError(mistake("init", init, allowed, remedy))

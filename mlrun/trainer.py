@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mlrun.clock import Clock
 from mlrun.config import Hardware, Settings
 from mlrun.distributed import Ranks
 from mlrun.divergence import Diverged, Guard
+from mlrun.dropout import seed_masks
 from mlrun.network import Network
 from mlrun.optim import set_rate
 from mlrun.plan import Plan, Stage
@@ -89,8 +91,10 @@ def train(
         if tell is not None:
             tell(step)
 
-        # The global batch is the same whatever the hardware: processes and micro-batches only cut it up.
-        loss = _gradients(forward, next(batches), settings.hardware, ranks)
+        # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
+        # has masks of its own, which a resumed run draws again.
+        masks = partial(seed_masks, settings.seed, step, ranks.rank)
+        loss = _gradients(forward, next(batches), settings.hardware, ranks, masks)
 
         # Clipping also measures the norm; without a limit it only measures.
         limit = settings.optimizer.clip if settings.optimizer.clip is not None else math.inf
@@ -174,8 +178,13 @@ def _prepare(module: nn.Module, hardware: Hardware, ranks: Ranks) -> nn.Module:
     return torch.compile(module)  # type: ignore[return-value]
 
 
-def _gradients(forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Ranks) -> Tensor:
-    """Accumulate the gradient of the mean loss over this process's rows; return that loss, detached."""
+def _gradients(
+    forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Ranks, masks: Callable[[int], None]
+) -> Tensor:
+    """Accumulate the gradient of the mean loss over this process's rows; return that loss, detached.
+
+    `masks` is told the first row of each micro-batch before its forward pass.
+    """
     rows = len(next(iter(batch.values())))
     size = min(hardware.micro_batch or rows, rows)
     starts = range(0, rows, size)
@@ -186,6 +195,7 @@ def _gradients(forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Rank
         with quiet:
             rows_here = slice(first, first + size)
             part = {key: value[rows_here].to(ranks.device, non_blocking=True) for key, value in batch.items()}
+            masks(first)
             with autocast(hardware, ranks.device):
                 loss = forward(part) * (len(next(iter(part.values()))) / rows)
             loss.backward()

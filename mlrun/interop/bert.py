@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlrun.interop import dropout
 from mlrun.interop.family import Family, SpecialIds, whole_heads
 from mlrun.interop.names import Source, Table, affine
 from mlrun.interop.options import Options
 from mlrun.models.bert import BERT
+
+KEYS = {"dropout": ("hidden_dropout_prob",), "attention_dropout": ("attention_probs_dropout_prob",)}
 
 
 def table(model: BERT) -> Table:
@@ -61,6 +64,7 @@ def encoder(options: Options, position: int) -> BERT:
         ffn=options.integer("intermediate_size"),
         layer=options.integer("num_hidden_layers"),
         eps=options.number("layer_norm_eps", 1e-12),
+        **dropout.read(options, KEYS, {"dropout": 0.1, "attention_dropout": 0.1}),
     )
 
 
@@ -78,6 +82,7 @@ def write(model: BERT, ids: SpecialIds) -> dict[str, Any]:
         "layer_norm_eps": model.eps,
         "tie_word_embeddings": True,
         "pad_token_id": ids.get("pad_token"),
+        **dropout.write(model, KEYS),
     }
 
 
