@@ -376,14 +376,16 @@ def _snapshot(trainee: Trainee) -> Snapshot:
 
 
 def save_model(folder: Path, config: Config, final: Snapshot, source: Any) -> None:
-    """Write the trained model: weights, their moving average if there is one, configuration, tokenizer."""
+    """Write the trained model: weights, their moving average if there is one, configuration, and how data is read."""
     checkpoint.save_weights(folder / "model.safetensors", final.weights, {})
     if "ema" in final.tensors:
         checkpoint.save_weights(folder / "ema.safetensors", final.tensors["ema"], {})
     _write_text(folder / "config.json", json.dumps(config.resolved["model"], indent=2) + "\n")
-    tokenizer = source.describe().get("tokenizer")
-    if tokenizer is not None:
-        _write_text(folder / "tokenizer.json", Path(tokenizer).read_text())
+    described = source.describe()
+    if "tokenizer" in described:
+        _write_text(folder / "tokenizer.json", Path(described["tokenizer"]).read_text())
+    if "preprocessor" in described:
+        _write_text(folder / "preprocessor_config.json", json.dumps(described["preprocessor"], indent=2) + "\n")
 
 
 def machine(ranks: Ranks) -> str:
