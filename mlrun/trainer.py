@@ -185,7 +185,7 @@ def _gradients(
 
     `masks` is told the first row of each micro-batch before its forward pass.
     """
-    rows = len(next(iter(batch.values())))
+    rows = samples(batch)
     size = min(hardware.micro_batch or rows, rows)
     starts = range(0, rows, size)
     total = torch.zeros((), device=ranks.device)
@@ -197,7 +197,7 @@ def _gradients(
             part = {key: value[rows_here].to(ranks.device, non_blocking=True) for key, value in batch.items()}
             masks(first)
             with autocast(hardware, ranks.device):
-                loss = forward(part) * (len(next(iter(part.values()))) / rows)
+                loss = forward(part) * (samples(part) / rows)
             loss.backward()
         total += loss.detach()
     return total
@@ -217,21 +217,32 @@ def _average(ema: dict[str, Tensor], net: Network, decay: float) -> None:
     torch._foreach_lerp_(list(ema.values()), [weights[name].detach() for name in ema], 1 - decay)
 
 
-@torch.no_grad()
 def held_out_loss(net: Network, batches: Iterable[Batch], hardware: Hardware, ranks: Ranks) -> float:
-    """Return the mean loss over held-out batches, weighted by their samples; the processes share the batches."""
+    """Return the mean loss over held-out batches, weighted by their samples."""
+    return held_out_mean(net, batches, hardware, ranks, lambda batch: float(net(batch)) * samples(batch))
+
+
+@torch.no_grad()
+def held_out_mean(
+    net: Network, batches: Iterable[Batch], hardware: Hardware, ranks: Ranks, total: Callable[[Batch], float]
+) -> float:
+    """Return the mean per sample of `total`, a batch's sum, over held-out batches; the processes share the batches."""
     net.eval()
     sums = torch.zeros(2, dtype=torch.float64)
     for index, batch in enumerate(batches):
         if index % ranks.world != ranks.rank:
             continue
         here = {key: value.to(ranks.device) for key, value in batch.items()}
-        rows = len(next(iter(here.values())))
         with autocast(hardware, ranks.device):
-            sums += torch.tensor([float(net(here)) * rows, rows], dtype=torch.float64)
+            sums += torch.tensor([total(here), samples(here)], dtype=torch.float64)
     net.train()
-    total, rows_seen = ranks.sum(sums.to(ranks.device)).tolist()
-    return total / rows_seen
+    value, seen = ranks.sum(sums.to(ranks.device)).tolist()
+    return value / seen
+
+
+def samples(batch: Batch) -> int:
+    """Return how many samples a batch holds."""
+    return len(next(iter(batch.values())))
 
 
 _NOTHING = contextlib.nullcontext()

@@ -418,6 +418,11 @@ def test_wrong_settings_are_one_line_each(labelled: ImageFiles, change: dict, ex
     assert expected in line and "\n" not in line
 
 
+def test_a_picture_is_not_trained_on_and_validated_with(labelled: ImageFiles) -> None:
+    (line,) = replace(labelled, validation_files=labelled.files).problems(deit())
+    assert line.startswith("data.validation_files=") and "not in data.files" in line
+
+
 def test_images_need_an_image_model(labelled: ImageFiles) -> None:
     (line,) = labelled.problems(GPT(vocab=8, position=8, **WIDTH))
     assert "text data set" in line
