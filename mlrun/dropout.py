@@ -19,7 +19,11 @@ from mlrun.axes import Sizes
 def seed_masks(seed: int, step: int, rank: int, first: int) -> None:
     """Make the next masks a function of the run's seed, the step, the process and the micro-batch's first row."""
     digest = hashlib.sha256(f"dropout/{seed}/{step}/{rank}/{first}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:7], "big"))
+    number = int.from_bytes(digest[:7], "big")
+    # `torch.manual_seed` looks for every kind of device, which takes milliseconds; this takes one or two microseconds.
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(number)  # of this process's device
 
 
 class Dropout(nn.Module):
