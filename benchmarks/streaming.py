@@ -51,7 +51,7 @@ def model_of(kind: str, embed: int, layer: int, vocab: int) -> Model:
 def generate(folder: Path, kind: str, shard_bytes: int, **sizes: int) -> list[int]:
     """Write a Hugging Face folder of random bfloat16 weights; return the bytes of its tensors, largest first."""
     model = model_of(kind, **sizes)
-    params, family = model.params(), family_of(model)
+    params, family = model.params(), family_of(model, {})
     block = torch.randn(2**20, generator=torch.Generator().manual_seed(0)).mul_(0.02).to(DTYPE)
 
     def stream(template: str) -> Iterator[Tensor]:

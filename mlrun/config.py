@@ -84,7 +84,7 @@ class Optimizer:
 
 @dataclass
 class Hardware:
-    """How fast, never how well: nothing here may move the loss."""
+    """How fast, never how well: nothing here may move the loss, but for which values are dropped (see `dropout`)."""
 
     device: str = "cpu"
     precision: str = "fp32"

@@ -22,7 +22,7 @@ from mlrun.errors import UserError, mistake
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.interop.shards import SHARD_BYTES, read_json
 from mlrun.interop.write import ours, save
-from mlrun.models.base import Model
+from mlrun.models.base import RATES, Model
 
 FINE = "fine.json"
 
@@ -138,8 +138,8 @@ def _fits(found: Checkpoint, fine: Model, resize: Resize) -> None:
 
 
 def _differences(one: Model, other: Model, besides: tuple[str, ...] = ()) -> list[str]:
-    """Return a description of each setting of `other` that is not as in `one`."""
+    """Return a description of each setting of `other` that is not as in `one`, but for what is dropped in training."""
     if type(one) is not type(other):
         return [f"it is a {type(other).__name__}, not a {type(one).__name__}"]
-    fields = (field.name for field in dataclasses.fields(one) if field.name not in besides)
+    fields = (field.name for field in dataclasses.fields(one) if field.name not in (*besides, *RATES))
     return [f"{name} is {getattr(other, name)}" for name in fields if getattr(one, name) != getattr(other, name)]

@@ -7,7 +7,7 @@ pass, in matmuls and attention only (a multiply-add is 2), as `torch.utils.flop_
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlrun.axes import Param, Params, Sizes
 
@@ -74,6 +74,20 @@ class Embedding(Layer):
 
     def own(self) -> Params:
         return {"weight": Param((self.rows, self.dim), std=self.std)}
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """In training each value is 0 with probability `rate`, and divided by 1 - rate otherwise."""
+
+    rate: float
+
+
+@dataclass(frozen=True)
+class DropPath(Layer):
+    """In training each sample is 0 as a whole with probability `rate`, and divided by 1 - rate otherwise."""
+
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -168,6 +182,7 @@ class Attention(Layer):
     `head` is the axis that keys and values have. In grouped-query attention every unit of it also holds `group`
     query heads, so that a key/value head merges together with the queries that read it.
     `scale` None is 1/sqrt(head_dim). `qk_norm` is the epsilon of an RMSNorm on each query and key, None is off.
+    `dropout` is the rate at which single attention weights are dropped.
     """
 
     std: float
@@ -179,6 +194,7 @@ class Attention(Layer):
     causal: bool = False
     scale: float | None = None
     qk_norm: float | None = None
+    dropout: float = 0.0
 
     def children(self) -> Mapping[str, Layer]:
         return {**self.projections(), **self.norms()}
@@ -211,22 +227,30 @@ class Attention(Layer):
 
 @dataclass(frozen=True)
 class MLP(Layer):
-    """down(activation(up(x))), or with a gate down(activation(gate(x)) * up(x)) (Shazeer 2020)."""
+    """down(activation(up(x))), or with a gate down(activation(gate(x)) * up(x)) (Shazeer 2020).
+
+    `dropout` is of what `down` reads.
+    """
 
     std: float
     output_std: float
     activation: str
     gated: bool = False
     bias: bool = True
+    dropout: float = 0.0
 
-    def children(self) -> Mapping[str, Linear]:
+    def children(self) -> Mapping[str, Layer]:
+        return {**self.projections(), "dropout": Dropout(self.dropout)}
+
+    def projections(self) -> dict[str, Linear]:
+        """Return the two projections, or with a gate three."""
         wide = Linear("ffn.out", "embed.in", self.std, self.bias)
         down = Linear("embed.out", "ffn.in", self.output_std, self.bias, residual=True)
         return ({"gate": wide} if self.gated else {}) | {"up": wide, "down": down}
 
     def flops(self, sizes: Sizes, rows: int) -> int:
         """Return the forward FLOPs for `rows` input rows."""
-        return sum(layer.flops(sizes, rows) for layer in self.children().values())
+        return sum(layer.flops(sizes, rows) for layer in self.projections().values())
 
 
 @dataclass(frozen=True)
@@ -255,6 +279,8 @@ class Block(Layer):
 
     pre-norm   x + f(norm(x))
     post-norm  norm(x + f(x))
+
+    What a branch adds is dropped in values at the rate `dropout`, and as a whole at the rate `drop_path`.
     """
 
     norm: Layer
@@ -262,11 +288,14 @@ class Block(Layer):
     mlp: MLP
     cross: Attention | None = None
     post: bool = False
+    dropout: float = 0.0
+    drop_path: float = 0.0
 
     def children(self) -> Mapping[str, Layer]:
         cross = {} if self.cross is None else {"cross_norm": self.norm, "cross": self.cross}
         first = {"attention_norm": self.norm, "attention": self.attention}
-        return {**first, **cross, "mlp_norm": self.norm, "mlp": self.mlp}
+        drops = {"dropout": Dropout(self.dropout), "drop_path": DropPath(self.drop_path)}
+        return {**first, **cross, "mlp_norm": self.norm, "mlp": self.mlp, **drops}
 
     def flops(self, sizes: Sizes, rows: int, memory: int = 0) -> int:
         """Return the forward FLOPs for `rows` rows; cross-attention reads `memory` rows."""
@@ -276,13 +305,17 @@ class Block(Layer):
 
 @dataclass(frozen=True)
 class Stack(Layer):
-    """One block per unit of a depth axis."""
+    """One block per unit of a depth axis; the block's `drop_path` is that of the last."""
 
     axis: str
     block: Block
 
     def children(self) -> Mapping[str, Layer]:
         return {f"{{{self.axis}}}": self.block}
+
+    def at(self, index: int, count: int) -> Block:
+        """Return block `index` of `count`: `drop_path` rises linearly from 0 (Huang et al. 2016, equation 4; timm)."""
+        return replace(self.block, drop_path=self.block.drop_path * index / max(count - 1, 1))
 
     def flops(self, sizes: Sizes, rows: int, memory: int = 0) -> int:
         """Return the forward FLOPs of all blocks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,12 @@ class Distilled(nn.Module):
         self.teacher = teacher.requires_grad_(False).eval()
         # A tensor, so that a compiled module does not see a new constant every step.
         self.register_buffer("share", torch.tensor(weight), persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the student's mode; the teacher never drops anything."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
 
     def at(self, step: int) -> None:
         """Set the teacher's share for a step of the run."""

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 
 from mlrun import layers
 from mlrun.axes import Param, Sizes, expand
+from mlrun.dropout import Dropout, DropPath
 
 if TYPE_CHECKING:
     from mlrun.models.base import Model
@@ -184,6 +185,7 @@ class Attention(Module):
         self.head_dim, self.causal, self.scale = sizes["head_dim"], layer.causal, layer.scale
         self.grouped = layer.group is not None and sizes[layer.group] > 1
         self.normed = layer.qk_norm is not None
+        self.dropout = layer.dropout
 
     def forward(
         self,
@@ -204,6 +206,7 @@ class Attention(Module):
             k_BHTD.to(v_BHTD.dtype),
             v_BHTD,
             attn_mask=None if bias_1HST is None else bias_1HST.to(v_BHTD.dtype),
+            dropout_p=self.dropout if self.training else 0.0,
             is_causal=self.causal,
             scale=self.scale,
             enable_gqa=self.grouped,
@@ -224,8 +227,8 @@ class MLP(Module):
 
     def forward(self, x_BSE: Tensor) -> Tensor:
         if self.gated:
-            return self.down(self.activation(self.gate(x_BSE)) * self.up(x_BSE))
-        return self.down(self.activation(self.up(x_BSE)))
+            return self.down(self.dropout(self.activation(self.gate(x_BSE)) * self.up(x_BSE)))
+        return self.down(self.dropout(self.activation(self.up(x_BSE))))
 
 
 class Transform(Module):
@@ -260,17 +263,21 @@ class Block(Module):
 
     def add(self, norm: nn.Module, branch: Callable[[Tensor], Tensor], x_BSE: Tensor) -> Tensor:
         """Return x with a branch added, normed before it or after."""
-        return norm(x_BSE + branch(x_BSE)) if self.post else x_BSE + branch(norm(x_BSE))
+        added_BSE = self.drop_path(self.dropout(branch(x_BSE if self.post else norm(x_BSE))))
+        return norm(x_BSE + added_BSE) if self.post else x_BSE + added_BSE
 
 
 def stack(layer: layers.Stack, sizes: Sizes) -> nn.ModuleList:
     """Return the blocks of a stack, outermost first: what FSDP wraps and the trainer compiles one by one."""
-    return nn.ModuleList(module(layer.block, sizes) for _ in range(sizes[layer.axis]))
+    count = sizes[layer.axis]
+    return nn.ModuleList(module(layer.at(index, count), sizes) for index in range(count))
 
 
 COMPUTES: dict[type[layers.Layer], Callable[[Any, Sizes], nn.Module]] = {
     layers.Linear: Linear,
     layers.Embedding: Embedding,
+    layers.Dropout: Dropout,
+    layers.DropPath: DropPath,
     layers.Vector: Vector,
     layers.Prefix: Prefix,
     layers.LayerNorm: LayerNorm,

@@ -231,8 +231,10 @@ class Run:
         if init is None:
             return Snapshot({"weights": dict(build(model, self.config.settings.seed).state_dict())})
         found = open_folder(Path(init).expanduser(), "init")
-        if found.model != model:
-            differing = [f for f in asdict(model) if getattr(found.model, f, None) != getattr(model, f)]
+        # What is dropped in training is this run's choice.
+        theirs, own = found.model.without_dropout(), model.without_dropout()
+        if theirs != own:
+            differing = [f for f in asdict(own) if getattr(theirs, f, None) != getattr(own, f)]
             allowed = f"a {type(model).__name__} of this run's sizes"
             remedy = f"its {', '.join(differing) or 'architecture'} differ: set model.* to them"
             raise UserError(mistake("init", init, allowed, remedy))
@@ -376,14 +378,16 @@ def _snapshot(trainee: Trainee) -> Snapshot:
 
 
 def save_model(folder: Path, config: Config, final: Snapshot, source: Any) -> None:
-    """Write the trained model: weights, their moving average if there is one, configuration, tokenizer."""
+    """Write the trained model: weights, their moving average if there is one, configuration, and how data is read."""
     checkpoint.save_weights(folder / "model.safetensors", final.weights, {})
     if "ema" in final.tensors:
         checkpoint.save_weights(folder / "ema.safetensors", final.tensors["ema"], {})
     _write_text(folder / "config.json", json.dumps(config.resolved["model"], indent=2) + "\n")
-    tokenizer = source.describe().get("tokenizer")
-    if tokenizer is not None:
-        _write_text(folder / "tokenizer.json", Path(tokenizer).read_text())
+    described = source.describe()
+    if "tokenizer" in described:
+        _write_text(folder / "tokenizer.json", Path(described["tokenizer"]).read_text())
+    if "preprocessor" in described:
+        _write_text(folder / "preprocessor_config.json", json.dumps(described["preprocessor"], indent=2) + "\n")
 
 
 def machine(ranks: Ranks) -> str:

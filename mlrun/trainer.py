@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mlrun.clock import Clock
 from mlrun.config import Hardware, Settings
 from mlrun.distributed import Ranks
 from mlrun.divergence import Diverged, Guard
+from mlrun.dropout import seed_masks
 from mlrun.network import Network
 from mlrun.optim import set_rate
 from mlrun.plan import Plan, Stage
@@ -89,8 +91,10 @@ def train(
         if tell is not None:
             tell(step)
 
-        # The global batch is the same whatever the hardware: processes and micro-batches only cut it up.
-        loss = _gradients(forward, next(batches), settings.hardware, ranks)
+        # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
+        # has masks of its own, which a resumed run draws again.
+        masks = partial(seed_masks, settings.seed, step, ranks.rank)
+        loss = _gradients(forward, next(batches), settings.hardware, ranks, masks)
 
         # Clipping also measures the norm; without a limit it only measures.
         limit = settings.optimizer.clip if settings.optimizer.clip is not None else math.inf
@@ -174,9 +178,14 @@ def _prepare(module: nn.Module, hardware: Hardware, ranks: Ranks) -> nn.Module:
     return torch.compile(module)  # type: ignore[return-value]
 
 
-def _gradients(forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Ranks) -> Tensor:
-    """Accumulate the gradient of the mean loss over this process's rows; return that loss, detached."""
-    rows = len(next(iter(batch.values())))
+def _gradients(
+    forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Ranks, masks: Callable[[int], None]
+) -> Tensor:
+    """Accumulate the gradient of the mean loss over this process's rows; return that loss, detached.
+
+    `masks` is told the first row of each micro-batch before its forward pass.
+    """
+    rows = samples(batch)
     size = min(hardware.micro_batch or rows, rows)
     starts = range(0, rows, size)
     total = torch.zeros((), device=ranks.device)
@@ -186,8 +195,9 @@ def _gradients(forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Rank
         with quiet:
             rows_here = slice(first, first + size)
             part = {key: value[rows_here].to(ranks.device, non_blocking=True) for key, value in batch.items()}
+            masks(first)
             with autocast(hardware, ranks.device):
-                loss = forward(part) * (len(next(iter(part.values()))) / rows)
+                loss = forward(part) * (samples(part) / rows)
             loss.backward()
         total += loss.detach()
     return total
@@ -207,21 +217,32 @@ def _average(ema: dict[str, Tensor], net: Network, decay: float) -> None:
     torch._foreach_lerp_(list(ema.values()), [weights[name].detach() for name in ema], 1 - decay)
 
 
-@torch.no_grad()
 def held_out_loss(net: Network, batches: Iterable[Batch], hardware: Hardware, ranks: Ranks) -> float:
-    """Return the mean loss over held-out batches, weighted by their samples; the processes share the batches."""
+    """Return the mean loss over held-out batches, weighted by their samples."""
+    return held_out_mean(net, batches, hardware, ranks, lambda batch: float(net(batch)) * samples(batch))
+
+
+@torch.no_grad()
+def held_out_mean(
+    net: Network, batches: Iterable[Batch], hardware: Hardware, ranks: Ranks, total: Callable[[Batch], float]
+) -> float:
+    """Return the mean per sample of `total`, a batch's sum, over held-out batches; the processes share the batches."""
     net.eval()
     sums = torch.zeros(2, dtype=torch.float64)
     for index, batch in enumerate(batches):
         if index % ranks.world != ranks.rank:
             continue
         here = {key: value.to(ranks.device) for key, value in batch.items()}
-        rows = len(next(iter(here.values())))
         with autocast(hardware, ranks.device):
-            sums += torch.tensor([float(net(here)) * rows, rows], dtype=torch.float64)
+            sums += torch.tensor([total(here), samples(here)], dtype=torch.float64)
     net.train()
-    total, rows_seen = ranks.sum(sums.to(ranks.device)).tolist()
-    return total / rows_seen
+    value, seen = ranks.sum(sums.to(ranks.device)).tolist()
+    return value / seen
+
+
+def samples(batch: Batch) -> int:
+    """Return how many samples a batch holds."""
+    return len(next(iter(batch.values())))
 
 
 _NOTHING = contextlib.nullcontext()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
-from dataclasses import fields, replace
+import json
+from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mlrun import config
+from mlrun.checkpoint import Snapshot
 from mlrun.data import mixing
 from mlrun.data import randaugment as ra
 from mlrun.data.augment import Augment, Frame, _crop_box, _erase, evaluated, trained
@@ -24,6 +27,8 @@ from mlrun.data.mixing import Mix
 from mlrun.errors import UserError
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
+from mlrun.network import build
+from mlrun.run import save_model
 
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10"
@@ -251,6 +256,41 @@ def test_evaluation_looks_at_the_centre() -> None:
     assert (evaluated(image, replace(frame, eval_crop=1.0))[:, 0, 0] < 0.5).all()
 
 
+@pytest.mark.parametrize("size", [(32, 32), (40, 30), (31, 53), (500, 375), (24, 20)])
+@pytest.mark.parametrize(("side", "eval_crop"), [(28, 0.875), (16, 1.0)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_hugging_face_makes_the_pixels_of_an_evaluation(
+    size: tuple[int, int], side: int, eval_crop: float, mode: str, tmp_path: Path
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    image = picture(size=size, mode=mode)
+    mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if mode == "RGB" else ([0.13], [0.31])
+    frame = Frame(side, mean, std, eval_crop)
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(frame.published()))
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+    given = np.asarray(image).reshape(image.height, image.width, -1)  # a grey picture with its one channel
+    theirs = processor(given, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]
+    assert theirs.shape == (3 if mode == "RGB" else 1, side, side)
+    assert np.abs(theirs - evaluated(image, frame)).max() < 1e-5
+
+
+def test_a_run_of_pictures_keeps_how_its_pixels_are_made(tmp_path: Path) -> None:
+    from mlrun.interop import export_hf, import_hf
+
+    data = Digits(**GREY, eval_crop=0.5, validation_samples=8)
+    model = deit(28, 1, 10)
+    target = {"_target_": "mlrun.models.deit.DeiT", **asdict(model)}
+    made = SimpleNamespace(resolved={"model": target})
+    weights = Snapshot({"weights": dict(build(model, 0).state_dict())})
+    save_model(tmp_path / "run" / "model", made, weights, data.open(model, 0, str(tmp_path)))  # type: ignore[arg-type]
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    import_hf(tmp_path / "hf", tmp_path / "back")
+    kept = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
+    assert (kept["size"], kept["crop_size"]) == ({"shortest_edge": 56}, {"height": 28, "width": 28})
+    assert (kept["image_mean"], kept["image_std"]) == (GREY["mean"], GREY["std"])
+    assert json.loads((tmp_path / "back" / "model" / "preprocessor_config.json").read_text()) == kept
+
+
 def test_crops_keep_the_published_areas_and_ratios() -> None:
     rng = np.random.default_rng(0)
     boxes = np.array([_crop_box((400, 300), 0.08, rng) for _ in range(500)])
@@ -376,6 +416,11 @@ def test_smoothing_spreads_over_all_classes() -> None:
 def test_wrong_settings_are_one_line_each(labelled: ImageFiles, change: dict, expected: str) -> None:
     (line,) = replace(labelled, **change).problems(deit())
     assert expected in line and "\n" not in line
+
+
+def test_a_picture_is_not_trained_on_and_validated_with(labelled: ImageFiles) -> None:
+    (line,) = replace(labelled, validation_files=labelled.files).problems(deit())
+    assert line.startswith("data.validation_files=") and "not in data.files" in line
 
 
 def test_images_need_an_image_model(labelled: ImageFiles) -> None:

@@ -44,6 +44,12 @@ def test_flops_are_what_torch_counts(model: Model) -> None:
     assert declared(model, batch) == counted(model, batch)
 
 
+@pytest.mark.parametrize("model", TINY.values(), ids=TINY)
+def test_dropping_costs_no_flops(model: Model) -> None:
+    dropping, batch = replace(model, dropout=0.1, attention_dropout=0.1, drop_path=0.1), a_batch(model, torch.float32)
+    assert declared(dropping, batch) == counted(dropping, batch) == declared(model, batch)
+
+
 @pytest.mark.parametrize("count", [0, 1, 2])
 @pytest.mark.parametrize("name", LEVELS)
 def test_flops_are_what_torch_counts_at_every_level(name: str, count: int) -> None:

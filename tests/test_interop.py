@@ -46,7 +46,8 @@ WORDS = ("the state of the union is strong", "my fellow citizens", "the union, t
 
 def unusual(model: Model) -> Model:
     """Return the model with settings that no configuration has by default."""
-    return replace(model, eps=1e-2, **({"theta": 50.0} if hasattr(model, "theta") else {}))
+    rates = {"dropout": 0.25, "attention_dropout": 0.125, "drop_path": 0.0625}
+    return replace(model, eps=1e-2, **rates, **({"theta": 50.0} if hasattr(model, "theta") else {}))
 
 
 def ours_at(folder: Path, model: Model, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
@@ -61,7 +62,7 @@ def ours_at(folder: Path, model: Model, dtype: torch.dtype = torch.float64) -> d
 
 
 def logits(state: dict[str, Tensor], model: Model, dtype: torch.dtype) -> Tensor:
-    net = build(model, None, dtype=dtype)
+    net = build(model, None, dtype=dtype).eval()
     net.load_state_dict(state)
     with torch.no_grad():
         return net.logits(inputs(model, dtype))
@@ -132,6 +133,97 @@ def test_shards_of_hugging_face_are_imported_alike(name: str, tmp_path: Path) ->
     assert all(torch.equal(found[key], state[key]) for key in state)
 
 
+RATES_THERE: dict[str, dict[str, float]] = {
+    "gpt": {"resid_pdrop": 0.25, "embd_pdrop": 0.25, "attn_pdrop": 0.125},
+    "bert": {"hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.125},
+    "roberta": {"hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.125},
+    "deit": {"hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.125, "drop_path_rate": 0.0625},
+    "llama": {"attention_dropout": 0.125},
+    "t5": {"dropout_rate": 0.25},
+}
+
+
+@pytest.mark.parametrize("name", RATES_THERE)
+def test_what_is_dropped_is_said_under_the_keys_that_the_class_reads(name: str, tmp_path: Path) -> None:
+    ours_at(tmp_path / "run", unusual(TINY[name]))
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    theirs = load(tmp_path / "hf", name, torch.float32)
+    assert {key: getattr(theirs.config, key) for key in RATES_THERE[name]} == RATES_THERE[name]
+    rates = {module.p for module in theirs.modules() if isinstance(module, torch.nn.Dropout)}
+    assert name == "llama" or 0.25 in rates  # its class drops attention weights alone, without a module
+
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    for key in ("dropout", "attention_dropout", "drop_path_rate", *RATES_THERE[name]):
+        config.pop(key, None)
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(config))
+    import_hf(tmp_path / "hf", tmp_path / "back")
+    back, rate = open_folder(tmp_path / "back").model, 0.0 if name in ("deit", "llama") else 0.1
+    assert (back.dropout, back.attention_dropout, back.drop_path) == (rate, rate, 0.0), "what the class takes then"
+
+
+# The padding token's id: of a tokenizer of ours, of the published layout, and where there is no tokenizer.
+PADDED = {
+    "ours": (("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"), 0),
+    "published": (("<s>", "<pad>", "</s>", "<unk>", "<mask>"), 1),
+}
+
+
+@pytest.mark.parametrize("layout", PADDED)
+def test_roberta_counts_positions_from_its_padding(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlrun.data import tokenizer as ours_tokenizer
+
+    special, pad = PADDED[layout]
+    monkeypatch.setitem(ours_tokenizer.SPECIAL, "mlm", special)
+    model = unusual(replace(TINY["roberta"], vocab=300, position=40))
+    state = ours_at(tmp_path / "run", model)
+    words = a_tokenizer("mlm")
+    words.save(str(tmp_path / "run" / "model" / "tokenizer.json"))
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    rows = load_file(tmp_path / "hf" / "model.safetensors")["roberta.embeddings.position_embeddings.weight"]
+    assert len(rows) == 40 + pad + 1 and not rows[: pad + 1].any()
+
+    theirs = load(tmp_path / "hf", "roberta", torch.float64)
+    assert type(theirs).__name__ == "RobertaForMaskedLM" and theirs.config.pad_token_id == pad
+    padded = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")(
+        list(WORDS[:2]), padding=True, return_tensors="pt"
+    )
+    net = build(model, None, dtype=torch.float64).eval()
+    net.load_state_dict(state)
+    with torch.no_grad():
+        found = theirs(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
+        for row, text in enumerate(WORDS[:2]):
+            ids = words.encode(text).ids
+            off = net.logits({"tokens": torch.tensor([ids])})[0] - found[row, : len(ids)]
+            assert off.abs().max() < 1e-10
+    assert padded["attention_mask"].sum() < padded["attention_mask"].numel()
+    import_hf(tmp_path / "hf", tmp_path / "back")
+    assert open_folder(tmp_path / "back").model == model
+
+
+def test_a_roberta_vocabulary_without_tokenizer_json_becomes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tokenizers import Tokenizer
+
+    from mlrun.data import tokenizer as ours_tokenizer
+
+    monkeypatch.setitem(ours_tokenizer.SPECIAL, "mlm", PADDED["published"][0])
+    words = a_tokenizer("mlm")
+    ours_at(tmp_path / "run", replace(TINY["roberta"], vocab=300))
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    words.model.save(str(tmp_path / "hf"))
+    import_hf(tmp_path / "hf", tmp_path / "back")
+    made = Tokenizer.from_file(str(tmp_path / "back" / "model" / "tokenizer.json"))
+    assert all(made.encode(text).ids == words.encode(text).ids for text in WORDS)
+    special = {token.content for token in made.get_added_tokens_decoder().values() if token.special}
+    assert special == set(PADDED["published"][0])
+    export_hf(tmp_path / "back", tmp_path / "again")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert (theirs.pad_token, theirs.cls_token, theirs.mask_token) == ("<pad>", "<s>", "<mask>")
+
+
 def test_a_coarser_t5_keeps_its_scale_when_exported(tmp_path: Path) -> None:
     model = T5(**SPAN, mlp="relu", tied=True, head_scale=0.1)
     state = ours_at(tmp_path / "run", model)
@@ -198,7 +290,8 @@ def a_tokenizer(objective: str, size: int = 300) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("name", "objective"), [("gpt", "causal"), ("llama", "causal"), ("bert", "mlm"), ("t5", "span")]
+    ("name", "objective"),
+    [("gpt", "causal"), ("llama", "causal"), ("bert", "mlm"), ("roberta", "mlm"), ("t5", "span")],
 )
 def test_a_tokenizer_travels_out_and_back(name: str, objective: str, tmp_path: Path) -> None:
     tokenizer = a_tokenizer(objective)
@@ -370,6 +463,12 @@ OPTIONS: Iterable[tuple[str, dict[str, Any], str]] = [
     ("gpt", {"activation_function": "relu"}, "activation_function=relu"),
     ("gpt", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
+    ("bert", {"architectures": ["ElectraForMaskedLM"]}, "architectures=ElectraForMaskedLM"),
+    ("bert", {"hidden_dropout_prob": 1.0}, "hidden_dropout_prob=1.0"),
+    ("gpt", {"embd_pdrop": 0.3}, "embd_pdrop=0.3"),
+    ("t5", {"dropout_rate": -0.1}, "dropout_rate=-0.1"),
+    ("roberta", {"pad_token_id": None}, "pad_token_id=None"),
+    ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings=2"),
     ("deit", {"qkv_bias": False}, "qkv_bias=False"),
     ("t5", {"feed_forward_proj": "gated-silu"}, "feed_forward_proj=gated-silu"),
 ]

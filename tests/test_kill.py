@@ -24,6 +24,7 @@ CHANGES = {"log_every": 1}
 CHILD = '''
 import os, pathlib, signal, sys
 import torch, toy
+from dataclasses import replace
 from mlrun import checkpoint, operators, run, transfer
 from mlrun.config import Optimizer
 from mlrun.log.jsonl import Jsonl
@@ -80,7 +81,8 @@ POINTS = {
 }
 
 def config():
-    return toy.make(checkpoint=toy.Checkpoint(every="2 steps"), optimizer=Optimizer(lr=1e-2, ema=0.9))
+    model = replace(toy.model(), dropout=0.1, attention_dropout=0.1, drop_path=0.1)
+    return toy.make(model=model, checkpoint=toy.Checkpoint(every="2 steps"), optimizer=Optimizer(lr=1e-2, ema=0.9))
 
 print("ready", flush=True)
 for line in sys.stdin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def rows(*stages: str) -> str:
 def test_a_step_at_level_2_costs_what_the_paper_says(overrides: list[str], cost: float) -> None:
     plan = planned(*overrides, sources=False)
     assert plan.level(2).flops.total / plan.level(1).flops.total == pytest.approx(cost, abs=0.01)
+
+
+def test_bert_large_has_an_experiment_of_two_levels_and_one_of_three() -> None:
+    two, three = (planned(f"experiment={name}", sources=False) for name in ("bert_large_2level", "bert_large"))
+    assert [stage.level for stage in two.stages] == [1, 2, 1]
+    assert [stage.level for stage in three.stages] == [1, 2, 3, 2, 1]
+    assert {stage.alpha for stage in (*two.stages, *three.stages)} == {None, 0.5}
+    assert two.stages[1].steps == three.stages[2].steps == 150_000
+    assert two.levels == (three.levels[0], replace(three.levels[1], resize=None, inexact=()))
 
 
 def test_without_the_head_gpt_base_costs_as_little_as_bert() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -73,6 +73,31 @@ class Frame:
         values = tuple(round(255 * mean) for mean in self.mean)
         return values if len(values) > 1 else values[0]
 
+    @property
+    def shorter(self) -> int:
+        """Return the length that the shorter side of an evaluated picture is resized to."""
+        return round(self.side / self.eval_crop)
+
+    def published(self) -> dict[str, Any]:
+        """Return the preprocessor_config.json with which `transformers` makes the pixels of `evaluated`.
+
+        The processor is CLIP's: those of ViT and DeiT squeeze a picture that is not square.
+        """
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": self.mode == "RGB",
+            "do_resize": True,
+            "size": {"shortest_edge": self.shorter},
+            "resample": 3,  # bicubic
+            "do_center_crop": True,
+            "crop_size": {"height": self.side, "width": self.side},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
+
     def normal(self, picture: Image) -> np.ndarray:
         """Return the picture as normalised float32 (C, H, W)."""
         pixels_HWC = np.asarray(picture, np.float32).reshape(picture.height, picture.width, -1) / 255
@@ -81,13 +106,13 @@ class Frame:
 
 
 def evaluated(picture: Image, frame: Frame) -> np.ndarray:
-    """Return (C, H, W): the centre square, `eval_crop` of the shorter side, resized."""
+    """Return (C, H, W): the centre square of the picture, its shorter side resized first, as DeiT is evaluated."""
     from PIL.Image import Resampling
 
-    side = frame.eval_crop * min(picture.size)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
-    square = (left, top, left + side, top + side)
-    return frame.normal(picture.resize((frame.side, frame.side), Resampling.BICUBIC, box=square))
+    width, height = (frame.shorter * length // min(picture.size) for length in picture.size)
+    left, top = (width - frame.side) // 2, (height - frame.side) // 2
+    resized = picture.resize((width, height), Resampling.BICUBIC)
+    return frame.normal(resized.crop((left, top, left + frame.side, top + frame.side)))
 
 
 def trained(picture: Image, frame: Frame, augment: Augment, rng: np.random.Generator) -> np.ndarray:

@@ -41,6 +41,23 @@ def file_problems(key: str, patterns: Sequence[str]) -> list[str]:
     return missing + empty
 
 
+def local_problems(
+    format: str, formats: Sequence[str], files: Sequence[str], validation_files: Sequence[str], held_out: float
+) -> list[str]:
+    """Return what is wrong with where local data comes from: text and pictures name it alike."""
+    found = []
+    if format not in formats:
+        found.append(mistake("data.format", format, ", ".join(formats), f"choose one{nearest(str(format), formats)}"))
+    if not files:
+        found.append(mistake("data.files", list(files), "one or more file names or globs", "name the files"))
+    if not 0 < held_out < 1:
+        found.append(mistake("data.held_out", held_out, "over 0 and under 1", "correct it"))
+    found += file_problems("data.files", files) + file_problems("data.validation_files", validation_files)
+    train, other = ({str(Path(file).resolve()) for file in resolve(names)} for names in (files, validation_files))
+    key, allowed = "data.validation_files", "files that are not in data.files"
+    return found + [mistake(key, file, allowed, "remove it from one") for file in sorted(train & other)]
+
+
 @dataclass(frozen=True)
 class Documents:
     """The rows of local files; a share is held out unless there are files for that."""
@@ -95,20 +112,8 @@ class Files(Text):
         return Documents(self.format, resolve(self.files), validation, self.column, self.document, held_out)
 
     def source_problems(self) -> list[str]:
-        found = [
-            mistake(f"data.{name}", given, ", ".join(allowed), f"choose one{nearest(str(given), list(allowed))}")
-            for name, given, allowed in (("format", self.format, FORMATS), ("document", self.document, DOCUMENTS))
-            if given not in allowed
-        ]
-        if not self.files:
-            found.append(mistake("data.files", self.files, "one or more file names or globs", "name the files"))
-        if not 0 < self.held_out < 1:
-            found.append(mistake("data.held_out", self.held_out, "over 0 and under 1", "correct it"))
-        found += file_problems("data.files", self.files) + file_problems("data.validation_files", self.validation_files)
-        return found + self._leak()
-
-    def _leak(self) -> list[str]:
-        """Return a line if a file is to be trained on and validated with."""
-        train, held_out = ({str(Path(f).resolve()) for f in resolve(p)} for p in (self.files, self.validation_files))
-        key, allowed = "data.validation_files", "files that are not in data.files"
-        return [mistake(key, file, allowed, "remove it from one") for file in sorted(train & held_out)]
+        found = local_problems(self.format, FORMATS, self.files, self.validation_files, self.held_out)
+        if self.document not in DOCUMENTS:
+            remedy = f"choose one{nearest(str(self.document), list(DOCUMENTS))}"
+            found.append(mistake("data.document", self.document, ", ".join(DOCUMENTS), remedy))
+        return found

@@ -12,9 +12,9 @@ from omegaconf import MISSING
 
 from mlrun.data import cache as cached
 from mlrun.data.corpus import held_out
-from mlrun.data.files import file_problems, resolve
+from mlrun.data.files import local_problems, resolve
 from mlrun.data.images import Images
-from mlrun.errors import UserError, mistake, nearest
+from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -78,16 +78,8 @@ class ImageFiles(Images):
     held_out: float = 0.05
 
     def source_problems(self) -> list[str]:
-        found = []
-        if self.format not in FORMATS:
-            remedy = f"choose one{nearest(self.format, FORMATS)}"
-            found.append(mistake("data.format", self.format, ", ".join(FORMATS), remedy))
-        if not self.files:
-            found.append(mistake("data.files", self.files, "one or more files, folders or globs", "name them"))
-        if not 0 < self.held_out < 1:
-            found.append(mistake("data.held_out", self.held_out, "over 0 and under 1", "correct it"))
-        found += file_problems("data.files", with_folders(self.files))
-        return found + file_problems("data.validation_files", with_folders(self.validation_files))
+        files, validation_files = with_folders(self.files), with_folders(self.validation_files)
+        return local_problems(self.format, FORMATS, files, validation_files, self.held_out)
 
     def pictures(self, recipe: Recipe, cache: Path) -> ImageSource:
         from mlrun.data import hf

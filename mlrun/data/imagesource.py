@@ -122,7 +122,9 @@ class ImageSource:
 
     def describe(self) -> dict[str, Any]:
         """Return JSON-able facts."""
-        return {"samples": self.samples, "validation_samples": len(self.chosen), "classes": self.recipe.classes}
+        recipe = self.recipe
+        counts = {"samples": self.samples, "validation_samples": len(self.chosen), "classes": recipe.classes}
+        return counts | {"preprocessor": recipe.frame.published()}
 
 
 def _ahead(jobs: Iterator[Job], pool: ThreadPoolExecutor) -> Generator[Batch, None, None]:

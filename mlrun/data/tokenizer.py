@@ -29,6 +29,8 @@ _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
     "mlm": {"start": ("[CLS]", "<s>"), "end": ("[SEP]", "</s>"), "mask": ("[MASK]", "<mask>")},
     "span": {"pad": ("<pad>", "[PAD]"), "end": ("</s>", "<eos>", "[SEP]")},
 }
+# RoBERTa's special tokens, which its vocab.json holds among the words.
+_ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _ALPHABET = 256  # every byte is a token, so nothing is ever unknown
 
 _WHERE = "a tokenizer.json, a vocab.json beside its merges.txt, a vocab.txt, a folder of these, or a hub name"
@@ -149,13 +151,14 @@ def _plain(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def _byte_level(vocab: Path, merges: Path) -> Tokenizer:
-    """Return GPT-2's kind of tokenizer."""
+    """Return GPT-2's and RoBERTa's kind of tokenizer."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE.from_file(str(vocab), str(merges)))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([name for name in SPECIAL["causal"] if tokenizer.token_to_id(name) is not None])
+    names = (*SPECIAL["causal"], *_ROBERTA)
+    tokenizer.add_special_tokens([name for name in names if tokenizer.token_to_id(name) is not None])
     return tokenizer
 
 

@@ -19,7 +19,7 @@ from mlrun.errors import UserError, mistake
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.network import Network
 from mlrun.network import build as build_network
-from mlrun.trainer import autocast, held_out_loss
+from mlrun.trainer import held_out_loss, held_out_mean
 
 
 def evaluate(folder: Path, hardware: Hardware | None = None) -> dict[str, Any]:
@@ -72,19 +72,12 @@ def _network(found: Checkpoint, device: torch.device) -> Network:
     return net.to(device)
 
 
-@torch.no_grad()
 def accuracy(net: Network, batches: Iterable[Mapping[str, Tensor]], hardware: Hardware, ranks: Ranks) -> float:
     """Return the share of images whose likeliest class is the label; of soft labels, the likeliest one."""
-    net.eval()
-    sums = torch.zeros(2, dtype=torch.float64)
-    for index, batch in enumerate(batches):
-        if index % ranks.world != ranks.rank:
-            continue
-        here = {key: value.to(ranks.device) for key, value in batch.items()}
-        with autocast(hardware, ranks.device):
-            guesses = net.logits(here).argmax(-1)
-        labels = here["labels"]
+
+    def right(batch: Mapping[str, Tensor]) -> float:
+        labels = batch["labels"]
         truth = labels.argmax(-1) if labels.is_floating_point() else labels
-        sums += torch.tensor([float((guesses == truth).sum()), len(truth)], dtype=torch.float64)
-    right, seen = ranks.sum(sums.to(ranks.device)).tolist()
-    return right / seen
+        return float((net.logits(batch).argmax(-1) == truth).sum())
+
+    return held_out_mean(net, batches, hardware, ranks, right)

@@ -73,10 +73,13 @@ class Mapping(nn.Module):
 
 
 def learn(mapping: Mapping, level: Level, context: Context, steps: int, lr: float) -> list[float]:
-    """Take AdamW steps on w and B alone; return the loss of every step. Processes and micro-batches share a batch."""
+    """Take AdamW steps on w and B alone; return the loss of every step. Processes and micro-batches share a batch.
+
+    Without dropout: a few steps on few parameters have nothing to overfit with.
+    """
     if steps == 0:
         return []
-    net = build(level.model, None).to(context.ranks.device).train()
+    net = build(level.model, None).to(context.ranks.device).eval()
     optimizer = torch.optim.AdamW(mapping.parameters(), lr=lr, weight_decay=0.0)
     batches, losses = context.batches(), []
     for _ in range(steps):

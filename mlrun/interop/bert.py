@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlrun.interop import dropout
 from mlrun.interop.family import Family, SpecialIds, whole_heads
 from mlrun.interop.names import Source, Table, affine
 from mlrun.interop.options import Options
 from mlrun.models.bert import BERT
 
+KEYS = {"dropout": ("hidden_dropout_prob",), "attention_dropout": ("attention_probs_dropout_prob",)}
+
 
 def table(model: BERT) -> Table:
     """Return the names of BertForMaskedLM."""
-    ours, theirs = "blocks.{layer}", "bert.encoder.layer.{layer}"
+    return {
+        **trunk("bert"),
+        **affine("transform.dense", "cls.predictions.transform.dense"),
+        **affine("transform.norm", "cls.predictions.transform.LayerNorm"),
+        "head_bias.weight": Source("cls.predictions.bias"),
+    }
+
+
+def trunk(root: str) -> dict[str, Source]:
+    """Return what BERT and RoBERTa share; `root` is the name of the trunk."""
+    ours, theirs = "blocks.{layer}", f"{root}.encoder.layer.{{layer}}"
     embeddings = {"token": "word", "position": "position", "token_type": "token_type"}
     return {
-        **{f"{a}.weight": Source(f"bert.embeddings.{b}_embeddings.weight") for a, b in embeddings.items()},
-        **affine("norm", "bert.embeddings.LayerNorm"),
+        **{f"{a}.weight": Source(f"{root}.embeddings.{b}_embeddings.weight") for a, b in embeddings.items()},
+        **affine("norm", f"{root}.embeddings.LayerNorm"),
         **affine(f"{ours}.attention.query", f"{theirs}.attention.self.query"),
         **affine(f"{ours}.attention.key", f"{theirs}.attention.self.key"),
         **affine(f"{ours}.attention.value", f"{theirs}.attention.self.value"),
@@ -25,14 +38,16 @@ def table(model: BERT) -> Table:
         **affine(f"{ours}.mlp.up", f"{theirs}.intermediate.dense"),
         **affine(f"{ours}.mlp.down", f"{theirs}.output.dense"),
         **affine(f"{ours}.mlp_norm", f"{theirs}.output.LayerNorm"),
-        **affine("transform.dense", "cls.predictions.transform.dense"),
-        **affine("transform.norm", "cls.predictions.transform.LayerNorm"),
-        "head_bias.weight": Source("cls.predictions.bias"),
     }
 
 
 def read(options: Options) -> BERT:
     """Return the model of a config.json."""
+    return encoder(options, options.integer("max_position_embeddings"))
+
+
+def encoder(options: Options, position: int) -> BERT:
+    """Return the model of a config.json with this many positions."""
     embed, head = options.integer("hidden_size"), options.integer("num_attention_heads")
     options.only("hidden_act", ("gelu",), "gelu")
     options.only("position_embedding_type", ("absolute",), "absolute")
@@ -41,7 +56,7 @@ def read(options: Options) -> BERT:
     options.only("tie_word_embeddings", (True,), True)
     return BERT(
         vocab=options.integer("vocab_size"),
-        position=options.integer("max_position_embeddings"),
+        position=position,
         token_type=options.integer("type_vocab_size", 2),
         embed=embed,
         head=head,
@@ -49,6 +64,7 @@ def read(options: Options) -> BERT:
         ffn=options.integer("intermediate_size"),
         layer=options.integer("num_hidden_layers"),
         eps=options.number("layer_norm_eps", 1e-12),
+        **dropout.read(options, KEYS, {"dropout": 0.1, "attention_dropout": 0.1}),
     )
 
 
@@ -66,6 +82,7 @@ def write(model: BERT, ids: SpecialIds) -> dict[str, Any]:
         "layer_norm_eps": model.eps,
         "tie_word_embeddings": True,
         "pad_token_id": ids.get("pad_token"),
+        **dropout.write(model, KEYS),
     }
 
 
@@ -76,6 +93,7 @@ FAMILY = Family(
     write,
     table,
     whole_heads,
+    speaks=lambda model: model.token_type > 1,
     spellings=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),  # TensorFlow's
     copies={
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",

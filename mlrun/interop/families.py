@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError, mistake, nearest
-from mlrun.interop import bert, gpt2, llama, t5, vit
-from mlrun.interop.family import Family
+from mlrun.interop import bert, gpt2, llama, roberta, t5, vit
+from mlrun.interop.family import Family, SpecialIds
 from mlrun.interop.names import Source, Table
 from mlrun.interop.options import Options
 from mlrun.models.base import Model
 
-FAMILIES = (gpt2.FAMILY, bert.FAMILY, vit.VIT, vit.DEIT, llama.LLAMA, llama.QWEN3, t5.FAMILY)
+FAMILIES = (gpt2.FAMILY, bert.FAMILY, roberta.family(), vit.VIT, vit.DEIT, llama.LLAMA, llama.QWEN3, t5.FAMILY)
 
 
 def find_family(config: Mapping[str, Any], path: Path) -> Family:
@@ -24,17 +24,17 @@ def find_family(config: Mapping[str, Any], path: Path) -> Family:
     known = {name: family for family in FAMILIES for name in family.architectures}
     for name, family in known.items():
         if named[:1] == [name] and kind in (None, family.architectures[name]):
-            return family
+            return family if family.padded is None else family.padded(roberta.padding(config, path))
     given = named[0] if named else kind
     remedy = f"import one of these{nearest(str(given), list(known))}"
     raise UserError(mistake(f"{path}: architectures", given, ", ".join(known), remedy))
 
 
-def family_of(model: Model) -> Family:
-    """Return the family that a model is exported as; UserError if there is none."""
+def family_of(model: Model, ids: SpecialIds) -> Family:
+    """Return the family that a model with these special tokens is exported as; UserError if there is none."""
     for family in FAMILIES:
         if type(model) is family.model and family.speaks(model):
-            return family
+            return family if family.padded is None else family.padded(ids.get("pad_token", roberta.PAD))
     known = ", ".join(sorted({family.model.__name__ for family in FAMILIES}))
     raise UserError(mistake("model", type(model).__name__, known, "only these have a Hugging Face counterpart"))
 

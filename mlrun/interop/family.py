@@ -31,6 +31,7 @@ class Family:
     read: config.json to our model; notes what is unsupported in the options.
     write: our model and the tokenizer's special ids to config.json; `problems` is empty then.
     speaks: whether a model of this class is written this way, where two families share a class.
+    padded: the family with this id of the padding token, where the stored tensors depend on it.
     spellings: (pattern, replacement) for older names of the same tensors.
     copies: stored again under a second name; accepted when equal to the first.
     dropped: patterns of tensors that play no part in the logits.
@@ -44,6 +45,7 @@ class Family:
     table: Callable[[Any], Table]
     problems: Callable[[Any], list[str]] = no_problems
     speaks: Callable[[Any], bool] = every
+    padded: Callable[[int], Family] | None = None
     spellings: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlrun.interop import dropout
 from mlrun.interop.family import Family, SpecialIds, whole_heads
 from mlrun.interop.names import Source, Table, affine
 from mlrun.interop.options import Options
 from mlrun.models.gpt import GPT
+
+KEYS = {"dropout": ("resid_pdrop", "embd_pdrop"), "attention_dropout": ("attn_pdrop",)}
 
 
 def table(model: GPT) -> Table:
@@ -46,6 +49,7 @@ def read(options: Options) -> GPT:
         layer=options.integer("n_layer"),
         tied=options.flag("tie_word_embeddings", True),
         eps=options.number("layer_norm_epsilon", 1e-5),
+        **dropout.read(options, KEYS, {"dropout": 0.1, "attention_dropout": 0.1}),
     )
 
 
@@ -63,6 +67,7 @@ def write(model: GPT, ids: SpecialIds) -> dict[str, Any]:
         "tie_word_embeddings": model.tied,
         "bos_token_id": ids.get("eos_token"),
         "eos_token_id": ids.get("eos_token"),
+        **dropout.write(model, KEYS),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlrun.interop import dropout
 from mlrun.interop.family import Family, SpecialIds
 from mlrun.interop.names import Source, Table, weights
 from mlrun.interop.options import Options
@@ -56,6 +57,7 @@ def read(options: Options) -> Llama:
         qk_norm=qwen,
         theta=theta(options),
         eps=options.number("rms_norm_eps", 1e-6),
+        **dropout.read(options, {}, {}),
     )
 
 
@@ -89,6 +91,7 @@ def write(model: Llama, ids: SpecialIds) -> dict[str, Any]:
         "bos_token_id": ids.get("bos_token"),
         "eos_token_id": ids.get("eos_token"),
         "pad_token_id": ids.get("pad_token"),
+        **dropout.write(model, {}),
     }
 
 

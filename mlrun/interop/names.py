@@ -21,6 +21,7 @@ class Source(NamedTuple):
     transpose: a matrix stored input first.
     part: (index, count) along our first dim of a packed tensor.
     lead: stored leading dims of 1 that ours does not have.
+    front: stored first rows that ours does not have; zeros when written.
     scale: what stored = ours * scale is; only ever written, since a read model keeps its own scale.
     """
 
@@ -28,6 +29,7 @@ class Source(NamedTuple):
     transpose: bool = False
     part: tuple[int, int] = (0, 1)
     lead: int = 0
+    front: int = 0
     scale: float = 1.0
 
 
@@ -56,7 +58,7 @@ def groups(table: Table) -> dict[str, list[str]]:
 def stored_shape(sources: Iterable[Source], shapes: Iterable[Shape]) -> Shape:
     """Return the shape of the stored tensor that packs tensors of ours of these shapes."""
     source, found = next(iter(sources)), list(shapes)
-    packed = (sum(shape[0] for shape in found), *found[0][1:])
+    packed = (source.front + sum(shape[0] for shape in found), *found[0][1:])
     return (1,) * source.lead + (packed[::-1] if source.transpose else packed)
 
 
@@ -66,6 +68,8 @@ def store(sources: Iterable[Source], tensors: Iterable[Tensor]) -> Tensor:
 
     source, parts = next(iter(sources)), list(tensors)
     tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if source.front > 0:
+        tensor = torch.cat([tensor.new_zeros(source.front, *tensor.shape[1:]), tensor])
     if source.scale != 1:
         tensor = tensor * source.scale
     return (tensor.T if source.transpose else tensor)[(None,) * source.lead]
@@ -74,6 +78,6 @@ def store(sources: Iterable[Source], tensors: Iterable[Tensor]) -> Tensor:
 def take(source: Source, stored: Tensor) -> Tensor:
     """Return our tensor as a view of the stored one."""
     tensor = stored[(0,) * source.lead]
-    tensor = tensor.T if source.transpose else tensor
+    tensor = (tensor.T if source.transpose else tensor)[source.front :]
     index, count = source.part
     return tensor if count == 1 else tensor.chunk(count)[index]

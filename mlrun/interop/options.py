@@ -35,6 +35,14 @@ class Options:
             return default
         return float(value)
 
+    def rate(self, key: str, default: float) -> float:
+        """Return a probability under 1."""
+        value = self.config.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            self._wrong(key, value, "a number of at least 0 and under 1", "correct the file")
+            return default
+        return float(value)
+
     def flag(self, key: str, default: bool) -> bool:
         """Return true or false."""
         return bool(self.only(key, (True, False), default))

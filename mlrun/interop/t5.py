@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlrun.interop import dropout
 from mlrun.interop.family import Family, SpecialIds
 from mlrun.interop.names import Source, Table, weights
 from mlrun.interop.options import Options
@@ -15,6 +16,8 @@ from mlrun.models.t5 import T5
 
 HEADS = {"query": "q", "key": "k", "value": "v", "output": "o"}
 MLPS = {"relu": "relu", "gated-gelu": "gated"}
+# The published class has one rate for all.
+KEYS = {"dropout": ("dropout_rate",)}
 
 
 def table(model: T5) -> Table:
@@ -52,6 +55,9 @@ def published_scale(embed: int, tied: bool) -> float:
 def read(options: Options) -> T5:
     """Return the model of a config.json."""
     embed, layer = options.integer("d_model"), options.integer("num_layers")
+    rates = dropout.read(options, KEYS, {"dropout": 0.1})
+    if "attention_dropout" not in options.config:
+        rates["attention_dropout"] = rates["dropout"]
     mlp = options.only("feed_forward_proj", tuple(MLPS), "relu")
     # Newer writers always say "tied" and keep the difference in scale_decoder_outputs.
     tied = options.flag("tie_word_embeddings", True) and options.flag("scale_decoder_outputs", True)
@@ -69,6 +75,7 @@ def read(options: Options) -> T5:
         tied=tied,
         head_scale=published_scale(embed, tied),
         eps=options.number("layer_norm_epsilon", 1e-6),
+        **rates,
     )
 
 
@@ -91,6 +98,7 @@ def write(model: T5, ids: SpecialIds) -> dict[str, Any]:
         "pad_token_id": ids.get("pad_token", 0),
         "eos_token_id": ids.get("eos_token", 1),
         "decoder_start_token_id": ids.get("pad_token", 0),
+        **dropout.write(model, KEYS),
     }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from mlrun.interop import dropout
 from mlrun.interop.family import Family, SpecialIds, whole_heads
 from mlrun.interop.names import Source, Table, affine
 from mlrun.interop.options import Options
 from mlrun.models.deit import DeiT
 
 DISTILLED = "DeiTForImageClassificationWithTeacher"
+KEYS = {"dropout": ("hidden_dropout_prob",), "attention_dropout": ("attention_probs_dropout_prob",)}
 
 
 def table(model: DeiT) -> Table:
@@ -61,6 +63,7 @@ def read(options: Options) -> DeiT:
         layer=options.integer("num_hidden_layers", 12),
         distillation=DISTILLED in options.config.get("architectures", ()),
         eps=options.number("layer_norm_eps", 1e-12),
+        **dropout.read(options, KEYS, {}),
     )
 
 
@@ -80,6 +83,7 @@ def write(model: DeiT, ids: SpecialIds) -> dict[str, Any]:
         "layer_norm_eps": model.eps,
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
+        **dropout.write(model, KEYS),
     }
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from mlrun.axes import Param, Sizes
 from mlrun.errors import mistake
-from mlrun.layers import Flops, Layer
+from mlrun.layers import Block, Flops, Layer, Stack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,17 +27,31 @@ TRAIN_ON_DATA = 2
 
 # Above any axis of any model; listing the units of a longer one would take all memory.
 LARGEST = 2**22
+# The settings that act in training alone.
+RATES = ("dropout", "attention_dropout", "drop_path")
 
 
 @dataclass(frozen=True)
 class Model(ABC):
     """An architecture at one size. Its fields are settings; those named in `axes` are axis sizes.
 
+    dropout: of the embeddings and of what each residual branch adds (Vaswani et al. 2017, section 5.4).
+    attention_dropout: of the attention weights.
+    drop_path: a sample leaves a residual branch out (stochastic depth, Huang et al. 2016) with a probability that
+        rises linearly from 0 at the first block to this at the last; so a block of a coarser level has that of its
+        relative depth.
+
+    The three are probabilities, act in training alone, and are those of level 1 at every level.
+
     No torch at import: `forward` uses the built parts and the methods of their tensors.
     """
 
     axes: ClassVar[tuple[str, ...]]
     objective: ClassVar[Objective]
+
+    dropout: float = field(default=0.0, kw_only=True)
+    attention_dropout: float = field(default=0.0, kw_only=True)
+    drop_path: float = field(default=0.0, kw_only=True)
 
     @abstractmethod
     def parts(self) -> Mapping[str, Layer]:
@@ -72,10 +86,21 @@ class Model(ABC):
         assert self.sizes() | dict(sizes) == resized.sizes(), "an axis that follows from others was resized"
         return resized
 
+    def without_dropout(self) -> Self:
+        """Return the same architecture as it is evaluated: what decides the weights' shapes and the logits."""
+        return replace(self, **dict.fromkeys(RATES, 0.0))
+
     def params(self) -> dict[str, Param]:
         """Return every learned tensor by its name in the state dict, depth as `{layer}`."""
         parts = self.parts().items()
         return {f"{part}.{name}": param for part, layer in parts for name, param in layer.params().items()}
+
+    def stack(self, axis: str, block: Block) -> Stack:
+        """Return the declared stack of a block, with the model's rates of dropping."""
+        attention = replace(block.attention, dropout=self.attention_dropout)
+        cross = None if block.cross is None else replace(block.cross, dropout=self.attention_dropout)
+        dropped = replace(block, attention=attention, cross=cross, dropout=self.dropout, drop_path=self.drop_path)
+        return Stack(axis, dropped)
 
     def tokens(self, sequence: int) -> int:
         """Return the tokens that one sample of `sequence` positions counts for."""
@@ -86,9 +111,14 @@ class Model(ABC):
         return net.cross_entropy(self.forward(net, batch), batch["labels"])
 
     def problems(self) -> list[str]:
-        """Return what is wrong with the sizes, one line each."""
+        """Return what is wrong with the sizes and the rates, one line each."""
+        rates = [
+            mistake(f"model.{rate}", value, "a number of at least 0 and under 1", "correct the value")
+            for rate, value in ((rate, getattr(self, rate)) for rate in RATES)
+            if not 0 <= value < 1
+        ]
         allowed = f"an integer from 1 to {LARGEST}"
-        return [
+        return rates + [
             mistake(f"model.{axis}", size, allowed, f"correct {axis} or the ratio that made it")
             for axis, size in ((axis, getattr(self, axis)) for axis in self.axes)
             if type(size) is not int or not 1 <= size <= LARGEST

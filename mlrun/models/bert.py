@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2018): a post-norm encoder with a tied masked-language head, no next-sentence task.
 
-RoBERTa is this with one token type; ELECTRA's generator is a smaller one.
+RoBERTa is this with one token type. ELECTRA is not: its token table is narrower than the model.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.layers import MLP, Attention, Block, Embedding, Flops, Layer, LayerNorm, Stack, Transform, Vector
+from mlrun.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, LayerNorm, Stack, Transform, Vector
 from mlrun.models.base import TRAIN, Model
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class BERT(Model):
             "position": Embedding("position", "embed.out", STD),
             "token_type": Embedding("token_type", "embed.out", STD),
             "norm": LayerNorm(self.eps),
+            "dropout": Dropout(self.dropout),
             "blocks": self.blocks(),
             "transform": self.transform(),
             "head_bias": Vector("vocab"),
@@ -54,7 +55,7 @@ class BERT(Model):
 
     def blocks(self) -> Stack:
         """Return the declared blocks."""
-        return Stack("layer", Block(LayerNorm(self.eps), Attention(STD, STD), MLP(STD, STD, "gelu"), post=True))
+        return self.stack("layer", Block(LayerNorm(self.eps), Attention(STD, STD), MLP(STD, STD, "gelu"), post=True))
 
     def transform(self) -> Transform:
         """Return the projection in front of the tied head."""
@@ -64,6 +65,7 @@ class BERT(Model):
         tokens_BS, types_BS, positions_BM = batch["tokens"], batch.get("types"), batch.get("positions")
         types_E = net.token_type.weight[0] if types_BS is None else net.token_type(types_BS)
         x_BSE = net.norm(net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]] + types_E)
+        x_BSE = net.dropout(x_BSE)
         for block in net.blocks:
             x_BSE = block(x_BSE)
         # The vocabulary is wide: only the masked positions are worth its product.

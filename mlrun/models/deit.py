@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.layers import MLP, Attention, Block, Embedding, Flops, Layer, LayerNorm, Linear, Patches, Prefix, Stack
+from mlrun.layers import (
+    MLP,
+    Attention,
+    Block,
+    Dropout,
+    Embedding,
+    Flops,
+    Layer,
+    LayerNorm,
+    Linear,
+    Patches,
+    Prefix,
+    Stack,
+)
 from mlrun.models.base import TRAIN, TRAIN_ON_DATA, Model
 
 if TYPE_CHECKING:
@@ -64,6 +77,7 @@ class DeiT(Model):
             **({"class_token": token} if self.pooling == "class" else {}),
             **({"distillation_token": token} if self.distillation else {}),
             "position": Embedding("position", "embed.out", STD),
+            "dropout": Dropout(self.dropout),
             "blocks": self.blocks(),
             "norm": LayerNorm(self.eps),
             "head": head,
@@ -72,7 +86,7 @@ class DeiT(Model):
 
     def blocks(self) -> Stack:
         """Return the declared blocks."""
-        return Stack("layer", Block(LayerNorm(self.eps), Attention(STD, STD), MLP(STD, STD, "gelu")))
+        return self.stack("layer", Block(LayerNorm(self.eps), Attention(STD, STD), MLP(STD, STD, "gelu")))
 
     def forward(self, net: Network, batch: Batch) -> Tensor:
         heads = self.heads(net, batch)
@@ -85,7 +99,7 @@ class DeiT(Model):
             x_BSE = net.distillation_token(x_BSE)
         if self.pooling == "class":
             x_BSE = net.class_token(x_BSE)
-        x_BSE = x_BSE + net.position.weight
+        x_BSE = net.dropout(x_BSE + net.position.weight)
         for block in net.blocks:
             x_BSE = block(x_BSE)
         x_BSE = net.norm(x_BSE)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.layers import MLP, Attention, Block, Embedding, Flops, Layer, LayerNorm, Linear, Stack
+from mlrun.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, LayerNorm, Linear, Stack
 from mlrun.models.base import TRAIN, Model
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ class GPT(Model):
         trunk = {
             "token": Embedding("vocab", "embed.out", STD),
             "position": Embedding("position", "embed.out", STD),
+            "dropout": Dropout(self.dropout),
             "blocks": self.blocks(),
         }
         if self.tied:
@@ -51,11 +52,11 @@ class GPT(Model):
         # Each of 2 * layer branches adds to the residual stream: their sum keeps its scale (GPT-2, section 2.3).
         branch_std = STD / math.sqrt(2 * max(self.layer, 1))
         attention = Attention(STD, branch_std, causal=True)
-        return Stack("layer", Block(LayerNorm(self.eps), attention, MLP(STD, branch_std, "gelu_tanh")))
+        return self.stack("layer", Block(LayerNorm(self.eps), attention, MLP(STD, branch_std, "gelu_tanh")))
 
     def forward(self, net: Network, batch: Batch) -> Tensor:
         tokens_BS = batch["tokens"]
-        x_BSE = net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]]
+        x_BSE = net.dropout(net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]])
         for block in net.blocks:
             x_BSE = block(x_BSE)
         x_BSE = net.norm(x_BSE)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.layers import MLP, Attention, Block, Embedding, Flops, Layer, Linear, RMSNorm, Rotary, Stack
+from mlrun.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, Linear, RMSNorm, Rotary, Stack
 from mlrun.models.base import TRAIN, Model
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Llama(Model):
     def parts(self) -> Mapping[str, Layer]:
         trunk = {
             "token": Embedding("vocab", "embed.out", STD),
+            "dropout": Dropout(self.dropout),
             "rotary": Rotary(self.theta),
             "blocks": self.blocks(),
         }
@@ -69,11 +70,11 @@ class Llama(Model):
             qk_norm=self.eps if self.qk_norm else None,
         )
         mlp = MLP(STD, branch_std, "silu", gated=True, bias=False)
-        return Stack("layer", Block(RMSNorm(self.eps), attention, mlp))
+        return self.stack("layer", Block(RMSNorm(self.eps), attention, mlp))
 
     def forward(self, net: Network, batch: Batch) -> Tensor:
         tokens_BS = batch["tokens"]
-        x_BSE, rotary = net.token(tokens_BS), net.rotary(tokens_BS.shape[1])
+        x_BSE, rotary = net.dropout(net.token(tokens_BS)), net.rotary(tokens_BS.shape[1])
         for block in net.blocks:
             x_BSE = block(x_BSE, rotary=rotary)
         x_BSE = net.norm(x_BSE)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.layers import MLP, Attention, Block, Embedding, Flops, Layer, Linear, RelativeBias, RMSNorm, Stack
+from mlrun.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, Linear, RelativeBias, RMSNorm, Stack
 from mlrun.models.base import TRAIN, Model
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class T5(Model):
     `layer` is the encoder's depth, `decoder_layer` the decoder's. `distance` is where the buckets of relative
     positions end. `head_scale` multiplies the hidden states in front of the head: a setting, not a function of
     the axis, since a coarser level must scale as the published size does or decoalescing would not be exact.
+    As published, `dropout` also acts inside the feed-forward branch and at the end of both stacks (section 3.1).
     """
 
     vocab: int
@@ -53,6 +54,7 @@ class T5(Model):
         std = self.embed**-0.5
         trunk = {
             "token": Embedding("vocab", "embed.out", 1.0),
+            "dropout": Dropout(self.dropout),
             "encoder_bias": RelativeBias(std, self.distance, causal=False),
             "encoder": self.encoder(),
             "encoder_norm": RMSNorm(self.eps),
@@ -65,13 +67,13 @@ class T5(Model):
 
     def encoder(self) -> Stack:
         """Return the encoder's declared blocks."""
-        return Stack("layer", Block(RMSNorm(self.eps), self.attention(), self.feed_forward()))
+        return self.stack("layer", Block(RMSNorm(self.eps), self.attention(), self.feed_forward()))
 
     def decoder(self) -> Stack:
         """Return the decoder's declared blocks; their causal mask is in the relative bias."""
         attention = self.attention()
         block = Block(RMSNorm(self.eps), attention, self.feed_forward(), cross=attention)
-        return Stack("decoder_layer", block)
+        return self.stack("decoder_layer", block)
 
     def attention(self) -> Attention:
         """Return a declared attention: the scores are not scaled, so queries start smaller instead."""
@@ -87,23 +89,23 @@ class T5(Model):
         """Return the declared feed-forward branch."""
         gated = self.mlp == "gated"
         activation = "gelu_tanh" if gated else "relu"
-        return MLP(self.embed**-0.5, self.ffn**-0.5, activation, gated, bias=False)
+        return MLP(self.embed**-0.5, self.ffn**-0.5, activation, gated, bias=False, dropout=self.dropout)
 
     def forward(self, net: Network, batch: Batch) -> Tensor:
         memory_BSE = self.encode(net, batch["tokens"])
-        x_BTE = net.token(batch["decoder_tokens"])
+        x_BTE = net.dropout(net.token(batch["decoder_tokens"]))
         bias_1HTT = net.decoder_bias(x_BTE.shape[1])
         for block in net.decoder:
             x_BTE = block(x_BTE, bias_1HTT, memory_BTE=memory_BSE)
-        x_BTE = net.decoder_norm(x_BTE) * self.head_scale
+        x_BTE = net.dropout(net.decoder_norm(x_BTE)) * self.head_scale
         return net.token.unembed(x_BTE) if self.tied else net.head(x_BTE)
 
     def encode(self, net: Network, tokens_BS: Tensor) -> Tensor:
         """Return the encoder's hidden states (B, S, E)."""
-        x_BSE, bias_1HSS = net.token(tokens_BS), net.encoder_bias(tokens_BS.shape[1])
+        x_BSE, bias_1HSS = net.dropout(net.token(tokens_BS)), net.encoder_bias(tokens_BS.shape[1])
         for block in net.encoder:
             x_BSE = block(x_BSE, bias_1HSS)
-        return net.encoder_norm(x_BSE)
+        return net.dropout(net.encoder_norm(x_BSE))
 
     def flops(self, sequence: int, targets: int) -> Flops:
         sizes = self.sizes()
