@@ -88,7 +88,7 @@ def _refuse(settings: Settings, plan: Plan, budgets: list[int]) -> None:
     every = range(plan.budget_steps + 1)
     low = bisect_left(every, True, key=late)
     high = bisect_left(every, True, key=lambda budget: _end(plan, budget) >= last.end) - 1
-    allowed = "none: the last stage has no stable phase"
+    allowed = "none: no stable phase that a decay ends"
     if low <= high:
         share = 1000 / plan.budget_steps
         allowed = f"{math.ceil(low * share) / 10:g}% to {math.floor(high * share) / 10:g}% of the budget's FLOPs"

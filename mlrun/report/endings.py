@@ -14,8 +14,8 @@ from typing import NamedTuple
 from mlrun.report.curves import AXES, Point, first_staying, saving
 from mlrun.report.stats import Spread, spread
 
-# Why an ending has no saving: the baseline was below its loss from its cheapest ending on, or never got as low.
-NOT_REACHED, BEYOND, DIVERGED = "not reached", "beyond", "diverged"
+# Why an ending has no saving: the baseline's cheapest ending is better already, or its dearest one is not as good.
+NOT_REACHED, BEYOND, DIVERGED = "not reached", "beyond the baseline", "diverged"
 
 
 class Ending(NamedTuple):

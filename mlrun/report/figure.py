@@ -123,7 +123,7 @@ def limits(curves: Sequence[Curve], arrows: int) -> tuple[float, float]:
     low = min([p.loss for p in finite] + annealed)
     total = max(p.flops for p in finite)
     late = [p.loss for p in finite if p.flops >= TRANSIENT * total and p.level == 1] or [p.loss for p in finite]
-    high = float(np.quantile(late, 0.97))
+    high = max([float(np.quantile(late, 0.97)), *annealed])
     size = max(high - low, 1e-6)
     return low - (0.05 + ARROW * arrows) * size, high + 0.06 * size
 

@@ -196,6 +196,7 @@ def _run(run: Run) -> dict[str, Any]:
         "ledger": None if run.summary is None else run.summary.get("ledger"),
         "source": run.source,
         "transfers": list(run.transfers),
+        **({"endings": [{"budget": e.budget} | e.point._asdict() for e in run.endings]} if run.endings else {}),
     }
 
 

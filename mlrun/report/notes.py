@@ -25,8 +25,8 @@ ENDINGS = (
     "decay. The curves and L* know nothing of branches.",
     "The baseline's annealed loss is taken as a straight line over the logarithm of the cost between two of its "
     "endings. Saved is 1 - cost(ending) / cost at which the same seed's line first stays at or below the ending's "
-    "loss. Nothing is extrapolated: `not reached` is a loss above that of the baseline's cheapest ending, `beyond` one "
-    "that the baseline had not reached with its whole budget.",
+    "loss. Nothing is extrapolated: `not reached` is a loss above that of the baseline's cheapest ending, `beyond the "
+    "baseline` one that the baseline had not reached with its whole budget.",
 )
 
 

@@ -91,7 +91,7 @@ def _saving_rows(row: Row) -> list[tuple[str, ...]]:
 def endings(group: Group) -> Table:
     """Return the annealed losses of a group's best rows beside the baseline's at equal budgets, and what they saved."""
     losses = ("baseline loss", "loss", "gap")
-    header = ("method", "budget", "seeds", *losses, "FLOPs saved", "of body", "time saved")
+    header = ("method", "budget", *losses, "FLOPs saved", "of body", "time saved")
     rows = [cells for row in ordered(group) if row.best for at in row.endings for cells in _ending_rows(row, at)]
     title = f"Matched endings of group {group.number}: annealed losses at equal budgets, and what each saved against "
     return Table(title + "what the baseline would have paid for the same annealed loss.", header, tuple(rows), 1)
@@ -99,24 +99,24 @@ def endings(group: Group) -> Table:
 
 def _ending_rows(row: Row, at: Budget) -> list[tuple[str, ...]]:
     shown = [_matched(at, at.saved(axis), row.timed or axis != "seconds") for axis in AXES]
-    losses = (_level(at.baseline_loss), _level(at.loss), _nats(at.gap).replace(" ", "\n", 1))
-    rows = [(row.method, share(at.budget), f"{len(at.matches)}", *losses, *shown)]
+    gap = "n/a" if at.gap.mean is None else _nats(at.gap).replace(" ", "\n", 1)
+    losses = (_level(at.baseline_loss), _level(at.loss), gap)
+    budget = f"{100 * at.budget:.3g}%"
+    if len(at.matches) < len(row.pairs):
+        budget += f"\n{len(at.matches)}/{len(row.pairs)} seeds"
+    rows = [(row.method, budget, *losses, *shown)]
     free = [at.source_free(axis) for axis in AXES]
     if all(f is not None for f in free):
-        cells = [_matched(at, f, row.timed or axis != "seconds") for axis, f in zip(AXES, free, strict=True) if f]
-        rows.append(("  source free", "", "", "", "", "", *cells))
+        comparable = [row.timed or axis != "seconds" for axis in AXES]
+        cells = [_matched(at, f, c) for f, c in zip(free, comparable, strict=True) if f is not None]
+        rows.append(("  source free", "", "", "", "", *cells))
     return rows
-
-
-def share(budget: float) -> str:
-    """Return a share of the budget as people write it: 50%."""
-    return f"{100 * budget:.3g}%"
 
 
 def _matched(at: Budget, found: Spread, comparable: bool) -> str:
     """Return a saving at matched endings in words; where some seeds have none, how many and why."""
     if not comparable or found.mean is not None:
-        return saved(found, comparable)
+        return saved(found, comparable).replace(" ± ", "\n± ")
     why = at.why()
     if len(why) == 1 and found.reached == 0:
         return next(iter(why))
@@ -204,6 +204,8 @@ def runs(found: Sequence[Run]) -> Table:
     header = ("run", "cycle", "seed", "rate", "status", "val loss", "FLOPs", "tokens", "seconds", "all seconds")
     rows = tuple(_run_row(run, name) for run, name in zip(found, names(found), strict=True))
     title = "Runs (seconds are of training; all seconds also of start-up, transfers, evaluation, ...)"
+    if any(run.branches for run in found):
+        title = title.replace(")", "; costs are with all branches)")
     return Table(title, header, rows, 2)
 
 
@@ -269,6 +271,4 @@ def _loss(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
 
 
-__all__ = [
-    "Table", "baseline_line", "endings", "names", "ordered", "runs", "saved", "savings", "share", "transfers", "tuning"
-]  # fmt: skip
+__all__ = ["Table", "baseline_line", "endings", "names", "ordered", "runs", "saved", "savings", "transfers", "tuning"]
