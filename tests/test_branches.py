@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from dataclasses import replace
@@ -12,11 +13,12 @@ import pytest
 import torch
 import toy
 
-from mlrun import checkpoint, compose, schedule
+from mlrun import checkpoint, compose, schedule, tasks
 from mlrun import plan as planning
 from mlrun.config import Cycle, Optimizer, Row, Schedule, load
 from mlrun.errors import UserError
 from mlrun.plan import Plan, Spent, as_dict
+from mlrun.table import show
 
 WSD = "optimizer.schedule.shape=wsd"
 POLICIES = ("restart", "continue", "rewarm")
@@ -144,6 +146,15 @@ def test_what_cannot_branch_is_refused_in_one_line(overrides: list[str], told: s
     assert told in line
 
 
+def test_the_plan_for_people_shows_what_every_branch_costs() -> None:
+    stream = io.StringIO()
+    show(as_dict(planned("cycle=scratch", "cycle.branches=[50%,75%]")), None, stream)
+    lines = stream.getvalue().splitlines()
+    assert "100.0% and for 2 more endings 25.0% of a budget" in lines[0]
+    (line,) = [line for line in lines if "fork at step 600, ends at 75%" in line]
+    assert line.split()[-3:] == ["15.0%", "n/a", "1"]
+
+
 # The run
 
 
@@ -206,6 +217,7 @@ def test_the_ledger_charges_every_branch_once(whole: Path) -> None:
     assert sum(s["seconds"] for s in stages) == pytest.approx(summary["ledger"]["seconds"]["training"], rel=1e-6)
     last = toy.records(whole)[-1]
     assert (last["flops"], last["step"]) == (total["flops"], 28)
+    assert f"({total['share']:.1%} of the budget, branches included)" in tasks._outcome(summary, whole)
 
 
 def test_an_endings_seconds_are_those_up_to_the_fork_and_of_its_decay(whole: Path) -> None:
