@@ -24,7 +24,8 @@ def problems(config: Config, sources: bool = True) -> list[str]:
     Without `sources` the files that the data comes from need not be there.
     """
     settings = config.settings
-    return _parts(config, sources) + _numbers(settings) + _lengths(settings) + _cycle(settings.cycle)
+    found = _parts(config, sources) + _numbers(settings) + _lengths(settings)
+    return found + _cycle(settings.cycle) + _branches(settings)
 
 
 def _parts(config: Config, sources: bool) -> list[str]:
@@ -109,6 +110,16 @@ def _cycle(cycle: Cycle) -> list[str]:
     if not 0 <= cycle.noise < math.inf:
         found.append(mistake("cycle.noise", cycle.noise, "a finite number of at least 0", "0 means none"))
     return [line for line in found if line is not None] + _alphas(cycle) + _levels(cycle)
+
+
+def _branches(s: Settings) -> list[str]:
+    """Each point is a length; where it may lie is known once the cycle is planned."""
+    points = s.cycle.branches
+    found = [_length(f"cycle.branches.{i}", text, except_for=("rest",)) for i, text in enumerate(points)]
+    if points and s.optimizer.schedule.shape != "wsd":
+        remedy = "a branch leaves a stable rate: set it, or cycle.branches=[]"
+        found.append(mistake("optimizer.schedule.shape", s.optimizer.schedule.shape, "wsd", remedy))
+    return [line for line in found if line is not None]
 
 
 def _alphas(cycle: Cycle) -> list[str]:

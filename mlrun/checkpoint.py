@@ -3,6 +3,8 @@
 current/weights/<name>  current/exp_avg/<name> ...   the model in training and its optimizer
 kept/<level>/...                                     the models that wait for their decoalesced return
 metadata                                             progress as JSON, and the checksum of the tensors
+
+What a branch starts from is a file of its own, written once: fork-<step>, with <kind>/<name>.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from mlrun import storage
 from mlrun.errors import UserError
 
 LAST, BEFORE, BEST = "last.safetensors", "before.safetensors", "best.safetensors"
+FORK = "fork-{}.safetensors"
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
     stage_seconds: list[float] = field(default_factory=list)
     receipts: list[dict[str, Any]] = field(default_factory=list)
+    forks: dict[str, float] = field(default_factory=dict)  # training seconds up to each, by its step
 
 
 def save(folder: Path, progress: Progress, current: Snapshot, kept: Mapping[int, Snapshot]) -> None:
@@ -97,8 +101,8 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and metadata of one file of ours.
+def read(path: Path, remedy: str = "restore the file or remove it") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and metadata of one file of ours; `remedy` is what its loss leaves to do.
 
     Raises:
         UserError: the file is missing, truncated, or differs from its checksum.
@@ -108,9 +112,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); restore the file or remove it") from None
+        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from None
     if metadata.get("sha256") != checksum(tensors):
-        raise UserError(f"{path}: its bytes differ from its checksum; restore the file or remove it")
+        raise UserError(f"{path}: its bytes differ from its checksum; {remedy}")
     return tensors, metadata
 
 
@@ -145,6 +149,34 @@ def _unpack(
     current = snapshots.pop("current")
     kept = {int(key.removeprefix("kept/")): s for key, s in snapshots.items()}
     return Progress(**json.loads(metadata["progress"])), current, kept
+
+
+def save_fork(folder: Path, step: int, snapshot: Snapshot) -> None:
+    """Write the state after `step`, which a branch starts from, atomically."""
+    path = folder / FORK.format(step)
+    tensors = {f"{kind}/{name}": t for kind, named in snapshot.tensors.items() for name, t in named.items()}
+    os.replace(write(path, tensors, {"adam_steps": str(snapshot.adam_steps)}), path)
+
+
+def load_fork(folder: Path, step: int) -> Snapshot:
+    """Return the state that a branch starts from.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    remedy = "a branch starts from it: restore the file, or start a new folder with run=..."
+    tensors, metadata = read(folder / FORK.format(step), remedy)
+    found = Snapshot({}, int(metadata["adam_steps"]))
+    for path, tensor in tensors.items():
+        kind, name = path.split("/", 1)
+        found.tensors.setdefault(kind, {})[name] = tensor
+    return found
+
+
+def drop_forks(folder: Path) -> None:
+    """Remove what no branch will start from any more."""
+    for path in folder.glob(FORK.format("*")):
+        path.unlink()
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -56,6 +56,7 @@ class Cycle:
     lr_scale: list[float] = field(default_factory=list)
     optimizer_policy: str = "reset"
     lr_policy: str = "restart"
+    branches: list[str] = field(default_factory=list)
 
 
 @dataclass

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mlrun import check
+from mlrun import branches, check
 from mlrun.axes import Resize, Sizes, parameter_count
 from mlrun.coarsening.base import DEPTH
 from mlrun.config import Config, Cycle, Row
@@ -51,6 +51,9 @@ class Stage:
     `alpha` is the share of the decoalesced weights: 1 where no model was kept to blend with; None without a blend.
     `turns` are the FLOPs per sample of its steps, which come in turn (mostly there is one); `entry` is what the
     growing into the stage cost by itself.
+
+    A branch (`cycle.branches`) goes on from the state that the run had after step `fork`, with the samples that came
+    next there; `ending` is the share of the budget at which it ends. Both are None for the stages of the trunk.
     """
 
     index: int
@@ -63,6 +66,8 @@ class Stage:
     transfer: str | None = None
     alpha: float | None = None
     blend: bool = False
+    fork: int | None = None
+    ending: float | None = None
 
     @property
     def end(self) -> int:
@@ -73,6 +78,10 @@ class Stage:
     def step_flops(self) -> int:
         """FLOPs per sample of a step, the mean over the turns."""
         return sum(turn.total for turn in self.turns) // len(self.turns)
+
+    def cursor(self, step: int) -> int:
+        """Return how many batches lie before that of `step`: a branch reads what the trunk reads after the fork."""
+        return step if self.fork is None else self.fork + step - self.first
 
     def flops(self, steps: int, batch: int) -> Flops:
         """Return the FLOPs of entering the stage and taking `steps` steps."""
@@ -95,7 +104,10 @@ class Spent:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will run. `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1."""
+    """What will run: the cycle's stages (the trunk), then its branches.
+
+    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1.
+    """
 
     name: str
     batch: int
@@ -109,6 +121,21 @@ class Plan:
     def steps(self) -> int:
         """Steps of all stages together."""
         return self.stages[-1].end
+
+    @property
+    def trunk(self) -> tuple[Stage, ...]:
+        """The stages of the cycle, which lead to the final model."""
+        return tuple(stage for stage in self.stages if stage.fork is None)
+
+    @property
+    def forks(self) -> frozenset[int]:
+        """The steps of the trunk after which branches fork."""
+        return frozenset(stage.fork for stage in self.stages if stage.fork is not None)
+
+    def last(self, stage: Stage) -> Stage:
+        """Return the last stage of the run that `stage` belongs to: for a branch the trunk's, ended as the branch."""
+        trunk = self.trunk[-1]
+        return trunk if stage.fork is None else replace(trunk, steps=stage.fork + stage.steps - trunk.first)
 
     @property
     def budget_flops(self) -> int:
@@ -131,6 +158,14 @@ class Plan:
         samples = step * self.batch
         body, total = sum(f.body for f in done), sum(f.total for f in done)
         return Spent(step, samples, samples * self.tokens_per_sample, total, body)
+
+    def own(self, stage: Stage, step: int) -> Spent:
+        """Return what a run would have cost that ends at `step` of a branch: the trunk up to the fork, and the rest."""
+        assert stage.fork is not None
+        shared, trunk = self.spent(stage.fork, self.trunk[-1].index), self.spent(stage.first, stage.index - 1)
+        now = self.spent(step, stage.index)
+        names = Spent.__dataclass_fields__
+        return Spent(*(getattr(shared, f) + getattr(now, f) - getattr(trunk, f) for f in names))
 
     @property
     def total(self) -> Spent:
@@ -158,7 +193,7 @@ def make(config: Config, sources: bool = True) -> Plan:
     tokens = config.model.tokens(data.sequence)
     plan = Plan(settings.cycle.name, settings.batch, data.sequence, tokens, budget, levels, stages)
     _refuse_overspending(plan)
-    return plan
+    return replace(plan, stages=(*stages, *branches.stages(settings, plan)))
 
 
 def _levels(config: Config) -> tuple[Level, ...]:
@@ -371,6 +406,7 @@ def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:
         "flops": cost.flops,
         "flops_body": cost.flops_body,
         "share": cost.flops / plan.budget_flops,
+        **({} if stage.fork is None else {"fork": stage.fork, "branch": stage.ending}),
     }
 
 

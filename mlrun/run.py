@@ -139,34 +139,61 @@ class Run:
                 self._enter(job, stage)
         trainee = self._trainee(stage)
 
+        def took() -> None:
+            progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
+
         def evaluate(step: int) -> None:
             with self.clock.during("evaluation"):
-                self._evaluate(job, stage, trainee, step)
+                took()
+                (self._evaluate if stage.fork is None else self._evaluate_branch)(job, stage, trainee, step)
 
         def save(step: int) -> None:
             with self.clock.during("checkpoint"):
                 progress.step = step
-                progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
+                took()
                 self._save(_snapshot(trainee))
+
+        def fork(step: int) -> None:
+            with self.clock.during("checkpoint"):
+                self._fork(step, _snapshot(trainee))
 
         if not progress.entered:
             progress.entered = True
-            evaluate(progress.step)
+            if stage.fork is None:
+                evaluate(progress.step)
         rows = share(self.plan.batch, self.ranks)
-        batches = self.source.batches(progress.step * self.plan.batch, self.plan.batch, rows)
+        batches = self.source.batches(stage.cursor(progress.step) * self.plan.batch, self.plan.batch, rows)
         with self.clock.during("training"):
-            train_stage(job, stage, trainee, batches, progress.step, evaluate, save)
-        progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
+            train_stage(job, stage, trainee, batches, progress.step, evaluate, save, fork)
+        took()
+        self._leave_stage(job, stage, trainee)
+
+    def _leave_stage(self, job: Job, stage: Stage, trainee: Trainee) -> None:
+        """Log that a stage is done, and save where it led to."""
+        progress = self.progress
         self._write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
         self.current = _snapshot(trainee)
         if self.config.growth.teaches:
             self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
         with self.clock.during("checkpoint"):
+            # First: a checkpoint of the trunk's end says that its model is written.
+            if stage == self.plan.trunk[-1] and self.ranks.first:
+                save_model(self.folder / "model", self.config, self.current, self.source)
             self._save(self.current)
 
+    def _fork(self, step: int, current: Snapshot) -> None:
+        """Keep the state that a branch will start from once the trunk is done."""
+        self.progress.forks[str(step)] = self.clock.read()["training"]
+        if self.ranks.first:
+            checkpoint.save_fork(self.folder / "checkpoints", step, current)
+        self.ranks.wait()
+
     def _enter(self, job: Job, stage: Stage) -> None:
-        """Move `current` to the stage's level, and log the receipt."""
+        """Move `current` to the stage's level, and log the receipt; a branch starts from its fork as it was there."""
+        if stage.fork is not None:
+            self.current = checkpoint.load_fork(self.folder / "checkpoints", stage.fork)
+            return
         averaged = self.current.tensors.pop("ema", None)
         if stage.transfer is None:
             if not self.carry:
@@ -258,16 +285,7 @@ class Run:
 
     def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the held-out loss; at level 1 keep the best weights."""
-        settings = self.config.settings
-
-        def loss(net: Network) -> float:
-            return held_out_loss(net, self.source.validation(settings.eval.batch), settings.hardware, self.ranks)
-
-        values = {"loss": loss(trainee.net)}
-        if trainee.ema is not None:
-            averaged = build(trainee.net.model, None)
-            averaged.load_state_dict(trainee.ema)
-            values["ema_loss"] = loss(averaged.to(self.ranks.device))
+        values: dict[str, Any] = self._losses(trainee)
         if stage.transfer == "decoalesce":
             values |= self._copies(stage, trainee.net)
         self._write(record(job, stage, step, "val", **values))
@@ -278,6 +296,27 @@ class Run:
                 path = self.folder / "checkpoints" / checkpoint.BEST
                 meta = {"step": str(step), "val_loss": repr(values["loss"])}
                 checkpoint.save_weights(path, trainee.net.state_dict(), meta)
+
+    def _evaluate_branch(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
+        """Log the annealed held-out loss, and what a run would have cost that had this as its end."""
+        own = self.plan.own(stage, step)
+        values = {f"own_{name}": getattr(own, name) for name in ("step", "tokens", "flops", "flops_body")}
+        values["own_seconds"] = self.progress.forks[str(stage.fork)] + self.progress.stage_seconds[stage.index]
+        self._write(record(job, stage, step, "val", **self._losses(trainee), **values))
+
+    def _losses(self, trainee: Trainee) -> dict[str, float]:
+        """Return the held-out loss, and that of the averaged weights where there are any."""
+        settings = self.config.settings
+
+        def loss(net: Network) -> float:
+            return held_out_loss(net, self.source.validation(settings.eval.batch), settings.hardware, self.ranks)
+
+        values = {"loss": loss(trainee.net)}
+        if trainee.ema is not None:
+            averaged = build(trainee.net.model, None)
+            averaged.load_state_dict(trainee.ema)
+            values["ema_loss"] = loss(averaged.to(self.ranks.device))
+        return values
 
     def _copies(self, stage: Stage, net: Network) -> dict[str, Any]:
         """Return how alike the decoalesced copies still are, 1 for equal: the mean cosine, and that of each layer."""
@@ -314,19 +353,20 @@ class Run:
             _write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def _finish(self) -> dict[str, Any]:
-        """Write model/ and summary.json; the loss is that of the last evaluation."""
+        """Write summary.json; the loss is that of the trunk's last evaluation."""
         summary = self._summary()
         if self.ranks.first:
-            save_model(self.folder / "model", self.config, self.current, self.source)
             _write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
             self.log.finish(summary)
+            checkpoint.drop_forks(self.folder / "checkpoints")
         self.ranks.wait()
         return summary
 
     def _summary(self) -> dict[str, Any]:
         plan = as_dict(self.plan)
+        keys = ("stage", "level", "branch", "steps", "tokens", "flops", "flops_body")
         stages = [
-            {key: s[key] for key in ("stage", "level", "steps", "tokens", "flops", "flops_body")} | {"seconds": seconds}
+            {key: s[key] for key in keys if key in s} | {"seconds": seconds}
             for s, seconds in zip(plan["stages"], self.progress.stage_seconds, strict=True)
         ]
         return {
@@ -342,9 +382,9 @@ class Run:
 
     @property
     def last_val(self) -> float | None:
-        """The newest held-out loss in the log: it survives a restart between the last step and the summary."""
+        """The trunk's newest held-out loss in the log: it survives a restart between the last step and the summary."""
         with open(self.folder / "log.jsonl") as lines:
-            losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val"]
+            losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val" and "branch" not in r]
         return losses[-1] if losses else None
 
     def _skipped(self) -> int:

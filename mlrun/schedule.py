@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from mlrun.config import Optimizer, Schedule
-from mlrun.plan import Plan, Stage
 from mlrun.units import Rates, parse
+
+if TYPE_CHECKING:
+    from mlrun.plan import Plan, Stage
 
 
 def factor(schedule: Schedule, step: int, span: int, rates: Rates) -> float:
@@ -44,13 +47,35 @@ def rate(plan: Plan, optimizer: Optimizer, policy: str, stage: Stage, step: int)
     restart    every stage has a whole schedule of its own
     continue   one schedule runs through all stages
     rewarm     as `continue`, with the warm-up repeated at the start of every stage
+
+    A branch has the rate of the run that ends with it.
     """
-    first, span = (stage.first, stage.steps) if policy == "restart" else (0, plan.steps)
-    per_step = plan.batch * stage.step_flops
-    rates = Rates(plan.batch, plan.batch * plan.tokens_per_sample, per_step, span)
-    share = factor(optimizer.schedule, step - first, span, rates)
+    last = plan.last(stage)
+    if stage.fork is not None:
+        stage, step = last, stage.cursor(step)
+    first, span = _span(policy, stage, last)
+    share = factor(optimizer.schedule, step - first, span, _rates(plan, stage, span))
     if policy == "rewarm" and stage.first > 0:
-        own = Rates(rates.samples, rates.tokens, rates.flops, stage.steps)
-        warmup = steps(optimizer.schedule.warmup, own)
+        warmup = steps(optimizer.schedule.warmup, _rates(plan, stage, stage.steps))
         share *= min(1.0, (step - stage.first + 1) / max(warmup, 1))
     return optimizer.lr * stage.lr_scale * share
+
+
+def stable(plan: Plan, optimizer: Optimizer, policy: str, last: Stage) -> range:
+    """Return the steps between warm-up and decay in the last stage of a run; it may end before that of the plan."""
+    first, span = _span(policy, last, last)
+    rates = _rates(plan, last, span)
+    warm = first + steps(optimizer.schedule.warmup, rates)
+    decays = max(first + span - steps(optimizer.schedule.decay, rates), warm)
+    if policy == "rewarm" and last.first > 0:
+        warm = max(warm, last.first + steps(optimizer.schedule.warmup, _rates(plan, last, last.steps)))
+    return range(max(warm, last.first), decays)
+
+
+def _span(policy: str, stage: Stage, last: Stage) -> tuple[int, int]:
+    """Return the first step and the length of the schedule that a stage is in."""
+    return (stage.first, stage.steps) if policy == "restart" else (0, last.end)
+
+
+def _rates(plan: Plan, stage: Stage, whole: int) -> Rates:
+    return Rates(plan.batch, plan.batch * plan.tokens_per_sample, plan.batch * stage.step_flops, whole)

@@ -33,8 +33,12 @@ def show(plan: Mapping[str, Any], flops_per_second: float | None, stream: TextIO
 def headline(plan: Mapping[str, Any]) -> str:
     """Return the budget and what of it is spent, in a sentence."""
     budget, batch, tokens = plan["budget"], plan["batch"], plan["tokens_per_step"]
+    branches = [stage["share"] for stage in plan["stages"] if "branch" in stage]
+    spent = f"{plan['totals']['share'] - sum(branches):.1%}"
+    if branches:
+        spent += f" and for {len(branches)} more endings {sum(branches):.1%}"
     return (
-        f"{plan['name']}: {plan['totals']['share']:.1%} of a budget of {human(budget['tokens'])} tokens"
+        f"{plan['name']}: {spent} of a budget of {human(budget['tokens'])} tokens"
         f" = {human(budget['flops'])}FLOPs = {budget['steps']} steps at level 1"
         f" ({batch} samples, {tokens} tokens a step)"
     )
@@ -80,11 +84,18 @@ def _stage(stage: Mapping[str, Any], flops_per_second: float | None) -> list[str
     return [
         str(stage["stage"] + 1),
         str(stage["level"]),
-        stage["transfer"] or "",
+        _begins(stage),
         "" if stage["alpha"] is None else f"{stage['alpha']:g}",
         *_cost(stage, flops_per_second),
         f"{stage['lr_scale']:g}",
     ]
+
+
+def _begins(stage: Mapping[str, Any]) -> str:
+    """Return what a stage begins with: a transfer, or the trunk as it was where a branch forks."""
+    if "branch" in stage:
+        return f"fork at step {stage['fork']}, ends at {100 * stage['branch']:.4g}%"
+    return stage["transfer"] or ""
 
 
 def _cost(record: Mapping[str, Any], flops_per_second: float | None) -> list[str]:

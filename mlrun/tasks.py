@@ -136,9 +136,9 @@ def train(settings: DictConfig, folder: Path | None) -> None:
 def _outcome(summary: Mapping[str, Any], folder: Path) -> str:
     loss, ledger = summary["val_loss"], summary["ledger"]
     total, seconds = ledger["total"], round(ledger["seconds"]["training"])
-    spent = (
-        f"{human(total['flops'])}FLOPs ({total['share']:.1%} of the budget), {timedelta(seconds=seconds)} of training"
-    )
+    branches = ", branches included" if any("branch" in stage for stage in ledger["stages"]) else ""
+    share = f"{total['share']:.1%} of the budget{branches}"
+    spent = f"{human(total['flops'])}FLOPs ({share}), {timedelta(seconds=seconds)} of training"
     return f"held-out loss {'n/a' if loss is None else format(loss, '.4f')} | {spent} | {folder}"
 
 

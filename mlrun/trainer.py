@@ -64,13 +64,15 @@ def train(
     start: int,
     evaluate: Callable[[int], None],
     save: Callable[[int], None],
+    fork: Callable[[int], None],
 ) -> None:
     """Train one stage from step `start` of the run to its end.
 
     Args:
         batches: this process's rows of the global batches, the next one being that of step `start`.
-        evaluate: called with the number of steps done wherever the held-out set is due.
+        evaluate: called with the number of steps done wherever the held-out set is due; in a branch at its end.
         save: called with the number of steps done wherever a checkpoint is due.
+        fork: called with the number of steps done wherever a branch starts from, before any `save` there.
 
     Raises:
         Diverged: the loss or the gradient is not finite, and with `skip` in too many steps on end.
@@ -78,18 +80,18 @@ def train(
     """
     settings, ranks = job.settings, job.ranks
     forward = _prepare(trainee.net if trainee.lesson is None else trainee.lesson, settings.hardware, ranks)
-    tell = getattr(trainee.lesson, "at", None)
+    tell = getattr(trainee.lesson, "at", lambda step: None)
     parameters = list(trainee.net.parameters())
     evaluate_every = due(job.plan, stage, settings.eval.every)
     save_every = due(job.plan, stage, settings.checkpoint.every)
+    forks = job.plan.forks
     guard = Guard(settings.on_divergence, ranks.device)
     logged_at, logged_step = job.clock.read()["training"], start
     for step in range(start, stage.end):
         # The rate depends on the step alone, so a resumed run takes the same one.
         lr = schedule.rate(job.plan, settings.optimizer, settings.cycle.lr_policy, stage, step)
         set_rate(trainee.optimizer, lr)
-        if tell is not None:
-            tell(step)
+        tell(step)
 
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
         # has masks of its own, which a resumed run draws again.
@@ -119,8 +121,11 @@ def train(
             )
             logged_at, logged_step = seconds, done
 
-        if done % evaluate_every == 0 or done == stage.end:
+        if done == stage.end or (done % evaluate_every == 0 and stage.fork is None):
             evaluate(done)
+        if done in forks:
+            guard.check(done)
+            fork(done)
         asked = ranks.most(job.signals.asked)
         if asked != NOTHING or (done % save_every == 0 and done != stage.end):
             guard.check(done)
@@ -140,6 +145,7 @@ def due(plan: Plan, stage: Stage, every: str) -> int:
 def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[str, Any]:
     """Return one log record: where the run stands, all cumulative, and what is reported."""
     spent = job.plan.spent(step, stage.index)
+    branch = {} if stage.ending is None else {"branch": stage.ending}
     return {
         "kind": kind,
         "stage": stage.index,
@@ -149,6 +155,7 @@ def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[
         "flops": spent.flops,
         "flops_body": spent.flops_body,
         "seconds": job.clock.read()["training"],
+        **branch,
         **values,
     }
 

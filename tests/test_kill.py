@@ -26,7 +26,6 @@ import os, pathlib, signal, sys
 import torch, toy
 from dataclasses import replace
 from mlrun import checkpoint, operators, run, transfer
-from mlrun.config import Optimizer
 from mlrun.log.jsonl import Jsonl
 
 torch.set_num_threads(1)
@@ -78,11 +77,13 @@ POINTS = {
     "receipt": lambda at, before: around(transfer, "receipt", 1 + at % 2, before),
     "evaluation": lambda at, before: around(run, "held_out_loss", at, before),
     "model": lambda at, before: around(run, "save_model", 1, before),
+    "fork": lambda at, before: around(checkpoint, "save_fork", at, before),
+    "branch": lambda at, before: around(checkpoint, "load_fork", at, before),
 }
 
 def config():
     model = replace(toy.model(), dropout=0.1, attention_dropout=0.1, drop_path=0.1)
-    return toy.make(model=model, checkpoint=toy.Checkpoint(every="2 steps"), optimizer=Optimizer(lr=1e-2, ema=0.9))
+    return toy.make(model=model, checkpoint=toy.Checkpoint(every="2 steps"), **toy.BRANCHED)
 
 print("ready", flush=True)
 for line in sys.stdin:
@@ -142,7 +143,8 @@ def moments(draw: random.Random) -> Iterator[tuple[str, int, bool]]:
     """Yield where to kill, for ever: each kind of moment in turn, at a random count of it."""
     reach = {
         "step": 6, "torn checkpoint": 4, "rename": 8, "half a record": 9, "transfer": 2, "blend": 1,
-        "receipt": 2, "evaluation": 3, "model": 1,
+        "receipt": 2, "evaluation": 3, "model": 1, "fork": 2,
+        "branch": 2,
     }  # fmt: skip
     while True:
         names = list(reach)
@@ -184,7 +186,7 @@ def test_forty_kills_leave_no_trace(tmp_path: Path) -> None:
         run_number += 1
     lives.close()
     print(f"{killed} kills over {run_number} runs in {time.perf_counter() - began:.0f} s, in {sorted(kinds)}")
-    assert {"torn checkpoint", "rename", "half a record", "transfer", "step"} <= kinds
+    assert {"torn checkpoint", "rename", "half a record", "transfer", "step", "fork", "branch"} <= kinds
 
 
 def same_end(peace: Path, war: Path) -> None:
@@ -192,5 +194,6 @@ def same_end(peace: Path, war: Path) -> None:
     assert ledger(war) == ledger(peace)
     for name in ("model.safetensors", "ema.safetensors"):
         assert (war / "model" / name).read_bytes() == (peace / "model" / name).read_bytes()
+    assert not list((war / "checkpoints").glob("fork-*"))
     leftovers = [p.name for p in (war / "model").iterdir() if p.name.startswith(".")]
     assert len(leftovers) <= KILLS

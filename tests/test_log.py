@@ -112,6 +112,15 @@ def test_a_logger_that_cannot_start_leaves_the_old_log_whole(tmp_path: Path) -> 
     assert (tmp_path / "log.jsonl").read_text() == "{}\n"
 
 
+def test_a_branch_is_named_on_the_console_and_is_a_series_of_its_own() -> None:
+    at = record("val", 135, 2, 900.0, branch=0.5, loss=3.25, own_flops=500.0)
+    (line,) = shown([at])
+    assert line.startswith("stage 3/3 branch 50% |") and "val   3.2500" in line
+    found = row(at)
+    assert (found["val_branch50/loss"], found["val_branch50/own_flops"], found["step"]) == (3.25, 500.0, 135)
+    assert "val/loss" not in found and "branch" not in found
+
+
 def test_every_listener_gets_every_record_and_the_exit_code(tmp_path: Path) -> None:
     seen: list[Any] = []
 

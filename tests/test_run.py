@@ -253,12 +253,12 @@ def test_a_start_of_other_sizes_is_refused(tmp_path: Path) -> None:
 
 TWO_PROCESSES = """
 import sys, toy, pathlib
-toy.run(pathlib.Path(sys.argv[1]), toy.make())
+toy.run(pathlib.Path(sys.argv[1]), toy.make(**toy.BRANCHED))
 """
 
 
 def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
-    one = toy.run(tmp_path / "one", toy.make())["val_loss"]
+    one = toy.run(tmp_path / "one", toy.make(**toy.BRANCHED))["val_loss"]
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
     here = Path(__file__).parent
@@ -271,4 +271,7 @@ def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     two = json.loads((tmp_path / "two/summary.json").read_text())["val_loss"]
     assert two == pytest.approx(one, abs=1e-5)
-    assert len(toy.records(tmp_path / "two")) == len(toy.records(tmp_path / "one")), "one process writes the log"
+    logs = [toy.records(tmp_path / name) for name in ("one", "two")]
+    assert len(logs[0]) == len(logs[1]), "one process writes the log"
+    branches = [[r["loss"] for r in log if r["kind"] == "val" and "branch" in r] for log in logs]
+    assert branches[1] == pytest.approx(branches[0], abs=1e-5)

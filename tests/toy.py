@@ -23,6 +23,11 @@ from mlrun.run import train
 
 WORDS, SEQUENCE = 32, 16
 V_CYCLE = (Row(1, "20%"), Row(2, "40%"), Row(1, "50%"))
+# The V-cycle with two branches of three steps each, from steps 15 and 17 of 22.
+BRANCHED: dict[str, Any] = {
+    "cycle": Cycle(name="2level", stages=list(V_CYCLE), branches=["62%", "71%"]),
+    "optimizer": Optimizer(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="3 steps")),
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,7 @@ def run(folder: Path, config: Config) -> dict[str, Any]:
 
 def records(folder: Path) -> list[dict[str, Any]]:
     """Return the log without its timings, the only part that differs between equal runs."""
-    timings = ("seconds", "stage_seconds", "tokens_per_second")
+    timings = ("seconds", "own_seconds", "stage_seconds", "tokens_per_second")
     lines = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
     return [{key: value for key, value in line.items() if key not in timings} for line in lines]
 

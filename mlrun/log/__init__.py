@@ -2,6 +2,8 @@
 
 A record is a flat dict with `kind` (train | val | transfer | stage | eval), `stage` (from 0), `level`, and the
 cumulative `step`, `tokens`, `flops`, `flops_body`, `seconds` (training only), then what it reports.
+Records of a branch have `branch`, the share of the budget at which it ends; its `val` record has as `own_step`,
+`own_tokens`, ... what a run with this end would have spent, while the others go on counting all that was spent.
 No torch here: numbers are Python numbers.
 """
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 INTERVAL = 10.0  # seconds between two lines about training
-_POSITION = {"kind", "stage", "level", "step", "tokens", "flops", "flops_body", "seconds"}
+_POSITION = {"kind", "stage", "level", "step", "tokens", "flops", "flops_body", "seconds", "branch"}
 
 
 def console(plan: Mapping[str, Any], stream: TextIO) -> Lines | Bar:
@@ -94,8 +94,9 @@ def _progress(stream: TextIO) -> Progress:
 
 
 def place(record: Mapping[str, Any], pace: Pace) -> str:
-    """Return `stage 2/3 level 2`."""
-    return f"stage {record['stage'] + 1}/{pace.stages} level {record['level']}"
+    """Return `stage 2/3 level 2`, or `stage 3/3 branch 50%`."""
+    where = f"branch {100 * record['branch']:.4g}%" if "branch" in record else f"level {record['level']}"
+    return f"stage {record['stage'] + 1}/{pace.stages} {where}"
 
 
 def where(record: Mapping[str, Any], pace: Pace) -> str:

@@ -189,11 +189,15 @@ def row(record: Record) -> dict[str, Any]:
     """Return a record as W&B keys: positions as they are, the rest as `kind/name`.
 
     Held-out losses of coarser levels are series of their own: the last of one level and the first of the
-    next stand at the same step, where one name would keep only one of them.
+    next stand at the same step, where one name would keep only one of them. So is everything of a branch,
+    which is no part of the run's own curves: `val_branch50/loss` for the one that ends at half of the budget.
     """
     kind, level = record["kind"], record["level"]
     prefix = f"val_level{level}" if kind == "val" and level > 1 else kind
-    return {key if key in POSITION else f"{prefix}/{key}": value for key, value in record.items() if key != "kind"}
+    if "branch" in record:
+        prefix = f"{kind}_branch{100 * record['branch']:.4g}"
+    said = {key: value for key, value in record.items() if key not in ("kind", "branch")}
+    return {key if key in POSITION else f"{prefix}/{key}": value for key, value in said.items()}
 
 
 def _cell(value: Any) -> Any:

@@ -9,7 +9,10 @@ plan.json      budget; stages: [{stage, level, steps, tokens, flops, flops_body,
                A baseline is a run whose plan has one stage, at level 1.
                source (optional): {name, flops, flops_body, seconds}: what was spent outside of this run's log
                (a pretrained small model); it is charged, and `source_free` is given beside.
+               Stages with `branch` (the share of the budget at which it ends) and `fork` are no part of the trunk.
 log.jsonl      `val` records: stage, level, step, tokens, flops, flops_body, seconds, loss (null if not finite).
+               Those of a branch have `branch` and own_step, own_tokens, own_flops, ...: what a run with this end
+               would have spent. They are endings, and no points of the run's curve.
                `transfer` records: stage, level, operator, loss_before, loss_operator (before the interpolation;
                optional), loss_after, relative_logit_change, exact, tolerance, alpha.
                Other kinds only tell how far a running run has come.
@@ -58,8 +61,8 @@ class Report:
 def build(runs: Sequence[Path], out: Path) -> Report:
     """Compare all runs at or under the given paths (glob patterns too) and write tables and figures to `out`.
 
-    Writes report.md, savings.csv, report.json, and loss.png and loss.pdf (loss-2, ... for further groups of
-    runs that may not be compared with the first).
+    Writes report.md, savings.csv, report.json, endings.csv where runs have branches, and loss.png and loss.pdf
+    (loss-2, ... for further groups of runs that may not be compared with the first).
 
     Raises:
         UserError: a path is missing or holds no run, or a run folder cannot be read. Nothing is written then.
@@ -74,6 +77,9 @@ def build(runs: Sequence[Path], out: Path) -> Report:
         files.write(out, "savings.csv", files.savings_csv(groups)),
         *(path for paths in drawn.values() for path in paths),
     ]
+    annealed = files.endings_csv(groups)
+    if annealed is not None:
+        written.append(files.write(out, "endings.csv", annealed))
     written.append(files.write(out, "report.json", files.as_dict(groups, caveats, [*written, out / "report.json"])))
     return Report(groups, caveats, tuple(written))
 
@@ -91,10 +97,17 @@ def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:
 
 def render(report: Report) -> str:
     """Return the savings and their caveats for a terminal, in at most 110 columns."""
-    shown = [tables.savings(g).text() if g.rows else _wrapped(tables.baseline_line(g)) for g in report.groups]
+    shown = [text for group in report.groups for text in _shown(group)]
     lines = [textwrap.fill(note, tables.WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes]
     paths = [f"{path}" for path in report.files]
     return "\n".join([*shown, *lines, "", *paths]) + "\n"
+
+
+def _shown(group: Group) -> list[str]:
+    """Return the tables of one group."""
+    annealed = tables.endings(group)
+    first = tables.savings(group).text() if group.rows else _wrapped(tables.baseline_line(group))
+    return [first, *([annealed.text()] if annealed.rows else [])]
 
 
 def _wrapped(line: str) -> str:

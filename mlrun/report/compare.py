@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlrun.report import methods
+from mlrun.report import endings, methods
 from mlrun.report.curves import AXES, crossing, saving
+from mlrun.report.endings import Budget, Match
 from mlrun.report.read import Run
 from mlrun.report.stats import Spread, spread
 
@@ -22,6 +23,7 @@ class Pair:
     diverged). `cost` and `baseline_cost` are where each curve first stays at or below L*; `saved` is one minus their
     ratio, by measure; None is "not reached", or "not comparable" for seconds of different machines (`timed` is then
     False). `source_free` leaves out what the run's source cost; it is None where nothing was declared.
+    `endings` are the run's annealed losses beside the baseline's; none unless both have branches.
     """
 
     run: Run
@@ -33,6 +35,7 @@ class Pair:
     saved: Mapping[str, float | None]
     source_free: Mapping[str, float | None] | None
     timed: bool
+    endings: tuple[Match, ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ class Row:
     def loss(self) -> Spread:
         """Final loss over the seeds."""
         return spread([None if p.run.final is None else p.run.final.loss for p in self.pairs])
+
+    @property
+    def endings(self) -> tuple[Budget, ...]:
+        """The annealed losses over the seeds, the smallest budget first; empty without branches."""
+        return endings.by_budget([pair.endings for pair in self.pairs])
 
     @property
     def timed(self) -> bool:
@@ -116,7 +124,7 @@ def compare(runs: Sequence[Run]) -> list[Group]:
 def _group(number: int, runs: Sequence[Run]) -> Group:
     candidates = [run for run in runs if run.baseline and run.finished and run.final is not None]
     best: dict[int, Run] = {}
-    for run in sorted(candidates, key=_final_loss):
+    for run in sorted(candidates, key=lambda run: (_final_loss(run), -len(run.branches))):
         best.setdefault(run.seed, run)
     rates = tuple(sorted({run.lr for run in candidates}))
     return Group(number, tuple(runs), dict(sorted(best.items())), rates, _rows(number, runs, best))
@@ -155,8 +163,11 @@ def _family(number: int, method: str, runs: Sequence[Run], baselines: Mapping[in
 
 
 def once(runs: Sequence[Run]) -> list[Run]:
-    """Return one run per seed, by seed: the same settings run twice are no second seed. The last finished one stays."""
-    kept = {run.seed: run for run in sorted(runs, key=lambda run: (run.finished, run.folder))}
+    """Return one run per seed, by seed: the same settings run twice are no second seed.
+
+    Of finished ones that with most branches stays, then the last one.
+    """
+    kept = {run.seed: run for run in sorted(runs, key=lambda run: (run.finished, len(run.branches), run.folder))}
     return [kept[seed] for seed in sorted(kept)]
 
 
@@ -170,7 +181,8 @@ def pair(run: Run, baseline: Run) -> Pair:
     base = _costs(baseline, {axis: crossing(baseline.evaluations, target, axis) for axis in AXES})
     saved, free = ({m: _saved(c, base, m, timed) for m in MEASURES} for c in (cost, own))
     gap = None if run.final is None else run.final.loss - target
-    return Pair(run, baseline, target, gap, cost, base, saved, None if run.source is None else free, timed)
+    matched = endings.match(run.endings, baseline.endings, run.source, timed)
+    return Pair(run, baseline, target, gap, cost, base, saved, None if run.source is None else free, timed, matched)
 
 
 def _costs(run: Run, costs: Mapping[str, float | None]) -> dict[str, float | None]:

@@ -38,7 +38,7 @@ def crossing(points: Sequence[Point], target: float, axis: str) -> float | None:
     later one counts.
     """
     curve = target_level(points)
-    first = _first_staying(curve, target)
+    first = first_staying(curve, target)
     if first is None:
         return None
     here = curve[first]
@@ -49,8 +49,8 @@ def crossing(points: Sequence[Point], target: float, axis: str) -> float | None:
     return float(getattr(before, axis) + share * (getattr(here, axis) - getattr(before, axis)))
 
 
-def _first_staying(curve: Sequence[Point], target: float) -> int | None:
-    """Return the index after the last point above `target`; None if that is the end."""
+def first_staying(curve: Sequence[Point], target: float) -> int | None:
+    """Return the index after the last point above `target` (or not finite); None if that is the end."""
     for index in range(len(curve) - 1, -1, -1):
         if not curve[index].loss <= target:  # NaN too
             return index + 1 if index + 1 < len(curve) else None

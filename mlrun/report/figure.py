@@ -13,6 +13,7 @@ import numpy as np
 
 from mlrun.report.compare import Group, Row
 from mlrun.report.curves import Point, thin
+from mlrun.report.endings import Ending
 from mlrun.report.stats import spread
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ BASELINE = "#222222"
 # Okabe and Ito's palette, told apart by the colour-blind; their yellow is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5AA8")
 STROKES: dict[int, Any] = {1: "-", 2: (0, (4.0, 1.6)), 3: (0, (1.4, 1.2))}  # by level; coarser ones as level 3
+# An annealed ending: an open diamond, joined by fine dashes.
+ANNEALED: dict[str, Any] = {"ls": (0, (2.2, 1.4)), "lw": 1.0, "marker": "D", "ms": 4.4, "mfc": "white", "mew": 1.1,
+                            "zorder": 5}  # fmt: skip
 PANELS = ("flops", "seconds", "tokens")
 WIDTH, HEIGHT = 10.4, 3.6  # inches: two columns of a paper
 ARROWS = 3  # savings drawn in a panel; the table has them all
@@ -46,12 +50,19 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One method as drawn: its name, colour, and one list of evaluations per seed."""
+    """One method as drawn: its name, colour, and per seed its evaluations and, with branches, its annealed endings."""
 
     name: str
     colour: str
     seeds: tuple[list[Point], ...]
     row: Row | None
+    endings: tuple[tuple[Ending, ...], ...] = ()
+
+    def annealed(self) -> list[list[Point]]:
+        """Return, for each budget that all seeds have an ending at, those endings."""
+        every = [{ending.budget: ending.point for ending in seed} for seed in self.endings]
+        common = sorted(set.intersection(*(set(seed) for seed in every))) if every else []
+        return [[seed[budget] for seed in every] for budget in common]
 
     def same_grid(self) -> bool:
         """True if all seeds were evaluated at the same steps, so that they have a mean."""
@@ -102,16 +113,17 @@ def _curve(name: str, colour: str, runs: Any, row: Row | None) -> Curve:
     if runs and not any(run.finished for run in runs):
         label += f", {runs[0].status}"
     seeds = tuple(thin(run.evaluations) for run in runs if len(run.evaluations) > 0)
-    return Curve(label, colour, seeds, row)
+    return Curve(label, colour, seeds, row, tuple(run.endings for run in runs if run.endings))
 
 
 def limits(curves: Sequence[Curve], arrows: int) -> tuple[float, float]:
     """Return the y range: from room for the arrows below the lowest loss, up to where the first steep fall is over."""
     finite = [p for curve in curves for seed in curve.seeds for p in seed if math.isfinite(p.loss)]
-    low = min(p.loss for p in finite)
+    annealed = [p.loss for curve in curves for seeds in curve.annealed() for p in seeds if math.isfinite(p.loss)]
+    low = min([p.loss for p in finite] + annealed)
     total = max(p.flops for p in finite)
     late = [p.loss for p in finite if p.flops >= TRANSIENT * total and p.level == 1] or [p.loss for p in finite]
-    high = float(np.quantile(late, 0.97))
+    high = max([float(np.quantile(late, 0.97)), *annealed])
     size = max(high - low, 1e-6)
     return low - (0.05 + ARROW * arrows) * size, high + 0.06 * size
 
@@ -121,6 +133,7 @@ def _panel(panel: Axes, axis: str, curves: Sequence[Curve], group: Group, ylim: 
     scale, label = unit(axis, largest)
     for curve in reversed(curves):  # the baseline is drawn last: on top
         _lines(panel, curve, axis, scale)
+        _endings(panel, curve, axis, scale)
     panel.set_ylim(*ylim)
     panel.set_xlim(0, largest / scale * 1.02)
     panel.set_xlabel(label)
@@ -157,6 +170,14 @@ def _lines(panel: Axes, curve: Curve, axis: str, scale: float) -> None:
                 xs[part], (ys - spread_y)[part], (ys + spread_y)[part], color=curve.colour, alpha=0.18, linewidth=0
             )
     _line(panel, curve, curve.seeds[0], xs, ys, 1.0)
+
+
+def _endings(panel: Axes, curve: Curve, axis: str, scale: float) -> None:
+    """Mark the annealed losses, each a mean over the seeds, and join them."""
+    points = curve.annealed()
+    xs = [np.mean([getattr(p, axis) for p in seeds]) / scale for seeds in points]
+    ys = [np.mean([p.loss for p in seeds]) for seeds in points]
+    panel.plot(xs, ys, color=curve.colour, mec=curve.colour, **ANNEALED)
 
 
 def _line(panel: Axes, curve: Curve, points: Sequence[Point], xs: Any, ys: Any, weight: float) -> None:
@@ -262,6 +283,8 @@ def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
             Line2D([], [], color=grey, lw=0, marker="v", ms=4.2, label="coalesce"),
             Line2D([], [], color=grey, lw=0, marker="^", ms=4.2, label="decoalesce"),
         ]
+    if any(c.endings for c in curves):
+        handles.append(Line2D([], [], color=grey, mec=grey, label="annealed ending", **ANNEALED))
     inches = [0.5 + 0.066 * len(str(handle.get_label())) for handle in handles]
     columns = len(handles) if sum(inches) < WIDTH else max(1, int(WIDTH / max(inches)))
     figure.legend(

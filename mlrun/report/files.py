@@ -1,4 +1,4 @@
-"""The report's files: report.md, savings.csv, report.json."""
+"""The report's files: report.md, savings.csv, report.json, and endings.csv where runs have branches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 from mlrun.report import tables
 from mlrun.report.compare import MEASURES, Group, Pair, Row
-from mlrun.report.curves import speedup
+from mlrun.report.curves import AXES, speedup
+from mlrun.report.endings import BEYOND, NOT_REACHED, Budget
 from mlrun.report.read import Run
 from mlrun.report.stats import Spread
 
@@ -26,6 +27,8 @@ def markdown(groups: Sequence[Group], notes: Sequence[str], figures: Mapping[int
         if group.number in figures:
             name = figures[group.number].name
             parts.append(f"![Held-out loss of group {group.number} against FLOPs, time and tokens]({name})\n")
+        if (annealed := tables.endings(group)).rows:
+            parts.append(annealed.markdown())
     receipts = [table for group in groups if (table := tables.transfers(group)).rows]
     parts += ["# Notes\n", *(f"- {note}" for note in notes), ""]
     parts += ["# Transfers\n" if receipts else "", *(table.markdown() for table in receipts)]
@@ -36,8 +39,38 @@ def markdown(groups: Sequence[Group], notes: Sequence[str], figures: Mapping[int
 def savings_csv(groups: Sequence[Group]) -> str:
     """Return savings.csv: one line per method and learning rate; an empty cell is not reached or not known."""
     lines = [_line(group, row) for group in groups for row in tables.ordered(group)]
+    return _csv(lines, ["group", "method"])
+
+
+def endings_csv(groups: Sequence[Group]) -> str | None:
+    """Return endings.csv: one line per method, learning rate and budget; None if no run has branches."""
+    rows = [(group, row) for group in groups for row in tables.ordered(group)]
+    lines = [_ending_line(group, row, at) for group, row in rows for at in row.endings]
+    return _csv(lines, []) if lines else None
+
+
+def _ending_line(group: Group, row: Row, at: Budget) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "group": group.number,
+        "method": row.method,
+        "lr": row.lr,
+        "best": row.best,
+        "budget": at.budget,
+        "seeds": len(at.matches),
+    }
+    for name, found in (("baseline_loss", at.baseline_loss), ("loss", at.loss), ("gap", at.gap)):
+        line |= _columns(name, found)
+    for axis in AXES:
+        free = at.source_free(axis)
+        line |= _columns(f"saving_{axis}", at.saved(axis))
+        line[f"saving_{axis}_source_free"] = None if free is None else free.mean
+    return line | {"not_reached": at.why().get(NOT_REACHED, 0), "beyond_baseline": at.why().get(BEYOND, 0)}
+
+
+def _csv(lines: Sequence[Mapping[str, Any]], empty: Sequence[str]) -> str:
+    """Return lines of equal keys as CSV; without any, a header of the keys `empty`."""
     stream = io.StringIO()
-    header = list(lines[0]) if lines else ["group", "method"]
+    header = list(lines[0]) if lines else empty
     writer = csv.DictWriter(stream, header, lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
@@ -112,6 +145,20 @@ def _row(row: Row) -> dict[str, Any]:
         "gap": _spread(row.gap),
         "seeds": [_pair(pair) for pair in row.pairs],
         "unfinished": [str(run.folder) for run in row.waiting],
+        **({"matched_endings": [_budget(at) for at in row.endings]} if row.endings else {}),
+    }
+
+
+def _budget(at: Budget) -> dict[str, Any]:
+    free = {axis: at.source_free(axis) for axis in AXES}
+    return {
+        "budget": at.budget,
+        "baseline_loss": _spread(at.baseline_loss),
+        "loss": _spread(at.loss),
+        "gap": _spread(at.gap),
+        "saving": {axis: _spread(at.saved(axis)) for axis in AXES},
+        "source_free": {axis: _spread(found) for axis, found in free.items() if found is not None} or None,
+        "outside": at.why(),
     }
 
 
@@ -131,6 +178,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "saving_at_equal_loss": pair.saved,
         "source_free": pair.source_free,
         "timed": pair.timed,
+        **({"endings": [asdict(match) for match in pair.endings]} if pair.endings else {}),
     }
 
 
@@ -148,6 +196,7 @@ def _run(run: Run) -> dict[str, Any]:
         "ledger": None if run.summary is None else run.summary.get("ledger"),
         "source": run.source,
         "transfers": list(run.transfers),
+        **({"endings": [{"budget": e.budget} | e.point._asdict() for e in run.endings]} if run.endings else {}),
     }
 
 

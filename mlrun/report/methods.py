@@ -12,7 +12,8 @@ from mlrun.report.read import Run
 MATCHED = ("model", "data", "budget", "batch", "eval", "optimizer")
 # These say where, under which name and how fast a run ran, not what it computed.
 ASIDE = ("task", "run", "runs", "name", "seed", "log_every", "cache", "logger", "hardware", "checkpoint", "hydra")
-OWN = {"optimizer": "lr", "eval": "every"}  # keys of a matched section that may differ
+# Keys of a section that may differ: branches leave the trunk as it is.
+OWN = {"optimizer": "lr", "eval": "every", "cycle": "branches"}
 
 
 def matched(run: Run) -> dict[str, str]:

@@ -19,11 +19,21 @@ RULES = (
     "Speed-up s is the FLOPs saving as 1 - 1 / (1 + s). `of body` leaves the vocabulary head out of both costs.",
     "The loss gap is the final loss minus L*, in nats: below 0 is better than the baseline.",
 )
+ENDINGS = (
+    "Matched endings: each loss is fully annealed, by a decay of its own from the stable phase of the same run "
+    "(`cycle.branches`), and costs what a run would have cost that ended there: what came before the fork, and the "
+    "decay. The curves and L* know nothing of branches.",
+    "The baseline's annealed loss is taken as a straight line over the logarithm of the cost between two of its "
+    "endings. Saved is 1 - cost(ending) / cost at which the same seed's line first stays at or below the ending's "
+    "loss. Nothing is extrapolated: `not reached` is a loss above that of the baseline's cheapest ending, `beyond the "
+    "baseline` one that the baseline had not reached with its whole budget.",
+)
 
 
 def notes(groups: Sequence[Group]) -> list[str]:
     """Return the caveats of this report, then the rules that hold for every report."""
-    return [*(line for group in groups for line in _group(group, groups)), *RULES]
+    annealed = any(row.endings for group in groups for row in group.rows)
+    return [*(line for group in groups for line in _group(group, groups)), *RULES, *(ENDINGS if annealed else ())]
 
 
 def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
@@ -34,6 +44,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
             yield f"{label}: one seed; differences between runs of one seed may be chance."
         if not all(row.timed for row in group.rows):
             yield f"{label}: times are n/a where method and baseline ran on different machines or hardware settings."
+        yield from _unmatched(group, label)
         yield from _early(group, label)
         yield from _noisy(group, label)
     yield from _left_out(group, label)
@@ -50,6 +61,16 @@ def _tuning(group: Group, label: str) -> Iterator[str]:
         yield f"{label}: a method was tried at more learning rates than the baseline: this is not a matched comparison."
     if group.edge:
         yield f"{label}: the baseline's best rate is at the edge of its sweep; a better one may lie outside."
+
+
+def _unmatched(group: Group, label: str) -> Iterator[str]:
+    """Say whose endings stand alone: a baseline without branches has no price for them, and the other way round."""
+    for row in group.rows:
+        for pair in row.pairs:
+            if bool(pair.run.branches) != bool(pair.baseline.branches):
+                with_, without = sorted((pair.run, pair.baseline), key=lambda run: not run.branches)
+                remedy = f"{without.folder} has none: run it with the same cycle.branches"
+                yield f"{label}: the endings of {with_.folder} are matched with nothing; {remedy}."
 
 
 def _early(group: Group, label: str) -> Iterator[str]:

@@ -16,6 +16,7 @@ import yaml
 
 from mlrun.errors import UserError, mistake
 from mlrun.report.curves import AXES, Point, target_level
+from mlrun.report.endings import Ending
 
 FILES = ("config.yaml", "plan.json", "log.jsonl")
 # A log that has not grown for so long belongs to a run that was ended.
@@ -27,7 +28,7 @@ _TRAIN = (b'"kind": "train"', b'"kind":"train"')
 
 @dataclass(frozen=True)
 class Run:
-    """What one run folder says. `evaluations` are those of all levels; `last` is the newest record."""
+    """What one run folder says. `evaluations` are the trunk's, of all levels; `last` is the newest record."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -35,6 +36,7 @@ class Run:
     summary: Mapping[str, Any] | None
     status: str
     evaluations: tuple[Point, ...]
+    branches: tuple[Ending, ...]
     transfers: tuple[Mapping[str, Any], ...]
     last: Mapping[str, Any]
 
@@ -45,8 +47,13 @@ class Run:
 
     @property
     def baseline(self) -> bool:
-        """True if the whole run is one stage at level 1."""
-        return [stage["level"] for stage in self.plan["stages"]] == [1]
+        """True if the whole run is one stage at level 1; branches aside."""
+        return [stage["level"] for stage in self.trunk] == [1]
+
+    @property
+    def trunk(self) -> list[Mapping[str, Any]]:
+        """The plan's stages without its branches."""
+        return [stage for stage in self.plan["stages"] if "branch" not in stage]
 
     @property
     def seed(self) -> int:
@@ -63,6 +70,24 @@ class Run:
         """The last evaluation at level 1, if its loss is finite."""
         curve = target_level(self.evaluations)
         return curve[-1] if curve and math.isfinite(curve[-1].loss) else None
+
+    @property
+    def endings(self) -> tuple[Ending, ...]:
+        """The annealed losses in the order of their cost; none in a run without branches.
+
+        Branches run when the trunk is done, so its last evaluation is its end.
+        """
+        if not self.branches:
+            return ()
+        final = Ending(self._final_budget, target_level(self.evaluations)[-1])
+        return tuple(sorted((*self.branches, final), key=lambda ending: ending.point.flops))
+
+    @property
+    def _final_budget(self) -> float:
+        """The share of the budget that the trunk spends; what does not fill a step more is rounding."""
+        last, budget = self.trunk[-1], float(self.plan["budget"]["flops"])
+        left = budget - sum(stage["flops"] for stage in self.trunk)
+        return 1.0 if abs(left) <= last["flops"] / last["steps"] else 1 - left / budget
 
     @property
     def source(self) -> Mapping[str, float] | None:
@@ -139,7 +164,7 @@ def read(folder: Path) -> Run:
         summary = _summary(folder)
         status = _status(folder, summary)
         run = Run(folder, config, plan, summary, status, *_log(folder / "log.jsonl"))
-        _ = run.baseline, run.seed, run.lr, run.progress, run.overhead
+        _ = run.baseline, run.seed, run.lr, run.progress, run.overhead, run.endings
     except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())
         remedy = f"leave it out or restore it ({reason})"
@@ -162,9 +187,12 @@ def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:
     return "running" if quiet < RUNNING_SECONDS else "unfinished"
 
 
-def _log(path: Path) -> tuple[tuple[Point, ...], tuple[Mapping[str, Any], ...], Mapping[str, Any]]:
-    """Return (evaluations, transfers, newest record) of a log; a half-written last line is left out."""
-    points, transfers, newest = [], [], b"{}"
+Logged = tuple[tuple[Point, ...], tuple[Ending, ...], tuple[Mapping[str, Any], ...], Mapping[str, Any]]
+
+
+def _log(path: Path) -> Logged:
+    """Return (evaluations, branches, transfers, newest record) of a log; a half-written last line is left out."""
+    points, branches, transfers, newest = [], [], [], b"{}"
     with open(path, "rb") as lines:
         for line in lines:
             if not line.endswith(b"\n"):
@@ -173,14 +201,17 @@ def _log(path: Path) -> tuple[tuple[Point, ...], tuple[Mapping[str, Any], ...], 
             if line.find(_TRAIN[0], 0, 40) >= 0 or line.find(_TRAIN[1], 0, 40) >= 0:
                 continue  # most lines by far, and no table needs them
             record = json.loads(line)
-            if record["kind"] == "val":
+            if record["kind"] == "val" and "branch" in record:
+                branches.append(Ending(float(record["branch"]), _point(record, "own_")))
+            elif record["kind"] == "val":
                 points.append(_point(record))
             elif record["kind"] == "transfer":
                 transfers.append(record)
-    return tuple(points), tuple(transfers), json.loads(newest)
+    return tuple(points), tuple(branches), tuple(transfers), json.loads(newest)
 
 
-def _point(record: Mapping[str, Any]) -> Point:
+def _point(record: Mapping[str, Any], of: str = "") -> Point:
+    """Return an evaluation, placed by the costs whose names begin with `of`."""
     loss = math.nan if record["loss"] is None else float(record["loss"])
-    tokens, flops, body, seconds = (float(record[name]) for name in ("tokens", *AXES))
-    return Point(record["stage"], record["level"], record["step"], tokens, flops, body, seconds, loss)
+    tokens, flops, body, seconds = (float(record[of + name]) for name in ("tokens", *AXES))
+    return Point(record["stage"], record["level"], record[of + "step"], tokens, flops, body, seconds, loss)

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.report.compare import Group, Row
-from mlrun.report.curves import speedup
+from mlrun.report.curves import AXES, speedup
+from mlrun.report.endings import Budget
 from mlrun.report.read import Run
 from mlrun.report.stats import Spread
 
@@ -87,6 +88,50 @@ def _saving_rows(row: Row) -> list[tuple[str, ...]]:
     return rows
 
 
+def endings(group: Group) -> Table:
+    """Return the annealed losses of a group's best rows beside the baseline's at equal budgets, and what they saved."""
+    losses = ("baseline loss", "loss", "gap")
+    header = ("method", "budget", *losses, "FLOPs saved", "of body", "time saved")
+    rows = [cells for row in ordered(group) if row.best for at in row.endings for cells in _ending_rows(row, at)]
+    title = f"Matched endings of group {group.number}: annealed losses at equal budgets, and what each saved against "
+    return Table(title + "what the baseline would have paid for the same annealed loss.", header, tuple(rows), 1)
+
+
+def _ending_rows(row: Row, at: Budget) -> list[tuple[str, ...]]:
+    shown = [_matched(at, at.saved(axis), row.timed or axis != "seconds") for axis in AXES]
+    gap = "n/a" if at.gap.mean is None else _nats(at.gap).replace(" ", "\n", 1)
+    losses = (_level(at.baseline_loss), _level(at.loss), gap)
+    budget = f"{100 * at.budget:.3g}%"
+    if len(at.matches) < len(row.pairs):
+        budget += f"\n{len(at.matches)}/{len(row.pairs)} seeds"
+    rows = [(row.method, budget, *losses, *shown)]
+    free = [at.source_free(axis) for axis in AXES]
+    if all(f is not None for f in free):
+        comparable = [row.timed or axis != "seconds" for axis in AXES]
+        cells = [_matched(at, f, c) for f, c in zip(free, comparable, strict=True) if f is not None]
+        rows.append(("  source free", "", "", "", "", *cells))
+    return rows
+
+
+def _matched(at: Budget, found: Spread, comparable: bool) -> str:
+    """Return a saving at matched endings in words; where some seeds have none, how many and why."""
+    if not comparable or found.mean is not None:
+        return saved(found, comparable).replace(" ± ", "\n± ")
+    why = at.why()
+    if len(why) == 1 and found.reached == 0:
+        return next(iter(why))
+    known = [_percent(value) for value in found.values if value is not None]
+    lines = [f"{reason} {count}/{found.count}" for reason, count in why.items()]
+    return "\n".join([*lines, *([f"({', '.join(known)})"] if known else [])])
+
+
+def _level(found: Spread) -> str:
+    """Return a loss over the seeds."""
+    if found.mean is None:
+        return "n/a"
+    return _loss(found.mean) if found.sd is None else f"{found.mean:.4f}\n± {found.sd:.4f}"
+
+
 def _seeds(row: Row) -> str:
     return f"{len(row.pairs)}" + (f" (+{len(row.waiting)} unfinished)" if row.waiting else "")
 
@@ -159,6 +204,8 @@ def runs(found: Sequence[Run]) -> Table:
     header = ("run", "cycle", "seed", "rate", "status", "val loss", "FLOPs", "tokens", "seconds", "all seconds")
     rows = tuple(_run_row(run, name) for run, name in zip(found, names(found), strict=True))
     title = "Runs (seconds are of training; all seconds also of start-up, transfers, evaluation, ...)"
+    if any(run.branches for run in found):
+        title = title.replace(")", "; costs are with all branches)")
     return Table(title, header, rows, 2)
 
 
@@ -224,4 +271,4 @@ def _loss(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
 
 
-__all__ = ["Table", "baseline_line", "names", "ordered", "runs", "saved", "savings", "transfers", "tuning"]
+__all__ = ["Table", "baseline_line", "endings", "names", "ordered", "runs", "saved", "savings", "transfers", "tuning"]

@@ -1,0 +1,145 @@
+"""Matched endings: annealed losses at several budgets, and what the baseline would have paid for the same loss.
+
+An ending is where a run was annealed: its final evaluation, and the end of each of its branches (`cycle.branches`),
+at the cost of a run that had ended there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from mlrun.report.curves import AXES, Point, first_staying, saving
+from mlrun.report.stats import Spread, spread
+
+# Why an ending has no saving: the baseline's cheapest ending is better already, or its dearest one is not as good.
+NOT_REACHED, BEYOND, DIVERGED = "not reached", "beyond the baseline", "diverged"
+
+
+class Ending(NamedTuple):
+    """An annealed loss; `budget` is the share of the budget that it was meant for, `point` has its own cost."""
+
+    budget: float
+    point: Point
+
+
+@dataclass(frozen=True)
+class Match:
+    """One ending of a method's run beside the endings of its baseline.
+
+    `baseline_loss` is that of the baseline's ending at the same budget and `gap` the loss minus it, in nats (None if
+    there is none). `price` is what the baseline would have paid for this loss, by axis, and `saved` one minus the
+    ratio of `cost` to it; None where `why` says so, and for seconds that may not be compared. `source_free` leaves
+    out what the run's source cost; it is None where nothing was declared.
+    """
+
+    budget: float
+    loss: float | None
+    baseline_loss: float | None
+    gap: float | None
+    why: str | None
+    cost: Mapping[str, float]
+    price: Mapping[str, float | None]
+    saved: Mapping[str, float | None]
+    source_free: Mapping[str, float | None] | None
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What the paired seeds of one method say at one budget."""
+
+    budget: float
+    matches: tuple[Match, ...]
+
+    @property
+    def loss(self) -> Spread:
+        """The method's annealed loss."""
+        return spread([match.loss for match in self.matches])
+
+    @property
+    def baseline_loss(self) -> Spread:
+        """The baseline's annealed loss at this budget."""
+        return spread([match.baseline_loss for match in self.matches])
+
+    @property
+    def gap(self) -> Spread:
+        """Loss minus the baseline's, seed by seed."""
+        return spread([match.gap for match in self.matches])
+
+    def saved(self, axis: str) -> Spread:
+        """Return the saving at matched endings on one axis."""
+        return spread([match.saved[axis] for match in self.matches])
+
+    def source_free(self, axis: str) -> Spread | None:
+        """Return the saving without the source's cost; None where no source was declared."""
+        free = [match.source_free for match in self.matches]
+        return None if any(f is None for f in free) else spread([f[axis] for f in free if f is not None])
+
+    def why(self) -> dict[str, int]:
+        """Return how many seeds have no saving, by the reason."""
+        reasons = [match.why for match in self.matches if match.why is not None]
+        return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
+
+
+def outside(baseline: Sequence[Ending], loss: float) -> str | None:
+    """Return why no cost of the baseline belongs to an annealed loss; None if one does."""
+    if not math.isfinite(loss):
+        return DIVERGED
+    first = first_staying([ending.point for ending in baseline], loss)
+    if first is None:
+        return BEYOND
+    return NOT_REACHED if first == 0 and baseline[0].point.loss < loss else None
+
+
+def price(baseline: Sequence[Ending], loss: float, axis: str) -> float | None:
+    """Return what the baseline would have paid for an annealed loss; None outside of what its endings span.
+
+    Its loss is taken as a straight line over the logarithm of the cost between two endings, and the cost is where
+    that line first stays at or below `loss`. The endings come in the order of their cost.
+    """
+    if outside(baseline, loss) is not None:
+        return None
+    points = [ending.point for ending in baseline]
+    first = first_staying(points, loss)
+    assert first is not None
+    here = float(getattr(points[first], axis))
+    if first == 0 or not math.isfinite(points[first - 1].loss):
+        return here
+    above, before = points[first - 1].loss, float(getattr(points[first - 1], axis))
+    share = (above - loss) / (above - points[first].loss)
+    return before * (here / before) ** share
+
+
+def match(
+    endings: Sequence[Ending], baseline: Sequence[Ending], source: Mapping[str, float] | None, timed: bool
+) -> tuple[Match, ...]:
+    """Return each ending of a run beside those of its baseline; none if either has only its final one."""
+    if not endings or not baseline:
+        return ()
+    return tuple(_match(ending, baseline, source, timed) for ending in endings)
+
+
+def _match(ending: Ending, baseline: Sequence[Ending], source: Mapping[str, float] | None, timed: bool) -> Match:
+    loss = ending.point.loss
+    beside = next((_finite(other.point.loss) for other in baseline if other.budget == ending.budget), None)
+    own = {axis: float(getattr(ending.point, axis)) for axis in AXES}
+    cost = {axis: own[axis] + (0.0 if source is None else source[axis]) for axis in AXES}
+    axes = [axis for axis in AXES if timed or axis != "seconds"]
+    prices: dict[str, float | None] = dict.fromkeys(AXES) | {axis: price(baseline, loss, axis) for axis in axes}
+    saved, free = ({axis: saving(paid[axis], prices[axis]) for axis in AXES} for paid in (cost, own))
+    gap = None if beside is None or not math.isfinite(loss) else loss - beside
+    why = outside(baseline, loss)
+    found = _finite(loss)
+    return Match(ending.budget, found, beside, gap, why, cost, prices, saved, None if source is None else free)
+
+
+def _finite(loss: float) -> float | None:
+    return loss if math.isfinite(loss) else None
+
+
+def by_budget(runs: Sequence[Sequence[Match]]) -> tuple[Budget, ...]:
+    """Return the matches of several seeds, the smallest budget first."""
+    budgets = sorted({match.budget for run in runs for match in run})
+    return tuple(Budget(b, tuple(m for run in runs for m in run if m.budget == b)) for b in budgets)

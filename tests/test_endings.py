@@ -1,0 +1,280 @@
+"""Matched endings in the report: what the baseline would have paid for an annealed loss, and who says so where."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fake_runs as fake
+import pytest
+
+from mlrun import report
+from mlrun.report import figure
+from mlrun.report.compare import compare
+from mlrun.report.curves import Point
+from mlrun.report.endings import BEYOND, DIVERGED, NOT_REACHED, Ending, outside, price
+from mlrun.report.notes import ENDINGS, notes
+from mlrun.report.read import find, read, read_all
+
+BUDGET = sum(steps * fake.FLOPS[level] for level, steps in fake.SCRATCH)
+# As dear as the baseline: 100 steps at level 1 cost what the 444 coarse ones do.
+GROW = ((2, 400), (1, 910))
+
+
+def ending(budget: float, loss: float, flops: float | None = None) -> Ending:
+    """Return an ending whose costs differ by axis."""
+    cost = 100 * budget if flops is None else flops
+    return Ending(budget, Point(1, 1, 1, cost, cost, cost / 2, cost / 10, loss))
+
+
+def branched(
+    folder: Path,
+    name: str,
+    losses: Sequence[float | None],
+    stages: Any = fake.SCRATCH,
+    budgets: Sequence[float] = (0.25, 0.5),
+    source: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Path:
+    """Write a run whose endings at the budgets and at the end have these losses; its curve falls evenly to the last."""
+    plan = fake.plan(stages, source) | {"budget": {"flops": BUDGET}}
+    trunk, last = dict(plan["totals"]), losses[-1]
+    assert last is not None
+    log = []
+    for i in range(5):
+        at = {key: i / 4 * trunk[key] for key in ("tokens", "flops", "flops_body")}
+        place = {"stage": len(stages) - 1, "level": 1, "step": round(i / 4 * trunk["steps"])}
+        log.append({"kind": "val", **place, **at, "seconds": 25.0 * i, "loss": last + (4 - i)})
+    for budget, loss in zip(budgets, losses[:-1], strict=True):
+        decay = {"steps": 50, "tokens": 50 * fake.TOKENS, "flops": 50 * fake.FLOPS[1], "flops_body": 35 * fake.FLOPS[1]}
+        plan["stages"].append({"stage": len(plan["stages"]), "level": 1, "fork": 1, "branch": budget, **decay})
+        plan["totals"] = {key: plan["totals"][key] + decay[key] for key in decay}
+        spent = {key: plan["totals"][key] for key in ("tokens", "flops", "flops_body")}
+        own = {f"own_{key}": budget * trunk[key] for key in ("tokens", "flops", "flops_body")}
+        place = {"stage": len(plan["stages"]) - 1, "level": 1, "step": plan["totals"]["steps"]}
+        log.append({"kind": "val", **place, **spent, "seconds": 150.0, "branch": budget, "loss": loss,
+                    "own_step": round(budget * trunk["steps"]), "own_seconds": 100 * budget, **own})  # fmt: skip
+    return fake.write(folder, fake.config(name, **changes), plan, log)
+
+
+def rows(folder: Path) -> Any:
+    ((row,),) = [group.rows for group in compare(read_all(find([folder])))]
+    return row
+
+
+# The price of a loss
+
+
+BASELINE = [ending(0.25, 4.0), ending(0.5, 3.5), ending(1.0, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "flops"), [(4.0, 25.0), (3.5, 50.0), (3.0, 100.0), (3.75, 25 * 2**0.5), (3.1, 50 * 2**0.8)]
+)
+def test_a_price_lies_on_a_line_over_the_logarithm_of_the_cost(loss: float, flops: float) -> None:
+    assert price(BASELINE, loss, "flops") == pytest.approx(flops)
+    assert price(BASELINE, loss, "seconds") == pytest.approx(flops / 10)
+    assert outside(BASELINE, loss) is None
+
+
+@pytest.mark.parametrize(("loss", "why"), [(4.01, NOT_REACHED), (2.99, BEYOND), (math.nan, DIVERGED)])
+def test_nothing_is_extrapolated(loss: float, why: str) -> None:
+    assert (price(BASELINE, loss, "flops"), outside(BASELINE, loss)) == (None, why)
+
+
+def test_a_baseline_that_gets_worse_pays_where_it_stays_good() -> None:
+    uneven = [ending(0.25, 3.4), ending(0.5, 3.6), ending(1.0, 3.0)]
+    assert price(uneven, 3.5, "flops") == pytest.approx(50 * 2 ** (1 / 6))
+    assert outside([ending(0.5, 3.0), ending(1.0, 3.2)], 3.1) == BEYOND
+    assert price([ending(0.25, math.nan), ending(0.5, 3.6)], 3.7, "flops") == 50, "no line from a run that diverged"
+
+
+# Who is matched with whom
+
+
+def test_endings_are_compared_at_their_budget_and_by_what_the_baseline_would_have_paid(tmp_path: Path) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    branched(tmp_path / "b", "grow", [4.5, 3.25, 2.9], GROW)
+    worse, better, best = rows(tmp_path).endings
+    assert [at.budget for at in (worse, better, best)] == [0.25, 0.5, 1.0]
+    assert [at.gap.mean for at in (worse, better, best)] == pytest.approx([0.5, -0.25, -0.1])
+    assert (better.baseline_loss.mean, better.loss.mean) == (3.5, 3.25)
+    cost = 0.5 * fake.plan(GROW)["totals"]["flops"]
+    assert better.saved("flops").mean == pytest.approx(1 - cost / (0.5 * 2**0.5 * BUDGET))
+    assert better.saved("seconds").mean == pytest.approx(1 - 50 / (50 * 2**0.5))
+    assert [at.saved("flops").values for at in (worse, best)] == [(None,), (None,)]
+    assert [at.why() for at in (worse, better, best)] == [{NOT_REACHED: 1}, {}, {BEYOND: 1}]
+
+
+def test_a_source_is_charged_at_every_ending(tmp_path: Path) -> None:
+    source = {"name": "small", "flops": 0.1 * BUDGET, "flops_body": 0.1 * BUDGET, "seconds": 10.0}
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    branched(tmp_path / "b", "ligo", [3.8, 3.5, 3.0], ((2, 0), (1, 1000)), source=source)
+    row = rows(tmp_path)
+    half, whole = row.endings[1:]
+    assert (half.saved("flops").mean, half.source_free("flops").mean) == pytest.approx((1 - 0.6 / 0.5, 0.0))
+    assert (whole.saved("seconds").mean, whole.source_free("seconds").mean) == pytest.approx((1 - 110 / 100, 0.0))
+    assert "source free" in report.render(made(tmp_path))
+
+
+def made(folder: Path) -> report.Report:
+    """Return the report of a folder without writing it."""
+    groups = tuple(compare(read_all(find([folder]))))
+    return report.Report(groups, tuple(notes(groups)), ())
+
+
+def test_seeds_are_paired_and_one_that_has_no_price_is_not_averaged_away(tmp_path: Path) -> None:
+    for seed, shift in enumerate((0.0, 0.1, 0.2)):
+        branched(tmp_path / f"a{seed}", "scratch", [4.0 + shift, 3.5 + shift, 3.0 + shift], seed=seed)
+        better = [3.75 + shift, 3.25 + shift, 3.05 if seed else 3.0]
+        branched(tmp_path / f"b{seed}", "grow", better, ((2, 0), (1, 1000)), seed=seed)
+    quarter, half, whole = rows(tmp_path).endings
+    assert quarter.saved("flops").values == pytest.approx([1 - 2**-0.5] * 3)
+    assert (half.saved("flops").sd, half.gap.sd) == pytest.approx((0.0, 0.0), abs=1e-12)
+    assert half.loss.sd == pytest.approx(0.1)
+    assert half.saved("flops").low == pytest.approx(1 - 2**-0.5)
+    assert (whole.saved("flops").mean, whole.saved("flops").reached, whole.why()) == (None, 1, {BEYOND: 2})
+    text = " ".join(report.render(made(tmp_path)).split())
+    assert "29.3%" in text and "(" in text and "2/3" in text
+
+
+def test_a_rate_and_a_budget_without_a_partner_are_matched_by_price_alone(tmp_path: Path) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    branched(tmp_path / "b", "grow", [3.75, 3.2], ((2, 0), (1, 700)), budgets=(0.3,))
+    odd, end = rows(tmp_path).endings
+    assert (odd.budget, odd.gap.mean, odd.baseline_loss.mean) == (0.3, None, None)
+    assert odd.saved("flops").mean == pytest.approx(1 - 0.3 * 0.7 / (0.25 * 2**0.5))
+    assert (end.budget, end.gap.mean) == (pytest.approx(0.7), None), "this cycle ends before the budget does"
+    assert "diverged" not in report.render(made(tmp_path))
+
+
+def test_a_budget_that_some_seeds_lack_says_how_many_have_it(tmp_path: Path) -> None:
+    for seed, budgets in enumerate(((0.25, 0.5), (0.5,))):
+        losses = [4.0, 3.5, 3.0][-1 - len(budgets) :]
+        branched(tmp_path / f"a{seed}", "scratch", losses, budgets=budgets, seed=seed)
+        branched(tmp_path / f"b{seed}", "grow", losses, ((2, 0), (1, 1000)), budgets=budgets, seed=seed)
+    assert [len(at.matches) for at in rows(tmp_path).endings] == [1, 2, 2]
+    assert report.render(made(tmp_path)).count("1/2 seeds") == 1
+
+
+def test_an_ending_that_diverged_says_so(tmp_path: Path) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    branched(tmp_path / "b", "grow", [None, 3.2, 3.1], ((2, 0), (1, 1000)))
+    first = rows(tmp_path).endings[0]
+    assert (first.loss.mean, first.gap.mean, first.why()) == (None, None, {DIVERGED: 1})
+
+
+def test_seconds_of_different_machines_have_no_price(tmp_path: Path) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0], hardware={"device": "cuda"})
+    branched(tmp_path / "b", "grow", [3.75, 3.2, 3.1], ((2, 0), (1, 1000)))
+    first = rows(tmp_path).endings[0]
+    assert (first.saved("seconds").mean, first.saved("flops").mean is None) == (None, False)
+    assert "n/a" in report.render(made(tmp_path))
+
+
+# Branches are no part of the curve
+
+
+def test_curves_crossings_and_methods_know_nothing_of_branches(tmp_path: Path) -> None:
+    for name, budgets in (("with", (0.25, 0.5)), ("without", ())):
+        branched(tmp_path / name / "a", "scratch", [2.0, 1.5, 3.0][-1 - len(budgets) :], budgets=budgets)
+        branched(tmp_path / name / "b", "grow", [2.0, 1.5, 2.9][-1 - len(budgets) :], GROW, budgets=budgets)
+    with_, without = (rows(tmp_path / name) for name in ("with", "without"))
+    assert with_.pairs[0].saved == without.pairs[0].saved
+    assert with_.pairs[0].run.evaluations == without.pairs[0].run.evaluations
+    assert with_.pairs[0].baseline.baseline and (with_.gap, with_.loss) == (without.gap, without.loss)
+
+
+def test_a_method_with_and_without_branches_is_one(tmp_path: Path) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    branched(tmp_path / "a-again", "scratch", [3.0], budgets=())
+    for name, branches in (("b", ["25%", "50%"]), ("c", [])):
+        cycle = {"name": "grow", "branches": branches}
+        losses = [3.9, 3.3, 2.9][-1 - len(branches) :]
+        branched(tmp_path / name, "grow", losses, GROW, budgets=(0.25, 0.5)[: len(branches)], cycle=cycle)
+    row = rows(tmp_path)
+    assert (row.method, [p.run.folder.name for p in row.pairs], len(row.endings)) == ("grow", ["b"], 3)
+    assert row.pairs[0].baseline.folder.name == "a", "of two equal baselines that with endings"
+
+
+def test_endings_without_a_partner_are_told(tmp_path: Path) -> None:
+    branched(tmp_path / "a", "scratch", [3.0], budgets=())
+    branched(tmp_path / "b", "grow", [3.9, 3.3, 2.9], GROW)
+    found = made(tmp_path)
+    (note,) = [note for note in found.notes if "matched with nothing" in note]
+    assert f"{tmp_path / 'a'} has none" in note
+    assert not rows(tmp_path).endings and not set(ENDINGS) & set(found.notes)
+
+
+# What is written
+
+
+def test_without_branches_no_report_says_a_word_of_them(tmp_path: Path) -> None:
+    branched(tmp_path / "runs/a", "scratch", [3.0], budgets=())
+    branched(tmp_path / "runs/b", "grow", [2.9], GROW, budgets=())
+    built = report.build([tmp_path / "runs"], tmp_path / "out")
+    assert {path.name for path in built.files} == {"report.md", "savings.csv", "report.json", "loss.png", "loss.pdf"}
+    text = "".join((tmp_path / "out" / name).read_text() for name in ("report.md", "savings.csv", "report.json"))
+    assert "endings" not in text.lower() and "annealed" not in text + report.render(built)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
+    folder = tmp_path_factory.mktemp("endings")
+    for seed, shift in enumerate((0.0, 0.02, 0.05)):
+        branched(folder / f"runs/a{seed}", "scratch", [4.0 + shift, 3.5 - shift, 3.0], seed=seed)
+        branched(folder / f"runs/b{seed}", "a_long_methods_name", [3.7 + shift, 3.2, 2.9], GROW, seed=seed)
+    return report.build([folder / "runs"], folder / "out")
+
+
+def test_all_files_have_the_endings_and_agree(built: report.Report) -> None:
+    out = built.files[0].parent
+    (group,) = json.loads((out / "report.json").read_text())["groups"]
+    quarter = group["methods"][0]["matched_endings"][0]
+    lines = list(csv.DictReader((out / "endings.csv").open()))
+    assert [float(line["budget"]) for line in lines] == [0.25, 0.5, 1.0]
+    assert float(lines[0]["saving_flops"]) == quarter["saving"]["flops"]["mean"]
+    assert (lines[2]["saving_flops"], lines[2]["beyond_baseline"], lines[0]["beyond_baseline"]) == ("", "3", "0")
+    text, mean = (out / "report.md").read_text(), 100 * quarter["saving"]["flops"]["mean"]
+    assert "| a_long_methods_name | 25% | 4.0233<br>± 0.0252 | 3.7233<br>± 0.0252 | \N{MINUS SIGN}0.3000<br>" in text
+    assert f"| {mean:.1f}%<br>± " in text and f"| {BEYOND} |" in text
+    assert all(f"- {rule}" in text for rule in ENDINGS)
+    assert len(group["runs"][0]["endings"]) == 3
+
+
+def test_the_terminal_has_the_endings_in_110_columns(built: report.Report) -> None:
+    lines = report.render(built).splitlines()
+    assert max(len(line) for line in lines if not line.startswith("/")) <= 110
+    (line,) = [line for line in lines if line.startswith(" a_long_method") and "25%" in line]
+    assert "4.0233" in line and "3.7233" in line
+
+
+def test_the_figure_joins_the_means_of_the_endings(built: report.Report) -> None:
+    (group,) = built.groups
+    curves = figure.chosen(group)
+    assert [len(points) for curve in curves for points in curve.annealed()] == [3] * 6
+    high = figure.limits(curves, 0)[1]
+    assert high > 4.05, "no ending is cut off"
+    drawn: list[Any] = []
+
+    class Panel:
+        def plot(self, xs: Any, ys: Any, **style: Any) -> None:
+            drawn.append((list(xs), list(ys), style["ls"]))
+
+    figure._endings(Panel(), curves[0], "flops", 1.0)  # type: ignore[arg-type]
+    ((xs, ys, stroke),) = drawn
+    assert xs == pytest.approx([0.25 * BUDGET, 0.5 * BUDGET, BUDGET])
+    assert ys == pytest.approx([4.0 + 0.07 / 3, 3.5 - 0.07 / 3, 3.0]) and stroke != "-"
+
+
+def test_seeds_share_the_budgets_that_are_drawn(tmp_path: Path) -> None:
+    runs = [
+        read(branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])),
+        read(branched(tmp_path / "b", "scratch", [3.5, 3.0], budgets=(0.5,), seed=1)),
+    ]
+    curve = figure.Curve("scratch", "k", (), None, tuple(run.endings for run in runs))
+    assert [[p.flops / BUDGET for p in points] for points in curve.annealed()] == [[0.5, 0.5], [1.0, 1.0]]
