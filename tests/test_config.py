@@ -27,10 +27,14 @@ def choices(group: str, *early: str) -> list[str]:
     return [f"{group}={name}" for name in sorted(names, key=lambda name: name not in early)]
 
 
-# What a file may need beside it: a model its kind of data and an end without levels (deit_tiny has three heads), data
-# its kind of model, a coarsening that saves little a shorter end.
+# What a file may need beside it: a model its kind and length of data and an end without levels (deit_tiny has three
+# heads), data its kind of model, a coarsening that saves little a shorter end.
 PARTNERS = {
-    "model": [[data, *more] for more in ([], ["cycle=scratch"]) for data in choices("data", "sotu", "imagenet")],
+    "model": [
+        [data, *more]
+        for more in ([], ["cycle=scratch"], ["data.sequence=64"])
+        for data in choices("data", "sotu", "imagenet")
+    ],
     "data": [[model] for model in choices("model", "gpt_tiny", "gpt_base", "deit_s", "deit_digits")],
     "coarsening": [[], ["cycle.lengths.final=rest"]],
     "growth": [[], ["coarsening=stack"], ["coarsening=depth_only", "optimizer.ema=0.9"]],
