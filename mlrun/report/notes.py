@@ -14,7 +14,8 @@ RULES = (
     "Saving: 1 - cost(method) / cost(baseline), each taken where its held-out loss at level 1 first stays at or below "
     "L*, the final loss of the baseline of the same seed, on straight lines between evaluations.",
     "Everything a run spent is charged, with coarse levels and declared sources; `source free` leaves sources out.",
-    "Of several learning rates the one with the lowest final loss counts, for the baseline as for a method (*).",
+    "Of several learning rates the one with the lowest final loss counts: by the mean over seeds for a method (*), "
+    "seed by seed for the baseline, which gains by it.",
     "± is the standard deviation over seeds; [ ] a 95% bootstrap interval of the mean. Time is of training only.",
     "Speed-up s is the FLOPs saving as 1 - 1 / (1 + s). `of body` leaves the vocabulary head out of both costs.",
     "The loss gap is the final loss minus L*, in nats: below 0 is better than the baseline.",
