@@ -1,5 +1,7 @@
 """The state of a run on disk: one safetensors file, no pickle, replaced atomically; the one before is kept.
 
+Where every process holds shards it is a folder instead (see `mlrun.sharded`); either is read by any run. In both
+
 current/weights/<name>  current/exp_avg/<name> ...   the model in training and its optimizer
 kept/<level>/...                                     the models that wait for their decoalesced return
 metadata                                             progress as JSON, and the checksum of the tensors
@@ -10,7 +12,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +24,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mlrun import storage
+from mlrun.distributed import Ranks
 from mlrun.errors import UserError
 
 LAST, BEFORE, BEST = "last.safetensors", "before.safetensors", "best.safetensors"
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 @dataclass
 class Snapshot:
-    """A model at rest: `tensors[kind][name]` with kinds weights, exp_avg, exp_avg_sq, ema; Adam's steps taken."""
+    """A model at rest: `tensors[kind][name]` with kinds weights, exp_avg, exp_avg_sq, ema; Adam's steps taken.
+
+    The tensors are whole, or what this process keeps of them (see `mlrun.sharding`).
+    """
 
     tensors: dict[str, dict[str, Tensor]]
     adam_steps: int = 0
@@ -57,16 +65,47 @@ class Progress:
 def save(folder: Path, progress: Progress, current: Snapshot, kept: Mapping[int, Snapshot]) -> None:
     """Write the run's state as the newest checkpoint; the former newest stays beside it."""
     folder.mkdir(parents=True, exist_ok=True)
+    tensors, steps = flat(current, kept)
+    meta = {"progress": json.dumps(asdict(progress)), "adam_steps": json.dumps(steps)}
+    install(write(folder / LAST, tensors, meta))
+
+
+def flat(current: Snapshot, kept: Mapping[int, Snapshot]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return all tensors by their path in a checkpoint, and Adam's steps by snapshot."""
     snapshots = {"current": current} | {f"kept/{level}": s for level, s in kept.items()}
-    steps = {key: s.adam_steps for key, s in snapshots.items()}
     tensors = {
         f"{key}/{k}/{n}": t for key, s in snapshots.items() for k, ts in s.tensors.items() for n, t in ts.items()
     }
-    meta = {"progress": json.dumps(asdict(progress)), "adam_steps": json.dumps(steps)}
-    temporary = write(folder / LAST, tensors, meta)
-    if (folder / LAST).exists():
-        os.replace(folder / LAST, folder / BEFORE)
-    os.replace(temporary, folder / LAST)
+    return tensors, {key: s.adam_steps for key, s in snapshots.items()}
+
+
+def install(temporary: Path) -> None:
+    """Rename a new checkpoint, a file or a folder, to be the newest; the former newest becomes the one before."""
+    folder, discarded = temporary.parent, temporary.parent / ".discarded"
+    suffix = ".sharded" if temporary.is_dir() else ".safetensors"
+    for newest in present(folder, "last"):
+        target = newest.with_name(f"before{newest.suffix}")
+        for former in present(folder, "before"):
+            if former.is_dir() or former != target:  # a file that is replaced needs no moment without it
+                remove(discarded)
+                os.replace(former, discarded)
+        os.replace(newest, target)
+    os.replace(temporary, folder / f"last{suffix}")
+    remove(discarded)
+
+
+def present(folder: Path, *names: str) -> list[Path]:
+    """Return the checkpoints of these names (last, before), whole files or folders of shards."""
+    paths = (folder / f"{name}{suffix}" for name in names for suffix in (".safetensors", ".sharded"))
+    return [path for path in paths if path.exists()]
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
@@ -89,16 +128,21 @@ def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, types, shapes and bytes, in order of name."""
+    return _digest((name, tensors[name]) for name in sorted(tensors))
+
+
+def _digest(ordered: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
+    for name, tensor in ordered:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and metadata of one file of ours.
+def read(
+    path: Path, keep: Callable[[Tensor], Tensor] = lambda tensor: tensor
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and metadata of one file of ours; of each tensor what `keep` returns is held, one at a time.
 
     Raises:
         UserError: the file is missing, truncated, or differs from its checksum.
@@ -106,25 +150,37 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors: dict[str, Tensor] = {}
+            found = _digest(_keeping(file, keep, tensors))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); restore the file or remove it") from None
-    if metadata.get("sha256") != checksum(tensors):
+    if metadata.get("sha256") != found:
         raise UserError(f"{path}: its bytes differ from its checksum; restore the file or remove it")
     return tensors, metadata
 
 
-def load(folder: Path) -> tuple[Progress, Snapshot, dict[int, Snapshot], str | None] | None:
+def _keeping(file: Any, keep: Callable[[Tensor], Tensor], kept: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a file in order of name, and keep of each what is to be kept."""
+    for name in sorted(file.keys()):
+        tensor = file.get_tensor(name)
+        kept[name] = keep(tensor)
+        yield name, tensor
+
+
+def load(folder: Path, ranks: Ranks = ALONE) -> tuple[Progress, Snapshot, dict[int, Snapshot], str | None] | None:
     """Return the newest whole checkpoint, and what was wrong with a newer one; None if there is no checkpoint.
+
+    However it was written, its tensors are what this process keeps of them. All processes call it.
 
     Raises:
         UserError: checkpoints are there and none is whole.
     """
-    present = [folder / name for name in (LAST, BEFORE) if (folder / name).exists()]
+    from mlrun import sharded
+
     problems: list[str] = []
-    for path in present:
+    for path in present(folder, "last", "before"):
         try:
-            tensors, metadata = read(path)
+            tensors, metadata = sharded.read(path, ranks) if path.is_dir() else read(path, ranks.holding.own)
         except UserError as error:
             problems += error.problems
             continue

@@ -69,7 +69,7 @@ POINTS = {
     "torn checkpoint": lambda at, before: torn(at),
     "rename": lambda at, before: around(os, "replace", at, before),
     "half a record": lambda at, before: half_line(at),
-    "transfer": lambda at, before: around(operators, ("coalesce", "decoalesce")[at % 2], 1, before),
+    "transfer": lambda at, before: around(operators, ("iter_coalesce", "iter_decoalesce")[at % 2], 1, before),
     "blend": lambda at, before: around(operators, "interpolate", 1, before),
     "receipt": lambda at, before: around(transfer, "receipt", 1 + at % 2, before),
     "evaluation": lambda at, before: around(run, "held_out_loss", at, before),

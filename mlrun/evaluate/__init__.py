@@ -18,8 +18,7 @@ from mlrun.distributed import Ranks
 from mlrun.errors import UserError, mistake
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.network import Network
-from mlrun.network import build as build_network
-from mlrun.trainer import autocast, held_out_loss
+from mlrun.trainer import autocast, held_out_loss, shared_out
 
 
 def evaluate(folder: Path, hardware: Hardware | None = None) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def evaluate(folder: Path, hardware: Hardware | None = None) -> dict[str, Any]:
     try:
         used = _hardware(config) if hardware is None else hardware
         source = build(config.data, "data").open(found.model, config.seed, Path(config.cache))
-        net = _network(found, ranks.device)
+        net = _network(found, ranks, used)
         batch = config.eval.batch
         result = {"val_loss": held_out_loss(net, source.validation(batch), used, ranks)}
         if found.model.objective == "image":
@@ -65,11 +64,10 @@ def _hardware(config: DictConfig) -> Hardware:
     return cast(Hardware, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Hardware), config.hardware)))
 
 
-def _network(found: Checkpoint, device: torch.device) -> Network:
+def _network(found: Checkpoint, ranks: Ranks, hardware: Hardware) -> Network:
     """Return the network with the folder's weights, in float32."""
-    net = build_network(found.model, None)
-    net.load_state_dict(dict(found))
-    return net.to(device)
+    weights = ranks.holding.keep(found.items())
+    return ranks.holding.network(found.model, weights, ranks.device, hardware.precision)
 
 
 @torch.no_grad()
@@ -77,14 +75,12 @@ def accuracy(net: Network, batches: Iterable[Mapping[str, Tensor]], hardware: Ha
     """Return the share of images whose likeliest class is the label; of soft labels, the likeliest one."""
     net.eval()
     sums = torch.zeros(2, dtype=torch.float64)
-    for index, batch in enumerate(batches):
-        if index % ranks.world != ranks.rank:
-            continue
+    for batch, counts in shared_out(batches, ranks):
         here = {key: value.to(ranks.device) for key, value in batch.items()}
         with autocast(hardware, ranks.device):
             guesses = net.logits(here).argmax(-1)
         labels = here["labels"]
         truth = labels.argmax(-1) if labels.is_floating_point() else labels
-        sums += torch.tensor([float((guesses == truth).sum()), len(truth)], dtype=torch.float64)
+        sums += torch.tensor([float((guesses == truth).sum()) * counts, len(truth) * counts], dtype=torch.float64)
     right, seen = ranks.sum(sums.to(ranks.device)).tolist()
     return right / seen
