@@ -16,7 +16,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,7 @@ def save(folder: Path, progress: Progress, current: Snapshot, kept: Mapping[int,
 
     try:
         _first(ranks, clear)
-        with _as_os_errors(folder):
-            _write(temporary, tensors)
+        _write(temporary, tensors, ranks)
         files = {k: v for sums in ranks.together(lambda: _sums(temporary, ranks)) for k, v in sums.items()}
         _first(ranks, lambda: _sign(temporary, {**note, "files": files}))
         _first(ranks, lambda: checkpoint.install(temporary))
@@ -66,10 +64,21 @@ def _first(ranks: Ranks, step: Callable[[], None]) -> None:
     ranks.together(step if ranks.first else lambda: None)
 
 
-def _write(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    import torch.distributed.checkpoint as dcp
+def _write(folder: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
+    """Write the tensors, and raise what torch wraps or hides as the OSError that it was."""
+    from torch.distributed.checkpoint import FileSystemWriter, save
+    from torch.distributed.checkpoint.api import CheckpointException
 
-    dcp.save(dict(tensors), storage_writer=dcp.FileSystemWriter(folder))
+    from mlrun.dcp import Disk
+
+    writer = FileSystemWriter(folder)
+    writer.fs = disk = Disk()
+    try:
+        save(dict(tensors), storage_writer=writer)
+    except CheckpointException as failed:
+        ranks.together(disk.check)
+        causes = [error for error, _ in failed.failures.values() if isinstance(error, OSError)]
+        raise (causes[0] if causes else OSError(errno.EIO, str(failed), str(folder))) from None
 
 
 def _sums(folder: Path, ranks: Ranks) -> dict[str, str]:
@@ -94,25 +103,6 @@ def _signature(note: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
 
 
-@contextmanager
-def _as_os_errors(folder: Path) -> Iterator[None]:
-    """Raise what torch wraps as the OSError that it was, if it was one."""
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    try:
-        yield
-    except CheckpointException as failed:
-        causes = [_cause(error) for error, _ in failed.failures.values()]
-        raise next((error for error in causes if error is not None), OSError(errno.EIO, str(failed), folder)) from None
-
-
-def _cause(error: BaseException | None) -> OSError | None:
-    """Return the first OSError among an error and what led to it."""
-    while error is not None and not isinstance(error, OSError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
 # Reading
 
 
@@ -122,10 +112,10 @@ def read(folder: Path, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, str]]
     Raises:
         UserError: a file is missing or differs from its checksum, or `.metadata` is not what torch writes.
     """
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint import load
     from torch.distributed.checkpoint.api import CheckpointException
 
-    from mlrun.metadata import Reader, TensorsOnly
+    from mlrun.dcp import Reader, TensorsOnly
 
     note = _note(folder / NOTE)
     ranks.together(lambda: _verify(folder, note["files"], ranks))
@@ -134,7 +124,7 @@ def read(folder: Path, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, str]]
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is")  # one process may have no group
-            dcp.load(tensors, storage_reader=reader, planner=TensorsOnly())
+            load(tensors, storage_reader=reader, planner=TensorsOnly())
     except CheckpointException as failed:
         reason = next(iter(failed.failures.values()))[0]
         raise UserError(f"{folder}: cannot be read ({reason}); restore the folder or remove it") from None

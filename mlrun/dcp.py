@@ -1,17 +1,22 @@
-"""The `.metadata` of a sharded checkpoint, which torch writes as a pickle, read without running what it names.
+"""torch.distributed.checkpoint with our promises: no pickle is trusted, and a full disk is told as such.
 
-Only the classes that torch puts there for tensors may be named (torch 2.6 to 2.13). `BytesStorageMetadata` is not
-among them: what it describes torch would unpickle without limits.
+torch writes `.metadata` as a pickle. Only the classes that it puts there for tensors may be named (torch 2.6 to 2.13).
+`BytesStorageMetadata` is not among them: what it describes torch would unpickle without limits.
 """
 
 from __future__ import annotations
 
+import io
+import os
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader
+from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from mlrun.errors import UserError
@@ -76,6 +81,38 @@ class Reader(FileSystemReader):
         """Return shape and type of every tensor by its name; raises as `read_metadata` does."""
         found = self.read_metadata().state_dict_metadata
         return {name: (t.size, t.properties.dtype) for name, t in found.items() if isinstance(t, TensorStorageMetadata)}
+
+
+class Disk(FileSystem):
+    """Files that torch writes through; remembers why one could not be written, which `torch.save` does not tell."""
+
+    failed: OSError | None = None
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike[str], mode: str) -> Iterator[Any]:
+        """Open a file for writing; torch asks for nothing else."""
+        raw = _File(path, mode)
+        try:
+            with io.BufferedWriter(raw) as stream:
+                yield stream
+        finally:
+            self.failed = self.failed or raw.failed
+
+    def check(self) -> None:
+        """Raise what went wrong, if anything did."""
+        if self.failed is not None:
+            raise self.failed
+
+
+class _File(io.FileIO):
+    failed: OSError | None = None
+
+    def write(self, data: Any) -> int | None:  # type: ignore[override]
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.failed = error
+            raise
 
 
 class TensorsOnly(DefaultLoadPlanner):
