@@ -23,12 +23,12 @@ CHANGES = {"log_every": 1}
 CHILD = '''
 import os, pathlib, signal, sys
 import torch, toy
-from mlrun import checkpoint, operators, run, transfer
-from mlrun.config import Optimizer
+from mlrun import checkpoint, operators, run, sharded, transfer
+from mlrun.config import Hardware, Optimizer
 from mlrun.log.jsonl import Jsonl
 
 torch.set_num_threads(1)
-FOLDER = pathlib.Path(sys.argv[1])
+FOLDER, SHARDING = pathlib.Path(sys.argv[1]), sys.argv[2]
 
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 
@@ -53,6 +53,18 @@ def torn(at):
             die()
     checkpoint.save_file = save
 
+def torn_shard(at):
+    """Half of a shard reaches the disk."""
+    real, calls = sharded._write, [0]
+    def write(folder, *args):
+        calls[0] += 1
+        real(folder, *args)
+        if calls[0] == at:
+            (path,) = folder.glob("*.distcp")
+            os.truncate(path, os.path.getsize(path) // 2)
+            die()
+    sharded._write = write
+
 def half_line(at):
     """Half a record reaches the log."""
     real, calls = Jsonl.write, [0]
@@ -67,6 +79,9 @@ def half_line(at):
 POINTS = {
     "step": lambda at, before: around(torch.optim.AdamW, "step", at, before),
     "torn checkpoint": lambda at, before: torn(at),
+    "torn shard": lambda at, before: torn_shard(at),
+    "note": lambda at, before: around(sharded, "_sign", at, before),
+    "removal": lambda at, before: around(checkpoint, "remove", at, before),
     "rename": lambda at, before: around(os, "replace", at, before),
     "half a record": lambda at, before: half_line(at),
     "transfer": lambda at, before: around(operators, ("iter_coalesce", "iter_decoalesce")[at % 2], 1, before),
@@ -77,7 +92,8 @@ POINTS = {
 }
 
 def config():
-    return toy.make(checkpoint=toy.Checkpoint(every="2 steps"), optimizer=Optimizer(lr=1e-2, ema=0.9))
+    often, hardware = toy.Checkpoint(every="2 steps"), Hardware(sharding=SHARDING)
+    return toy.make(checkpoint=often, optimizer=Optimizer(lr=1e-2, ema=0.9), hardware=hardware)
 
 print("ready", flush=True)
 for line in sys.stdin:
@@ -103,11 +119,11 @@ for line in sys.stdin:
 class Lives:
     """Starts lives of one run folder."""
 
-    def __init__(self, script: Path, folder: Path) -> None:
+    def __init__(self, script: Path, folder: Path, sharding: str = "none") -> None:
         here = Path(__file__).parent
         path = os.pathsep.join([str(here), str(here.parent)])
         self.process = subprocess.Popen(
-            [sys.executable, str(script), str(folder)],
+            [sys.executable, str(script), str(folder), sharding],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=open(script.with_suffix(f".{folder.name}.err"), "w"),  # noqa: SIM115
@@ -133,12 +149,15 @@ class Lives:
         self.process.wait()
 
 
-def moments(draw: random.Random) -> Iterator[tuple[str, int, bool]]:
+REACH = {
+    "step": 6, "torn checkpoint": 4, "rename": 8, "half a record": 9, "transfer": 2, "blend": 1,
+    "receipt": 2, "evaluation": 3, "model": 1,
+}  # fmt: skip
+REACH_OF_SHARDS = {"torn shard": 4, "note": 4, "rename": 12, "removal": 12, "transfer": 2, "model": 1}
+
+
+def moments(draw: random.Random, reach: dict[str, int]) -> Iterator[tuple[str, int, bool]]:
     """Yield where to kill, for ever: each kind of moment in turn, at a random count of it."""
-    reach = {
-        "step": 6, "torn checkpoint": 4, "rename": 8, "half a record": 9, "transfer": 2, "blend": 1,
-        "receipt": 2, "evaluation": 3, "model": 1,
-    }  # fmt: skip
     while True:
         names = list(reach)
         draw.shuffle(names)
@@ -156,20 +175,30 @@ def ledger(folder: Path) -> dict[str, Any]:
 
 
 def test_forty_kills_leave_no_trace(tmp_path: Path) -> None:
+    kinds = kill(tmp_path, "none", REACH, KILLS)
+    assert {"torn checkpoint", "rename", "half a record", "transfer", "step"} <= kinds
+
+
+def test_a_dozen_kills_of_a_run_of_shards_leave_no_trace(tmp_path: Path) -> None:
+    assert {"torn shard", "note", "rename", "removal"} <= kill(tmp_path, "fsdp", REACH_OF_SHARDS, 12)
+
+
+def kill(tmp_path: Path, sharding: str, reach: dict[str, int], kills: int) -> set[str]:
+    """Kill runs until it is enough, compare their ends with that of one left in peace; return the kinds of moments."""
     script = tmp_path / "life.py"
     script.write_text(CHILD)
-    peace = Lives(script, tmp_path / "peace")
+    peace = Lives(script, tmp_path / "peace", sharding)
     assert peace.live() == 0, (tmp_path / "life.peace.err").read_text()[-2000:]
     peace.close()
     print(f"seed {SEED}")
-    draw, killed, began = moments(random.Random(SEED)), 0, time.perf_counter()
+    draw, killed, began = moments(random.Random(SEED), reach), 0, time.perf_counter()
     run_number, kinds = 0, set()
-    while killed < KILLS:
+    while killed < kills:
         folder = tmp_path / f"war-{run_number}"
-        war = Lives(script, folder)
+        war = Lives(script, folder, sharding)
         codes = []
         # A life that reaches its end before its moment finishes the run: the next one begins.
-        while killed < KILLS and (not codes or codes[-1] == -9):
+        while killed < kills and (not codes or codes[-1] == -9):
             point, at, before = next(draw)
             codes.append(war.live(point, at, before))
             killed += codes[-1] == -9
@@ -181,7 +210,7 @@ def test_forty_kills_leave_no_trace(tmp_path: Path) -> None:
         same_end(tmp_path / "peace", folder)
         run_number += 1
     print(f"{killed} kills over {run_number} runs in {time.perf_counter() - began:.0f} s, in {sorted(kinds)}")
-    assert {"torn checkpoint", "rename", "half a record", "transfer", "step"} <= kinds
+    return kinds
 
 
 def same_end(peace: Path, war: Path) -> None:
