@@ -46,19 +46,15 @@ class Seen:
     up: tuple[int, int]
     largest: int
 
-    @property
-    def after_down(self) -> int:
-        """Bytes of the coarse snapshot."""
-        return self.down[1]
-
 
 class Live(TorchDispatchMode):
-    """Counts the bytes of tensors that are made inside the block and still live."""
+    """Counts the bytes of tensors that live: those of the snapshots given, and what is made inside the block."""
 
-    def __init__(self) -> None:
+    def __init__(self, *snapshots: Snapshot) -> None:
         super().__init__()
-        self.now = self.peak = 0
-        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.now = self.peak = sum(map(held, snapshots))
+        there = (t for snapshot in snapshots for tensors in snapshot.tensors.values() for t in tensors.values())
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet(local(t).untyped_storage() for t in there)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -88,16 +84,14 @@ def look(model: GPT, holding: Whole) -> Seen:
     resize = HALF.resize(model.sizes())
     level = Level(1, model, 0, model.flops(1, 1), resize)
     fine = Snapshot({kind: holding.keep(initials(model, 0)) for kind in ("weights", *MOMENTS)}, 1)
-    with Live() as live:
+    with Live(fine) as live:
         coarse = transfer.coalesce(fine, level, True, holding)
-    down = held(fine) + live.peak, held(coarse)
-    before = held(fine)
-    with Live() as live:
+    down = live.peak, held(coarse)
+    # The fine level waits meanwhile, to be blended with.
+    with Live(fine, coarse) as live:
         grown = transfer.decoalesce(coarse, level, True, holding)
-    # The fine level waits, to be blended with.
-    up = before + held(coarse) + live.peak, held(grown)
     largest = max(4 * param.count(model.sizes()) for _, param in expand(model.params(), model.sizes()))
-    return Seen(before, down, up, largest)
+    return Seen(held(fine), down, (live.peak, held(grown)), largest)
 
 
 def measure(model: GPT, world: int) -> list[Seen]:

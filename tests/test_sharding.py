@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ TWO: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "fsdp micro": ("carry", {**FSDP, "micro_batch": 2, "activation_checkpointing": True}, None),
     "ddp reset": ("reset", DDP, None),
     "ddp carry": ("carry", {**DDP, "activation_checkpointing": True}, None),
-    "ddp two stages": ("two stages", {**DDP, "micro_batch": 2}, None),
+    "ddp two stages": ("two stages", DDP, None),
+    "ddp micro two stages": ("two stages", {**DDP, "micro_batch": 2}, None),
     "cut by two": ("carry", FSDP, 4),
 }
 # Begun by one process, stopped, and ended by two.
@@ -55,18 +57,27 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = [Part(str(folder / name), *rest) for name, rest in TWO.items()]
     parts += [Part(str(folder / name), run, ended) for name, (run, _, ended) in GONE_ON.items()]
     pair.together(folder, parts)
-    for run in pair.RUNS:
-        pair.live(Part(str(folder / "one" / run), run, {"micro_batch": 4}))
+    for run, rows in {(part.run, rows_of(part.hardware)) for part in parts}:
+        pair.live(Part(str(one(folder, run, rows)), run, {"micro_batch": rows}))
     return folder
+
+
+def rows_of(hardware: Mapping[str, Any]) -> int:
+    """Return the rows of a forward pass in one of two processes."""
+    return hardware.get("micro_batch", 4)
+
+
+def one(folder: Path, run: str, rows: int = 4) -> Path:
+    return folder / "one" / f"{run} by {rows}"
 
 
 def equal(found: Path, expected: Path) -> None:
     """Compare all logged losses and norms, and the weights at the end."""
     a, b = toy.records(found), toy.records(expected)
     assert [(r["kind"], r["step"]) for r in a] == [(r["kind"], r["step"]) for r in b]
-    for one, other in zip(a, b, strict=True):
+    for mine, other in zip(a, b, strict=True):
         for key in (LOSSES | {"grad_norm"}) & other.keys():
-            assert one[key] == pytest.approx(other[key], abs=CLOSE, rel=1e-4 if key == "grad_norm" else 0), key
+            assert mine[key] == pytest.approx(other[key], abs=CLOSE, rel=1e-3 if key == "grad_norm" else 0), key
     weights = toy.weights(expected)
     for name, tensor in toy.weights(found).items():
         # The gradient of a key's bias is zero but for rounding, which AdamW magnifies.
@@ -76,7 +87,8 @@ def equal(found: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name, (_, _, stop) in TWO.items() if stop is None])
 def test_two_processes_log_the_losses_of_one(runs: Path, name: str) -> None:
-    equal(runs / name, runs / "one" / TWO[name][0])
+    run, hardware, _ = TWO[name]
+    equal(runs / name, one(runs, run, rows_of(hardware)))
 
 
 @pytest.mark.parametrize("name", ["fsdp reset", "fsdp carry", "fsdp 3 levels", "ddp reset", "ddp carry"])
@@ -87,7 +99,7 @@ def test_a_v_cycle_by_two_is_that_of_one_process_and_its_whole_batch(runs: Path,
 
 @pytest.mark.parametrize("name", GONE_ON)
 def test_two_processes_go_on_where_one_was_stopped(runs: Path, name: str) -> None:
-    equal(runs / name, runs / "one" / GONE_ON[name][0])
+    equal(runs / name, one(runs, GONE_ON[name][0]))
 
 
 @pytest.mark.parametrize("hardware", [FSDP, DDP], ids=["shards", "whole"])
@@ -95,7 +107,7 @@ def test_one_process_goes_on_where_two_were_stopped(runs: Path, tmp_path: Path, 
     shutil.copytree(runs / "cut by two", tmp_path / "run")
     assert len(list((tmp_path / "run/checkpoints/last.sharded").glob("*.distcp"))) == 2
     pair.live(Part(str(tmp_path / "run"), "carry", hardware))
-    equal(tmp_path / "run", runs / "one/carry")
+    equal(tmp_path / "run", one(runs, "carry"))
 
 
 def test_model_average_and_best_weights_are_whole_files(runs: Path) -> None:
@@ -107,19 +119,19 @@ def test_model_average_and_best_weights_are_whole_files(runs: Path) -> None:
     assert float(meta["val_loss"]) == summary["best_val_loss"]
     shapes = {name: tensor.shape for name, tensor in final.items()}
     assert shapes == {n: t.shape for n, t in best.items()} == {n: t.shape for n, t in averaged.items()}
-    expected = toy.weights(runs / "one/carry")
+    expected = toy.weights(one(runs, "carry"))
     assert shapes == {n: t.shape for n, t in expected.items()}
 
 
 def test_no_process_holds_more_than_its_shards_and_a_few_tensors() -> None:
-    model, full = toy.model(), 3 * 4 * 1  # weights and two moments, float32
-    parameters = plan.parameter_count(model.params(), model.sizes())
+    model = toy.model()
+    full = 3 * 4 * plan.parameter_count(model.params(), model.sizes())  # weights and two moments, float32
     for seen in benchmark.measure(model, 2):
-        share = 0.5 * full * parameters
-        assert seen.before == pytest.approx(share, rel=0.05)
-        for peak, after in (seen.down, seen.up):
-            assert seen.before < peak <= seen.before + seen.after_down + after + 4 * seen.largest
-            assert peak < full * parameters
+        assert seen.before == seen.up[1] == pytest.approx(full / 2, rel=0.05)
+        lasting = seen.before + seen.down[1], seen.before + seen.down[1] + seen.up[1]
+        for (peak, _), rest in zip((seen.down, seen.up), lasting, strict=True):
+            assert rest < peak <= rest + 4 * seen.largest
+        assert seen.down[0] < 0.8 * full, "level 1 and level 2, and the largest tensor has a ninth of this tiny model"
 
 
 # One process: everything but the exchange is the same.
@@ -129,8 +141,8 @@ def test_alone_shards_are_bitwise_what_whole_tensors_are(tmp_path: Path) -> None
     for name, hardware in (("shards", FSDP), ("whole", DDP)):
         pair.live(Part(str(tmp_path / name), "carry", hardware))
     assert toy.records(tmp_path / "shards") == toy.records(tmp_path / "whole")
-    one, other = toy.weights(tmp_path / "shards"), toy.weights(tmp_path / "whole")
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    mine, other = toy.weights(tmp_path / "shards"), toy.weights(tmp_path / "whole")
+    assert all(torch.equal(mine[name], other[name]) for name in other)
 
 
 def test_activation_checkpointing_computes_again_and_changes_nothing(
@@ -166,8 +178,8 @@ def test_bf16_blocks_are_gathered_low_and_the_loss_is_that_of_autocast(
         pair.live(Part(str(tmp_path / name), "llama", {**hardware, "precision": "bf16"}))
         # Receipts are in float32 either way.
         assert (torch.bfloat16 in seen) == (name == "shards") and torch.float32 in seen
-    for one, other in zip(toy.records(tmp_path / "shards"), toy.records(tmp_path / "whole"), strict=True):
-        assert one.get("loss", 0) == pytest.approx(other.get("loss", 0), abs=0.02)
+    for mine, other in zip(toy.records(tmp_path / "shards"), toy.records(tmp_path / "whole"), strict=True):
+        assert mine.get("loss", 0) == pytest.approx(other.get("loss", 0), abs=0.02)
 
 
 def test_compiled_blocks_train_as_others_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +192,7 @@ def test_compiled_blocks_train_as_others_do(tmp_path: Path, monkeypatch: pytest.
     equal(tmp_path / "compiled", tmp_path / "eager")
 
 
-@pytest.mark.parametrize("growth", [LiGO(), Inherit()])
+@pytest.mark.parametrize("growth", [LiGO(steps=1), Inherit()])
 def test_what_needs_the_whole_model_is_refused_before_any_work(growth: Any) -> None:
     given = pair.growing(growth)
     plan.make(toy.make(**given))
