@@ -1,11 +1,11 @@
-"""`python -m benchmarks operators | receipts | streaming`; without a name, the first two."""
+"""`python -m benchmarks operators | receipts | streaming | sharding`; without a name, the first two."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("operators", "receipts", "streaming")
+NAMES = ("operators", "receipts", "streaming", "sharding")
 QUICK = NAMES[:2]
 
 

@@ -1,10 +1,12 @@
 """The state of a run on disk: one safetensors file, no pickle, replaced atomically; the one before is kept.
 
+Where every process holds shards it is a folder instead (see `mlrun.sharded`); either is read by any run. In both
+
 current/weights/<name>  current/exp_avg/<name> ...   the model in training and its optimizer
 kept/<level>/...                                     the models that wait for their decoalesced return
 metadata                                             progress as JSON, and the checksum of the tensors
 
-What a branch starts from is a file of its own, written once: fork-<step>, with <kind>/<name>.
+What a branch starts from is a file or a folder of its own, written once: fork-<step>, with `current` alone.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,15 +26,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mlrun import storage
+from mlrun.distributed import Ranks
 from mlrun.errors import UserError
 
 LAST, BEFORE, BEST = "last.safetensors", "before.safetensors", "best.safetensors"
-FORK = "fork-{}.safetensors"
+FORK = "fork-{}"
+REMEDY = "restore the file or remove it"
+ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 @dataclass
 class Snapshot:
-    """A model at rest: `tensors[kind][name]` with kinds weights, exp_avg, exp_avg_sq, ema; Adam's steps taken."""
+    """A model at rest: `tensors[kind][name]` with kinds weights, exp_avg, exp_avg_sq, ema; Adam's steps taken.
+
+    The tensors are whole, or what this process keeps of them (see `mlrun.sharding`).
+    """
 
     tensors: dict[str, dict[str, Tensor]]
     adam_steps: int = 0
@@ -61,16 +70,47 @@ class Progress:
 def save(folder: Path, progress: Progress, current: Snapshot, kept: Mapping[int, Snapshot]) -> None:
     """Write the run's state as the newest checkpoint; the former newest stays beside it."""
     folder.mkdir(parents=True, exist_ok=True)
+    tensors, steps = flat(current, kept)
+    meta = {"progress": json.dumps(asdict(progress)), "adam_steps": json.dumps(steps)}
+    install(write(folder / LAST, tensors, meta))
+
+
+def flat(current: Snapshot, kept: Mapping[int, Snapshot]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return all tensors by their path in a checkpoint, and Adam's steps by snapshot."""
     snapshots = {"current": current} | {f"kept/{level}": s for level, s in kept.items()}
-    steps = {key: s.adam_steps for key, s in snapshots.items()}
     tensors = {
         f"{key}/{k}/{n}": t for key, s in snapshots.items() for k, ts in s.tensors.items() for n, t in ts.items()
     }
-    meta = {"progress": json.dumps(asdict(progress)), "adam_steps": json.dumps(steps)}
-    temporary = write(folder / LAST, tensors, meta)
-    if (folder / LAST).exists():
-        os.replace(folder / LAST, folder / BEFORE)
-    os.replace(temporary, folder / LAST)
+    return tensors, {key: s.adam_steps for key, s in snapshots.items()}
+
+
+def install(temporary: Path) -> None:
+    """Rename a new checkpoint, a file or a folder, to be the newest; the former newest becomes the one before."""
+    folder, discarded = temporary.parent, temporary.parent / ".discarded"
+    suffix = ".sharded" if temporary.is_dir() else ".safetensors"
+    for newest in present(folder, "last"):
+        target = newest.with_name(f"before{newest.suffix}")
+        for former in present(folder, "before"):
+            if former.is_dir() or former != target:  # a file that is replaced needs no moment without it
+                remove(discarded)
+                os.replace(former, discarded)
+        os.replace(newest, target)
+    os.replace(temporary, folder / f"last{suffix}")
+    remove(discarded)
+
+
+def present(folder: Path, *names: str) -> list[Path]:
+    """Return the checkpoints of these names (last, before), whole files or folders of shards."""
+    paths = (folder / f"{name}{suffix}" for name in names for suffix in (".safetensors", ".sharded"))
+    return [path for path in paths if path.exists()]
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
@@ -93,16 +133,23 @@ def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, types, shapes and bytes, in order of name."""
+    return _digest((name, tensors[name]) for name in sorted(tensors))
+
+
+def _digest(ordered: Iterable[tuple[str, Tensor]]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
+    for name, tensor in ordered:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def read(path: Path, remedy: str = "restore the file or remove it") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and metadata of one file of ours; `remedy` is what its loss leaves to do.
+def read(
+    path: Path, keep: Callable[[Tensor], Tensor] = lambda tensor: tensor, remedy: str = REMEDY
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and metadata of one file of ours; of each tensor what `keep` returns is held, one at a time.
+
+    `remedy` is what its loss leaves to do.
 
     Raises:
         UserError: the file is missing, truncated, or differs from its checksum.
@@ -110,25 +157,37 @@ def read(path: Path, remedy: str = "restore the file or remove it") -> tuple[dic
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors: dict[str, Tensor] = {}
+            found = _digest(_keeping(file, keep, tensors))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); {remedy}") from None
-    if metadata.get("sha256") != checksum(tensors):
+    if metadata.get("sha256") != found:
         raise UserError(f"{path}: its bytes differ from its checksum; {remedy}")
     return tensors, metadata
 
 
-def load(folder: Path) -> tuple[Progress, Snapshot, dict[int, Snapshot], str | None] | None:
+def _keeping(file: Any, keep: Callable[[Tensor], Tensor], kept: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a file in order of name, and keep of each what is to be kept."""
+    for name in sorted(file.keys()):
+        tensor = file.get_tensor(name)
+        kept[name] = keep(tensor)
+        yield name, tensor
+
+
+def load(folder: Path, ranks: Ranks = ALONE) -> tuple[Progress, Snapshot, dict[int, Snapshot], str | None] | None:
     """Return the newest whole checkpoint, and what was wrong with a newer one; None if there is no checkpoint.
+
+    However it was written, its tensors are what this process keeps of them. All processes call it.
 
     Raises:
         UserError: checkpoints are there and none is whole.
     """
-    present = [folder / name for name in (LAST, BEFORE) if (folder / name).exists()]
+    from mlrun import sharded
+
     problems: list[str] = []
-    for path in present:
+    for path in present(folder, "last", "before"):
         try:
-            tensors, metadata = read(path)
+            tensors, metadata = sharded.read(path, ranks) if path.is_dir() else read(path, ranks.holding.own)
         except UserError as error:
             problems += error.problems
             continue
@@ -141,42 +200,48 @@ def load(folder: Path) -> tuple[Progress, Snapshot, dict[int, Snapshot], str | N
 def _unpack(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> tuple[Progress, Snapshot, dict[int, Snapshot]]:
-    steps = json.loads(metadata["adam_steps"])
-    snapshots = {key: Snapshot({}, taken) for key, taken in steps.items()}
-    for path, tensor in tensors.items():
-        key, kind, name = path.rsplit("/", 2)
-        snapshots[key].tensors.setdefault(kind, {})[name] = tensor
+    snapshots = _snapshots(tensors, metadata)
     current = snapshots.pop("current")
     kept = {int(key.removeprefix("kept/")): s for key, s in snapshots.items()}
     return Progress(**json.loads(metadata["progress"])), current, kept
 
 
+def _snapshots(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Snapshot]:
+    snapshots = {key: Snapshot({}, taken) for key, taken in json.loads(metadata["adam_steps"]).items()}
+    for path, tensor in tensors.items():
+        key, kind, name = path.rsplit("/", 2)
+        snapshots[key].tensors.setdefault(kind, {})[name] = tensor
+    return snapshots
+
+
 def save_fork(folder: Path, step: int, snapshot: Snapshot) -> None:
     """Write the state after `step`, which a branch starts from, atomically."""
-    path = folder / FORK.format(step)
-    tensors = {f"{kind}/{name}": t for kind, named in snapshot.tensors.items() for name, t in named.items()}
-    os.replace(write(path, tensors, {"adam_steps": str(snapshot.adam_steps)}), path)
+    path = folder / f"{FORK.format(step)}.safetensors"
+    tensors, steps = flat(snapshot, {})
+    os.replace(write(path, tensors, {"adam_steps": json.dumps(steps)}), path)
 
 
-def load_fork(folder: Path, step: int) -> Snapshot:
-    """Return the state that a branch starts from.
+def load_fork(folder: Path, step: int, ranks: Ranks = ALONE) -> Snapshot:
+    """Return what this process keeps of the state that a branch starts from. All processes call it.
 
     Raises:
         UserError: the file is missing or damaged.
     """
+    from mlrun import sharded
+
+    path, shards = (folder / f"{FORK.format(step)}{suffix}" for suffix in (".safetensors", ".sharded"))
     remedy = "a branch starts from it: restore the file, or start a new folder with run=..."
-    tensors, metadata = read(folder / FORK.format(step), remedy)
-    found = Snapshot({}, int(metadata["adam_steps"]))
-    for path, tensor in tensors.items():
-        kind, name = path.split("/", 1)
-        found.tensors.setdefault(kind, {})[name] = tensor
-    return found
+    if shards.exists():
+        tensors, metadata = sharded.read(shards, ranks, remedy)
+    else:
+        tensors, metadata = read(path, ranks.holding.own, remedy)
+    return _snapshots(tensors, metadata)["current"]
 
 
 def drop_forks(folder: Path) -> None:
     """Remove what no branch will start from any more."""
     for path in folder.glob(FORK.format("*")):
-        path.unlink()
+        remove(path)
 
 
 def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -32,6 +32,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer.schedule.shape": ("constant", "cosine", "linear", "wsd"),
     "hardware.device": ("cpu", "cuda"),
     "hardware.precision": ("fp32", "bf16"),
+    "hardware.sharding": ("none", "fsdp"),
 }
 
 
@@ -91,6 +92,8 @@ class Hardware:
     precision: str = "fp32"
     compile: bool = False
     micro_batch: int | None = None
+    sharding: str = "none"
+    activation_checkpointing: bool = False
     threads: int | None = None
     flops_per_second: float | None = None
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -12,15 +14,19 @@ from torch import Tensor
 from mlrun import launched
 from mlrun.config import Hardware
 from mlrun.errors import UserError, mistake
+from mlrun.sharding import Whole, sharded
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process among `world`; `device` is where it computes."""
+    """One process among `world`; `device` is where it computes, `holding` what it keeps of a model."""
 
     rank: int
     world: int
     device: torch.device
+    holding: Whole = field(default_factory=Whole)
 
     @property
     def first(self) -> bool:
@@ -40,6 +46,27 @@ class Ranks:
         shared = torch.tensor(value, device=self.device)
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
+
+    def together(self, step: Callable[[], T]) -> list[T]:
+        """Take a step on every process and return all results, in order of rank.
+
+        What one of them raises is raised on all, so that none waits for one that has given up.
+        """
+        result: T | None = None
+        error: Exception | None = None
+        try:
+            result = step()
+        except Exception as found:
+            error = found
+        if self.world == 1:
+            found_all = [(result, error)]
+        else:
+            found_all = [(None, None)] * self.world
+            dist.all_gather_object(found_all, (result, error))
+        for _, problem in found_all:
+            if problem is not None:
+                raise problem
+        return [one for one, _ in found_all]  # type: ignore[misc]
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -64,13 +91,25 @@ def start(hardware: Hardware) -> Ranks:
             raise UserError(mistake("hardware.device", "cuda", f"{torch.cuda.device_count()} GPUs are seen", remedy))
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    if world > 1 and not dist.is_initialized():
-        os.environ.update(launched.rendezvous())
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world)
-    return Ranks(rank, world, device)
+    shards = hardware.sharding == "fsdp"
+    if (world > 1 or shards) and not dist.is_initialized():
+        _join(rank, world, device, shards)
+    return Ranks(rank, world, device, sharded(device, world) if shards else Whole())
+
+
+def _join(rank: int, world: int, device: torch.device, shards: bool) -> None:
+    """Make the process group; shards that rest on the CPU need one there too, and a single process one of its own."""
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    if shards and device.type == "cuda":
+        backend = "cpu:gloo,cuda:nccl"
+    if world == 1:
+        dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
+        return
+    os.environ.update(launched.rendezvous())
+    dist.init_process_group(backend, rank=rank, world_size=world)
 
 
 def stop(ranks: Ranks) -> None:
     """Leave the other processes."""
-    if ranks.world > 1 and dist.is_initialized():
+    if (ranks.world > 1 or ranks.holding.joint) and dist.is_initialized():
         dist.destroy_process_group()

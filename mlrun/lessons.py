@@ -23,7 +23,12 @@ def freeze(net: Network, count: int) -> None:
 
 
 class Substructures(nn.Module):
-    """In turn the lowest k, 2k, ... blocks under the one head; of each only the top k blocks and the head learn."""
+    """In turn the lowest k, 2k, ... blocks under the one head; of each only the top k blocks and the head learn.
+
+    `partial`: a step leaves some parameters without a gradient, and not always the same.
+    """
+
+    partial = True
 
     def __init__(self, net: Network, first: int, size: int) -> None:
         super().__init__()

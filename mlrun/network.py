@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mlrun import layers
 from mlrun.axes import Param, Sizes, expand
@@ -97,18 +98,21 @@ class LayerNorm(Module):
         self.eps = layer.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        wide = torch.promote_types(x.dtype, self.weight.dtype)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        return F.layer_norm(x.to(wide), weight.shape, weight, bias, self.eps)
 
 
 class RMSNorm(Module):
-    """RMS normalisation over the last dim, in the weight's precision."""
+    """RMS normalisation over the last dim, in the higher precision of weight and input."""
 
     def __init__(self, layer: layers.RMSNorm, sizes: Sizes) -> None:
         super().__init__(layer, sizes)
         self.eps = layer.eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.to(self.weight.dtype), self.weight.shape, self.weight, self.eps)
+        wide = torch.promote_types(x.dtype, self.weight.dtype)
+        return F.rms_norm(x.to(wide), self.weight.shape, self.weight.to(wide), self.eps)
 
 
 class Patches(Module):
@@ -125,16 +129,29 @@ class Rotary(nn.Module):
     They are worked out in float64, so that `build(dtype=float64)` rounds nothing.
     """
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, layer: layers.Rotary, sizes: Sizes) -> None:
         super().__init__()
-        half = torch.arange(0, sizes[layer.dim], 2, dtype=torch.float64) / sizes[layer.dim]
-        angle = torch.arange(sizes[layer.rows], dtype=torch.float64)[:, None] / layer.theta**half
-        self.register_buffer("cos", angle.cos(), persistent=False)
-        self.register_buffer("sin", angle.sin(), persistent=False)
+        self.dim, self.rows, self.theta = sizes[layer.dim], sizes[layer.rows], layer.theta
+        for name, table in zip(("cos", "sin"), self.tables(), strict=True):
+            self.register_buffer(name, table, persistent=False)
+
+    def tables(self, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines in float64, each (positions, D / 2)."""
+        half = torch.arange(0, self.dim, 2, dtype=torch.float64, device=device) / self.dim
+        angle = torch.arange(self.rows, dtype=torch.float64, device=device)[:, None] / self.theta**half
+        return angle.cos(), angle.sin()
+
+    def reset(self) -> None:
+        """Work the tables out again, where they were made without values and then given memory."""
+        for table, worked in zip((self.cos, self.sin), self.tables(self.cos.device), strict=True):
+            table.copy_(worked)
 
     def forward(self, length: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines, each (length, D / 2)."""
-        return self.get_buffer("cos")[:length], self.get_buffer("sin")[:length]
+        return self.cos[:length], self.sin[:length]
 
 
 def rotate(x_BHSD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -243,11 +260,15 @@ class Transform(Module):
 
 
 class Block(Module):
-    """Attention, cross-attention when there is a memory, and MLP, each as a residual branch."""
+    """Attention, cross-attention when there is a memory, and MLP, each as a residual branch.
+
+    With `recompute` nothing inside is stored for the backward pass, which computes the block again (activation
+    checkpointing, Chen et al. 2016, arXiv 1604.06174).
+    """
 
     def __init__(self, layer: layers.Block, sizes: Sizes) -> None:
         super().__init__(layer, sizes)
-        self.post = layer.post
+        self.post, self.recompute = layer.post, False
 
     def forward(
         self,
@@ -256,6 +277,20 @@ class Block(Module):
         rotary: tuple[Tensor, Tensor] | None = None,
         memory_BTE: Tensor | None = None,
     ) -> Tensor:
+        given = x_BSE, bias_1HST, rotary, memory_BTE
+        if not (self.recompute and torch.is_grad_enabled()):
+            return self.branches(*given)
+        again: Tensor = checkpoint(self.branches, *given, use_reentrant=False)
+        return again
+
+    def branches(
+        self,
+        x_BSE: Tensor,
+        bias_1HST: Tensor | None,
+        rotary: tuple[Tensor, Tensor] | None,
+        memory_BTE: Tensor | None,
+    ) -> Tensor:
+        """Return x with all branches added."""
         x_BSE = self.add(self.attention_norm, partial(self.attention, bias_1HST=bias_1HST, rotary=rotary), x_BSE)
         if memory_BTE is not None:
             x_BSE = self.add(self.cross_norm, partial(self.cross, memory_BTE=memory_BTE), x_BSE)
@@ -332,6 +367,11 @@ class Network(nn.Module):
         )
 
 
+def blocks(net: nn.Module) -> list[Block]:
+    """Return all blocks of a network, in order."""
+    return [module for module in net.modules() if isinstance(module, Block)]
+
+
 def initial(name: str, param: Param, sizes: Sizes, seed: int) -> Tensor:
     """Return a tensor's starting value, float32 on the CPU.
 
@@ -342,6 +382,12 @@ def initial(name: str, param: Param, sizes: Sizes, seed: int) -> Tensor:
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
     return torch.empty(param.shape(sizes)).normal_(param.mean, param.std, generator=generator)
+
+
+def initials(model: Model, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Yield (name, starting value) of every tensor of a model, one at a time."""
+    sizes = model.sizes()
+    return ((name, initial(name, param, sizes, seed)) for name, param in expand(model.params(), sizes))
 
 
 def build(

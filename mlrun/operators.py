@@ -116,11 +116,16 @@ def noise(state: State, params: Params, resize: Resize, scale: float, seed: int)
     `scale` is the noise's standard deviation over that of the tensor. Vectors, tables and producers stay as
     they are. The state must come straight from `decoalesce`: between copies that differ nothing cancels.
     """
+    return dict(iter_noise(state, params, resize, scale, seed))
+
+
+def iter_noise(state: State, params: Params, resize: Resize, scale: float, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Check scale and names, then return an iterator of (name, tensor), as `iter_coalesce` does; see `noise`."""
     if not scale >= 0:
         raise UserError(mistake("noise", scale, "a number of at least 0", "0 means none"))
-    check(state, params, resize.fine)
-    tensors = expand(params, resize.fine)
-    return {name: _noised(name, state[name], param, resize, scale, seed) for name, param in tensors}
+    _raise(_name_problems(state, params, resize.fine))
+    tensors = ((name, _read(name, state, param, resize.fine), param) for name, param in expand(params, resize.fine))
+    return ((name, _noised(name, tensor, param, resize, scale, seed)) for name, tensor, param in tensors)
 
 
 def similarity(state: State, params: Params, resize: Resize) -> dict[str, float]:
@@ -129,8 +134,9 @@ def similarity(state: State, params: Params, resize: Resize) -> dict[str, float]
     A unit's vector is its slice of the tensor along the merged `.out` axis. Tensors whose units are single
     numbers have no angle and are left out, as are groups with a zero vector.
     """
-    check(state, params, resize.fine)
-    found = ((name, _cosine(state[name], param, resize)) for name, param in expand(params, resize.fine))
+    _raise(_name_problems(state, params, resize.fine))
+    tensors = ((name, _read(name, state, param, resize.fine), param) for name, param in expand(params, resize.fine))
+    found = ((name, _cosine(tensor, param, resize)) for name, tensor, param in tensors)
     return {name: cosine for name, cosine in found if cosine is not None}
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mlrun.config import Optimizer
+from mlrun.sharding import like
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -44,10 +45,10 @@ def moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str,
 def load_moments(
     net: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Mapping[str, Tensor]], taken: int
 ) -> None:
-    """Give the optimizer the moments of `moments`, copied onto the parameters' device."""
+    """Give the optimizer the moments of `moments`, copied to where, and as, the parameters are held."""
     for name, p in net.named_parameters():
         if name not in tensors[MOMENTS[0]]:
             continue
         step = float(tensors["step"][name] if "step" in tensors else taken)
-        state = {kind: tensors[kind][name].to(p.device, p.dtype).clone() for kind in MOMENTS}
+        state = {kind: like(p, tensors[kind][name]) for kind in MOMENTS}
         optimizer.state[p] = {"step": torch.tensor(step, device=p.device), **state}

@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import yaml
 
-from mlrun import checkpoint, distributed, log, operators, optim, storage, transfer
+from mlrun import checkpoint, distributed, log, operators, optim, sharded, storage, transfer
 from mlrun.checkpoint import Progress, Snapshot
 from mlrun.clock import PURPOSES, Clock
 from mlrun.config import Config
@@ -26,8 +26,9 @@ from mlrun.distributed import Ranks
 from mlrun.errors import UserError, mistake
 from mlrun.growth.base import Context
 from mlrun.interop.read import open_folder
-from mlrun.network import Network, build
+from mlrun.network import Network, blocks, initials
 from mlrun.plan import Plan, Stage, as_dict
+from mlrun.sharding import Whole, like
 from mlrun.signals import Signals
 from mlrun.trainer import Diverged, Job, Stopped, Trainee, held_out_loss, record, share
 from mlrun.trainer import train as train_stage
@@ -99,7 +100,7 @@ class Run:
         finished = _read_json(self.folder / "summary.json")
         if finished is not None and finished["status"] == "finished":
             return finished
-        found = checkpoint.load(self.folder / "checkpoints")
+        found = checkpoint.load(self.folder / "checkpoints", self.ranks)
         if found is None:
             self.current = self._fresh()
             self.progress.content = self.source.describe().get("content")
@@ -151,11 +152,11 @@ class Run:
             with self.clock.during("checkpoint"):
                 progress.step = step
                 took()
-                self._save(_snapshot(trainee))
+                self._save(_snapshot(trainee, self.ranks.holding))
 
         def fork(step: int) -> None:
             with self.clock.during("checkpoint"):
-                self._fork(step, _snapshot(trainee))
+                self._fork(step, _snapshot(trainee, self.ranks.holding))
 
         if not progress.entered:
             progress.entered = True
@@ -172,38 +173,41 @@ class Run:
         """Log that a stage is done, and save where it led to."""
         progress = self.progress
         self._write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
-        self.current = _snapshot(trainee)
+        self.current = _snapshot(trainee, self.ranks.holding)
         if self.config.growth.teaches:
             self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
         with self.clock.during("checkpoint"):
             # First: a checkpoint of the trunk's end says that its model is written.
-            if stage == self.plan.trunk[-1] and self.ranks.first:
-                save_model(self.folder / "model", self.config, self.current, self.source)
+            if stage == self.plan.trunk[-1]:
+                save_model(self.folder / "model", self.config, self.current, self.source, self.ranks)
             self._save(self.current)
 
     def _fork(self, step: int, current: Snapshot) -> None:
         """Keep the state that a branch will start from once the trunk is done."""
         self.progress.forks[str(step)] = self.clock.read()["training"]
-        if self.ranks.first:
-            checkpoint.save_fork(self.folder / "checkpoints", step, current)
+        folder = self.folder / "checkpoints"
+        if self.ranks.holding.joint:
+            sharded.save_fork(folder, step, current, self.ranks)
+        elif self.ranks.first:
+            checkpoint.save_fork(folder, step, current)
         self.ranks.wait()
 
     def _enter(self, job: Job, stage: Stage) -> None:
         """Move `current` to the stage's level, and log the receipt; a branch starts from its fork as it was there."""
         if stage.fork is not None:
-            self.current = checkpoint.load_fork(self.folder / "checkpoints", stage.fork)
+            self.current = checkpoint.load_fork(self.folder / "checkpoints", stage.fork, self.ranks)
             return
         averaged = self.current.tensors.pop("ema", None)
         if stage.transfer is None:
             if not self.carry:
                 self.current = Snapshot({"weights": self.current.weights})
             return
-        before, level = self.current, self.plan.level(stage.level)
+        before, level, holding = self.current, self.plan.level(stage.level), self.ranks.holding
         if stage.transfer == "coalesce":
             above = self.plan.level(stage.level - 1)
             self.kept[above.number] = before
-            grown = after = transfer.coalesce(before, above, self.carry)
+            grown = after = transfer.coalesce(before, above, self.carry, holding)
             pair, coarse = above, level
         else:
             grown = self._grown(stage, before, averaged)
@@ -212,7 +216,7 @@ class Run:
         source_level, target_level = (pair, coarse) if stage.transfer == "coalesce" else (coarse, pair)
         batch = next(iter(self.source.validation(self.config.settings.eval.batch)))
         looks = tuple(
-            transfer.look(at, snapshot.weights, batch, self.ranks.device)
+            transfer.look(at, snapshot.weights, batch, self.ranks.device, holding)
             for at, snapshot in ((source_level, before), (target_level, grown), (target_level, after))
         )
         receipt = transfer.receipt(stage.transfer, stage.alpha, pair, (looks[0], looks[1], looks[2][0]))
@@ -243,8 +247,9 @@ class Run:
         cycle, level = self.config.settings.cycle, self.plan.level(stage.level)
         if cycle.noise > 0:
             assert level.resize is not None
-            seed = self.config.settings.seed
-            noisy = operators.noise(grown.weights, level.model.params(), level.resize, cycle.noise, seed)
+            seed, holding = self.config.settings.seed, self.ranks.holding
+            weights, params = holding.view(grown.weights), level.model.params()
+            noisy = holding.keep(operators.iter_noise(weights, params, level.resize, cycle.noise, seed))
             grown = Snapshot({**grown.tensors, "weights": noisy}, grown.adam_steps)
         kept = self.kept.pop(stage.level, None)
         if kept is None:
@@ -255,8 +260,9 @@ class Run:
     def _fresh(self) -> Snapshot:
         """Return the first stage's model, from its seed or from the folder `init`."""
         model, init = self.plan.level(self.plan.stages[0].level).model, self.config.settings.init
+        keep = self.ranks.holding.keep
         if init is None:
-            return Snapshot({"weights": dict(build(model, self.config.settings.seed).state_dict())})
+            return Snapshot({"weights": keep(initials(model, self.config.settings.seed))})
         found = open_folder(Path(init).expanduser(), "init")
         # What is dropped in training is this run's choice.
         theirs, own = found.model.without_dropout(), model.without_dropout()
@@ -265,13 +271,14 @@ class Run:
             allowed = f"a {type(model).__name__} of this run's sizes"
             remedy = f"its {', '.join(differing) or 'architecture'} differ: set model.* to them"
             raise UserError(mistake("init", init, allowed, remedy))
-        return Snapshot({"weights": {name: found[name].float() for name in found}})
+        return Snapshot({"weights": keep((name, found[name].float()) for name in found)})
 
     def _trainee(self, stage: Stage) -> Trainee:
-        spec = self.config.settings.optimizer
-        net = build(self.plan.level(stage.level).model, None)
-        net.load_state_dict(self.current.weights)
-        net.to(self.ranks.device)
+        spec, hardware = self.config.settings.optimizer, self.config.settings.hardware
+        model = self.plan.level(stage.level).model
+        net = self.ranks.holding.network(model, self.current.weights, self.ranks.device, hardware.precision)
+        for block in blocks(net):
+            block.recompute = hardware.activation_checkpointing
         lesson = None
         if stage.transfer == "decoalesce":
             coarse = self.plan.level(stage.level + 1)
@@ -280,7 +287,7 @@ class Run:
         if self.current.adam_steps > 0:
             optim.load_moments(net, optimizer, self.current.tensors, self.current.adam_steps)
         start = self.current.tensors.get("ema", self.current.weights)
-        ema = {name: t.to(self.ranks.device).clone() for name, t in start.items()} if spec.ema is not None else None
+        ema = {n: like(p, start[n]) for n, p in net.named_parameters()} if spec.ema is not None else None
         return Trainee(net, optimizer, ema, lesson)
 
     def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
@@ -292,10 +299,8 @@ class Run:
         best = self.progress.best
         if stage.level == 1 and math.isfinite(values["loss"]) and (best is None or values["loss"] < best):
             self.progress.best = values["loss"]
-            if self.ranks.first:
-                path = self.folder / "checkpoints" / checkpoint.BEST
-                meta = {"step": str(step), "val_loss": repr(values["loss"])}
-                checkpoint.save_weights(path, trainee.net.state_dict(), meta)
+            meta = {"step": str(step), "val_loss": repr(values["loss"])}
+            save_weights(self.folder / "checkpoints" / checkpoint.BEST, trainee.net.state_dict(), meta, self.ranks)
 
     def _evaluate_branch(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the annealed held-out loss, and what a run would have cost that had this as its end."""
@@ -313,16 +318,15 @@ class Run:
 
         values = {"loss": loss(trainee.net)}
         if trainee.ema is not None:
-            averaged = build(trainee.net.model, None)
-            averaged.load_state_dict(trainee.ema)
-            values["ema_loss"] = loss(averaged.to(self.ranks.device))
+            model, device, precision = trainee.net.model, self.ranks.device, settings.hardware.precision
+            values["ema_loss"] = loss(self.ranks.holding.network(model, trainee.ema, device, precision))
         return values
 
     def _copies(self, stage: Stage, net: Network) -> dict[str, Any]:
         """Return how alike the decoalesced copies still are, 1 for equal: the mean cosine, and that of each layer."""
         level = self.plan.level(stage.level)
         assert level.resize is not None
-        state = {name: t.detach() for name, t in net.state_dict().items()}
+        state = self.ranks.holding.view({name: t.detach() for name, t in net.state_dict().items()})
         cosines = operators.similarity(state, level.model.params(), level.resize)
         if not cosines:
             return {}
@@ -337,14 +341,18 @@ class Run:
         self.progress.seconds = self.clock.read()
         if self.ranks.first:
             self.progress.log_bytes = self.log.offset()
-            checkpoint.save(self.folder / "checkpoints", self.progress, current, self.kept)
+        folder = self.folder / "checkpoints"
+        if self.ranks.holding.joint:
+            sharded.save(folder, self.progress, current, self.kept, self.ranks)
+        elif self.ranks.first:
+            checkpoint.save(folder, self.progress, current, self.kept)
         self.ranks.wait()
 
     def _last_good(self) -> str:
-        path = self.folder / "checkpoints" / checkpoint.LAST
-        if not path.exists():
+        found = checkpoint.present(self.folder / "checkpoints", "last")
+        if not found:
             return "no checkpoint was due before that"
-        return f"the last good checkpoint is {path}, of step {self.progress.step}"
+        return f"the last good checkpoint is {found[0]}, of step {self.progress.step}"
 
     def _leave(self, status: str, reason: str) -> None:
         """Say in summary.json why the run ended before its time."""
@@ -408,20 +416,30 @@ class Run:
             yield opened
 
 
-def _snapshot(trainee: Trainee) -> Snapshot:
-    """Return copies on the CPU of everything that a stage trains."""
+def _snapshot(trainee: Trainee, holding: Whole) -> Snapshot:
+    """Return copies on the CPU of everything that a stage trains, as this process holds it."""
     moments, taken = optim.moments(trainee.net, trainee.optimizer)
     kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **moments}
     if trainee.ema is not None:
         kinds["ema"] = trainee.ema
-    return Snapshot({k: {n: t.detach().to("cpu", copy=True) for n, t in ts.items()} for k, ts in kinds.items()}, taken)
+    return Snapshot({kind: {n: holding.rest(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)
 
 
-def save_model(folder: Path, config: Config, final: Snapshot, source: Any) -> None:
+def save_weights(path: Path, weights: Mapping[str, torch.Tensor], meta: Mapping[str, str], ranks: Ranks) -> None:
+    """Write a model's weights as one file, atomically; all processes call it."""
+    if ranks.holding.joint:
+        sharded.save_weights(path, weights, meta, ranks)
+    elif ranks.first:
+        checkpoint.save_weights(path, weights, meta)
+
+
+def save_model(folder: Path, config: Config, final: Snapshot, source: Any, ranks: Ranks) -> None:
     """Write the trained model: weights, their moving average if there is one, configuration, and how data is read."""
-    checkpoint.save_weights(folder / "model.safetensors", final.weights, {})
+    save_weights(folder / "model.safetensors", final.weights, {}, ranks)
     if "ema" in final.tensors:
-        checkpoint.save_weights(folder / "ema.safetensors", final.tensors["ema"], {})
+        save_weights(folder / "ema.safetensors", final.tensors["ema"], {}, ranks)
+    if not ranks.first:
+        return
     _write_text(folder / "config.json", json.dumps(config.resolved["model"], indent=2) + "\n")
     described = source.describe()
     if "tokenizer" in described:

@@ -19,9 +19,10 @@ from mlrun.config import Hardware, Settings
 from mlrun.distributed import Ranks
 from mlrun.divergence import Diverged, Guard
 from mlrun.dropout import seed_masks
-from mlrun.network import Network
+from mlrun.network import Network, blocks
 from mlrun.optim import set_rate
 from mlrun.plan import Plan, Stage
+from mlrun.sharding import local
 from mlrun.signals import NOTHING, STOP, Signals
 
 Batch = Mapping[str, Tensor]
@@ -79,7 +80,7 @@ def train(
         Stopped: a signal came; `save` was called.
     """
     settings, ranks = job.settings, job.ranks
-    forward = _prepare(trainee.net if trainee.lesson is None else trainee.lesson, settings.hardware, ranks)
+    forward = _prepare(trainee, settings.hardware, ranks)
     tell = getattr(trainee.lesson, "at", lambda step: None)
     parameters = list(trainee.net.parameters())
     evaluate_every = due(job.plan, stage, settings.eval.every)
@@ -100,7 +101,7 @@ def train(
 
         # Clipping also measures the norm; without a limit it only measures.
         limit = settings.optimizer.clip if settings.optimizer.clip is not None else math.inf
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        norm = ranks.holding.whole(nn.utils.clip_grad_norm_(parameters, limit))
         done = step + 1
         skipped = guard.leaves_out(norm, done)
         if not skipped:
@@ -171,18 +172,23 @@ def autocast(hardware: Hardware, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16")
 
 
-def _prepare(module: nn.Module, hardware: Hardware, ranks: Ranks) -> nn.Module:
+def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
     """Return the module to call: wrapped for several processes, and compiled if the hardware says so."""
-    module.train()
-    if ranks.world > 1:
-        module = DistributedDataParallel(
-            module, device_ids=[ranks.device.index] if ranks.device.type == "cuda" else None
-        )
-    if not hardware.compile:
+    module = (trainee.net if trainee.lesson is None else trainee.lesson).train()
+    if hardware.compile:
+        # All levels share one code object; without a reset dynamo's limit on recompiling would leave later ones eager.
+        torch.compiler.reset()
+    if ranks.holding.joint:
+        if hardware.compile:
+            for block in blocks(trainee.net):
+                # Only what is computed: gathering and freeing shards happens around it.
+                block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
         return module
-    # All levels share one code object; without a reset dynamo's limit on recompiling would leave later ones eager.
-    torch.compiler.reset()
-    return torch.compile(module)  # type: ignore[return-value]
+    if ranks.world > 1:
+        device = [ranks.device.index] if ranks.device.type == "cuda" else None
+        unused = getattr(trainee.lesson, "partial", False)
+        module = DistributedDataParallel(module, device_ids=device, find_unused_parameters=unused)
+    return torch.compile(module) if hardware.compile else module  # type: ignore[return-value]
 
 
 def _gradients(
@@ -190,7 +196,8 @@ def _gradients(
 ) -> Tensor:
     """Accumulate the gradient of the mean loss over this process's rows; return that loss, detached.
 
-    `masks` is told the first row of each micro-batch before its forward pass.
+    `masks` is told the first row of each micro-batch before its forward pass. DDP sums over the processes once, with
+    the last micro-batch. Shards are summed with each: to wait would mean to hold the gradient whole.
     """
     rows = samples(batch)
     size = min(hardware.micro_batch or rows, rows)
@@ -219,9 +226,25 @@ def _step(trainee: Trainee, decay: float | None) -> None:
 
 @torch.no_grad()
 def _average(ema: dict[str, Tensor], net: Network, decay: float) -> None:
-    """Move the average towards the weights: ema = decay * ema + (1 - decay) * weight."""
+    """Move the average towards the weights: ema = decay * ema + (1 - decay) * weight; of shards, one's own."""
     weights = dict(net.named_parameters())
-    torch._foreach_lerp_(list(ema.values()), [weights[name].detach() for name in ema], 1 - decay)
+    averages = [local(average) for average in ema.values()]
+    torch._foreach_lerp_(averages, [local(weights[name].detach()) for name in ema], 1 - decay)
+
+
+def shared_out(batches: Iterable[Batch], ranks: Ranks) -> Iterator[tuple[Batch, bool]]:
+    """Yield this process's share of held-out batches, and whether each counts.
+
+    Where forward passes are joint ones, a process that has none left takes part with one that does not count.
+    """
+    index, spare = -1, None
+    for index, batch in enumerate(batches):
+        if index % ranks.world == 0:
+            spare = batch
+        if index % ranks.world == ranks.rank:
+            yield batch, True
+    if ranks.holding.joint and spare is not None and index % ranks.world < ranks.rank:
+        yield spare, False
 
 
 def held_out_loss(net: Network, batches: Iterable[Batch], hardware: Hardware, ranks: Ranks) -> float:
@@ -236,13 +259,11 @@ def held_out_mean(
     """Return the mean per sample of `total`, a batch's sum, over held-out batches; the processes share the batches."""
     net.eval()
     sums = torch.zeros(2, dtype=torch.float64)
-    for index, batch in enumerate(batches):
-        if index % ranks.world != ranks.rank:
-            continue
+    for batch, counts in shared_out(batches, ranks):
         here = {key: value.to(ranks.device) for key, value in batch.items()}
         with autocast(hardware, ranks.device):
-            sums += torch.tensor([total(here), samples(here)], dtype=torch.float64)
-    net.train()
+            sums += counts * torch.tensor([total(here), samples(here)], dtype=torch.float64)
+    ranks.holding.settle(net.train())
     value, seen = ranks.sum(sums.to(ranks.device)).tolist()
     return value / seen
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 from mlrun import operators
 from mlrun.checkpoint import Snapshot
 from mlrun.errors import UserError
-from mlrun.network import build
 from mlrun.operators import Rule
 from mlrun.plan import Level
+from mlrun.sharding import WHOLE, Whole, local, rewrapped
+
+Operator = Callable[..., Iterator[tuple[str, Tensor]]]
 
 # How each kind of tensor goes through an operator. EMA weights start anew from the transferred weights.
 RULES: Mapping[str, Rule] = {"weights": "weight", "exp_avg": "gradient", "exp_avg_sq": "square"}
@@ -22,29 +24,40 @@ RULES: Mapping[str, Rule] = {"weights": "weight", "exp_avg": "gradient", "exp_av
 TOLERANCE = 1e-4
 
 
-def coalesce(fine: Snapshot, level: Level, carry: bool) -> Snapshot:
-    """Return the model of the next coarser level; `carry` sends Adam's moments through the operator too."""
-    assert level.resize is not None
-    params, resize = level.model.params(), level.resize
-    kinds = _kinds(fine, carry)
-    tensors = {kind: operators.coalesce(fine.tensors[kind], params, resize, rule=RULES[kind]) for kind in kinds}
-    return Snapshot(tensors, fine.adam_steps if carry else 0)
+def coalesce(fine: Snapshot, level: Level, carry: bool, holding: Whole = WHOLE) -> Snapshot:
+    """Return the model of the next coarser level; `carry` sends Adam's moments through the operator too.
+
+    Tensor by tensor: a process never holds more than its share of both models and the tensors that make one.
+    """
+    return _moved(operators.iter_coalesce, fine, level, carry, holding)
 
 
-def decoalesce(coarse: Snapshot, level: Level, carry: bool) -> Snapshot:
-    """Return the coarse model on `level`, the next finer one, before any interpolation."""
+def decoalesce(coarse: Snapshot, level: Level, carry: bool, holding: Whole = WHOLE) -> Snapshot:
+    """Return the coarse model on `level`, the next finer one, before any interpolation; as `coalesce` does."""
+    return _moved(operators.iter_decoalesce, coarse, level, carry, holding)
+
+
+def _moved(operator: Operator, start: Snapshot, level: Level, carry: bool, holding: Whole) -> Snapshot:
     assert level.resize is not None
     params, resize = level.model.params(), level.resize
-    kinds = _kinds(coarse, carry)
-    tensors = {kind: operators.decoalesce(coarse.tensors[kind], params, resize, rule=RULES[kind]) for kind in kinds}
-    return Snapshot(tensors, coarse.adam_steps if carry else 0)
+    tensors = {
+        kind: holding.keep(operator(holding.view(start.tensors[kind]), params, resize, rule=RULES[kind]))
+        for kind in _kinds(start, carry)
+    }
+    return Snapshot(tensors, start.adam_steps if carry else 0)
 
 
 def interpolate(kept: Snapshot, grown: Snapshot, alpha: float) -> Snapshot:
-    """Return (1 - alpha) * kept + alpha * grown, for the kinds that both have."""
+    """Return (1 - alpha) * kept + alpha * grown, for the kinds that both have; of shards, each process its own."""
     kinds = [kind for kind in grown.tensors if kind in kept.tensors]
-    tensors = {kind: operators.interpolate(kept.tensors[kind], grown.tensors[kind], alpha) for kind in kinds}
-    return Snapshot(tensors, grown.adam_steps)
+    return Snapshot(
+        {kind: _blended(kept.tensors[kind], grown.tensors[kind], alpha) for kind in kinds}, grown.adam_steps
+    )
+
+
+def _blended(kept: Mapping[str, Tensor], grown: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
+    was, now = ({name: local(tensor) for name, tensor in tensors.items()} for tensors in (kept, grown))
+    return {name: rewrapped(kept[name], t) for name, t in operators.interpolate(was, now, alpha).items()}
 
 
 def _kinds(snapshot: Snapshot, carry: bool) -> list[str]:
@@ -53,12 +66,14 @@ def _kinds(snapshot: Snapshot, carry: bool) -> list[str]:
 
 @torch.no_grad()
 def look(
-    level: Level, weights: Mapping[str, Tensor], batch: Mapping[str, Tensor], device: torch.device
+    level: Level,
+    weights: Mapping[str, Tensor],
+    batch: Mapping[str, Tensor],
+    device: torch.device,
+    holding: Whole = WHOLE,
 ) -> tuple[float, Tensor]:
     """Return (loss, logits) of a model on one batch, in float32 without autocast."""
-    net = build(level.model, None)
-    net.load_state_dict(dict(weights))
-    net.to(device).eval()
+    net = holding.network(level.model, weights, device).eval()
     here = {key: value.to(device) for key, value in batch.items()}
     return float(net(here)), net.logits(here).float().cpu()
 

@@ -25,7 +25,8 @@ CHILD = '''
 import os, pathlib, signal, sys
 import torch, toy
 from dataclasses import replace
-from mlrun import checkpoint, operators, run, transfer
+from mlrun import checkpoint, operators, run, sharded, transfer
+from mlrun.config import Hardware
 from mlrun.log.jsonl import Jsonl
 
 torch.set_num_threads(1)
@@ -56,6 +57,18 @@ def torn(at):
             die()
     checkpoint.save_file = save
 
+def torn_shard(at):
+    """Half of a shard reaches the disk."""
+    real, calls = sharded._write, [0]
+    def write(folder, *args):
+        calls[0] += 1
+        real(folder, *args)
+        if calls[0] == at:
+            (path,) = folder.glob("*.distcp")
+            os.truncate(path, os.path.getsize(path) // 2)
+            die()
+    sharded._write = write
+
 def half_line(at):
     """Half a record reaches the log."""
     real, calls = Jsonl.write, [0]
@@ -70,20 +83,25 @@ def half_line(at):
 POINTS = {
     "step": lambda at, before: around(torch.optim.AdamW, "step", at, before),
     "torn checkpoint": lambda at, before: torn(at),
+    "torn shard": lambda at, before: torn_shard(at),
+    "note": lambda at, before: around(sharded, "_sign", at, before),
+    "removal": lambda at, before: around(checkpoint, "remove", at, before),
     "rename": lambda at, before: around(os, "replace", at, before),
     "half a record": lambda at, before: half_line(at),
-    "transfer": lambda at, before: around(operators, ("coalesce", "decoalesce")[at % 2], 1, before),
+    "transfer": lambda at, before: around(operators, ("iter_coalesce", "iter_decoalesce")[at % 2], 1, before),
     "blend": lambda at, before: around(operators, "interpolate", 1, before),
     "receipt": lambda at, before: around(transfer, "receipt", 1 + at % 2, before),
     "evaluation": lambda at, before: around(run, "held_out_loss", at, before),
     "model": lambda at, before: around(run, "save_model", 1, before),
+    "fork of shards": lambda at, before: around(sharded, "save_fork", at, before),
     "fork": lambda at, before: around(checkpoint, "save_fork", at, before),
     "branch": lambda at, before: around(checkpoint, "load_fork", at, before),
 }
 
 def config():
     model = replace(toy.model(), dropout=0.1, attention_dropout=0.1, drop_path=0.1)
-    return toy.make(model=model, checkpoint=toy.Checkpoint(every="2 steps"), **toy.BRANCHED)
+    often, hardware = toy.Checkpoint(every="2 steps"), Hardware(sharding=sys.argv[1])
+    return toy.make(model=model, checkpoint=often, hardware=hardware, **toy.BRANCHED)
 
 print("ready", flush=True)
 for line in sys.stdin:
@@ -109,11 +127,11 @@ for line in sys.stdin:
 class Lives:
     """Starts lives of runs, each in a process of its own."""
 
-    def __init__(self, script: Path) -> None:
+    def __init__(self, script: Path, sharding: str) -> None:
         here = Path(__file__).parent
         path = os.pathsep.join([str(here), str(here.parent)])
         self.process = subprocess.Popen(
-            [sys.executable, str(script)],
+            [sys.executable, str(script), sharding],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=open(script.with_suffix(".err"), "w"),  # noqa: SIM115
@@ -139,13 +157,23 @@ class Lives:
         self.process.wait()
 
 
-def moments(draw: random.Random) -> Iterator[tuple[str, int, bool]]:
+REACH = {
+    "step": 6, "torn checkpoint": 4, "rename": 8, "half a record": 9, "transfer": 2, "blend": 1,
+    "receipt": 2, "evaluation": 3, "model": 1, "fork": 2, "branch": 2,
+}  # fmt: skip
+REACH_OF_SHARDS = {
+    "torn shard": 4,
+    "note": 4,
+    "rename": 12,
+    "removal": 12,
+    "transfer": 2,
+    "model": 1,
+    "fork of shards": 2,
+}
+
+
+def moments(draw: random.Random, reach: dict[str, int]) -> Iterator[tuple[str, int, bool]]:
     """Yield where to kill, for ever: each kind of moment in turn, at a random count of it."""
-    reach = {
-        "step": 6, "torn checkpoint": 4, "rename": 8, "half a record": 9, "transfer": 2, "blend": 1,
-        "receipt": 2, "evaluation": 3, "model": 1, "fork": 2,
-        "branch": 2,
-    }  # fmt: skip
     while True:
         names = list(reach)
         draw.shuffle(names)
@@ -163,18 +191,28 @@ def ledger(folder: Path) -> dict[str, Any]:
 
 
 def test_forty_kills_leave_no_trace(tmp_path: Path) -> None:
+    kinds = kill(tmp_path, "none", REACH, KILLS)
+    assert {"torn checkpoint", "rename", "half a record", "transfer", "step", "fork", "branch"} <= kinds
+
+
+def test_a_dozen_kills_of_a_run_of_shards_leave_no_trace(tmp_path: Path) -> None:
+    assert {"torn shard", "note", "rename", "removal"} <= kill(tmp_path, "fsdp", REACH_OF_SHARDS, 12)
+
+
+def kill(tmp_path: Path, sharding: str, reach: dict[str, int], kills: int) -> set[str]:
+    """Kill runs until it is enough, compare their ends with that of one left in peace; return the kinds of moments."""
     script = tmp_path / "life.py"
     script.write_text(CHILD)
-    lives = Lives(script)
+    lives = Lives(script, sharding)
     assert lives.live(tmp_path / "peace") == 0, (tmp_path / "life.err").read_text()[-2000:]
     print(f"seed {SEED}")
-    draw, killed, began = moments(random.Random(SEED)), 0, time.perf_counter()
+    draw, killed, began = moments(random.Random(SEED), reach), 0, time.perf_counter()
     run_number, kinds = 0, set()
-    while killed < KILLS:
+    while killed < kills:
         folder = tmp_path / f"war-{run_number}"
         codes = []
         # A life that reaches its end before its moment finishes the run: the next one begins.
-        while killed < KILLS and (not codes or codes[-1] == -9):
+        while killed < kills and (not codes or codes[-1] == -9):
             point, at, before = next(draw)
             codes.append(lives.live(folder, point, at, before))
             killed += codes[-1] == -9
@@ -186,7 +224,7 @@ def test_forty_kills_leave_no_trace(tmp_path: Path) -> None:
         run_number += 1
     lives.close()
     print(f"{killed} kills over {run_number} runs in {time.perf_counter() - began:.0f} s, in {sorted(kinds)}")
-    assert {"torn checkpoint", "rename", "half a record", "transfer", "step", "fork", "branch"} <= kinds
+    return kinds
 
 
 def same_end(peace: Path, war: Path) -> None:

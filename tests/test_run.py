@@ -166,9 +166,9 @@ def test_width_receipts_are_exact_and_say_so(tmp_path: Path) -> None:
 
 
 def test_a_receipt_above_tolerance_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = run.transfer.operators.decoalesce
+    real = run.transfer.operators.iter_decoalesce
     monkeypatch.setattr(
-        run.transfer.operators, "decoalesce", lambda *a, **k: {n: t * 1.01 for n, t in real(*a, **k).items()}
+        run.transfer.operators, "iter_decoalesce", lambda *a, **k: ((n, t * 1.01) for n, t in real(*a, **k))
     )
     with pytest.raises(UserError, match="changed the logits"):
         toy.run(tmp_path, toy.make(coarsening=Uniform(width=2, ffn=2, head=2)))

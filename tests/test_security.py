@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import pickle
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,18 @@ def test_a_swept_target_is_refused_too() -> None:
 
 
 def test_no_code_of_ours_unpickles_or_trusts_remote_code() -> None:
-    """torch.load, pickle.load and the like appear nowhere; trust_remote_code is nowhere switched on."""
+    """torch.load, pickle.load and the like appear nowhere; trust_remote_code is nowhere switched on.
+
+    One file names `pickle`, for an unpickler that knows a short list of classes (see test_sharded.py).
+    """
+    limited = PACKAGE / "dcp.py"
+    assert re.findall(r"pickle\.\w+", limited.read_text()) == ["pickle.Unpickler"]
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-                assert not names & {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}, path
+                allowed = {"pickle"} if path == limited else set()
+                assert not (names - allowed) & {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}, path
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("torch.load", "eval", "exec", "os.system", "yaml.unsafe_load"), path

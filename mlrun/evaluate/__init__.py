@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -18,7 +17,6 @@ from mlrun.distributed import Ranks
 from mlrun.errors import UserError, mistake
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.network import Network
-from mlrun.network import build as build_network
 from mlrun.trainer import held_out_loss, held_out_mean
 
 
@@ -38,7 +36,7 @@ def evaluate(folder: Path, hardware: Hardware | None = None) -> dict[str, Any]:
     try:
         used = _hardware(config) if hardware is None else hardware
         source = build(config.data, "data").open(found.model, config.seed, Path(config.cache))
-        net = _network(found, ranks.device)
+        net = _network(found, ranks, used)
         batch = config.eval.batch
         result = {"val_loss": held_out_loss(net, source.validation(batch), used, ranks)}
         if found.model.objective == "image":
@@ -65,11 +63,10 @@ def _hardware(config: DictConfig) -> Hardware:
     return cast(Hardware, OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Hardware), config.hardware)))
 
 
-def _network(found: Checkpoint, device: torch.device) -> Network:
+def _network(found: Checkpoint, ranks: Ranks, hardware: Hardware) -> Network:
     """Return the network with the folder's weights, in float32."""
-    net = build_network(found.model, None)
-    net.load_state_dict(dict(found))
-    return net.to(device)
+    weights = ranks.holding.keep(found.items())
+    return ranks.holding.network(found.model, weights, ranks.device, hardware.precision)
 
 
 def accuracy(net: Network, batches: Iterable[Mapping[str, Tensor]], hardware: Hardware, ranks: Ranks) -> float:

@@ -5,11 +5,12 @@ FPI is growth=decoalesce with coarsening=fpi: its maps copy outputs and split in
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlrun import frozen
-from mlrun.axes import Resize, at_depth, depth_axis, factors
+from mlrun.axes import Resize, depth_axis, expand, factors
 from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
 from mlrun.growth.base import Context, Growth, Samples, one_stack
@@ -45,9 +46,10 @@ class AKI(Growth):
 
         assert level.resize is not None
         wide, deep = _width(level.resize), _depth(level.resize)
-        params = level.model.params()
-        expanded = operators.decoalesce(coarse.weights, params, wide)
-        return Snapshot({"weights": operators.decoalesce(_from_above(expanded, level.model, wide), params, deep)})
+        params, holding = level.model.params(), context.ranks.holding
+        expanded = holding.keep(operators.iter_decoalesce(holding.view(coarse.weights), params, wide))
+        mixed = holding.keep(_from_above(holding.view(expanded), level.model, wide))
+        return Snapshot({"weights": holding.keep(operators.iter_decoalesce(holding.view(mixed), params, deep))})
 
     def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         if self.substructures is None:
@@ -87,23 +89,21 @@ def _depth(resize: Resize) -> Resize:
     return replace(resize, coarse=coarse, merges=merges)
 
 
-def _from_above(expanded: dict[str, Tensor], model: Model, wide: Resize) -> dict[str, Tensor]:
-    """Return the widened layers with their new output units taken from the layer above; the top one has none."""
+def _from_above(expanded: Mapping[str, Tensor], model: Model, wide: Resize) -> Iterator[tuple[str, Tensor]]:
+    """Yield the widened tensors, their new output units taken from the layer above; the top one has none."""
     norms = frozen.norms(model)
-    out = dict(expanded)
     for template, param in model.params().items():
         axis = depth_axis(template)
+        names = [name for name, _ in expand({template: param}, wide.fine)]
         produced = [(d, f.axis) for d, dim in enumerate(param.dims) for f in factors(dim) if f.role == "out"]
         if axis is None or template in norms or not produced or produced[0][1] not in wide.merges:
+            yield from ((name, expanded[name]) for name in names)
             continue
-        dim, name = produced[0]
-        new = [unit for group in wide.merges[name].groups for unit in group[1:]]
-        for layer in range(wide.fine[axis] - 1):
-            above = expanded[at_depth(template, layer + 1)]
-            out[at_depth(template, layer)] = _replaced(
-                expanded[at_depth(template, layer)], above, dim, new, wide.fine[name]
-            )
-    return out
+        dim, width = produced[0]
+        new = [unit for group in wide.merges[width].groups for unit in group[1:]]
+        for name, above in zip(names, [*names[1:], None], strict=True):
+            tensor = expanded[name]
+            yield name, tensor if above is None else _replaced(tensor, expanded[above], dim, new, wide.fine[width])
 
 
 def _replaced(tensor: Tensor, above: Tensor, dim: int, units: list[int], count: int) -> Tensor:

@@ -50,12 +50,14 @@ class Context:
 class Growth(ABC):
     """`copies`: the members of a group leave equal. `teaches`: the coarse model stays for the stage that follows.
 
-    `parts`: the stage may leave parameters without gradients, and moments with them.
+    `parts`: the stage may leave parameters without gradients, and moments with them. `whole`: why each process needs
+    the whole model; None for what works a tensor at a time, and so on shards too.
     """
 
     copies: ClassVar[bool] = False
     teaches: ClassVar[bool] = False
     parts: ClassVar[bool] = False
+    whole: ClassVar[str | None] = None
 
     @abstractmethod
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
@@ -74,6 +76,9 @@ class Growth(ABC):
         if self.parts and cycle.optimizer_policy == "carry":
             remedy = f"{name} may leave layers without moments"
             found.append(mistake("cycle.optimizer_policy", "carry", "reset", remedy))
+        if self.whole is not None and settings.hardware.sharding != "none":
+            remedy = f"{name} {self.whole}: it needs the whole model in every process"
+            found.append(mistake("hardware.sharding", settings.hardware.sharding, "none", remedy))
         return found
 
     def inexact(self, resize: Resize, post_norm: bool) -> list[str]:

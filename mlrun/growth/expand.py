@@ -25,8 +25,10 @@ class Expand(Growth):
         from mlrun import transfer
 
         assert level.resize is not None
-        trained = transfer.decoalesce(coarse, level, context.carry)
-        averaged = transfer.decoalesce(type(coarse)({"weights": coarse.tensors["ema"]}), level, False).weights
+        holding = context.ranks.holding
+        trained = transfer.decoalesce(coarse, level, context.carry, holding)
+        average = type(coarse)({"weights": coarse.tensors["ema"]})
+        averaged = transfer.decoalesce(average, level, False, holding).weights
         for template in level.model.params():
             axis = depth_axis(template)
             if axis is not None and axis in level.resize.merges:

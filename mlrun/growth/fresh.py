@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
     from mlrun.plan import Level
+    from mlrun.sharding import Whole
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Fresh(Growth):
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.checkpoint import Snapshot
 
-        return Snapshot({"weights": fresh(coarse.weights, level, context.seed)})
+        return Snapshot({"weights": fresh(coarse.weights, level, context.seed, context.ranks.holding)})
 
     def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         found = only_axes(resize, DEPTH, "fresh")
@@ -35,12 +36,12 @@ class Fresh(Growth):
         return found
 
 
-def fresh(coarse: dict[str, Tensor], level: Level, seed: int) -> dict[str, Tensor]:
-    """Return the coarse weights with fresh tensors for the layers that are missing."""
+def fresh(coarse: dict[str, Tensor], level: Level, seed: int, holding: Whole) -> dict[str, Tensor]:
+    """Return the coarse weights, as they are held, with fresh tensors for the layers that are missing."""
     from mlrun.network import initial
 
     sizes = level.sizes
     return {
-        name: coarse[name].clone() if name in coarse else initial(name, param, sizes, seed)
+        name: coarse[name].clone() if name in coarse else holding.own(initial(name, param, sizes, seed))
         for name, param in expand(level.model.params(), sizes)
     }

@@ -28,6 +28,7 @@ class Inherit(Growth):
     weight: float = 0.5
     temperature: float = 1.0
     teaches = True
+    whole = "learns from a teacher"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.checkpoint import Snapshot

@@ -28,6 +28,7 @@ class LiGO(Growth):
     steps: int = 100
     lr: float = 1e-3
     noise: float = 0.01
+    whole = "learns its mapping through the large model"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.checkpoint import Snapshot

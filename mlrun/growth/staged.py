@@ -6,6 +6,7 @@ then 1/g of what they were, so Adam's first moment is divided by g and the secon
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -37,13 +38,12 @@ class Staged(Growth):
 
         assert level.resize is not None
         kinds = [k for k in POWERS if k in coarse.tensors and (context.carry or k == "weights")]
-        deep, params = _depth(level.resize), level.model.params()
-        tensors = {
-            kind: operators.decoalesce(
-                _widened(coarse.tensors[kind], kind, level.model, level.resize), params, deep, rule=transfer.RULES[kind]
-            )
-            for kind in kinds
-        }
+        deep, params, holding = _depth(level.resize), level.model.params(), context.ranks.holding
+        tensors = {}
+        for kind in kinds:
+            wide = holding.keep(_widened(holding.view(coarse.tensors[kind]), kind, level.model, level.resize))
+            grown = operators.iter_decoalesce(holding.view(wide), params, deep, rule=transfer.RULES[kind])
+            tensors[kind] = holding.keep(grown)
         return Snapshot(tensors, coarse.adam_steps if context.carry else 0)
 
     def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
@@ -69,20 +69,18 @@ def _depth(resize: Resize) -> Resize:
     return replace(resize, coarse=coarse, merges=merges)
 
 
-def _widened(state: dict[str, Tensor], kind: str, model: Model, resize: Resize) -> dict[str, Tensor]:
-    """Return the tensors of a kind at the fine width and the coarse depth."""
+def _widened(state: Mapping[str, Tensor], kind: str, model: Model, resize: Resize) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a kind at the fine width and the coarse depth."""
     merges = {axis: merge for axis, merge in resize.merges.items() if axis not in DEPTH}
     ratio = len(merges["embed"].groups[0]) if "embed" in merges else 1
     params, final = model.params(), _after_blocks(model)
     coarse = dict(resize.coarse)
-    wide = {}
     for template, param in params.items():
         scale = ratio ** -POWERS[kind] if template not in final else 1.0
         if template in _final_norm(model) and kind == "weights":
             scale = 1 / ratio
         for name, _ in expand({template: param}, coarse if depth_axis(template) else resize.fine):
-            wide[name] = _diagonal(state[name], param, resize, merges) * scale
-    return wide
+            yield name, _diagonal(state[name], param, resize, merges) * scale
 
 
 def _final_norm(model: Model) -> set[str]:
@@ -111,9 +109,10 @@ def _diagonal(tensor: Tensor, param: Param, resize: Resize, merges: dict[str, Me
     for dim, factor in enumerate(flat):
         if factor.role and factor.axis in merges:
             merge = merges[factor.axis]
-            x = x.index_select(dim, torch.tensor(merge.of))
+            x = x.index_select(dim, torch.tensor(merge.of, device=x.device))
             place = [merge.groups[merge.of[unit]].index(unit) for unit in range(merge.fine)]
-            copies.append(torch.tensor(place).reshape([-1 if d == dim else 1 for d in range(len(flat))]))
+            shape = [-1 if d == dim else 1 for d in range(len(flat))]
+            copies.append(torch.tensor(place, device=x.device).reshape(shape))
     if len(copies) == 2:
         x = x * (copies[0] == copies[1])
     return x.reshape(param.shape({**resize.coarse, **{axis: m.fine for axis, m in merges.items()}})).clone()

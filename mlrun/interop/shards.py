@@ -177,7 +177,13 @@ class Writer:
         UserError: the disk has no room.
     """
 
-    def __init__(self, folder: Path, slots: Sequence[Slot], shard_bytes: int = SHARD_BYTES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        slots: Sequence[Slot],
+        shard_bytes: float = SHARD_BYTES,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
         shards = list(_sharded(slots, shard_bytes))
         total, free = sum(slot.bytes for slot in slots), shutil.disk_usage(folder).free
         if total > free:
@@ -187,7 +193,7 @@ class Writer:
         self.paths = [folder / name for name in names]
         self.places: dict[str, tuple[Path, int, Slot]] = {}
         for path, shard in zip(self.paths, shards, strict=True):
-            self.places |= {slot.name: (path, start, slot) for slot, start in _lay_out(path, shard)}
+            self.places |= {slot.name: (path, start, slot) for slot, start in _lay_out(path, shard, metadata or {})}
         self.missing = set(self.places)
         if count > 1:
             placed = {slot.name: path.name for path, shard in zip(self.paths, shards, strict=True) for slot in shard}
@@ -220,7 +226,7 @@ class Writer:
 _UNSIGNED = "0" * 64
 
 
-def _sharded(slots: Iterable[Slot], limit: int) -> Iterator[list[Slot]]:
+def _sharded(slots: Iterable[Slot], limit: float) -> Iterator[list[Slot]]:
     """Yield the slots of each file, in order; a tensor over the limit has a file of its own."""
     shard: list[Slot] = []
     for slot in slots:
@@ -231,11 +237,11 @@ def _sharded(slots: Iterable[Slot], limit: int) -> Iterator[list[Slot]]:
     yield shard
 
 
-def _lay_out(path: Path, shard: Sequence[Slot]) -> list[tuple[Slot, int]]:
+def _lay_out(path: Path, shard: Sequence[Slot], metadata: Mapping[str, str]) -> list[tuple[Slot, int]]:
     """Write a file's header and reserve its length; return where each tensor begins."""
     # Wide numbers first, so that every tensor is aligned to its own.
     ordered = sorted(shard, key=lambda slot: -slot.dtype.itemsize)
-    entries: dict[str, object] = {"__metadata__": {"format": "pt", "sha256": _UNSIGNED}}
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata, "sha256": _UNSIGNED}}
     starts, end = [], 0
     for slot in ordered:
         starts.append(end)

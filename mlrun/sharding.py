@@ -1,0 +1,191 @@
+"""How the processes of a run hold a model: each of them whole (alone, and DDP), or a shard of every tensor (FSDP2).
+
+A shard is some rows of a tensor's first dim, cut as `torch.chunk` does and FSDP2 with it (Zhao et al. 2023,
+arXiv 2304.11277). What trains is on the device; what rests (snapshots, waiting levels) is on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor
+
+from mlrun.network import Network, Rotary, blocks, build
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
+    from mlrun.models.base import Model
+
+
+class Whole:
+    """Every process holds every tensor. `joint`: forward passes and checkpoints need all processes at once."""
+
+    joint = False
+
+    def own(self, tensor: Tensor) -> Tensor:
+        """Return what this process keeps of a tensor, to rest."""
+        return tensor
+
+    def keep(self, pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+        """Return what this process keeps of (name, tensor) pairs, which come one at a time."""
+        return {name: self.own(tensor) for name, tensor in pairs}
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return a kept tensor whole, on the device if it had to be gathered; all processes ask together."""
+        return tensor
+
+    def view(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return kept tensors as the operators read them: whole."""
+        return tensors
+
+    def rest(self, tensor: Tensor) -> Tensor:
+        """Return a copy on the CPU of what trains."""
+        return tensor.detach().to("cpu", copy=True)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        """Return memory for what this process keeps of a tensor."""
+        return torch.empty(tuple(shape), dtype=dtype)
+
+    def settle(self, net: Network) -> None:
+        """Leave a network as training finds it, after a forward pass without a backward one."""
+
+    def network(
+        self, model: Model, weights: Mapping[str, Tensor], device: torch.device, precision: str = "fp32"
+    ) -> Network:
+        """Return a network on the device with kept weights, float32; `precision` is that of autocast around it."""
+        net = build(model, None)
+        net.load_state_dict(dict(weights))
+        return net.to(device)
+
+
+@dataclass(frozen=True)
+class Sharded(Whole):
+    """Every process holds its rows of every tensor, as DTensors: `mesh` is of the devices, `resting` of the CPUs."""
+
+    mesh: DeviceMesh
+    resting: DeviceMesh
+    joint = True
+
+    def own(self, tensor: Tensor) -> Tensor:
+        if tensor.ndim == 0:
+            return tensor.detach().cpu()
+        return _sharded(self.mine(tensor.detach()).contiguous().to("cpu", copy=True), self.resting, tensor)
+
+    def mine(self, tensor: Tensor) -> Tensor:
+        """Return this process's rows, sharing memory; it has none where there are fewer rows than processes."""
+        rows, rank = tensor.chunk(self.resting.size()), self.resting.get_local_rank()
+        return rows[rank] if rank < len(rows) else tensor[:0]
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        mine = local(tensor)
+        if mine is tensor:
+            return tensor
+        # A number (a norm) is no row of anything: what each process has is a part of it.
+        parts = cast(Any, tensor) if tensor.ndim == 0 else _sharded(mine.to(self.mesh.device_type), self.mesh, tensor)
+        full: Tensor = parts.full_tensor()
+        return full
+
+    def view(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return Gathered(self, tensors)
+
+    def rest(self, tensor: Tensor) -> Tensor:
+        mine = local(tensor).to("cpu", copy=True)
+        return mine if local(tensor) is tensor else _sharded(mine, self.resting, tensor)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        whole = torch.empty(tuple(shape), dtype=dtype, device="meta")
+        if whole.ndim == 0:
+            return torch.empty((), dtype=dtype)
+        return _sharded(torch.empty(self.mine(whole).shape, dtype=dtype), self.resting, whole)
+
+    def settle(self, net: Network) -> None:
+        net.reshard()  # FSDP2 keeps what is outside of the blocks gathered for a backward pass
+
+    def network(
+        self, model: Model, weights: Mapping[str, Tensor], device: torch.device, precision: str = "fp32"
+    ) -> Network:
+        net = build(model, None, device="meta")
+        _fully_shard(net, self.mesh, precision)
+        net.to_empty(device=device)
+        for module in net.modules():
+            if isinstance(module, Rotary):
+                module.reset()
+        for name, parameter in net.named_parameters():
+            local(parameter).copy_(local(weights[name]))
+        return net
+
+
+class Gathered(Mapping[str, Tensor]):
+    """Sharded tensors by name; each is gathered when it is asked for, and only then, by all processes together."""
+
+    def __init__(self, holding: Whole, tensors: Mapping[str, Tensor]) -> None:
+        self._holding, self._tensors = holding, tensors
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._holding.whole(self._tensors[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+WHOLE = Whole()
+
+
+def sharded(device: torch.device, world: int) -> Sharded:
+    """Return shards over all processes; the process group must be there."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    resting = init_device_mesh("cpu", (world,))
+    return Sharded(resting if device.type == "cpu" else init_device_mesh(device.type, (world,)), resting)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return a process's own rows of a sharded tensor, sharing memory; any other tensor as it is."""
+    to_local = getattr(tensor.detach(), "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
+def like(target: Tensor, source: Tensor) -> Tensor:
+    """Return a tensor held, and lying, as `target` with the values of `source`, which is cut up alike."""
+    made = torch.empty_like(target.detach())
+    local(made).copy_(local(source))
+    return made
+
+
+def rewrapped(source: Tensor, mine: Tensor) -> Tensor:
+    """Return own rows `mine` as a tensor that is sharded as `source` is; if that is whole, `mine`."""
+    return mine if local(source) is source else _sharded(mine, source.device_mesh, source)  # type: ignore[attr-defined]
+
+
+def _sharded(mine: Tensor, mesh: DeviceMesh, whole: Tensor) -> Any:
+    """Return own rows as a DTensor of the shape of `whole`."""
+    from torch.distributed.tensor import DTensor, Shard
+
+    shape, stride = whole.shape, torch.empty(whole.shape, device="meta").stride()
+    return DTensor.from_local(mine, mesh, [Shard(0)], run_check=False, shape=shape, stride=stride)
+
+
+def _fully_shard(net: Network, mesh: DeviceMesh, precision: str) -> None:
+    """Shard every block, then all the rest as one group: tied tables stay one tensor, read by both of their ends.
+
+    With bf16, blocks are gathered in bf16 and their gradients summed in float32. The rest (tables, last norm, head)
+    is gathered in float32, so that the residual stream has the precision that it has under autocast alone.
+    """
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+    low = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    policy = low if precision == "bf16" else MixedPrecisionPolicy()
+    for block in blocks(net):
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(net, mesh=mesh)
+    register_fsdp_forward_method(net, "logits")

@@ -1,0 +1,148 @@
+"""Two processes of one run, started as a launcher would; each call takes many runs in turn, as torch is slow to import.
+
+As a program it is one of the two: `pair.py RUNS.json`, with the runs as `together` wrote them down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy
+
+from mlrun import trainer
+from mlrun.coarsening.fpi import FPI
+from mlrun.coarsening.shallow import Shallow
+from mlrun.coarsening.uniform import Uniform
+from mlrun.config import Cycle, Eval, Hardware, Optimizer, Row, Schedule
+from mlrun.growth.aki import AKI
+from mlrun.growth.expand import Expand
+from mlrun.growth.fresh import Fresh
+from mlrun.growth.mslt import MSLT
+from mlrun.growth.staged import Staged
+from mlrun.models.bert import BERT
+from mlrun.models.llama import Llama
+
+DIMS = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}
+GROW = (Row(2, "30%"), Row(1, "40%"), Row(1, "20%"))
+BOTH = Uniform(width=2, ffn=2, head=2, depth=2, layers="strided")
+AVERAGED = Optimizer(lr=1e-2, ema=0.9)
+DECAYED = Optimizer(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="1 steps", decay="2 steps"))
+
+
+def cycle(stages: Any = toy.V_CYCLE, policy: str = "reset", **changes: Any) -> Cycle:
+    return Cycle(name="cycle", stages=list(stages), optimizer_policy=policy, **changes)
+
+
+def growing(growth: Any, coarsening: Any = BOTH, policy: str = "reset", **changes: Any) -> dict[str, Any]:
+    """Return a run that grows into four layers, in a stage of the method's own and one more."""
+    model = replace(toy.model(), layer=4)
+    return {"growth": growth, "coarsening": coarsening, "model": model, "cycle": cycle(GROW, policy), **changes}
+
+
+RUNS: dict[str, dict[str, Any]] = {
+    "reset": {"cycle": cycle()},
+    "carry": {"cycle": cycle(policy="carry"), "optimizer": AVERAGED},
+    "branched": {"cycle": cycle(branches=["60%"]), "optimizer": DECAYED},
+    "3 levels": {
+        "model": replace(toy.model(), layer=4, tied=False),
+        "cycle": cycle((Row(1, "10%"), Row(2, "10%"), Row(3, "20%"), Row(2, "20%"), Row(1, "30%")), "carry"),
+        "optimizer": Optimizer(lr=1e-2),
+    },
+    "llama": {
+        "cycle": cycle(noise=0.05),
+        "coarsening": Uniform(width=2, ffn=2, head=2),
+        "model": Llama(toy.WORDS, toy.SEQUENCE, 16, kv_head=2, group=2, head_dim=8, ffn=32, layer=2, qk_norm=True),
+    },
+    "bert": {"model": BERT(vocab=toy.WORDS, position=toy.SEQUENCE, token_type=1, **DIMS)},
+    "aki": growing(AKI(), FPI(width=2, ffn=2, head=2, depth=2)),
+    "staged": growing(Staged(), Uniform(width=2, ffn=2, head=2), "carry"),
+    "expand": growing(Expand(), Uniform(depth=2), optimizer=AVERAGED),
+    "fresh": growing(Fresh(), Shallow(layers=1)),
+    "mslt": growing(MSLT(), Uniform(depth=2, layers="strided")),
+    "two stages": growing(AKI(substructures=2)),
+}
+
+
+def config(name: str, **hardware: Any) -> Any:
+    """Return a short run whose three held-out batches do not share out evenly."""
+    seldom = {"eval": Eval(every="50%", batch=6), "checkpoint": toy.Checkpoint(every="50%")}
+    return toy.make(budget="10 steps", **seldom, **RUNS[name], hardware=Hardware(**hardware))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One run in `folder`, stopped after step `stop` as by a signal."""
+
+    folder: str
+    run: str
+    hardware: Mapping[str, Any]
+    stop: int | None = None
+    port: int = 0
+
+
+def live(part: Part) -> None:
+    """Take the run to its end, or to where it is stopped."""
+    real = trainer.record
+
+    def record(job: Any, stage: Any, step: int, kind: str, **values: Any) -> dict[str, Any]:
+        if step == part.stop:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        return real(job, stage, step, kind, **values)
+
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        if part.stop is not None:
+            patch.setattr(trainer, "record", record)
+            stack.enter_context(pytest.raises(trainer.Stopped))
+        toy.run(Path(part.folder), config(part.run, **part.hardware))
+
+
+def together(scratch: Path, parts: list[Part]) -> None:
+    """Take each run by two processes; what they print is shown where one fails."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in parts]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        ported = [replace(part, port=one.getsockname()[1]) for part, one in zip(parts, sockets, strict=True)]
+    listed = scratch / "runs.json"
+    listed.write_text(json.dumps([vars(part) for part in ported]))
+    command = [sys.executable, __file__, str(listed)]
+    here = Path(__file__).parent
+    path = {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+    ranks = [{"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"} for rank in range(2)]
+    logs = [scratch / f"rank-{rank}.txt" for rank in range(2)]
+    processes = [
+        subprocess.Popen(command, env={**os.environ, **path, **own}, stdout=open(log, "w"), stderr=subprocess.STDOUT)  # noqa: SIM115
+        for own, log in zip(ranks, logs, strict=True)
+    ]
+    try:
+        while all(process.poll() is None for process in processes):
+            time.sleep(0.05)
+        # Where one has failed, the other would wait for it.
+        codes = [process.wait(timeout=120) for process in sorted(processes, key=lambda one: one.poll() is None)]
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0, 0], "\n\n".join(log.read_text()[-3000:] for log in logs)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    for given in json.loads(Path(sys.argv[1]).read_text()):
+        chosen = Part(**given)
+        os.environ["MASTER_PORT"] = str(chosen.port)
+        live(chosen)

@@ -1,0 +1,209 @@
+"""Checkpoints of shards keep what those of whole tensors promise, and run nothing that their pickle names."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pair
+import pytest
+import torch
+import toy
+from pair import Part
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
+
+from mlrun import checkpoint, dcp, sharded
+from mlrun.errors import UserError
+
+FSDP = {"sharding": "fsdp"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    pair.live(Part(str(folder), "carry", FSDP))
+    return folder
+
+
+@pytest.fixture
+def cut(tmp_path: Path) -> Path:
+    """Return a run that was stopped in its second stage, with two checkpoints."""
+    pair.live(Part(str(tmp_path), "carry", FSDP, stop=4))
+    assert [path.name for path in checkpoint.present(tmp_path / "checkpoints", "last", "before")] == [
+        "last.sharded",
+        "before.sharded",
+    ]
+    return tmp_path
+
+
+def flip(path: Path) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+
+
+def go_on(folder: Path) -> None:
+    pair.live(Part(str(folder), "carry", FSDP))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "told"),
+    [
+        ("__0_0.distcp", flip, "differ from its checksum"),
+        ("__0_0.distcp", Path.unlink, "missing"),
+        (".metadata", flip, "differ from its checksum"),
+        ("checkpoint.json", flip, "checkpoint.json: "),
+        ("checkpoint.json", Path.unlink, "cannot be read"),
+    ],
+)
+def test_a_damaged_newest_one_falls_back_to_the_one_before(
+    cut: Path, whole: Path, capsys: pytest.CaptureFixture[str], name: str, damage: Callable[[Path], None], told: str
+) -> None:
+    damage(cut / "checkpoints/last.sharded" / name)
+    go_on(cut)
+    out = capsys.readouterr().out
+    assert told in out and "going on from the checkpoint before it" in out
+    assert toy.records(cut) == toy.records(whole)
+    assert (cut / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+
+
+def test_without_a_whole_one_the_run_is_refused_and_each_is_named(cut: Path) -> None:
+    for name in ("last", "before"):
+        flip(cut / f"checkpoints/{name}.sharded/__0_0.distcp")
+    with pytest.raises(UserError) as caught:
+        go_on(cut)
+    assert [line.split(".sharded")[0].rsplit("/", 1)[1] for line in caught.value.problems] == ["last", "before"]
+
+
+def test_a_failed_write_leaves_the_checkpoints_as_they_were(cut: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (cut / "checkpoints").rglob("*")}
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="No space left on device: free some space"):
+        patch.setattr(os, "fsync", lambda number: (_ for _ in ()).throw(OSError(28, os.strerror(28), "disk")))
+        go_on(cut)
+    assert {path: path.stat().st_mtime_ns for path in (cut / "checkpoints").rglob("*")} == before
+    go_on(cut)
+
+
+LIMITED = """
+import pathlib, resource, sys
+import pair
+from mlrun.errors import UserError
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+try:
+    pair.live(pair.Part(sys.argv[1], "carry", {"sharding": "fsdp"}))
+except UserError as error:
+    sys.exit(f"told: {error}")
+"""
+
+
+@pytest.mark.parametrize("limit", [20_000, 120_000])
+def test_a_limit_on_file_sizes_is_one_line_too(tmp_path: Path, limit: int) -> None:
+    here = Path(__file__).parent
+    path = {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", LIMITED, str(tmp_path / "run"), str(limit)]
+    done = subprocess.run(command, env={**os.environ, **path}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "told: " in done.stderr and "File too large: raise the limit" in done.stderr
+    assert not [path for path in (tmp_path / "run/checkpoints").iterdir() if path.name.startswith(".")]
+
+
+# What may run as code
+
+
+class Opened:
+    """A pickle that leaves a file behind when it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.mark,))
+
+
+def plant(folder: Path, name: str, content: bytes) -> None:
+    """Replace a file of a checkpoint, and sign it as its author could."""
+    (folder / name).write_bytes(content)
+    note = json.loads((folder / sharded.NOTE).read_text())
+    del note["sha256"]
+    note["files"][name] = sharded._sum(folder / name)
+    (folder / sharded.NOTE).unlink()
+    sharded._sign(folder, note)
+
+
+def genuine(folder: Path) -> Metadata:
+    return dcp.Reader(folder, {"__0_0.distcp"}).read_metadata()
+
+
+def test_a_planted_pickle_is_refused_in_one_line_and_not_run(cut: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    checkpoint.remove(cut / "checkpoints/before.sharded")
+    newest = cut / "checkpoints/last.sharded"
+    found = genuine(newest)
+    found.planner_data = Opened(mark)
+    for planted in (Opened(mark), found):
+        plant(newest, ".metadata", pickle.dumps(planted))
+        # A method is pickled as getattr of its class.
+        with pytest.raises(UserError, match=r"\.metadata: not opened: it names (builtins\.getattr|pathlib)") as caught:
+            go_on(cut)
+        assert len(caught.value.problems) == 1 and not mark.exists()
+    found.planner_data = None
+    plant(newest, ".metadata", pickle.dumps(found))
+    go_on(cut)
+
+
+def test_objects_other_than_tensors_are_refused(cut: Path, tmp_path: Path) -> None:
+    """torch would load what BytesStorageMetadata describes without `weights_only`."""
+    mark, newest = tmp_path / "mark", cut / "checkpoints/last.sharded"
+    checkpoint.remove(cut / "checkpoints/before.sharded")
+    found = genuine(newest)
+    name = next(iter(found.state_dict_metadata))
+    found.state_dict_metadata[name] = BytesStorageMetadata()
+    plant(newest, ".metadata", pickle.dumps(found))
+    with pytest.raises(UserError, match="BytesStorageMetadata, which no checkpoint of ours does"):
+        go_on(cut)
+    with pytest.raises(UserError, match="not a tensor"):
+        dcp.TensorsOnly().load_bytes(type("Item", (), {"dest_index": type("Index", (), {"fqn": "x"})}), mark)
+
+
+def test_a_pickle_among_the_tensors_is_not_run(cut: Path, tmp_path: Path) -> None:
+    mark, newest = tmp_path / "mark", cut / "checkpoints/last.sharded"
+    checkpoint.remove(cut / "checkpoints/before.sharded")
+    tensors = (newest / "__0_0.distcp").read_bytes()
+    torch.save(Opened(mark), tmp_path / "evil")
+    evil = (tmp_path / "evil").read_bytes()
+    found = genuine(newest)
+    for info in found.storage_data.values():
+        info.offset, info.length = len(tensors), len(evil)
+    plant(newest, "__0_0.distcp", tensors + evil)
+    plant(newest, ".metadata", pickle.dumps(found))
+    with pytest.raises(UserError, match="cannot be read"):
+        go_on(cut)
+    assert not mark.exists()
+
+
+def test_tensors_are_read_from_files_of_the_checkpoint_alone(cut: Path) -> None:
+    newest = cut / "checkpoints/last.sharded"
+    checkpoint.remove(cut / "checkpoints/before.sharded")
+    found = genuine(newest)
+    next(iter(found.storage_data.values())).relative_path = "../best.safetensors"
+    plant(newest, ".metadata", pickle.dumps(found))
+    with pytest.raises(UserError, match="files that are not of this checkpoint"):
+        go_on(cut)
+
+
+def test_the_hardware_is_no_part_of_what_a_checkpoint_belongs_to(cut: Path, whole: Path) -> None:
+    """From shards to whole files and back again, in one folder."""
+    pair.live(Part(str(cut), "carry", {"sharding": "none"}, stop=7))
+    assert [path.name for path in checkpoint.present(cut / "checkpoints", "last")] == ["last.safetensors"]
+    pair.live(Part(str(cut), "carry", FSDP, stop=9))
+    assert [path.name for path in checkpoint.present(cut / "checkpoints", "last")] == ["last.sharded"]
+    go_on(cut)
+    assert toy.records(cut) == toy.records(whole)
+    leftovers = [path.name for path in (cut / "checkpoints").iterdir() if path.name.startswith(".")]
+    assert leftovers == []
