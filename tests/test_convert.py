@@ -212,6 +212,7 @@ def test_evaluate_repeats_the_runs_last_loss(tmp_path: Path, monkeypatch: pytest
     assert result["val_loss"] == pytest.approx(summary["val_loss"], rel=1e-6)
     assert result["perplexity"] == math.exp(result["val_loss"])
     assert json.loads((tmp_path / "evaluate.json").read_text()) == result
+    assert evaluate(tmp_path, Hardware(sharding="fsdp")) == result
 
 
 def test_evaluate_is_strict_about_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

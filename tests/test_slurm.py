@@ -111,10 +111,11 @@ def test_a_sweep_is_an_array_and_ends_with_the_report(cluster: dict[str, str], t
     assert (tmp_path / "sweep/report/report.md").exists()
 
 
-def test_two_nodes_give_the_losses_of_one_process(cluster: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("sharding", ["none", "fsdp"])
+def test_two_nodes_give_the_losses_of_one_process(cluster: dict[str, str], tmp_path: Path, sharding: str) -> None:
     budget = ["cycle=2level", "budget='20 steps'"]
     nodes = ["hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=1"]
-    two = start(cluster, tmp_path / "two", *budget, *nodes)
+    two = start(cluster, tmp_path / "two", *budget, *nodes, f"hardware.sharding={sharding}")
     code, out = ended(two)
     assert code == 0, out
     code, out = ended(start(cluster, tmp_path / "one", *budget, hardware="cpu"))
