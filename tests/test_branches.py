@@ -307,7 +307,7 @@ def test_a_fork_that_is_lost_is_told_in_one_line(
         interrupt(patch, 23)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path, toy.make(**toy.BRANCHED))
-    fork = tmp_path / "checkpoints" / checkpoint.FORK.format(15)
+    fork = tmp_path / "checkpoints" / f"{checkpoint.FORK.format(15)}.safetensors"
     fork.unlink() if damage is None else fork.write_bytes(damage)
     with pytest.raises(UserError, match=r"fork-15.safetensors: cannot be read.*a branch starts from it") as caught:
         toy.run(tmp_path, toy.make(**toy.BRANCHED))
