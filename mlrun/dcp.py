@@ -1,6 +1,6 @@
 """torch.distributed.checkpoint with our promises: no pickle is trusted, and a full disk is told as such.
 
-torch writes `.metadata` as a pickle. Only the classes that it puts there for tensors may be named (torch 2.6 to 2.13).
+torch writes `.metadata` as a pickle. Only what torch 2.13 puts there for tensors may be named.
 `BytesStorageMetadata` is not among them: what it describes torch would unpickle without limits.
 """
 
