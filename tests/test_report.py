@@ -189,6 +189,15 @@ def test_a_baseline_at_the_edge_of_its_sweep_is_noted(tmp_path: Path) -> None:
     assert any("edge of its sweep" in note for note in made(tmp_path).notes)
 
 
+def test_methods_whose_best_rate_is_at_the_edge_are_noted(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    for lr, inner, outer in ((1e-3, 2.2, 2.2), (2e-3, 2.0, 2.1), (4e-3, 2.1, 2.0)):
+        straight(tmp_path / f"b{lr}", "2level", [5, 3, inner], fake.TWO, lr=lr)
+        straight(tmp_path / f"c{lr}", "3level", [5, 3, outer], fake.TWO, lr=lr)
+    (note,) = (note for note in made(tmp_path).notes if "edge of those tried" in note)
+    assert "3level" in note and "2level" not in note
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -62,6 +62,17 @@ def _tuning(group: Group, label: str) -> Iterator[str]:
         yield f"{label}: a method was tried at more learning rates than the baseline: this is not a matched comparison."
     if group.edge:
         yield f"{label}: the baseline's best rate is at the edge of its sweep; a better one may lie outside."
+    if at_edge := [name for name, rates, best in _swept(group) if best in (min(rates), max(rates))]:
+        names = ", ".join(at_edge)
+        yield f"{label}: the best rate is at the edge of those tried, a better one may lie outside: {names}."
+
+
+def _swept(group: Group) -> Iterator[tuple[str, list[float], float]]:
+    """Yield the methods that were tried at several learning rates, those rates, and the best of them."""
+    for name in dict.fromkeys(row.method for row in group.rows):
+        rows = [row for row in group.rows if row.method == name]
+        if rows[0].tried > 1:
+            yield name, [row.lr for row in rows if row.pairs], next(row.lr for row in rows if row.best)
 
 
 def _unmatched(group: Group, label: str) -> Iterator[str]:
