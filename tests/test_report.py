@@ -289,6 +289,14 @@ def test_methods_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     assert methods.labels({"": runs[0]}) == {"": "2level"}
 
 
+def test_a_ratio_of_the_width_is_called_that_and_not_what_follows_it(tmp_path: Path) -> None:
+    for width in (2, 4):
+        ratios = {"_target_": "Uniform", "width": width, "ffn": width, "head": width}
+        straight(tmp_path / f"b{width}", "2level", [5, 4, 3], fake.TWO, coarsening=ratios)
+    (group,) = compare(read_all(find([tmp_path])))
+    assert {row.method for row in group.rows} == {"2level width=2", "2level width=4"}
+
+
 # Runs that are not whole
 
 

@@ -14,6 +14,8 @@ MATCHED = ("model", "data", "budget", "batch", "eval", "optimizer")
 ASIDE = ("task", "run", "runs", "name", "seed", "log_every", "cache", "logger", "hardware", "checkpoint", "hydra")
 # Keys of a section that may differ: branches leave the trunk as it is.
 OWN = {"optimizer": "lr", "eval": "every", "cycle": "branches"}
+# Ratios that are that of the width unless a user sets them.
+FOLLOWING = ("coarsening.ffn", "coarsening.head")
 
 
 def matched(run: Run) -> dict[str, str]:
@@ -64,7 +66,7 @@ def labels(families: Mapping[str, Run]) -> dict[str, str]:
 def _telling(flats: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return few config keys whose values tell all of these apart, the plainest first."""
     every = {key for flat in flats for key in flat}
-    keys = sorted(every, key=lambda key: ("stages" in key, "_target_" not in key, len(key), key))
+    keys = sorted(every, key=lambda key: ("stages" in key, "_target_" not in key, key in FOLLOWING, len(key), key))
     chosen: list[str] = []
     apart = 1
     for key in keys:
