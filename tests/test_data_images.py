@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mlrun import config
-from mlrun.checkpoint import Snapshot
+from mlrun.checkpoint import ALONE, Snapshot
 from mlrun.data import mixing
 from mlrun.data import randaugment as ra
 from mlrun.data.augment import Augment, Frame, _crop_box, _erase, evaluated, trained
@@ -282,7 +282,8 @@ def test_a_run_of_pictures_keeps_how_its_pixels_are_made(tmp_path: Path) -> None
     target = {"_target_": "mlrun.models.deit.DeiT", **asdict(model)}
     made = SimpleNamespace(resolved={"model": target})
     weights = Snapshot({"weights": dict(build(model, 0).state_dict())})
-    save_model(tmp_path / "run" / "model", made, weights, data.open(model, 0, str(tmp_path)))  # type: ignore[arg-type]
+    opened = data.open(model, 0, str(tmp_path))
+    save_model(tmp_path / "run" / "model", made, weights, opened, ALONE)  # type: ignore[arg-type]
     export_hf(tmp_path / "run", tmp_path / "hf")
     import_hf(tmp_path / "hf", tmp_path / "back")
     kept = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())

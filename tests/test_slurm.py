@@ -183,11 +183,14 @@ def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_like_one_without(
     shown = ask(cluster, "scontrol", "-o", "show", "job", job)
     assert "TimeLimit=00:01:00" in shown and "Restarts=0" not in shown
     logs = "".join(path.read_text() for path in (tmp_path / "short/.submitit").rglob("*.err"))
-    assert "Caught signal SIGUSR2" in logs and "this job is timed-out" in logs
+    assert "DUE TO JOB REQUEUE" in logs and "DUE TO TIME LIMIT" not in logs
 
 
 def test_a_killed_job_is_named_and_the_others_go_on(cluster: dict[str, str], tmp_path: Path) -> None:
-    process = start(cluster, tmp_path / "sweep", "-m", "seed=0,1", "cycle=scratch", "budget='300 steps'")
+    # At a pace, so that it is still training when it is killed.
+    env = {**cluster, "MLRUN_PACKAGES": "slow", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PAUSE": "0.05"}
+    slow = ["data._target_=slow.Slow", "cycle=scratch", "budget='300 steps'"]
+    process = start(env, tmp_path / "sweep", "-m", "seed=0,1", *slow)
     victim = wait_until(lambda: list((tmp_path / "sweep").glob("1-*")))[0]
     wait_until(lambda: steps(victim) > 5)
     task = next(
