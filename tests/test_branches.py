@@ -232,15 +232,7 @@ def test_an_endings_seconds_are_those_up_to_the_fork_and_of_its_decay(whole: Pat
 def test_branches_and_trunk_read_the_same_samples_after_the_fork(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[int] = []
-    real = toy._sample
-
-    def sample(seed: int, index: int, length: int) -> Any:
-        if seed == 0:
-            read.append(index)
-        return real(seed, index, length)
-
-    monkeypatch.setattr(toy, "_sample", sample)
+    read = toy.samples_read(monkeypatch)
     toy.run(tmp_path, toy.make(**toy.BRANCHED))
     steps = [*range(22), 15, 16, 17, 17, 18, 19]
     assert read == [8 * step + row for step in steps for row in range(8)]

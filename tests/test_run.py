@@ -119,15 +119,7 @@ def test_a_diverging_run_stops_and_says_where(tmp_path: Path) -> None:
 
 
 def test_one_cursor_runs_through_all_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[int] = []
-    real = toy._sample
-
-    def sample(seed: int, index: int, length: int) -> Any:
-        if seed == 0:
-            read.append(index)
-        return real(seed, index, length)
-
-    monkeypatch.setattr(toy, "_sample", sample)
+    read = toy.samples_read(monkeypatch)
     toy.run(tmp_path, toy.make())
     assert read == list(range(22 * 8)), "each stage must go on where the one before stopped reading"
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -129,3 +131,17 @@ def records(folder: Path) -> list[dict[str, Any]]:
 def weights(folder: Path) -> dict[str, Tensor]:
     """Return the trained weights of a run."""
     return load_file(folder / "model" / "model.safetensors")
+
+
+def samples_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which every training sample that is read from now on adds its index."""
+    read: list[int] = []
+    real = _sample
+
+    def sample(seed: int, index: int, length: int) -> Any:
+        if seed == 0:
+            read.append(index)
+        return real(seed, index, length)
+
+    monkeypatch.setattr(sys.modules[__name__], "_sample", sample)
+    return read
