@@ -33,7 +33,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mlrun import __version__, trust
+from mlrun import __version__, slots, trust
 from mlrun.config import REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
 from mlrun.errors import UserError, mistake, nearest
 
@@ -47,6 +47,7 @@ SHELLS = ("bash", "fish", "zsh")
 # More runs than this in one sweep are taken for a slip of the pen.
 MOST_RUNS = 10_000
 BASIC = "hydra._internal.core_plugins."
+LOCAL = "hydra_plugins.mlrun_launchers.local."
 
 ConfigStore.instance().store(name="settings", node=Settings)
 
@@ -272,7 +273,8 @@ def _sweep(loader: ConfigLoader, parsed: list[Override], command: Command) -> li
     for plugin in ("launcher", "sweeper"):
         if OmegaConf.select(master, f"hydra.{plugin}._target_") is None:
             raise UserError(mistake(f"hydra/{plugin}", "null", "a choice", "leave it out; the default is basic"))
-    sweeper, here = master.hydra.sweeper, str(master.hydra.launcher._target_).startswith(BASIC)
+    sweeper, launcher = master.hydra.sweeper, master.hydra.launcher
+    here = str(launcher._target_).startswith((BASIC, LOCAL))
     if not str(sweeper._target_).startswith(BASIC):
         return [_point(master, "sweep.dir", "what all runs share", here)]
     with _read():
@@ -292,6 +294,9 @@ def _sweep(loader: ConfigLoader, parsed: list[Override], command: Command) -> li
             lines |= dict.fromkeys(error.problems)
     if lines:
         raise UserError(lines)
+    if str(launcher._target_).startswith(LOCAL):
+        device = "cuda" if any(point.settings.hardware.device == "cuda" for point in found) else "cpu"
+        slots.slots(launcher.runs_at_a_time, launcher.processes_per_run, device)  # for what it refuses
     return found
 
 
@@ -384,7 +389,8 @@ def _blame(load: Callable[[list[str]], DictConfig], overrides: list[str], error:
     except Exception as own:
         return [_explain(own, None, None)]
     lines = []
-    for text in sorted(overrides, key=lambda text: (not text.startswith("hydra."), "." in text.partition("=")[0])):
+    in_order = sorted(overrides, key=lambda o: (not o.startswith("hydra.searchpath"), "." in o.partition("=")[0]))
+    for text in in_order:
         try:
             base = load([*good, text])
             good.append(text)

@@ -132,7 +132,7 @@ def together(scratch: Path, parts: list[Part]) -> None:
         while all(process.poll() is None for process in processes):
             time.sleep(0.05)
         # Where one has failed, the other would wait for it.
-        codes = [process.wait(timeout=120) for process in sorted(processes, key=lambda one: one.poll() is None)]
+        codes = [process.wait(timeout=600) for process in sorted(processes, key=lambda one: one.poll() is None)]
     finally:
         for process in processes:
             process.kill()

@@ -78,7 +78,7 @@ BAD = {
     "misspelt group": (["modle=gpt_tiny"], "did you mean model?"),
     "misspelt choice": (["model=gpt_tinny"], "did you mean gpt_tiny?"),
     "unknown choice": (["cycle=9level"], "allowed: 2level, 3level"),
-    "unknown choice of Hydra": (["hydra/launcher=nowhere"], "hydra/launcher=nowhere: allowed: basic"),
+    "unknown choice of Hydra": (["hydra/launcher=nowhere"], "hydra/launcher=nowhere: allowed: basic, local"),
     "wrong type": (["seed=abc"], "seed=abc: allowed: Value 'abc' of type 'str' could not be converted to Integer"),
     "wrong type in a model": (["model.embed=wide"], "model.embed=wide"),
     "key added beside the schema": (["+optimiser=3"], "did you mean optimizer?"),
@@ -190,6 +190,15 @@ BAD = {
     "run folder that is a file": ([f"run={__file__}"], "allowed: a folder that can be written"),
     "absent model to begin with": (["init=nowhere"], "init=nowhere: allowed: a model folder"),
     "no model to begin with": (["init="], "init=: allowed: a model folder"),
+    "mistake beside a launcher's key": (
+        ["-m", "hydra/launcher=local", "hydra.launcher.runs_at_a_time=2", "seed=x"],
+        "seed=x",
+    ),
+    "no runs at a time": (
+        ["-m", "hydra/launcher=local", "hydra.launcher.runs_at_a_time=0"],
+        "an integer of at least 1",
+    ),
+    "half a run at a time": (["-m", "hydra/launcher=local", "hydra.launcher.runs_at_a_time=0.5"], "to Integer"),
     "bad point of a sweep": (["-m", "seed=0,1", "cycle=scratch,2levle"], "did you mean 2level?"),
     "bad plan in a sweep": (["-m", "seed=0,1", "cycle.alpha=0.5,2"], "(in 2 of 4 runs, such as seed=0 cycle.alpha=2)"),
 }

@@ -288,7 +288,7 @@ def test_a_worker_that_dies_ends_the_others_and_the_run_resumes(tmp_path: Path) 
 
     def run(folder: str, how: str) -> int:
         command = [*launch, str(tmp_path / folder), how]
-        return subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=120).returncode
+        return subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=300).returncode
 
     assert run("cut", "die") != 0
     assert not (tmp_path / "cut/model").exists()

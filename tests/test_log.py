@@ -290,7 +290,7 @@ def in_a_process(code: str, folder: Path, *arguments: str) -> subprocess.Complet
     env = os.environ | {"PYTHONPATH": f"{here.parent}:{here}", "WANDB_API_KEY": KEY}
     env = {name: value for name, value in env.items() if name != "WANDB_MODE"}
     command = [sys.executable, "-c", code, str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=60, check=True)
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=180, check=True)
 
 
 @pytest.fixture(scope="module")

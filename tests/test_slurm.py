@@ -69,11 +69,11 @@ def start(env: dict[str, str], run: Path, *overrides: str, hardware: str = "slur
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=240)
+    out, _ = process.communicate(timeout=480)
     return process.returncode, out
 
 
-def wait_until(true: Callable[[], Any], seconds: float = 90) -> Any:
+def wait_until(true: Callable[[], Any], seconds: float = 240) -> Any:
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, "timed out"

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
+
+from hydra_plugins.mlrun_launchers.jobs import resolved
 
 try:
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf, SlurmQueueConf
@@ -37,7 +38,7 @@ else:
             ids = ", ".join(sorted({str(job.job_id).partition("_")[0] for job in jobs}))
             logs = str(self.params["submitit_folder"]).removesuffix("/%j")
             print(f"mlrun: {len(jobs)} runs are SLURM job {ids}; what they print is in {logs}", flush=True)
-            folders = [self._folder(overrides, number) for number, overrides in numbered]
+            folders = [resolved(self.hydra_context, self.config, given, number).folder for number, given in numbered]
             return [self._waited(job, folder) for job, folder in zip(jobs, folders, strict=True)]
 
         def _executor(self) -> Any:
@@ -53,18 +54,6 @@ else:
             executor.update_parameters(**{k if k in common else f"slurm_{k}": v for k, v in given.items()})
             return executor
 
-        def _folder(self, overrides: Sequence[str], number: int) -> Path:
-            """Return the folder that the job will be given."""
-            assert self.hydra_context is not None
-            config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-            config.hydra.job.num = number
-            before = HydraConfig.instance().cfg
-            HydraConfig.instance().set_config(config)
-            try:
-                return Path(str(config.hydra.sweep.dir), str(config.hydra.sweep.subdir))
-            finally:
-                HydraConfig.instance().cfg = before
-
         def _waited(self, job: Any, folder: Path) -> JobReturn:
             """Wait for a job; one that died without a word is noted in its folder."""
             from submitit.core.utils import FailedJobError, UncompletedJobError
@@ -79,7 +68,7 @@ else:
             return JobReturn(status=JobStatus.COMPLETED)
 
     # The keys are those of hydra-submitit-launcher.
-    CONFIG = replace(SlurmQueueConf(), _target_="hydra_plugins.mlrun_slurm.launcher.PatientSlurmLauncher")
+    CONFIG = replace(SlurmQueueConf(), _target_="hydra_plugins.mlrun_launchers.slurm.PatientSlurmLauncher")
     ConfigStore.instance().store(group="hydra/launcher", name="slurm_schema", node=CONFIG, provider="mlrun")
 
 

@@ -1,0 +1,58 @@
+"""How many runs of a sweep one machine takes at a time, and what each may use. No torch at import."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlrun.errors import UserError, mistake
+
+KEY = "hydra.launcher."
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Room for one run: the environment variables that hold it to its share of the machine."""
+
+    environment: Mapping[str, str]
+
+
+def slots(at_a_time: int | None, processes: int, device: str, env: Mapping[str, str] = os.environ) -> list[Slot]:
+    """Return the slots for runs of so many processes each; UserError if there is room for none.
+
+    Without `at_a_time` every processor core, or every GPU, is given away once. More runs than that share GPUs.
+    """
+    wrong = [
+        mistake(f"{KEY}{name}", value, "an integer of at least 1", "correct the number")
+        for name, value in (("runs_at_a_time", at_a_time), ("processes_per_run", processes))
+        if value is not None and value < 1
+    ]
+    if wrong:
+        raise UserError(wrong)
+    if device != "cuda":
+        return _on_cores(at_a_time, processes, env)
+    gpus = _gpus(env)
+    if processes > len(gpus):
+        allowed = f"at most {len(gpus)}, the GPUs that are seen"
+        raise UserError(mistake(f"{KEY}processes_per_run", processes, allowed, "one process takes one GPU"))
+    shares = [gpus[first : first + processes] for first in range(0, len(gpus) - processes + 1, processes)]
+    count = at_a_time or len(shares)
+    return [Slot({"CUDA_VISIBLE_DEVICES": ",".join(shares[i % len(shares)])}) for i in range(count)]
+
+
+def _on_cores(at_a_time: int | None, processes: int, env: Mapping[str, str]) -> list[Slot]:
+    """Return slots of equal shares of the cores that this process may use; threads that are set stay as they are."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = at_a_time or max(1, cores // processes)
+    threads = env.get("OMP_NUM_THREADS") or str(max(1, cores // (count * processes)))
+    return [Slot({"OMP_NUM_THREADS": threads})] * count
+
+
+def _gpus(env: Mapping[str, str]) -> list[str]:
+    """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    if "CUDA_VISIBLE_DEVICES" in env:
+        return [name.strip() for name in env["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())]

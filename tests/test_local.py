@@ -1,0 +1,120 @@
+"""A sweep side by side on this machine: the same losses, failures alone, stopped as one and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_slurm import SMALL
+
+from mlrun.errors import UserError
+from mlrun.slots import slots
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
+PAIR = ["hydra/launcher=local", "hydra.launcher.runs_at_a_time=2"]
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "mlrun", "-m", *SMALL, *overrides]
+    return subprocess.Popen(
+        command, cwd=folder, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def sweep(folder: Path, *overrides: str) -> tuple[int, str]:
+    process = start(folder, *overrides)
+    out, _ = process.communicate(timeout=480)
+    return process.returncode, out
+
+
+def losses(run: Path) -> list[tuple[str, float]]:
+    records = map(json.loads, (run / "log.jsonl").read_text().splitlines())
+    return [(r["kind"], r["loss"]) for r in records if "loss" in r]
+
+
+def test_a_sweep_side_by_side_is_the_sweep_one_by_one(tmp_path: Path) -> None:
+    grid = ["budget=6 steps", "cycle=scratch,2level", "name='a name: with = signs'"]
+    code, out = sweep(tmp_path, *grid, *PAIR, "run=beside")
+    assert code == 0 and "4/4" not in out and "2/2" in out and "-- report of beside" in out
+    assert sweep(tmp_path, *grid, "run=alone")[0] == 0
+    names = [path.parent.name for path in sorted(tmp_path.glob("alone/*/summary.json"))]
+    assert len(names) == 2
+    for name in names:
+        assert losses(tmp_path / "beside" / name) == losses(tmp_path / "alone" / name) != []
+        assert "held-out loss" in (tmp_path / "beside" / ".console" / f"{name}.txt").read_text()
+
+
+def test_several_processes_per_run(tmp_path: Path) -> None:
+    code, out = sweep(tmp_path, *PAIR, "hydra.launcher.processes_per_run=2", "budget=3 steps", "seed=0", "run=s")
+    assert code == 0, out
+    assert json.loads((tmp_path / "s/0-run/summary.json").read_text())["machine"].startswith("2 x CPU")
+
+
+def test_a_run_that_fails_is_named_and_the_others_end(tmp_path: Path) -> None:
+    """That the first file is too short shows only in the run that reads it."""
+    (tmp_path / "good.txt").write_text("so many words and still no end in sight\n\n" * 400)
+    (tmp_path / "bad.txt").write_text("few\n")
+    data = ["data=text", "data.files=[bad.txt],[good.txt]", "data.sequence=16", "cache=cache"]
+    code, out = sweep(tmp_path, *PAIR, *data, "budget=3 steps", "cycle=scratch", "run=s")
+    assert code == 1, out
+    assert "1 of the sweep's runs failed: s/0-" in out
+    (note,) = tmp_path.glob("s/*/error.txt")
+    assert note.read_text().startswith("mlrun: ") and note.parent.name.startswith("0-")
+    assert len(list(tmp_path.glob("s/*/summary.json"))) == 1
+    assert sweep(tmp_path, *PAIR, *data[:1], "data.files=[good.txt]", *data[2:], "budget=3 steps", "run=t")[0] == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_stopped_saves_its_runs_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    grid = ["budget=4000 steps", "eval.every=2000 steps", "cycle=scratch", "seed=0,1", "run=s"]
+    process = start(tmp_path, *PAIR, *grid)
+    deadline = time.monotonic() + 120
+    while sum("train" in log.read_text() for log in tmp_path.glob("s/*/log.jsonl")) < 2:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode in (128 + number, -number)
+    steps = [json.loads(log.read_text().splitlines()[-1])["step"] for log in tmp_path.glob("s/*/log.jsonl")]
+    assert len(steps) == 2 and max(steps) < 4000
+    assert len(list(tmp_path.glob("s/*/checkpoints/last*"))) == 2 and not list(tmp_path.glob("s/*/error.txt"))
+    for summary in tmp_path.glob("s/*/summary.json"):
+        assert json.loads(summary.read_text())["status"] == "interrupted"
+
+
+def test_slots_share_out_gpus_and_cores() -> None:
+    eight = {"CUDA_VISIBLE_DEVICES": "4,5,6,7,GPU-a,GPU-b,2,3"}
+
+    def gpus(at_a_time: int | None, processes: int) -> list[str]:
+        return [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots(at_a_time, processes, "cuda", eight)]
+
+    assert gpus(None, 1) == ["4", "5", "6", "7", "GPU-a", "GPU-b", "2", "3"]
+    assert gpus(None, 4) == ["4,5,6,7", "GPU-a,GPU-b,2,3"]
+    assert gpus(None, 3) == ["4,5,6", "7,GPU-a,GPU-b"]
+    assert gpus(1, 8) == ["4,5,6,7,GPU-a,GPU-b,2,3"]
+    assert gpus(3, 4) == ["4,5,6,7", "GPU-a,GPU-b,2,3", "4,5,6,7"]
+    cores = len(os.sched_getaffinity(0))
+    assert [slot.environment for slot in slots(None, 1, "cpu", {})] == [{"OMP_NUM_THREADS": "1"}] * cores
+    assert [slot.environment for slot in slots(1, 1, "cpu", {})] == [{"OMP_NUM_THREADS": str(cores)}]
+    assert [slot.environment for slot in slots(1, 1, "cpu", {"OMP_NUM_THREADS": "3"})] == [{"OMP_NUM_THREADS": "3"}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((0, 1, "cpu"), "hydra.launcher.runs_at_a_time=0: allowed: an integer of at least 1"),
+        ((None, -1, "cpu"), "hydra.launcher.processes_per_run=-1: allowed: an integer of at least 1"),
+        ((None, 3, "cuda"), "hydra.launcher.processes_per_run=3: allowed: at most 2, the GPUs that are seen"),
+    ],
+)
+def test_slots_that_cannot_be(arguments: tuple[int | None, int, str], told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        slots(*arguments, {"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert len(refused.value.problems) == 1 and refused.value.problems[0].startswith(told)
