@@ -12,6 +12,7 @@ import hydra
 
 from mlrun import compose, preflight, tasks
 from mlrun.config import conf_dir
+from mlrun.errors import UserError, mistake
 
 
 def main() -> None:
@@ -23,6 +24,8 @@ def main() -> None:
             preflight.check(points)
         if command.informs or points[0].settings.task in preflight.PLANNED:
             with _no_trace(points):
+                if not command.informs:
+                    _make(Path(str(points[0].settings.run)))
                 _hydra(command, points)
         else:
             for point in points:
@@ -40,6 +43,15 @@ def _hydra(command: compose.Command, points: list[compose.Point]) -> None:
     except KeyboardInterrupt:
         tasks.complain("mlrun: interrupted; the same command with its run=... goes on from the last checkpoint")
         raise SystemExit(130) from None
+
+
+def _make(folder: Path) -> None:
+    """Make the folder; UserError where permissions allow it and the file system does not (/proc, a disk that is full)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = f"{error.strerror}: choose another run=..."
+        raise UserError(mistake("run", folder, "a folder that can be made", remedy)) from None
 
 
 @contextlib.contextmanager
