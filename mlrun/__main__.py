@@ -46,7 +46,7 @@ def _hydra(command: compose.Command, points: list[compose.Point]) -> None:
 
 
 def _make(folder: Path) -> None:
-    """Make the folder; UserError where permissions allow it and the file system does not (/proc, a disk that is full)."""
+    """Make the folder; UserError where the file system does not let us, such as /proc or a full disk."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

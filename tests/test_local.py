@@ -11,10 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from test_slurm import SMALL
+from toy import SMALL
 
+from hydra_plugins.mlrun_launchers.local import Run, Started
 from mlrun.errors import UserError
-from mlrun.slots import slots
+from mlrun.slots import Slot, slots
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
@@ -69,6 +70,14 @@ def test_a_run_that_fails_is_named_and_the_others_end(tmp_path: Path) -> None:
     assert note.read_text().startswith("mlrun: ") and note.parent.name.startswith("0-")
     assert len(list(tmp_path.glob("s/*/summary.json"))) == 1
     assert sweep(tmp_path, *PAIR, *data[:1], "data.files=[good.txt]", *data[2:], "budget=3 steps", "run=t")[0] == 0
+
+
+def test_a_run_that_dies_without_a_word_is_noted(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+    started = Started(Run(command, tmp_path / "run", tmp_path / ".console" / "run.txt"), Slot({}))
+    started.process.wait()
+    told = "mlrun: it ended with signal SIGKILL and printed nothing"
+    assert started.outcome() == told and (tmp_path / "run/error.txt").read_text() == f"{told}\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

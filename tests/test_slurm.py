@@ -18,14 +18,11 @@ from typing import Any
 
 import pytest
 import toy
+from toy import SMALL
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "tests" / "slurm"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged")
-SMALL = [
-    "data.sequence=32", "model.position=32", "model.embed=32", "model.head=2", "model.head_dim=16", "model.ffn=64",
-    "model.layer=2", "batch=8", "log_every=1", "hardware.threads=1",
-]  # fmt: skip
 JOB = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30", "hydra.launcher.mem_gb=1"]
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install mlrun[slurm]")

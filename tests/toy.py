@@ -24,6 +24,11 @@ from mlrun.models.gpt import GPT
 from mlrun.run import train
 
 WORDS, SEQUENCE = 32, 16
+# The same for the command line, with the embedded speeches.
+SMALL = [
+    "data.sequence=32", "model.position=32", "model.embed=32", "model.head=2", "model.head_dim=16", "model.ffn=64",
+    "model.layer=2", "batch=8", "log_every=1", "hardware.threads=1",
+]  # fmt: skip
 V_CYCLE = (Row(1, "20%"), Row(2, "40%"), Row(1, "50%"))
 # The V-cycle with two branches of three steps each, from steps 15 and 17 of 22.
 BRANCHED: dict[str, Any] = {
