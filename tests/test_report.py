@@ -173,6 +173,18 @@ def test_the_baseline_is_taken_at_its_own_best_rate(tmp_path: Path) -> None:
     assert "+0.0500" in text
 
 
+def test_a_sweep_of_the_baseline_alone_shows_every_rate(tmp_path: Path) -> None:
+    for lr, last in ((1e-3, (3.2, 3.0)), (2e-3, (3.0, 3.1)), (4e-3, (3.5, 3.7))):
+        for seed in (0, 1):
+            straight(tmp_path / f"{lr}-{seed}", "scratch", [5, 4, last[seed]], lr=lr, seed=seed)
+    straight(tmp_path / "again", "scratch", [5, 4, 3.5], lr=4e-3, seed=0)
+    found = made(tmp_path)
+    text = [" ".join(line.split()) for line in report.render(found).splitlines()]
+    assert {"0.001 2 3.1000 ± 0.1414 1", "0.002 2 3.0500 ± 0.0707 1", "0.004 2 3.6000 ± 0.1414 0"} <= set(text)
+    swept = found.as_dict()["groups"][0]["baseline"]["loss_by_lr"]
+    assert [(lr, loss["count"]) for lr, loss in swept.items()] == [("0.001", 2), ("0.002", 2), ("0.004", 2)]
+
+
 def test_an_untuned_baseline_is_no_matched_comparison(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3])
     straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)

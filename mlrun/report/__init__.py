@@ -105,9 +105,8 @@ def render(report: Report) -> str:
 
 def _shown(group: Group) -> list[str]:
     """Return the tables of one group."""
-    annealed = tables.endings(group)
     first = tables.savings(group).text() if group.rows else _wrapped(tables.baseline_line(group))
-    return [first, *([annealed.text()] if annealed.rows else [])]
+    return [first, *(table.text() for table in (tables.sweep(group), tables.endings(group)) if table.rows)]
 
 
 def _wrapped(line: str) -> str:

@@ -107,6 +107,12 @@ class Group:
         return len(self.rates) > 1 and any(run.lr in ends for run in self.baselines.values())
 
     @property
+    def sweep(self) -> dict[float, Spread]:
+        """The baseline's final loss over the seeds, by learning rate; also rates that are nobody's best."""
+        found = {lr: [run for run in self.runs if run.baseline and run.finished and run.lr == lr] for lr in self.rates}
+        return {lr: spread([None if r.final is None else r.final.loss for r in once(rs)]) for lr, rs in found.items()}
+
+    @property
     def loss(self) -> Spread:
         """L* over the seeds."""
         return spread([run.final.loss for run in self.baselines.values() if run.final is not None])

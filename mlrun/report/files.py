@@ -24,6 +24,8 @@ def markdown(groups: Sequence[Group], notes: Sequence[str], figures: Mapping[int
     parts = ["# Savings at equal loss\n"]
     for group in groups:
         parts.append(tables.savings(group).markdown() if group.rows else tables.baseline_line(group) + "\n")
+        if (swept := tables.sweep(group)).rows:
+            parts.append(swept.markdown())
         if group.number in figures:
             name = figures[group.number].name
             parts.append(f"![Held-out loss of group {group.number} against FLOPs, time and tokens]({name})\n")
@@ -121,6 +123,7 @@ def _group(group: Group) -> dict[str, Any]:
         "group": group.number,
         "baseline": {
             "lr_tried": group.rates,
+            "loss_by_lr": {f"{lr:g}": _spread(found) for lr, found in group.sweep.items()},
             "tuned": group.tuned,
             "edge": group.edge,
             "loss": _spread(group.loss),

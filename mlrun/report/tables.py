@@ -88,6 +88,17 @@ def _saving_rows(row: Row) -> list[tuple[str, ...]]:
     return rows
 
 
+def sweep(group: Group) -> Table:
+    """Return the baseline's final loss at each learning rate, and of how many seeds it is L*; empty for one rate."""
+    chosen = [run.lr for run in group.baselines.values()]
+    rows = [
+        (f"{lr:g}", str(found.count), _level(found).replace("\n", " "), str(chosen.count(lr)))
+        for lr, found in (group.sweep.items() if len(group.rates) > 1 else ())
+    ]
+    title = f"The baseline of group {group.number} at each learning rate"
+    return Table(title, ("rate", "seeds", "final loss", "best for"), tuple(rows), 0)
+
+
 def endings(group: Group) -> Table:
     """Return the annealed losses of a group's best rows beside the baseline's at equal budgets, and what they saved."""
     losses = ("baseline loss", "loss", "gap")
@@ -271,4 +282,16 @@ def _loss(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
 
 
-__all__ = ["Table", "baseline_line", "endings", "names", "ordered", "runs", "saved", "savings", "transfers", "tuning"]
+__all__ = [
+    "Table",
+    "baseline_line",
+    "endings",
+    "names",
+    "ordered",
+    "runs",
+    "saved",
+    "savings",
+    "sweep",
+    "transfers",
+    "tuning",
+]
