@@ -44,7 +44,10 @@ class Table:
 
         table = Rich(box=box.SIMPLE_HEAD, pad_edge=False)
         for index, name in enumerate(self.header):
-            table.add_column(name, justify="left" if index < self.numbers else "right", overflow="fold")
+            words = [len(word) for row in self.rows if index < self.numbers for word in row[index].split()]
+            whole = min(max(words, default=0), WIDTH // 4)  # of names, no word is cut unless it is very long
+            justify: Any = "left" if index < self.numbers else "right"
+            table.add_column(name, justify=justify, overflow="fold", min_width=whole or None)
         for row in self.rows:
             table.add_row(*row)
         stream = io.StringIO()
