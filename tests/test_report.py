@@ -185,6 +185,25 @@ def test_a_sweep_of_the_baseline_alone_shows_every_rate(tmp_path: Path) -> None:
     assert [(lr, loss["count"]) for lr, loss in swept.items()] == [("0.001", 2), ("0.002", 2), ("0.004", 2)]
 
 
+@pytest.mark.parametrize("baseline", [False, True])
+def test_a_grid_without_baselines_still_shows_its_losses(tmp_path: Path, baseline: bool) -> None:
+    for lr, last in ((1e-3, (2.2, 2.4)), (2e-3, (2.0, 2.2))):
+        for seed in (0, 1):
+            straight(tmp_path / f"{lr}-{seed}", "2level", [5, 3, last[seed]], fake.TWO, lr=lr, seed=seed)
+    if baseline:  # of another seed
+        straight(tmp_path / "a", "scratch", [5, 4, 3], seed=7)
+    found = made(tmp_path)
+    rows = {row.lr: row for row in found.groups[0].rows}
+    assert [(row.best, row.pairs, row.loss.mean) for row in rows.values()] == [
+        (False, (), pytest.approx(2.3)),
+        (True, (), pytest.approx(2.1)),
+    ]
+    text = [" ".join(line.split()) for line in report.render(found).splitlines()]
+    assert "2level * 0.002 2 no baseline loss 2.1000 ± 0.1414" in text
+    (note,) = [note for note in found.notes if "no matched baseline" in note]
+    assert "4 runs, such as" in note
+
+
 def test_an_untuned_baseline_is_no_matched_comparison(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3])
     straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)

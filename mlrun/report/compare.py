@@ -42,7 +42,8 @@ class Pair:
 class Row:
     """One method at one learning rate against its baseline; `pairs` are its finished runs, by seed.
 
-    `tried` counts the learning rates that the method was run at, `best` marks the one with the lowest final loss.
+    `alone` are those whose seed has no baseline; they count only where the method has no pairs at any rate. `tried`
+    counts the learning rates that the method was run at, `best` marks the one with the lowest final loss.
     """
 
     group: int
@@ -51,6 +52,7 @@ class Row:
     best: bool
     tried: int
     pairs: tuple[Pair, ...]
+    alone: tuple[Run, ...]
     waiting: tuple[Run, ...]
 
     def spread(self, measure: str) -> Spread:
@@ -72,7 +74,7 @@ class Row:
     @property
     def loss(self) -> Spread:
         """Final loss over the seeds."""
-        return spread([None if p.run.final is None else p.run.final.loss for p in self.pairs])
+        return _losses([pair.run for pair in self.pairs] or self.alone)
 
     @property
     def endings(self) -> tuple[Budget, ...]:
@@ -110,7 +112,7 @@ class Group:
     def sweep(self) -> dict[float, Spread]:
         """The baseline's final loss over the seeds, by learning rate; also rates that are nobody's best."""
         found = {lr: [run for run in self.runs if run.baseline and run.finished and run.lr == lr] for lr in self.rates}
-        return {lr: spread([None if r.final is None else r.final.loss for r in once(rs)]) for lr, rs in found.items()}
+        return {lr: _losses(once(runs)) for lr, runs in found.items()}
 
     @property
     def loss(self) -> Spread:
@@ -159,13 +161,18 @@ def _family(number: int, method: str, runs: Sequence[Run], baselines: Mapping[in
         lr: tuple(pair(run, baselines[run.seed]) for run in members if run.finished and run.seed in baselines)
         for lr, members in by_rate.items()
     }
-    gaps = {lr: spread([p.gap for p in found]).mean for lr, found in pairs.items()}
-    known = {lr: gap for lr, gap in gaps.items() if gap is not None}
+    alone = {lr: tuple(r for r in by_rate[lr] if r.finished and r.seed not in baselines) for lr in rates}
+    paired = any(pairs.values())
+    means = {lr: (spread([p.gap for p in pairs[lr]]) if paired else _losses(alone[lr])).mean for lr in rates}
+    known = {lr: mean for lr, mean in means.items() if mean is not None}
     best = min(known, key=lambda lr: known[lr], default=rates[0])
-    return [
-        Row(number, method, lr, lr == best, len(known), pairs[lr], tuple(r for r in by_rate[lr] if not r.finished))
-        for lr in rates
-    ]
+    waiting = {lr: tuple(run for run in by_rate[lr] if not run.finished) for lr in rates}
+    return [Row(number, method, lr, lr == best, len(known), pairs[lr], alone[lr], waiting[lr]) for lr in rates]
+
+
+def _losses(runs: Sequence[Run]) -> Spread:
+    """Return the final losses over the seeds."""
+    return spread([None if run.final is None else run.final.loss for run in runs])
 
 
 def once(runs: Sequence[Run]) -> list[Run]:

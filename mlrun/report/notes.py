@@ -72,7 +72,7 @@ def _swept(group: Group) -> Iterator[tuple[str, list[float], float]]:
     for name in dict.fromkeys(row.method for row in group.rows):
         rows = [row for row in group.rows if row.method == name]
         if rows[0].tried > 1:
-            yield name, [row.lr for row in rows if row.pairs], next(row.lr for row in rows if row.best)
+            yield name, [row.lr for row in rows if row.pairs or row.alone], next(row.lr for row in rows if row.best)
 
 
 def _unmatched(group: Group, label: str) -> Iterator[str]:
@@ -115,7 +115,8 @@ def _left_out(group: Group, label: str) -> Iterator[str]:
 
 
 def _unpaired(group: Group, label: str, baselines: Sequence[Run]) -> Iterator[str]:
-    """Say for every finished cycle run without a baseline which baseline is nearest, and what keeps them apart."""
+    """Say of the finished cycle runs without a baseline which baseline is nearest, and what keeps them apart."""
+    found: dict[str, list[Run]] = {}
     for run in group.runs:
         if run.baseline or not run.finished or run.seed in group.baselines:
             continue
@@ -125,7 +126,10 @@ def _unpaired(group: Group, label: str, baselines: Sequence[Run]) -> Iterator[st
             hint = f"the nearest, {nearest.folder}, differs in {', '.join(why)}"
         else:
             hint = "there is none: run the same with cycle=scratch"
-        yield f"{label}: {run.folder} has no matched baseline ({hint})."
+        found.setdefault(hint, []).append(run)
+    for hint, runs in found.items():
+        whose = f"{runs[0].folder} has" if len(runs) == 1 else f"{len(runs)} runs, such as {runs[0].folder}, have"
+        yield f"{label}: {whose} no matched baseline ({hint})."
 
 
 __all__ = ["RULES", "notes"]

@@ -65,13 +65,15 @@ def savings(group: Group) -> Table:
 
 
 def ordered(group: Group) -> list[Row]:
-    """Return the rows, the largest FLOPs saving first; those that did not reach L* after them, by loss gap."""
+    """Return the rows, the largest FLOPs saving first; then by loss gap, and where there is no baseline, by loss."""
 
-    def key(row: Row) -> tuple[bool, float]:
-        mean, gap = row.spread("flops").mean, row.gap.mean
+    def key(row: Row) -> tuple[int, float]:
+        mean, gap, loss = row.spread("flops").mean, row.gap.mean, row.loss.mean
         if mean is not None:
-            return False, -mean
-        return True, float("inf") if gap is None else gap
+            return 0, -mean
+        if gap is not None:
+            return 1, gap
+        return 2, float("inf") if loss is None else loss
 
     return sorted(group.rows, key=key)
 
@@ -79,8 +81,9 @@ def ordered(group: Group) -> list[Row]:
 def _saving_rows(row: Row) -> list[tuple[str, ...]]:
     name = row.method + (" *" if row.best and row.tried > 1 else "")
     if not row.pairs:
-        why = ", ".join(sorted({run.status for run in row.waiting})) or "no baseline"
-        return [(name, f"{row.lr:g}", "0", why, "", "", "", "")]
+        why = "no baseline" if row.alone else ", ".join(sorted({run.status for run in row.waiting}))
+        loss = f"loss {_level(row.loss)}".replace("\n", " ") if row.alone else ""
+        return [(name, f"{row.lr:g}", _seeds(row), why, "", "", "", loss)]
     shown = [saved(row.spread(axis), row.timed or axis != "seconds") for axis in ("flops", "flops_body", "seconds")]
     faster = speedup(row.spread("flops").mean)
     rows = [(name, f"{row.lr:g}", _seeds(row), *shown, _percent(faster), _nats(row.gap))]
@@ -147,7 +150,7 @@ def _level(found: Spread) -> str:
 
 
 def _seeds(row: Row) -> str:
-    return f"{len(row.pairs)}" + (f" (+{len(row.waiting)} unfinished)" if row.waiting else "")
+    return f"{len(row.pairs or row.alone)}" + (f" (+{len(row.waiting)} unfinished)" if row.waiting else "")
 
 
 def saved(found: Spread, comparable: bool = True) -> str:
