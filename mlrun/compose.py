@@ -33,7 +33,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mlrun import __version__, slots, trust
+from mlrun import __version__, trust
 from mlrun.config import REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
 from mlrun.errors import UserError, mistake, nearest
 
@@ -89,7 +89,17 @@ class Point:
     folder: Path
     label: str
     own_run: bool  # False if the folder is the default, named by the clock
-    here: bool  # False if a launcher takes the job elsewhere
+    launcher: DictConfig | None = None  # Hydra's, of a sweep
+
+    @property
+    def here(self) -> bool:
+        """False if a launcher takes the job elsewhere."""
+        return self.launcher is None or str(self.launcher._target_).startswith((BASIC, LOCAL))
+
+    @property
+    def beside(self) -> bool:
+        """True if runs of a sweep share this machine."""
+        return self.launcher is not None and str(self.launcher._target_).startswith(LOCAL)
 
 
 def read(argv: Sequence[str]) -> Command:
@@ -274,9 +284,8 @@ def _sweep(loader: ConfigLoader, parsed: list[Override], command: Command) -> li
         if OmegaConf.select(master, f"hydra.{plugin}._target_") is None:
             raise UserError(mistake(f"hydra/{plugin}", "null", "a choice", "leave it out; the default is basic"))
     sweeper, launcher = master.hydra.sweeper, master.hydra.launcher
-    here = str(launcher._target_).startswith((BASIC, LOCAL))
     if not str(sweeper._target_).startswith(BASIC):
-        return [_point(master, "sweep.dir", "what all runs share", here)]
+        return [_point(master, "sweep.dir", "what all runs share", launcher)]
     with _read():
         given = _parsed([f"{key}={value}" for key, value in (sweeper.params or {}).items()], loader)
     wanted = [*given, *(o for o in parsed if not o.is_hydra_override())]
@@ -289,14 +298,11 @@ def _sweep(loader: ConfigLoader, parsed: list[Override], command: Command) -> li
     for number, job in enumerate(jobs):
         label = " ".join(text for text in job if text.partition("=")[0] in swept)
         try:
-            found.append(_point(composer.config(job, number), "sweep.dir", label, here))
+            found.append(_point(composer.config(job, number), "sweep.dir", label, launcher))
         except UserError as error:
             lines |= dict.fromkeys(error.problems)
     if lines:
         raise UserError(lines)
-    if str(launcher._target_).startswith(LOCAL):
-        device = "cuda" if any(point.settings.hardware.device == "cuda" for point in found) else "cpu"
-        slots.slots(launcher.runs_at_a_time, launcher.processes_per_run, device)  # for what it refuses
     return found
 
 
@@ -352,7 +358,7 @@ def override(key: str, path: Path | str) -> str:
     return _quoted(f"{key}={path}")
 
 
-def _point(config: DictConfig, place: str, label: str, here: bool = True) -> Point:
+def _point(config: DictConfig, place: str, label: str, launcher: DictConfig | None = None) -> Point:
     """Return a composed configuration as a point; `place` is Hydra's key of its folder."""
     if named := trust.foreign(config.hydra):
         raise UserError(named)
@@ -367,7 +373,7 @@ def _point(config: DictConfig, place: str, label: str, here: bool = True) -> Poi
     with open_dict(settings):
         del settings["hydra"]
     written = settings._get_node("run")
-    return Point(settings, folder, label, "${now:" not in str(written), here)
+    return Point(settings, folder, label, "${now:" not in str(written), launcher)
 
 
 def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:

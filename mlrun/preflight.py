@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from mlrun import folder, plan
+from mlrun import folder, plan, slots
 from mlrun.compose import Point
 from mlrun.config import CHOICES, load, reference_problems
 from mlrun.errors import UserError, mistake
@@ -24,6 +24,16 @@ def check(points: Sequence[Point]) -> None:
             found.setdefault(line, []).append(point.label)
     if found:
         raise UserError([_told(line, labels, len(points)) for line, labels in found.items()])
+    if points[0].beside:
+        _room(points)
+
+
+def _room(points: Sequence[Point]) -> None:
+    """Raise UserError if this machine has no room for runs side by side."""
+    launcher = points[0].launcher
+    assert launcher is not None
+    wanted = {point.settings.hardware.device for point in points if point.settings.task == "train"}
+    slots.slots(launcher.runs_at_a_time, launcher.processes_per_run, "cuda" if "cuda" in wanted else "cpu")
 
 
 def _told(line: str, labels: Sequence[str], total: int) -> str:

@@ -32,6 +32,7 @@ def resolved(context: HydraContext | None, config: DictConfig, overrides: Sequen
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(job)
     try:
-        return Job(Path(str(job.hydra.sweep.dir)), str(job.hydra.sweep.subdir), job.hardware.device)
+        device = job.hardware.device if job.task == "train" else "cpu"
+        return Job(Path(str(job.hydra.sweep.dir)), str(job.hydra.sweep.subdir), device)
     finally:
         HydraConfig.instance().cfg = before
