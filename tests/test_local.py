@@ -82,22 +82,39 @@ def test_a_run_that_dies_without_a_word_is_noted(tmp_path: Path) -> None:
     assert started.outcome() == told and (tmp_path / "run/error.txt").read_text() == f"{told}\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_sweep_that_is_stopped_saves_its_runs_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    grid = ["budget=4000 steps", "eval.every=2000 steps", "cycle=scratch", "seed=0,1", "run=s"]
-    process = start(tmp_path, *PAIR, *grid)
+def interrupted(folder: Path, grid: list[str], number: signal.Signals, beyond: list[int]) -> list[int]:
+    """Start a sweep, stop it once both of its runs are beyond a step, and return the steps in their logs."""
+
+    def steps() -> list[int]:
+        logs = sorted(folder.glob("s/*/log.jsonl"))
+        whole = [log.read_text().rpartition("\n")[0].splitlines() for log in logs]  # a line may be under way
+        kinds = [[r for r in map(json.loads, lines) if r["kind"] == "train"] for lines in whole]
+        return [records[-1]["step"] for records in kinds if records]
+
+    process = start(folder, *PAIR, *grid)
     deadline = time.monotonic() + 120
-    while sum("train" in log.read_text() for log in tmp_path.glob("s/*/log.jsonl")) < 2:
+    while len(now := steps()) < 2 or any(a <= b for a, b in zip(now, beyond, strict=True)):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.1)
     process.send_signal(number)
     process.communicate(timeout=60)
     assert process.returncode in (128 + number, -number)
-    steps = [json.loads(log.read_text().splitlines()[-1])["step"] for log in tmp_path.glob("s/*/log.jsonl")]
-    assert len(steps) == 2 and max(steps) < 4000
+    return steps()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_stopped_saves_its_runs_and_goes_on(tmp_path: Path, number: signal.Signals) -> None:
+    grid = ["budget=4000 steps", "eval.every=2000 steps", "cycle=scratch", "seed=0,1", "run=s"]
+    first = interrupted(tmp_path, grid, number, beyond=[0, 0])
+    assert len(first) == 2 and max(first) < 4000
     assert len(list(tmp_path.glob("s/*/checkpoints/last*"))) == 2 and not list(tmp_path.glob("s/*/error.txt"))
     for summary in tmp_path.glob("s/*/summary.json"):
         assert json.loads(summary.read_text())["status"] == "interrupted"
+    second = interrupted(tmp_path, grid, number, beyond=first)
+    for log in tmp_path.glob("s/*/log.jsonl"):
+        trained = [r["step"] for r in map(json.loads, log.read_text().splitlines()) if r["kind"] == "train"]
+        assert trained == list(range(1, max(trained) + 1)), "it went on where it was: no step twice, none left out"
+    assert all(a > b for a, b in zip(second, first, strict=True))
 
 
 def test_slots_share_out_gpus_and_cores() -> None:

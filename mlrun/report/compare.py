@@ -42,7 +42,7 @@ class Pair:
 class Row:
     """One method at one learning rate against its baseline; `pairs` are its finished runs, by seed.
 
-    `alone` are those whose seed has no baseline; they count only where the method has no pairs at any rate. `tried`
+    `alone` are those whose seed has no baseline; they choose among rates only where none has pairs. `tried`
     counts the learning rates that the method was run at, `best` marks the one with the lowest final loss.
     """
 

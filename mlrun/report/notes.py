@@ -72,7 +72,8 @@ def _swept(group: Group) -> Iterator[tuple[str, list[float], float]]:
     for name in dict.fromkeys(row.method for row in group.rows):
         rows = [row for row in group.rows if row.method == name]
         if rows[0].tried > 1:
-            yield name, [row.lr for row in rows if row.pairs or row.alone], next(row.lr for row in rows if row.best)
+            tried = [row for row in rows if row.pairs] or rows
+            yield name, [row.lr for row in tried], next(row.lr for row in rows if row.best)
 
 
 def _unmatched(group: Group, label: str) -> Iterator[str]:
