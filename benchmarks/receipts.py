@@ -17,12 +17,12 @@ from torch import Tensor
 
 from benchmarks.table import table
 from mlrun import operators
-from mlrun.axes import Resize
 from mlrun.coarsening.uniform import Uniform
 from mlrun.config import build, conf_dir
+from mlrun.models.axes import Resize
 from mlrun.models.base import Model
-from mlrun.network import Network
-from mlrun.network import build as build_network
+from mlrun.models.network import Network
+from mlrun.models.network import build as build_network
 from mlrun.transfer import relative_change
 
 # Family: model and data of conf/.

@@ -21,12 +21,12 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.table import table
 from mlrun import distributed, transfer
-from mlrun.axes import expand, parameter_count
 from mlrun.checkpoint import Snapshot
 from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Hardware
+from mlrun.models.axes import expand, parameter_count
 from mlrun.models.gpt import GPT
-from mlrun.network import initials
+from mlrun.models.network import initials
 from mlrun.optim import MOMENTS
 from mlrun.plan import Level
 from mlrun.sharding import Whole, local

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mlrun import schedule
 from mlrun.config import Settings
 from mlrun.errors import UserError, mistake
-from mlrun.layers import Flops
+from mlrun.models.layers import Flops
 from mlrun.units import Rates, parse
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from mlrun import operators
-from mlrun.axes import Resize
 from mlrun.coarsening.base import FAMILIES, Coarsening, Ratios
 from mlrun.config import build
 from mlrun.errors import UserError, mistake
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.interop.shards import SHARD_BYTES, read_json
 from mlrun.interop.write import ours, save
+from mlrun.models.axes import Resize
 from mlrun.models.base import RATES, Model
 
 FINE = "fine.json"

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mlrun.axes import expand
-from mlrun.layers import Flops, Layer, LayerNorm, Patches, RMSNorm, Stack
+from mlrun.models.axes import expand
 from mlrun.models.base import TRAIN, Model
+from mlrun.models.layers import Flops, Layer, LayerNorm, Patches, RMSNorm, Stack
 
 
 def stack(model: Model) -> tuple[str, Stack]:

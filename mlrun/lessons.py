@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlrun import frozen
-from mlrun.network import Network
+from mlrun.models.network import Network
 
 Batch = Mapping[str, Tensor]
 

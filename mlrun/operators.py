@@ -37,8 +37,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mlrun.axes import Group, Merge, Param, Params, Resize, Sizes, at_depth, depth_axis, expand, factors
 from mlrun.errors import UserError, mistake, nearest
+from mlrun.models.axes import Group, Merge, Param, Params, Resize, Sizes, at_depth, depth_axis, expand, factors
 
 State = Mapping[str, Tensor]
 Rule = Literal["weight", "gradient", "square"]

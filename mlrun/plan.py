@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlrun import branches, check
-from mlrun.axes import Resize, Sizes, parameter_count
 from mlrun.coarsening.base import DEPTH
 from mlrun.config import Config, Cycle, Row
 from mlrun.errors import UserError, mistake
 from mlrun.growth.base import Samples
-from mlrun.layers import Flops, Stack
+from mlrun.models.axes import Resize, Sizes, parameter_count
+from mlrun.models.layers import Flops, Stack
 from mlrun.units import Rates, parse
 
 # A float32 weight, its gradient and Adam's two moments, in bytes.

@@ -26,7 +26,7 @@ from mlrun.distributed import Ranks
 from mlrun.errors import UserError, mistake
 from mlrun.growth.base import Context
 from mlrun.interop.read import open_folder
-from mlrun.network import Network, blocks, initials
+from mlrun.models.network import Network, blocks, initials
 from mlrun.plan import Plan, Stage, as_dict
 from mlrun.sharding import Whole, like
 from mlrun.signals import Signals

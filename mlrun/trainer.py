@@ -18,8 +18,8 @@ from mlrun.clock import Clock
 from mlrun.config import Hardware, Settings
 from mlrun.distributed import Ranks
 from mlrun.divergence import Diverged, Guard
-from mlrun.dropout import seed_masks
-from mlrun.network import Network, blocks
+from mlrun.models.dropout import seed_masks
+from mlrun.models.network import Network, blocks
 from mlrun.optim import set_rate
 from mlrun.plan import Plan, Stage
 from mlrun.sharding import local

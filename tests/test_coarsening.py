@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import mlrun
-from mlrun.axes import Merge, Resize
 from mlrun.coarsening.base import DEPTH, Coarsening, inexact
 from mlrun.coarsening.custom import Custom
 from mlrun.coarsening.random import RandomPairs
 from mlrun.coarsening.uniform import Uniform
 from mlrun.config import build
 from mlrun.errors import UserError
+from mlrun.models.axes import Merge, Resize
 
 GPT = {"vocab": 50, "position": 8, "embed": 12, "head": 6, "head_dim": 4, "ffn": 24, "layer": 6}
 LLAMA = {"vocab": 50, "embed": 12, "kv_head": 2, "group": 3, "head_dim": 4, "ffn": 24, "layer": 6}

@@ -27,7 +27,7 @@ from mlrun.data.mixing import Mix
 from mlrun.errors import UserError
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
-from mlrun.network import build
+from mlrun.models.network import build
 from mlrun.run import save_model
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -20,14 +20,15 @@ from test_run import interrupt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from mlrun import compose, layers, lessons
+from mlrun import compose, lessons
 from mlrun.config import Hardware, load
-from mlrun.dropout import Dropout, DropPath, seed_masks
 from mlrun.growth import mapping
 from mlrun.growth.ligo import LiGO
+from mlrun.models import layers
 from mlrun.models.base import RATES, Model
+from mlrun.models.dropout import Dropout, DropPath, seed_masks
 from mlrun.models.gpt import GPT
-from mlrun.network import build
+from mlrun.models.network import build
 from mlrun.plan import make
 from mlrun.trainer import held_out_loss
 

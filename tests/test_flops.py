@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlrun.models.base import Model
 from mlrun.models.deit import DeiT
-from mlrun.network import build
+from mlrun.models.network import build
 
 LEVELS = ["gpt_tiny", "bert_tiny", "deit_digits", "llama_tiny", "t5_tiny"]
 

@@ -33,7 +33,7 @@ from mlrun.models.base import Model
 from mlrun.models.bert import BERT
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
-from mlrun.network import build
+from mlrun.models.network import build
 
 DIMS = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}
 TINY: dict[str, Model] = {

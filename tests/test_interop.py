@@ -23,8 +23,8 @@ from mlrun.interop import export_hf, import_hf
 from mlrun.interop.read import open_folder
 from mlrun.interop.write import ours
 from mlrun.models.base import Model
+from mlrun.models.network import build
 from mlrun.models.t5 import T5
-from mlrun.network import build
 
 transformers = pytest.importorskip("transformers")
 

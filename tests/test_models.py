@@ -16,15 +16,15 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mlrun.axes import depth_axis, expand, parameter_count
 from mlrun.interop import import_hf
+from mlrun.models.axes import depth_axis, expand, parameter_count
 from mlrun.models.base import Model
 from mlrun.models.bert import BERT
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.llama import Llama
+from mlrun.models.network import Network, build
 from mlrun.models.t5 import T5
-from mlrun.network import Network, build
 
 CONF = Path(__file__).parent.parent / "conf" / "model"
 
@@ -140,7 +140,7 @@ def test_every_yaml_key_is_explained(name: str) -> None:
 def test_models_are_declared_without_torch() -> None:
     imports = "".join(f"from {type(m).__module__} import {type(m).__name__}\n" for m in TINY.values())
     script = (
-        f"import sys, mlrun.layers\n{imports}"
+        f"import sys, mlrun.models.layers\n{imports}"
         f"for model in {list(TINY.values())!r}:\n"
         "    assert model.problems() == [] and model.params() and model.flops(8, 8).total > 0\n"
         "assert 'torch' not in sys.modules\n"

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlrun.axes import Merge, Param, Resize, Sizes, at_depth, depth_axis, expand, factors
 from mlrun.errors import UserError
+from mlrun.models.axes import Merge, Param, Resize, Sizes, at_depth, depth_axis, expand, factors
 from mlrun.models.base import Model
 from mlrun.models.bert import BERT
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.llama import Llama
+from mlrun.models.network import Network, build
 from mlrun.models.t5 import T5
-from mlrun.network import Network, build
 from mlrun.operators import (
     coalesce,
     decoalesce,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlrun.config import Optimizer, Schedule
-from mlrun.layers import Flops
+from mlrun.models.layers import Flops
 from mlrun.plan import Level, Plan, Stage
 from mlrun.schedule import factor, rate
 from mlrun.units import UNITS, Length, Rates, human, parse

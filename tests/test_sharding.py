@@ -20,11 +20,12 @@ import toy
 from pair import Part
 
 from benchmarks import sharding as benchmark
-from mlrun import checkpoint, network, plan
+from mlrun import checkpoint, plan
 from mlrun.config import Hardware
 from mlrun.errors import UserError
 from mlrun.growth.inherit import Inherit
 from mlrun.growth.ligo import LiGO
+from mlrun.models import network
 
 CLOSE = 1e-5
 LOSSES = {"loss", "ema_loss", "loss_before", "loss_operator", "loss_after"}

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast, get_args
 
-from mlrun.axes import DepthScale, Merge, Resize, Sizes
 from mlrun.errors import UserError, mistake
+from mlrun.models.axes import DepthScale, Merge, Resize, Sizes
 
 # The axes that each ratio moves. In grouped-query attention a unit of `kv_head` holds its query heads.
 FAMILIES: Mapping[str, tuple[str, ...]] = {

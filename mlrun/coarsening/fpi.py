@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlrun.axes import Merge
 from mlrun.coarsening.base import DEPTH, Ratios
 from mlrun.coarsening.uniform import strided
+from mlrun.models.axes import Merge
 
 
 @dataclass(frozen=True)

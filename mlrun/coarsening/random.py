@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from mlrun.axes import Merge
 from mlrun.coarsening.base import Ratios
 from mlrun.coarsening.uniform import adjacent
+from mlrun.models.axes import Merge
 
 
 @dataclass(frozen=True)

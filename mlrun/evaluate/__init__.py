@@ -16,7 +16,7 @@ from mlrun.config import Hardware, build
 from mlrun.distributed import Ranks
 from mlrun.errors import UserError, mistake
 from mlrun.interop.read import Checkpoint, open_folder
-from mlrun.network import Network
+from mlrun.models.network import Network
 from mlrun.trainer import held_out_loss, held_out_mean
 
 

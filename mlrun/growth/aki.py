@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlrun import frozen
-from mlrun.axes import Resize, depth_axis, expand, factors
 from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
 from mlrun.growth.base import Context, Growth, Samples, one_stack
-from mlrun.layers import Flops
+from mlrun.models.axes import Resize, depth_axis, expand, factors
 from mlrun.models.base import Model
+from mlrun.models.layers import Flops
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
-    from mlrun.network import Network
+    from mlrun.models.network import Network
     from mlrun.plan import Level, Stage
 
 

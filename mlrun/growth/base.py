@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlrun.axes import Resize
 from mlrun.errors import mistake
-from mlrun.layers import Flops, Stack
+from mlrun.models.axes import Resize
 from mlrun.models.base import Model
+from mlrun.models.layers import Flops, Stack
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
     from mlrun.distributed import Ranks
-    from mlrun.network import Network
+    from mlrun.models.network import Network
     from mlrun.plan import Level, Stage
 
 

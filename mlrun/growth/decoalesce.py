@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.axes import Resize
 from mlrun.coarsening.base import inexact
 from mlrun.errors import mistake
 from mlrun.growth.base import Context, Growth
+from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 
 if TYPE_CHECKING:

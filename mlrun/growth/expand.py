@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.axes import Resize, at_depth, depth_axis
 from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
 from mlrun.growth.base import Context, Growth, only_axes
+from mlrun.models.axes import Resize, at_depth, depth_axis
 from mlrun.models.base import Model
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.axes import Resize, expand
 from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
 from mlrun.growth.base import Context, Growth, only_axes
+from mlrun.models.axes import Resize, expand
 from mlrun.models.base import Model
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Fresh(Growth):
 
 def fresh(coarse: dict[str, Tensor], level: Level, seed: int, holding: Whole) -> dict[str, Tensor]:
     """Return the coarse weights, as they are held, with fresh tensors for the layers that are missing."""
-    from mlrun.network import initial
+    from mlrun.models.network import initial
 
     sizes = level.sizes
     return {

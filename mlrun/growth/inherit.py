@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun import frozen
-from mlrun.axes import Resize
 from mlrun.errors import mistake
 from mlrun.growth.base import Context, Growth, Samples
-from mlrun.layers import Flops
+from mlrun.models.axes import Resize
 from mlrun.models.base import Model
+from mlrun.models.layers import Flops
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
-    from mlrun.network import Network
+    from mlrun.models.network import Network
     from mlrun.plan import Level, Stage
 
 
@@ -32,7 +32,7 @@ class Inherit(Growth):
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.checkpoint import Snapshot
-        from mlrun.network import build
+        from mlrun.models.network import build
 
         return Snapshot({"weights": dict(build(level.model, context.seed).state_dict())})
 
@@ -58,7 +58,7 @@ class Inherit(Growth):
 
     def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
         from mlrun.lessons import Distilled
-        from mlrun.network import build
+        from mlrun.models.network import build
 
         assert teacher is not None
         device = next(net.parameters()).device

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.axes import Param, Resize, depth_axis, factors
 from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
 from mlrun.growth.base import Context, Growth, Samples
-from mlrun.layers import Flops
+from mlrun.models.axes import Param, Resize, depth_axis, factors
 from mlrun.models.base import Model
+from mlrun.models.layers import Flops
 
 if TYPE_CHECKING:
     from mlrun.checkpoint import Snapshot

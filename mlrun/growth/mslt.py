@@ -6,20 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun import frozen
-from mlrun.axes import Resize
 from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
 from mlrun.growth.base import Samples, one_stack, only_axes
 from mlrun.growth.decoalesce import Decoalesce
-from mlrun.layers import Flops
+from mlrun.models.axes import Resize
 from mlrun.models.base import Model
+from mlrun.models.layers import Flops
 
 if TYPE_CHECKING:
     from torch import nn
 
     from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
-    from mlrun.network import Network
+    from mlrun.models.network import Network
     from mlrun.plan import Level, Stage
 
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlrun.axes import Merge, Param, Resize, depth_axis, expand, factors
 from mlrun.coarsening.base import DEPTH, inexact
 from mlrun.errors import mistake
 from mlrun.growth.base import Context, Growth, one_stack
+from mlrun.models.axes import Merge, Param, Resize, depth_axis, expand, factors
 from mlrun.models.base import Model
 
 if TYPE_CHECKING:

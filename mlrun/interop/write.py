@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from mlrun.axes import at_depth
 from mlrun.errors import UserError, mistake
 from mlrun.interop import tokens
 from mlrun.interop.families import table_of
@@ -21,6 +20,7 @@ from mlrun.interop.family import Family
 from mlrun.interop.names import Table, groups, store
 from mlrun.interop.read import CONFIG, INNER, Checkpoint, layout
 from mlrun.interop.shards import SHARD_BYTES, Slot, Writer
+from mlrun.models.axes import at_depth
 from mlrun.models.base import Model
 
 # All layers' tensors of one of our templates, in order of depth.

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from mlrun.axes import Param, Sizes
 from mlrun.errors import mistake
-from mlrun.layers import Block, Flops, Layer, Stack
+from mlrun.models.axes import Param, Sizes
+from mlrun.models.layers import Block, Flops, Layer, Stack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.network import Network
+    from mlrun.models.network import Network
 
     Batch = Mapping[str, Tensor]
 

@@ -9,14 +9,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, LayerNorm, Stack, Transform, Vector
 from mlrun.models.base import TRAIN, Model
+from mlrun.models.layers import (
+    MLP,
+    Attention,
+    Block,
+    Dropout,
+    Embedding,
+    Flops,
+    Layer,
+    LayerNorm,
+    Stack,
+    Transform,
+    Vector,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mlrun.models.base import Batch
-    from mlrun.network import Network
+    from mlrun.models.network import Network
 
 STD = 0.02
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.layers import (
+from mlrun.models.base import TRAIN, TRAIN_ON_DATA, Model
+from mlrun.models.layers import (
     MLP,
     Attention,
     Block,
@@ -24,13 +25,12 @@ from mlrun.layers import (
     Prefix,
     Stack,
 )
-from mlrun.models.base import TRAIN, TRAIN_ON_DATA, Model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mlrun.models.base import Batch
-    from mlrun.network import Network
+    from mlrun.models.network import Network
 
 STD = 0.02
 POOLINGS = ("class", "mean")

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, Linear, RMSNorm, Rotary, Stack
 from mlrun.models.base import TRAIN, Model
+from mlrun.models.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, Linear, RMSNorm, Rotary, Stack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mlrun.models.base import Batch
-    from mlrun.network import Network
+    from mlrun.models.network import Network
 
 STD = 0.02
 

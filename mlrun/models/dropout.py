@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlrun import layers
-from mlrun.axes import Sizes
+from mlrun.models import layers
+from mlrun.models.axes import Sizes
 
 
 def seed_masks(seed: int, step: int, rank: int, first: int) -> None:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from mlrun import layers
-from mlrun.axes import Param, Sizes, expand
-from mlrun.dropout import Dropout, DropPath
+from mlrun.models import layers
+from mlrun.models.axes import Param, Sizes, expand
+from mlrun.models.dropout import Dropout, DropPath
 
 if TYPE_CHECKING:
     from mlrun.models.base import Model
