@@ -28,7 +28,7 @@ from mlrun.models.axes import expand, parameter_count
 from mlrun.models.gpt import GPT
 from mlrun.models.network import initials
 from mlrun.optim import MOMENTS
-from mlrun.plan import Level
+from mlrun.plan.stages import Level
 from mlrun.sharding import Whole, local
 
 HALF = Uniform(width=2, ffn=2, head=2, depth=2)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from mlrun import folder, plan, slots
+from mlrun import folder, slots
 from mlrun.compose import Point
 from mlrun.config import CHOICES, load, reference_problems
 from mlrun.errors import UserError, mistake
+from mlrun.plan.make import make_plan
 
 # Tasks that make a plan and have a folder of their own; the others read the folders of finished runs.
 PLANNED = ("train", "plan")
@@ -50,7 +51,7 @@ def problems(point: Point) -> list[str]:
     training = settings.task == "train"
     try:
         config = load(settings)
-        plan.make(config, sources=training)
+        make_plan(config, sources=training)
     except UserError as error:
         return error.problems
     found = _run_problems(point) or folder.problems(point.folder, config.resolved)

@@ -27,7 +27,8 @@ from mlrun.errors import UserError, mistake
 from mlrun.growth.base import Context
 from mlrun.interop.read import open_folder
 from mlrun.models.network import Network, blocks, initials
-from mlrun.plan import Plan, Stage, as_dict
+from mlrun.plan.record import as_dict
+from mlrun.plan.stages import Plan, Stage
 from mlrun.sharding import Whole, like
 from mlrun.signals import Signals
 from mlrun.trainer import Diverged, Job, Stopped, Trainee, held_out_loss, record, share

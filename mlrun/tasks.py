@@ -21,8 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from mlrun import compose, launched
 from mlrun.config import Config, Hardware, build, load
 from mlrun.errors import UserError, mistake
-from mlrun.plan import Plan, as_dict, make
-from mlrun.table import show
+from mlrun.plan.make import make_plan
+from mlrun.plan.record import as_dict
+from mlrun.plan.stages import Plan
+from mlrun.plan.table import show
 from mlrun.units import human
 
 ERROR = "error.txt"
@@ -97,7 +99,7 @@ def _short(folder: Path) -> Path:
 def _planned(settings: DictConfig, sources: bool) -> tuple[Config, Plan]:
     """Return the configuration and its plan, printed."""
     config = load(settings)
-    plan = make(config, sources)
+    plan = make_plan(config, sources)
     if first():
         show(as_dict(plan), config.settings.hardware.flops_per_second)
     return config, plan

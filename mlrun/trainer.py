@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mlrun import schedule
 from mlrun.clock import Clock
 from mlrun.config import Hardware, Settings
 from mlrun.distributed import Ranks
@@ -21,7 +20,8 @@ from mlrun.divergence import Diverged, Guard
 from mlrun.models.dropout import seed_masks
 from mlrun.models.network import Network, blocks
 from mlrun.optim import set_rate
-from mlrun.plan import Plan, Stage
+from mlrun.plan import schedule
+from mlrun.plan.stages import Plan, Stage
 from mlrun.sharding import local
 from mlrun.signals import NOTHING, STOP, Signals
 

@@ -12,7 +12,7 @@ from mlrun import operators
 from mlrun.checkpoint import Snapshot
 from mlrun.errors import UserError
 from mlrun.operators import Rule
-from mlrun.plan import Level
+from mlrun.plan.stages import Level
 from mlrun.sharding import WHOLE, Whole, local, rewrapped
 
 Operator = Callable[..., Iterator[tuple[str, Tensor]]]

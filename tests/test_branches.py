@@ -13,12 +13,14 @@ import pytest
 import torch
 import toy
 
-from mlrun import checkpoint, compose, schedule, tasks
-from mlrun import plan as planning
+from mlrun import checkpoint, compose, tasks
 from mlrun.config import Cycle, Optimizer, Row, Schedule, load
 from mlrun.errors import UserError
-from mlrun.plan import Plan, Spent, as_dict
-from mlrun.table import show
+from mlrun.plan import schedule
+from mlrun.plan.make import make_plan
+from mlrun.plan.record import as_dict
+from mlrun.plan.stages import Plan, Spent
+from mlrun.plan.table import show
 
 WSD = "optimizer.schedule.shape=wsd"
 POLICIES = ("restart", "continue", "rewarm")
@@ -26,7 +28,7 @@ POLICIES = ("restart", "continue", "rewarm")
 
 def planned(*overrides: str) -> Plan:
     (point,) = compose.points(compose.read(["budget=1000 steps", WSD, *overrides]))
-    return planning.make(load(point.settings))
+    return make_plan(load(point.settings))
 
 
 def problems(*overrides: str) -> list[str]:
@@ -207,7 +209,7 @@ def test_a_branch_ends_bitwise_where_a_run_with_that_budget_ends(tmp_path: Path,
 
 
 def test_the_ledger_charges_every_branch_once(whole: Path) -> None:
-    plan = planning.make(toy.make(**toy.BRANCHED))
+    plan = make_plan(toy.make(**toy.BRANCHED))
     summary = json.loads((whole / "summary.json").read_text())
     stages = summary["ledger"]["stages"]
     assert [s.get("branch") for s in stages] == [None, None, None, 0.62, 0.71]

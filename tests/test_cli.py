@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mlrun import __main__, compose, preflight, tasks
 from mlrun.config import CHOICES, conf_dir
-from mlrun.table import WIDTH
+from mlrun.plan.table import WIDTH
 
 PACKAGE = Path(__main__.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}

@@ -12,7 +12,7 @@ import yaml
 from mlrun import compose
 from mlrun.config import CHOICES, Settings, conf_dir, load
 from mlrun.errors import UserError
-from mlrun.plan import make
+from mlrun.plan.make import make_plan
 from mlrun.tasks import TASKS
 
 CONF = conf_dir()
@@ -46,7 +46,7 @@ def plan_problems(overrides: list[str]) -> list[str]:
     """Return why a command line has no plan, or nothing."""
     try:
         (point,) = compose.points(compose.read(overrides))
-        make(load(point.settings), sources=False)
+        make_plan(load(point.settings), sources=False)
     except UserError as error:
         return error.problems
     return []
@@ -116,7 +116,7 @@ def settings(*overrides: str) -> None:
         ("model._target_=os.system", "MLRUN_PACKAGES"),
         ("model._target_=mlrun.models.gpt.Nothing", "an importable class"),
         ("model._target_=mlrun.nothing.GPT", "an importable class"),
-        ("model._target_=mlrun.plan.make", "a dataclass"),
+        ("model._target_=mlrun.plan.make.make_plan", "a dataclass"),
         ("~model._target_", "model._target_=missing"),
         ("+model.hed=3", "did you mean head?"),
         ("+optimizer.momentum=0.9", "allowed: lr, beta1"),

@@ -29,7 +29,7 @@ from mlrun.models.base import RATES, Model
 from mlrun.models.dropout import Dropout, DropPath, seed_masks
 from mlrun.models.gpt import GPT
 from mlrun.models.network import build
-from mlrun.plan import make
+from mlrun.plan.make import make_plan
 from mlrun.trainer import held_out_loss
 
 ALL = dict.fromkeys(RATES, 0.3)
@@ -235,7 +235,7 @@ def test_recomputed_activations_draw_the_same_masks() -> None:
 def test_the_command_line_sets_a_rate_and_the_plan_costs_the_same() -> None:
     def plan(*overrides: str) -> Any:
         (point,) = compose.points(compose.read(["model=gpt_tiny", *overrides]))
-        return make(load(point.settings))
+        return make_plan(load(point.settings))
 
     dropping = plan("model.dropout=0.1", "model.drop_path=0.2")
     assert dropping.spent(dropping.steps) == plan().spent(plan().steps)

@@ -10,7 +10,7 @@ import pytest
 
 from mlrun import compose, run
 from mlrun.config import load
-from mlrun.plan import make
+from mlrun.plan.make import make_plan
 
 FAMILIES = {
     "gpt": ["model=gpt_tiny"],
@@ -33,7 +33,7 @@ def test_a_family_learns_through_a_cycle(family: str, tmp_path: Path, cache: Pat
     overrides = [*FAMILIES[family], *SHORT, f"run={tmp_path}/r", f"cache={cache}"]
     (point,) = compose.points(compose.read(overrides))
     config = load(point.settings)
-    summary = run.train(config, make(config), tmp_path / "r")
+    summary = run.train(config, make_plan(config), tmp_path / "r")
     records = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]
     first, *later = [r["loss"] for r in records if r["kind"] == "val"]
     assert [r["operator"] for r in summary["receipts"]] == ["coalesce", "decoalesce"]

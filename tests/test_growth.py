@@ -12,7 +12,7 @@ import toy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlrun import frozen, lessons, optim, plan, transfer
+from mlrun import frozen, lessons, optim, transfer
 from mlrun.checkpoint import Snapshot
 from mlrun.coarsening.fpi import FPI
 from mlrun.coarsening.shallow import Shallow
@@ -34,6 +34,8 @@ from mlrun.models.bert import BERT
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.network import build
+from mlrun.plan.make import make_plan
+from mlrun.plan.stages import Level
 
 DIMS = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}
 TINY: dict[str, Model] = {
@@ -66,8 +68,8 @@ def context(settings: Any, carry: bool = False) -> Context:
     return Context(0, carry, ONE, settings.settings, lambda: source.batches(0, settings.settings.batch))
 
 
-def levels(settings: Any) -> tuple[plan.Level, plan.Level]:
-    made = plan.make(settings)
+def levels(settings: Any) -> tuple[Level, Level]:
+    made = make_plan(settings)
     return made.level(1), made.level(2)
 
 
@@ -90,7 +92,7 @@ def at_rest(net: Any, optimizer: torch.optim.AdamW) -> Snapshot:
 
 def logits(model: Model, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     batch = next(toy.Source(0, toy.SEQUENCE).batches(0, 4))
-    return transfer.look(plan.Level(1, model, 0, model.flops(1, 1)), weights, batch, torch.device("cpu"))[1]
+    return transfer.look(Level(1, model, 0, model.flops(1, 1)), weights, batch, torch.device("cpu"))[1]
 
 
 # StackBERT, G_stack
@@ -184,7 +186,7 @@ def test_ligo_is_charged_what_torch_counts(coarsening: Any) -> None:
 
 def test_what_growing_costs_is_in_the_ledger_and_in_every_record(tmp_path: Path) -> None:
     settings = config(LiGO(steps=3), BOTH)
-    summary, planned = toy.run(tmp_path, settings), plan.make(settings)
+    summary, planned = toy.run(tmp_path, settings), make_plan(settings)
     entry = planned.stages[1].entry.total
     first = next(r for r in toy.records(tmp_path) if r["stage"] == 1 and r["kind"] == "val")
     assert entry > 0 and first["flops"] == planned.stage_cost(planned.stages[0]).flops + entry
@@ -193,7 +195,7 @@ def test_what_growing_costs_is_in_the_ledger_and_in_every_record(tmp_path: Path)
     seconds = summary["ledger"]["seconds"]["training"]
     assert sum(s["seconds"] for s in summary["ledger"]["stages"]) == pytest.approx(seconds)
     cycle = Cycle(name="grow", stages=[Row(2, "30%"), Row(1, "rest")])
-    rest = plan.make(config(LiGO(), BOTH, budget="400 steps", cycle=cycle))
+    rest = make_plan(config(LiGO(), BOTH, budget="400 steps", cycle=cycle))
     assert rest.total.flops <= rest.budget_flops
 
 
@@ -221,11 +223,11 @@ def test_staged_growth_keeps_the_function(model: str) -> None:
     big = TINY[model]
     resize = WIDTH.resize(big.sizes())
     small = big.resize(resize.coarse)
-    level = plan.Level(1, big, 0, big.flops(4, 4), resize)
+    level = Level(1, big, 0, big.flops(4, 4), resize)
     batch = a_batch(small)
     coarse = Snapshot({"weights": dict(build(small, 1).state_dict())})
     grown = Staged().grow(coarse, level, context(config(None, STACK)))
-    before = transfer.look(plan.Level(1, small, 0, small.flops(4, 4)), build(small, 1).state_dict(), batch, ONE.device)
+    before = transfer.look(Level(1, small, 0, small.flops(4, 4)), build(small, 1).state_dict(), batch, ONE.device)
     after = transfer.look(level, grown.weights, batch, ONE.device)
     assert transfer.relative_change(before[1], after[1]) < 1e-5
 
@@ -304,7 +306,7 @@ def test_the_teacher_is_learned_from_charged_and_fades(tmp_path: Path) -> None:
     lesson.at(10)
     same = lessons.Distilled(student, student, 1.0, 2.0, range(10, 14))
     assert float(same(batch)) == pytest.approx(0, abs=1e-6)
-    made = plan.make(settings)
+    made = make_plan(settings)
     own, taught = fine.flops.total, coarse.flops.total // 3
     assert made.stages[1].turns[0].total == own + taught and made.stages[2].turns[0].total == own
     toy.run(tmp_path, settings)
@@ -375,7 +377,7 @@ def test_progressive_training_keeps_what_it_has_and_starts_the_rest_fresh(tmp_pa
 )
 def test_what_cannot_be_is_one_line_of_the_plan(growth: Any, coarsening: Any, changes: Any, line: str) -> None:
     with pytest.raises(UserError) as error:
-        plan.make(config(growth, coarsening, **changes))
+        make_plan(config(growth, coarsening, **changes))
     assert any(line in problem for problem in error.value.problems), error.value.problems
     assert all("\n" not in problem for problem in error.value.problems)
 
@@ -383,10 +385,10 @@ def test_what_cannot_be_is_one_line_of_the_plan(growth: Any, coarsening: Any, ch
 def test_noise_needs_equal_copies() -> None:
     cycle = Cycle(name="grow", stages=list(GROW), noise=0.1)
     with pytest.raises(UserError, match="equal copies"):
-        plan.make(config(LiGO(), BOTH, cycle=cycle))
+        make_plan(config(LiGO(), BOTH, cycle=cycle))
 
 
 def test_nothing_coalesces_into_a_level_without_layers() -> None:
     cycle = Cycle(name="v", stages=list(toy.V_CYCLE))
     with pytest.raises(UserError, match="no layers"):
-        plan.make(config(Fresh(), Shallow(), cycle=cycle))
+        make_plan(config(Fresh(), Shallow(), cycle=cycle))

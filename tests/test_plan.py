@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 from mlrun import compose
 from mlrun.config import load
 from mlrun.errors import UserError
-from mlrun.plan import Plan, Spent, as_dict, make
+from mlrun.plan.make import make_plan
+from mlrun.plan.record import as_dict
+from mlrun.plan.stages import Plan, Spent
 
 
 def planned(*overrides: str, sources: bool = True) -> Plan:
     """Return the plan of a command line."""
     (point,) = compose.points(compose.read(overrides))
-    return make(load(point.settings), sources)
+    return make_plan(load(point.settings), sources)
 
 
 def problems(*overrides: str) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from mlrun import compose, tasks
 from mlrun.config import load
-from mlrun.plan import make
+from mlrun.plan.make import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,7 +42,7 @@ def test_every_command_composes_and_plans(line: str) -> None:
     for point in compose.points(compose.read(words)):
         assert point.settings.task in tasks.TASKS
         if point.settings.task in ("train", "plan"):
-            assert make(load(point.settings), sources=False).steps > 0
+            assert make_plan(load(point.settings), sources=False).steps > 0
 
 
 def test_there_are_commands_to_check() -> None:

@@ -15,10 +15,11 @@ import pytest
 import torch
 import toy
 
-from mlrun import checkpoint, plan, run, trainer
+from mlrun import checkpoint, run, trainer
 from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Cycle, Hardware, Optimizer, Row, Schedule
 from mlrun.errors import UserError
+from mlrun.plan.make import make_plan
 
 EVERY_STEP = {"checkpoint": toy.Checkpoint(every="1 step")}
 
@@ -133,7 +134,7 @@ def test_hardware_changes_the_speed_and_not_the_loss(tmp_path: Path, hardware: H
 
 def test_everything_spent_is_charged(tmp_path: Path) -> None:
     config = toy.make()
-    summary, planned = toy.run(tmp_path, config), plan.make(config)
+    summary, planned = toy.run(tmp_path, config), make_plan(config)
     stages = summary["ledger"]["stages"]
     assert sum(s["flops"] for s in stages) == planned.spent(planned.steps).flops
     last = toy.records(tmp_path)[-1]

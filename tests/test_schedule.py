@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from mlrun.config import Optimizer, Schedule
 from mlrun.models.layers import Flops
-from mlrun.plan import Level, Plan, Stage
-from mlrun.schedule import factor, rate
+from mlrun.plan.schedule import factor, rate
+from mlrun.plan.stages import Level, Plan, Stage
 from mlrun.units import UNITS, Length, Rates, human, parse
 
 RATES = Rates(samples=16, tokens=2048, flops=10**12, whole=1000)

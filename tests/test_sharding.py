@@ -20,12 +20,14 @@ import toy
 from pair import Part
 
 from benchmarks import sharding as benchmark
-from mlrun import checkpoint, plan
+from mlrun import checkpoint
 from mlrun.config import Hardware
 from mlrun.errors import UserError
 from mlrun.growth.inherit import Inherit
 from mlrun.growth.ligo import LiGO
 from mlrun.models import network
+from mlrun.models.axes import parameter_count
+from mlrun.plan.make import make_plan
 
 CLOSE = 1e-5
 LOSSES = {"loss", "ema_loss", "loss_before", "loss_operator", "loss_after"}
@@ -126,7 +128,7 @@ def test_model_average_and_best_weights_are_whole_files(runs: Path) -> None:
 
 def test_no_process_holds_more_than_its_shards_and_a_few_tensors() -> None:
     model = toy.model()
-    full = 3 * 4 * plan.parameter_count(model.params(), model.sizes())  # weights and two moments, float32
+    full = 3 * 4 * parameter_count(model.params(), model.sizes())  # weights and two moments, float32
     for seen in benchmark.measure(model, 2):
         assert seen.before == seen.up[1] == pytest.approx(full / 2, rel=0.05)
         lasting = seen.before + seen.down[1], seen.before + seen.down[1] + seen.up[1]
@@ -196,6 +198,6 @@ def test_compiled_blocks_train_as_others_do(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("growth", [LiGO(steps=1), Inherit()])
 def test_what_needs_the_whole_model_is_refused_before_any_work(growth: Any) -> None:
     given = pair.growing(growth)
-    plan.make(toy.make(**given))
+    make_plan(toy.make(**given))
     with pytest.raises(UserError, match=r"hardware\.sharding=fsdp: allowed: none; \w+ learns .* in every process"):
-        plan.make(toy.make(**given, hardware=Hardware(sharding="fsdp")))
+        make_plan(toy.make(**given, hardware=Hardware(sharding="fsdp")))

@@ -15,12 +15,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mlrun import plan
 from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Checkpoint, Config, Cycle, Eval, Optimizer, Row, Schedule, Settings
 from mlrun.growth.decoalesce import Decoalesce
 from mlrun.log.none import NoLogger
 from mlrun.models.gpt import GPT
+from mlrun.plan.make import make_plan
 from mlrun.run import train
 
 WORDS, SEQUENCE = 32, 16
@@ -123,7 +123,7 @@ def make(coarsening: Any = None, model: Any = None, growth: Any = None, **change
 
 def run(folder: Path, config: Config) -> dict[str, Any]:
     """Train a configuration in a folder and return its summary."""
-    return train(config, plan.make(config), folder)
+    return train(config, make_plan(config), folder)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:

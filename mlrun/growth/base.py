@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mlrun.config import Settings
     from mlrun.distributed import Ranks
     from mlrun.models.network import Network
-    from mlrun.plan import Level, Stage
+    from mlrun.plan.stages import Level, Stage
 
 
 @dataclass(frozen=True)

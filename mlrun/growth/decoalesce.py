@@ -14,7 +14,7 @@ from mlrun.models.base import Model
 if TYPE_CHECKING:
     from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
-    from mlrun.plan import Level
+    from mlrun.plan.stages import Level
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
-    from mlrun.plan import Level
+    from mlrun.plan.stages import Level
     from mlrun.sharding import Whole
 
 

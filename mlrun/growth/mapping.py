@@ -15,7 +15,7 @@ from torch.func import functional_call
 from mlrun.growth.base import Context
 from mlrun.models.axes import Merge, Param, at_depth, depth_axis, factors
 from mlrun.models.network import build
-from mlrun.plan import Level
+from mlrun.plan.stages import Level
 from mlrun.trainer import Batch, autocast
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
-    from mlrun.plan import Level
+    from mlrun.plan.stages import Level
 
 WIDTHS = ("embed", "ffn", "head", "kv_head")
 # The power of 1/g that each kind of tensor takes.

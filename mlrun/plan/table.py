@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlrun.coarsening.base import FAMILIES
-from mlrun.plan import hours
+from mlrun.plan.record import hours
 from mlrun.units import human
 
 # Columns that a file or a pipe is given, where no terminal says how many there are.

@@ -13,14 +13,14 @@ from bisect import bisect_left
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlrun import schedule
 from mlrun.config import Settings
 from mlrun.errors import UserError, mistake
 from mlrun.models.layers import Flops
+from mlrun.plan import schedule
 from mlrun.units import Rates, parse
 
 if TYPE_CHECKING:
-    from mlrun.plan import Plan, Stage
+    from mlrun.plan.stages import Plan, Stage
 
 
 def stages(settings: Settings, plan: Plan) -> list[Stage]:

@@ -9,7 +9,7 @@ from mlrun.config import Optimizer, Schedule
 from mlrun.units import Rates, parse
 
 if TYPE_CHECKING:
-    from mlrun.plan import Plan, Stage
+    from mlrun.plan.stages import Plan, Stage
 
 
 def factor(schedule: Schedule, step: int, span: int, rates: Rates) -> float:

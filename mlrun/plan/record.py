@@ -1,0 +1,80 @@
+"""A plan as plan.json has it, and the hours that follow from a measured rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlrun.plan.stages import Level, Plan, Stage
+
+# A float32 weight, its gradient and Adam's two moments, in bytes.
+STATE_BYTES = 16
+
+
+def as_dict(plan: Plan) -> dict[str, Any]:
+    """Return the plan as it stands in plan.json; costs are per stage unless named otherwise."""
+    total = plan.total
+    return {
+        "name": plan.name,
+        "batch": plan.batch,
+        "sequence": plan.sequence,
+        "tokens_per_step": plan.batch * plan.tokens_per_sample,
+        "budget": {
+            "steps": plan.budget_steps,
+            "tokens": plan.budget_steps * plan.batch * plan.tokens_per_sample,
+            "flops": plan.budget_flops,
+        },
+        "levels": [_level_dict(plan, level) for level in plan.levels],
+        "stages": [_stage_dict(plan, stage) for stage in plan.stages],
+        "totals": {
+            "steps": total.step,
+            "samples": total.samples,
+            "tokens": total.tokens,
+            "flops": total.flops,
+            "flops_body": total.flops_body,
+            "share": total.flops / plan.budget_flops,
+        },
+    }
+
+
+def _level_dict(plan: Plan, level: Level) -> dict[str, Any]:
+    return {
+        "level": level.number,
+        "sizes": dict(level.sizes),
+        "parameters": level.parameters,
+        "flops_per_sample": level.flops.total,
+        "flops_per_sample_body": level.flops.body,
+        "flops_per_token": level.flops.total / plan.tokens_per_sample,
+        "cost_to_level_1": level.flops.total / plan.level(1).flops.total,
+        "state_bytes": level.parameters * STATE_BYTES,
+        "exact": None if level.resize is None else not level.inexact,
+        "inexact_because": None if level.resize is None else list(level.inexact),
+    }
+
+
+def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:
+    cost = plan.stage_cost(stage)
+    level = plan.level(stage.level)
+    return {
+        "stage": stage.index,
+        "level": stage.level,
+        "sizes": dict(level.sizes),
+        "parameters": level.parameters,
+        "transfer": stage.transfer,
+        "alpha": stage.alpha,
+        "entry_flops": stage.entry.total,
+        "lr_scale": stage.lr_scale,
+        "first_step": stage.first,
+        "steps": stage.steps,
+        "samples": cost.samples,
+        "tokens": cost.tokens,
+        "flops": cost.flops,
+        "flops_body": cost.flops_body,
+        "share": cost.flops / plan.budget_flops,
+        **({} if stage.fork is None else {"fork": stage.fork, "branch": stage.ending}),
+    }
+
+
+def hours(record: Mapping[str, Any], flops_per_second: float | None) -> float | None:
+    """Return the predicted hours of a stage's record, None if no rate was measured."""
+    return None if flops_per_second is None else record["flops"] / flops_per_second / 3600

@@ -1,0 +1,163 @@
+"""Levels, stages and what they cost: the values that a plan is made of. Pure maths, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mlrun.models.axes import Resize, Sizes
+from mlrun.models.layers import Flops
+
+
+@dataclass(frozen=True)
+class Level:
+    """One model size; level 1 is the model you want. `resize` leads to the next coarser level, if there is one.
+
+    `inexact` says why growing into this level changes the function, one line each; empty if it does not.
+    """
+
+    number: int
+    model: Any
+    parameters: int
+    flops: Flops
+    resize: Resize | None = None
+    inexact: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> Sizes:
+        """Axis sizes of this level's model."""
+        return dict(self.model.sizes())
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training at one level: steps `first` to `first + steps`, after `transfer` from the level before.
+
+    `alpha` is the share of the decoalesced weights: 1 where no model was kept to blend with; None without a blend.
+    `turns` are the FLOPs per sample of its steps, which come in turn (mostly there is one); `entry` is what the
+    growing into the stage cost by itself.
+
+    A branch (`cycle.branches`) goes on from the state that the run had after step `fork`, with the samples that came
+    next there; `ending` is the share of the budget at which it ends. Both are None for the stages of the trunk.
+    """
+
+    index: int
+    level: int
+    first: int
+    steps: int
+    turns: tuple[Flops, ...]
+    entry: Flops
+    lr_scale: float
+    transfer: str | None = None
+    alpha: float | None = None
+    blend: bool = False
+    fork: int | None = None
+    ending: float | None = None
+
+    @property
+    def end(self) -> int:
+        """The step after the stage's last."""
+        return self.first + self.steps
+
+    @property
+    def step_flops(self) -> int:
+        """FLOPs per sample of a step, the mean over the turns."""
+        return sum(turn.total for turn in self.turns) // len(self.turns)
+
+    def cursor(self, step: int) -> int:
+        """Return how many batches lie before that of `step`: a branch reads what the trunk reads after the fork."""
+        return step if self.fork is None else self.fork + step - self.first
+
+    def flops(self, steps: int, batch: int) -> Flops:
+        """Return the FLOPs of entering the stage and taking `steps` steps."""
+        taken = [len(range(turn, steps, len(self.turns))) * batch for turn in range(len(self.turns))]
+        body = sum(n * turn.body for n, turn in zip(taken, self.turns, strict=True))
+        head = sum(n * turn.head for n, turn in zip(taken, self.turns, strict=True))
+        return Flops(self.entry.body + body, self.entry.head + head)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Cumulative cost of training: steps, samples, tokens and FLOPs of forward and backward."""
+
+    step: int
+    samples: int
+    tokens: int
+    flops: int
+    flops_body: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run: the cycle's stages (the trunk), then its branches.
+
+    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1.
+    """
+
+    name: str
+    batch: int
+    sequence: int
+    tokens_per_sample: int
+    budget_steps: int
+    levels: tuple[Level, ...]
+    stages: tuple[Stage, ...]
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages together."""
+        return self.stages[-1].end
+
+    @property
+    def trunk(self) -> tuple[Stage, ...]:
+        """The stages of the cycle, which lead to the final model."""
+        return tuple(stage for stage in self.stages if stage.fork is None)
+
+    @property
+    def forks(self) -> frozenset[int]:
+        """The steps of the trunk after which branches fork."""
+        return frozenset(stage.fork for stage in self.stages if stage.fork is not None)
+
+    def last(self, stage: Stage) -> Stage:
+        """Return the last stage of the run that `stage` belongs to: for a branch the trunk's, ended as the branch."""
+        trunk = self.trunk[-1]
+        return trunk if stage.fork is None else replace(trunk, steps=stage.fork + stage.steps - trunk.first)
+
+    @property
+    def budget_flops(self) -> int:
+        """FLOPs of the matched from-scratch run."""
+        return self.budget_steps * self.batch * self.levels[0].flops.total
+
+    def level(self, number: int) -> Level:
+        """Return a level by its number, from 1."""
+        return self.levels[number - 1]
+
+    def spent(self, step: int, stage: int | None = None) -> Spent:
+        """Return what training has cost after `step` steps.
+
+        `stage` is the stage that the run is in, entered at its own cost; None is the one that took the last step.
+        """
+        if stage is None:
+            stage = max((s.index for s in self.stages if s.first < step), default=-1)
+        entered = self.stages[: stage + 1]
+        done = [s.flops(min(max(step - s.first, 0), s.steps), self.batch) for s in entered]
+        samples = step * self.batch
+        body, total = sum(f.body for f in done), sum(f.total for f in done)
+        return Spent(step, samples, samples * self.tokens_per_sample, total, body)
+
+    def own(self, stage: Stage, step: int) -> Spent:
+        """Return what a run would have cost that ends at `step` of a branch: the trunk up to the fork, and the rest."""
+        assert stage.fork is not None
+        shared, trunk = self.spent(stage.fork, self.trunk[-1].index), self.spent(stage.first, stage.index - 1)
+        now = self.spent(step, stage.index)
+        names = Spent.__dataclass_fields__
+        return Spent(*(getattr(shared, f) + getattr(now, f) - getattr(trunk, f) for f in names))
+
+    @property
+    def total(self) -> Spent:
+        """What all stages cost."""
+        return self.spent(self.steps, len(self.stages) - 1)
+
+    def stage_cost(self, stage: Stage) -> Spent:
+        """Return the cost of one stage alone."""
+        before, after = self.spent(stage.first, stage.index - 1), self.spent(stage.end, stage.index)
+        return Spent(*(getattr(after, f) - getattr(before, f) for f in Spent.__dataclass_fields__))
