@@ -10,7 +10,7 @@ from pathlib import Path
 
 import hydra
 
-from mlrun import compose, preflight, tasks
+from mlrun.cli import compose, preflight, tasks
 from mlrun.config import conf_dir
 from mlrun.errors import UserError, mistake
 

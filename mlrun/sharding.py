@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from mlrun.models.network import Network, Rotary, blocks, build
+from mlrun.models.modules import Rotary
+from mlrun.models.network import Network, blocks, build
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

@@ -13,7 +13,8 @@ import pytest
 import torch
 import toy
 
-from mlrun import checkpoint, compose, tasks
+from mlrun import checkpoint
+from mlrun.cli import compose, tasks
 from mlrun.config import Cycle, Optimizer, Row, Schedule, load
 from mlrun.errors import UserError
 from mlrun.plan import schedule

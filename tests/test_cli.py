@@ -18,7 +18,8 @@ import pytest
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from mlrun import __main__, compose, preflight, tasks
+from mlrun import __main__
+from mlrun.cli import compose, preflight, tasks
 from mlrun.config import CHOICES, conf_dir
 from mlrun.plan.table import WIDTH
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlrun import compose
+from mlrun.cli import compose
+from mlrun.cli.tasks import TASKS
 from mlrun.config import CHOICES, Settings, conf_dir, load
 from mlrun.errors import UserError
 from mlrun.plan.make import make_plan
-from mlrun.tasks import TASKS
 
 CONF = conf_dir()
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))

@@ -20,7 +20,8 @@ from test_run import interrupt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from mlrun import compose, lessons
+from mlrun import lessons
+from mlrun.cli import compose
 from mlrun.config import Hardware, load
 from mlrun.growth import mapping
 from mlrun.growth.ligo import LiGO

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mlrun import compose, run
+from mlrun import run
+from mlrun.cli import compose
 from mlrun.config import load
 from mlrun.plan.make import make_plan
 

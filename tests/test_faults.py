@@ -22,7 +22,8 @@ import pytest
 import torch
 import toy
 
-from mlrun import checkpoint, compose, preflight, storage, trainer
+from mlrun import checkpoint, storage, trainer
+from mlrun.cli import compose, preflight
 from mlrun.data import stream
 from mlrun.data.hub import Hub, HubSource
 from mlrun.data.streamed import StreamedText

@@ -71,7 +71,10 @@ def test_the_report_reads_files_only() -> None:
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("mlrun.plan.make, mlrun.plan.schedule, mlrun.plan.table, mlrun.folder", "torch, hydra, datasets, wandb"),
+        (
+            "mlrun.plan.make, mlrun.plan.schedule, mlrun.plan.table, mlrun.cli.run_folder",
+            "torch, hydra, datasets, wandb",
+        ),
         ("mlrun.__main__", "torch, datasets, wandb, matplotlib"),
         ("mlrun.report", "torch, hydra, datasets, wandb"),
         (ALL, "transformers, lightning, accelerate"),

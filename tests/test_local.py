@@ -14,8 +14,8 @@ import pytest
 from toy import SMALL
 
 from hydra_plugins.mlrun_launchers.local import Run, Started
+from mlrun.cli.capacity import Slot, slots
 from mlrun.errors import UserError
-from mlrun.slots import Slot, slots
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}

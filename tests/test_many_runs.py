@@ -10,7 +10,7 @@ from pathlib import Path
 import fake_runs as fake
 import pytest
 
-from mlrun import compose, preflight
+from mlrun.cli import compose, preflight
 
 GRID = [
     "-m", "run=unused", "seed=range(5)", "cycle=scratch,2level", "coarsening.width=1,2", "coarsening.depth=1,2,4",

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mlrun import compose
+from mlrun.cli import compose
 from mlrun.config import load
 from mlrun.errors import UserError
 from mlrun.plan.make import make_plan

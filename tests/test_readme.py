@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlrun import compose, tasks
+from mlrun.cli import compose, tasks
 from mlrun.config import load
 from mlrun.plan.make import make_plan
 

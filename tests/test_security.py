@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import toy
 
-from mlrun import checkpoint, compose, config, preflight
+from mlrun import checkpoint, config
+from mlrun.cli import compose, preflight
 from mlrun.data import cache
 from mlrun.errors import UserError
 
@@ -43,7 +44,7 @@ def refused(*arguments: str) -> str:
         "data._target_=subprocess.Popen",
         "logger._target_=mlrun.config.conf_dir",
         "+hydra.callbacks.evil._target_=os.system",
-        "+hydra.callbacks.evil={_target_:mlrun.tasks.AfterSweep,inner:{_target_:os.system}}",
+        "+hydra.callbacks.evil={_target_:mlrun.cli.tasks.AfterSweep,inner:{_target_:os.system}}",
         "hydra.launcher._target_=os.system",
         "hydra.sweeper._target_=builtins.exec",
         "hydra.callbacks.sweep._target_=os.system",

@@ -25,7 +25,7 @@ from mlrun.config import Hardware
 from mlrun.errors import UserError
 from mlrun.growth.inherit import Inherit
 from mlrun.growth.ligo import LiGO
-from mlrun.models import network
+from mlrun.models import modules
 from mlrun.models.axes import parameter_count
 from mlrun.plan.make import make_plan
 
@@ -151,7 +151,7 @@ def test_alone_shards_are_bitwise_what_whole_tensors_are(tmp_path: Path) -> None
 def test_activation_checkpointing_computes_again_and_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, calls = network.MLP.forward, {"plain": 0, "again": 0}
+    real, calls = modules.MLP.forward, {"plain": 0, "again": 0}
     for name, count in calls.items():
 
         def forward(self: Any, x: torch.Tensor, name: str = name) -> torch.Tensor:
@@ -159,7 +159,7 @@ def test_activation_checkpointing_computes_again_and_changes_nothing(
             return real(self, x)
 
         assert count == 0
-        monkeypatch.setattr(network.MLP, "forward", forward)
+        monkeypatch.setattr(modules.MLP, "forward", forward)
         pair.live(Part(str(tmp_path / name), "carry", {"activation_checkpointing": name == "again"}))
     assert calls["again"] == 2 * calls["plain"] > 0
     assert toy.records(tmp_path / "plain") == toy.records(tmp_path / "again")
@@ -169,13 +169,13 @@ def test_bf16_blocks_are_gathered_low_and_the_loss_is_that_of_autocast(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = set()
-    real = network.Linear.forward
+    real = modules.Linear.forward
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         seen.add(self.weight.dtype)
         return real(self, x)
 
-    monkeypatch.setattr(network.Linear, "forward", forward)
+    monkeypatch.setattr(modules.Linear, "forward", forward)
     for name, hardware in (("shards", FSDP), ("whole", DDP)):
         seen.clear()
         pair.live(Part(str(tmp_path / name), "llama", {**hardware, "precision": "bf16"}))

@@ -22,9 +22,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.mlrun_launchers.jobs import Job, resolved
-from mlrun import slots
-from mlrun.compose import override
-from mlrun.tasks import ERROR
+from mlrun.cli import capacity
+from mlrun.cli.compose import override
+from mlrun.cli.tasks import ERROR
 
 # What says how to sweep; a single run has no use for it.
 OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.", "hydra.mode")
@@ -64,7 +64,7 @@ class LocalLauncher(Launcher):
         numbered = enumerate(job_overrides, initial_job_idx)
         jobs = [(resolved(self.hydra_context, self.config, given, number), given) for number, given in numbered]
         device = "cuda" if any(job.device == "cuda" for job, _ in jobs) else "cpu"
-        free = slots.slots(self.runs_at_a_time, self.processes_per_run, device)
+        free = capacity.slots(self.runs_at_a_time, self.processes_per_run, device)
         runs = [self._run(job, list(given)) for job, given in jobs]
         print(f"mlrun: {len(runs)} runs, {min(len(free), len(runs))} at a time; what they print is in "
               f"{runs[0].printed.parent}", flush=True)  # fmt: skip
@@ -79,8 +79,8 @@ class LocalLauncher(Launcher):
         command = [sys.executable, *how, *kept, *overrides, override("run", job.folder)]
         return Run(command, job.folder, job.sweep / ".console" / f"{job.name}.txt")
 
-    def _work_off(self, runs: list[Run], free: list[slots.Slot]) -> None:
-        waiting, running, ended = list(runs), list[tuple[Started, slots.Slot]](), 0
+    def _work_off(self, runs: list[Run], free: list[capacity.Slot]) -> None:
+        waiting, running, ended = list(runs), list[tuple[Started, capacity.Slot]](), 0
         with _stopped_with_us(running):
             while waiting or running:
                 while waiting and free:
@@ -96,7 +96,7 @@ class LocalLauncher(Launcher):
 class Started:
     """A run under way."""
 
-    def __init__(self, run: Run, slot: slots.Slot) -> None:
+    def __init__(self, run: Run, slot: capacity.Slot) -> None:
         run.printed.parent.mkdir(parents=True, exist_ok=True)
         self.run = run
         with contextlib.suppress(FileNotFoundError):

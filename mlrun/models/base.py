@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from mlrun.errors import mistake
 from mlrun.models.axes import Param, Sizes
@@ -14,9 +14,16 @@ from mlrun.models.layers import Block, Flops, Layer, Stack
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.models.network import Network
-
     Batch = Mapping[str, Tensor]
+
+
+class Parts(Protocol):
+    """A built model as the architectures see it: its declared parts by name, and the loss that all share."""
+
+    def __getattr__(self, name: str) -> Any: ...
+
+    def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor: ...
+
 
 Objective = Literal["causal", "mlm", "image", "span"]
 
@@ -58,7 +65,7 @@ class Model(ABC):
         """Return the declared top-level parts by attribute name."""
 
     @abstractmethod
-    def forward(self, net: Network, batch: Batch) -> Tensor:
+    def forward(self, net: Parts, batch: Batch) -> Tensor:
         """Return the logits of a batch, computed with the built parts in `net`."""
 
     @abstractmethod
@@ -106,7 +113,7 @@ class Model(ABC):
         """Return the tokens that one sample of `sequence` positions counts for."""
         return sequence
 
-    def loss(self, net: Network, batch: Batch) -> Tensor:
+    def loss(self, net: Parts, batch: Batch) -> Tensor:
         """Return the mean loss over the batch's targets, a scalar."""
         return net.cross_entropy(self.forward(net, batch), batch["labels"])
 

@@ -27,8 +27,7 @@ from mlrun.models.layers import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.models.base import Batch
-    from mlrun.models.network import Network
+    from mlrun.models.base import Batch, Parts
 
 STD = 0.02
 
@@ -73,7 +72,7 @@ class BERT(Model):
         """Return the projection in front of the tied head."""
         return Transform(LayerNorm(self.eps, "embed.in"), STD, "gelu")
 
-    def forward(self, net: Network, batch: Batch) -> Tensor:
+    def forward(self, net: Parts, batch: Batch) -> Tensor:
         tokens_BS, types_BS, positions_BM = batch["tokens"], batch.get("types"), batch.get("positions")
         types_E = net.token_type.weight[0] if types_BS is None else net.token_type(types_BS)
         x_BSE = net.norm(net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]] + types_E)

@@ -29,8 +29,7 @@ from mlrun.models.layers import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.models.base import Batch
-    from mlrun.models.network import Network
+    from mlrun.models.base import Batch, Parts
 
 STD = 0.02
 POOLINGS = ("class", "mean")
@@ -88,11 +87,11 @@ class DeiT(Model):
         """Return the declared blocks."""
         return self.stack("layer", Block(LayerNorm(self.eps), Attention(STD, STD), MLP(STD, STD, "gelu")))
 
-    def forward(self, net: Network, batch: Batch) -> Tensor:
+    def forward(self, net: Parts, batch: Batch) -> Tensor:
         heads = self.heads(net, batch)
         return sum(heads[1:], heads[0]) / len(heads)  # DeiT, section 4: at inference the two heads are averaged
 
-    def heads(self, net: Network, batch: Batch) -> list[Tensor]:
+    def heads(self, net: Parts, batch: Batch) -> list[Tensor]:
         """Return the logits (B, classes) of the head, and of the distillation head if there is one."""
         x_BSE = net.patches(batch["images"])
         if self.distillation:
@@ -106,7 +105,7 @@ class DeiT(Model):
         pooled_BE = x_BSE[:, 0] if self.pooling == "class" else x_BSE.mean(dim=1)
         return [net.head(pooled_BE)] + ([net.distillation_head(x_BSE[:, 1])] if self.distillation else [])
 
-    def loss(self, net: Network, batch: Batch) -> Tensor:
+    def loss(self, net: Parts, batch: Batch) -> Tensor:
         targets = (batch["labels"], batch.get("teacher", batch["labels"]))
         losses = [net.cross_entropy(*pair) for pair in zip(self.heads(net, batch), targets, strict=False)]
         return sum(losses[1:], losses[0]) / len(losses)

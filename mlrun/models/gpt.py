@@ -13,8 +13,7 @@ from mlrun.models.layers import MLP, Attention, Block, Dropout, Embedding, Flops
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.models.base import Batch
-    from mlrun.models.network import Network
+    from mlrun.models.base import Batch, Parts
 
 STD = 0.02
 
@@ -54,7 +53,7 @@ class GPT(Model):
         attention = Attention(STD, branch_std, causal=True)
         return self.stack("layer", Block(LayerNorm(self.eps), attention, MLP(STD, branch_std, "gelu_tanh")))
 
-    def forward(self, net: Network, batch: Batch) -> Tensor:
+    def forward(self, net: Parts, batch: Batch) -> Tensor:
         tokens_BS = batch["tokens"]
         x_BSE = net.dropout(net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]])
         for block in net.blocks:

@@ -1,6 +1,6 @@
 """Declared layers: from its named axes follow a layer's parameters, their layouts and its FLOPs. No torch here.
 
-A declaration says what a layer is; `mlrun.models.network` says how it computes. FLOPs are those of one sample's forward
+A declaration says what a layer is; `mlrun.models.modules` says how it computes. FLOPs are those of one sample's forward
 pass, in matmuls and attention only (a multiply-add is 2), as `torch.utils.flop_counter` counts them.
 """
 

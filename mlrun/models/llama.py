@@ -17,8 +17,7 @@ from mlrun.models.layers import MLP, Attention, Block, Dropout, Embedding, Flops
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.models.base import Batch
-    from mlrun.models.network import Network
+    from mlrun.models.base import Batch, Parts
 
 STD = 0.02
 
@@ -72,7 +71,7 @@ class Llama(Model):
         mlp = MLP(STD, branch_std, "silu", gated=True, bias=False)
         return self.stack("layer", Block(RMSNorm(self.eps), attention, mlp))
 
-    def forward(self, net: Network, batch: Batch) -> Tensor:
+    def forward(self, net: Parts, batch: Batch) -> Tensor:
         tokens_BS = batch["tokens"]
         x_BSE, rotary = net.dropout(net.token(tokens_BS)), net.rotary(tokens_BS.shape[1])
         for block in net.blocks:

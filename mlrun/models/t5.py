@@ -29,8 +29,7 @@ from mlrun.models.layers import (
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.models.base import Batch
-    from mlrun.models.network import Network
+    from mlrun.models.base import Batch, Parts
 
 MLPS = ("relu", "gated")
 
@@ -103,7 +102,7 @@ class T5(Model):
         activation = "gelu_tanh" if gated else "relu"
         return MLP(self.embed**-0.5, self.ffn**-0.5, activation, gated, bias=False, dropout=self.dropout)
 
-    def forward(self, net: Network, batch: Batch) -> Tensor:
+    def forward(self, net: Parts, batch: Batch) -> Tensor:
         memory_BSE = self.encode(net, batch["tokens"])
         x_BTE = net.dropout(net.token(batch["decoder_tokens"]))
         bias_1HTT = net.decoder_bias(x_BTE.shape[1])
@@ -112,7 +111,7 @@ class T5(Model):
         x_BTE = net.dropout(net.decoder_norm(x_BTE)) * self.head_scale
         return net.token.unembed(x_BTE) if self.tied else net.head(x_BTE)
 
-    def encode(self, net: Network, tokens_BS: Tensor) -> Tensor:
+    def encode(self, net: Parts, tokens_BS: Tensor) -> Tensor:
         """Return the encoder's hidden states (B, S, E)."""
         x_BSE, bias_1HSS = net.dropout(net.token(tokens_BS)), net.encoder_bias(tokens_BS.shape[1])
         for block in net.encoder:

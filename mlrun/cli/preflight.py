@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from mlrun import folder, slots
-from mlrun.compose import Point
+from mlrun.cli import capacity, run_folder
+from mlrun.cli.compose import Point
 from mlrun.config import CHOICES, load, reference_problems
 from mlrun.errors import UserError, mistake
 from mlrun.plan.make import make_plan
@@ -34,7 +34,7 @@ def _room(points: Sequence[Point]) -> None:
     launcher = points[0].launcher
     assert launcher is not None
     wanted = {point.settings.hardware.device for point in points if point.settings.task == "train"}
-    slots.slots(launcher.runs_at_a_time, launcher.processes_per_run, "cuda" if "cuda" in wanted else "cpu")
+    capacity.slots(launcher.runs_at_a_time, launcher.processes_per_run, "cuda" if "cuda" in wanted else "cpu")
 
 
 def _told(line: str, labels: Sequence[str], total: int) -> str:
@@ -54,7 +54,7 @@ def problems(point: Point) -> list[str]:
         make_plan(config, sources=training)
     except UserError as error:
         return error.problems
-    found = _run_problems(point) or folder.problems(point.folder, config.resolved)
+    found = _run_problems(point) or run_folder.problems(point.folder, config.resolved)
     if training and point.here:
         found += device_problems(config.settings.hardware.device) + _cache_problems(config.settings.cache)
         found += _init_problems(config.settings.init, point.folder)
@@ -63,7 +63,7 @@ def problems(point: Point) -> list[str]:
 
 def _cache_problems(cache: str) -> list[str]:
     """Prepared data needs a place, and the working folder is not one by accident."""
-    if cache and folder.writable(Path(os.path.expanduser(cache))):
+    if cache and run_folder.writable(Path(os.path.expanduser(cache))):
         return []
     return [mistake("cache", cache, "a folder that can be written", "choose another cache=..., such as ~/.cache/mlrun")]
 

@@ -33,7 +33,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mlrun import __version__, trust
+from mlrun import __version__
+from mlrun.cli import trust
 from mlrun.config import REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
 from mlrun.errors import UserError, mistake, nearest
 

@@ -17,8 +17,10 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mlrun import launched
+
 # compose registers what a job's folder is resolved with, wherever a launcher unpickles `job`.
-from mlrun import compose, launched
+from mlrun.cli import compose
 from mlrun.config import Config, Hardware, build, load
 from mlrun.errors import UserError, mistake
 from mlrun.plan.make import make_plan
