@@ -20,16 +20,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.table import table
-from mlrun import distributed, transfer
-from mlrun.checkpoint import Snapshot
+from mlrun import transfer
 from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Hardware
 from mlrun.models.axes import expand, parameter_count
 from mlrun.models.gpt import GPT
 from mlrun.models.network import initials
-from mlrun.optim import MOMENTS
 from mlrun.plan.stages import Level
-from mlrun.sharding import Whole, local
+from mlrun.train.optimizers.adamw import MOMENTS
+from mlrun.train.parallel import processes
+from mlrun.train.parallel.placement import Whole, local
+from mlrun.train.snapshot import Snapshot
 
 HALF = Uniform(width=2, ffn=2, head=2, depth=2)
 MODEL = GPT(vocab=16384, position=512, embed=512, head=8, head_dim=64, ffn=2048, layer=8)
@@ -126,6 +127,6 @@ def main() -> str:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    here = distributed.start(Hardware(sharding="fsdp"))
+    here = processes.start(Hardware(sharding="fsdp"))
     print(json.dumps(asdict(look(GPT(**json.loads(sys.argv[1])), here.holding))))
-    distributed.stop(here)
+    processes.stop(here)

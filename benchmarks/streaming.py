@@ -22,11 +22,11 @@ from mlrun.convert import coalesce_folder, decoalesce_folder, interpolate_folder
 from mlrun.errors import UserError
 from mlrun.interop.families import family_of
 from mlrun.interop.read import Checkpoint, names
-from mlrun.interop.shards import Entry, Shards
 from mlrun.interop.write import save
 from mlrun.models.base import Model
 from mlrun.models.gpt import GPT
 from mlrun.models.llama import Llama
+from mlrun.train.checkpoint.tensor_files import Entry, Shards
 
 HALF = Uniform(width=2, ffn=2, head=2, depth=2)
 GB = 10**9

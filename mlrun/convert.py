@@ -19,10 +19,10 @@ from mlrun.coarsening.base import FAMILIES, Coarsening, Ratios
 from mlrun.config import build
 from mlrun.errors import UserError, mistake
 from mlrun.interop.read import Checkpoint, open_folder
-from mlrun.interop.shards import SHARD_BYTES, read_json
 from mlrun.interop.write import ours, save
 from mlrun.models.axes import Resize
 from mlrun.models.base import RATES, Model
+from mlrun.train.checkpoint.tensor_files import SHARD_BYTES, read_json
 
 FINE = "fine.json"
 

@@ -17,22 +17,25 @@ from typing import Any
 import torch
 import yaml
 
-from mlrun import checkpoint, distributed, log, operators, optim, sharded, storage, transfer
-from mlrun.checkpoint import Progress, Snapshot
-from mlrun.clock import PURPOSES, Clock
+from mlrun import files, log, operators, transfer
 from mlrun.config import Config
 from mlrun.data.stream import Broken
-from mlrun.distributed import Ranks
 from mlrun.errors import UserError, mistake
 from mlrun.growth.base import Context
 from mlrun.interop.read import open_folder
 from mlrun.models.network import Network, blocks, initials
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.sharding import Whole, like
-from mlrun.signals import Signals
-from mlrun.trainer import Diverged, Job, Stopped, Trainee, held_out_loss, record, share
-from mlrun.trainer import train as train_stage
+from mlrun.train.checkpoint import sharded, store
+from mlrun.train.clock import PURPOSES, Clock
+from mlrun.train.loop import Diverged, Job, Stopped, Trainee, held_out_loss, record, share
+from mlrun.train.loop import train as train_stage
+from mlrun.train.optimizers import adamw
+from mlrun.train.parallel import processes
+from mlrun.train.parallel.placement import Whole, like
+from mlrun.train.parallel.processes import Ranks
+from mlrun.train.signals import Signals
+from mlrun.train.snapshot import Progress, Snapshot
 
 
 def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -51,13 +54,13 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
         signals.pass_on()
         raise
     except OSError as error:
-        if error.errno in storage.FULL_OR_FORBIDDEN:
-            raise UserError(storage.told(error, folder)) from None
+        if error.errno in files.FULL_OR_FORBIDDEN:
+            raise UserError(files.told(error, folder)) from None
         raise
 
 
 def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[str, Any]:
-    ranks = distributed.start(config.settings.hardware)
+    ranks = processes.start(config.settings.hardware)
     try:
         if config.settings.batch % ranks.world:
             remedy = f"choose a multiple of {ranks.world}, the number of processes"
@@ -66,7 +69,7 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         with claimed(folder, ranks):
             return Run(config, plan, folder, ranks, source, signals).go()
     finally:
-        distributed.stop(ranks)
+        processes.stop(ranks)
 
 
 @contextmanager
@@ -101,7 +104,7 @@ class Run:
         finished = _read_json(self.folder / "summary.json")
         if finished is not None and finished["status"] == "finished":
             return finished
-        found = checkpoint.load(self.folder / "checkpoints", self.ranks)
+        found = store.load(self.folder / "checkpoints", self.ranks)
         if found is None:
             self.current = self._fresh()
             self.progress.content = self.source.describe().get("content")
@@ -191,13 +194,13 @@ class Run:
         if self.ranks.holding.joint:
             sharded.save_fork(folder, step, current, self.ranks)
         elif self.ranks.first:
-            checkpoint.save_fork(folder, step, current)
+            store.save_fork(folder, step, current)
         self.ranks.wait()
 
     def _enter(self, job: Job, stage: Stage) -> None:
         """Move `current` to the stage's level, and log the receipt; a branch starts from its fork as it was there."""
         if stage.fork is not None:
-            self.current = checkpoint.load_fork(self.folder / "checkpoints", stage.fork, self.ranks)
+            self.current = store.load_fork(self.folder / "checkpoints", stage.fork, self.ranks)
             return
         averaged = self.current.tensors.pop("ema", None)
         if stage.transfer is None:
@@ -284,9 +287,9 @@ class Run:
         if stage.transfer == "decoalesce":
             coarse = self.plan.level(stage.level + 1)
             lesson = self.config.growth.lesson(net, stage, coarse, self.kept.get(coarse.number))
-        optimizer = optim.adamw(net, spec)
+        optimizer = adamw.adamw(net, spec)
         if self.current.adam_steps > 0:
-            optim.load_moments(net, optimizer, self.current.tensors, self.current.adam_steps)
+            adamw.load_moments(net, optimizer, self.current.tensors, self.current.adam_steps)
         start = self.current.tensors.get("ema", self.current.weights)
         ema = {n: like(p, start[n]) for n, p in net.named_parameters()} if spec.ema is not None else None
         return Trainee(net, optimizer, ema, lesson)
@@ -301,7 +304,7 @@ class Run:
         if stage.level == 1 and math.isfinite(values["loss"]) and (best is None or values["loss"] < best):
             self.progress.best = values["loss"]
             meta = {"step": str(step), "val_loss": repr(values["loss"])}
-            save_weights(self.folder / "checkpoints" / checkpoint.BEST, trainee.net.state_dict(), meta, self.ranks)
+            save_weights(self.folder / "checkpoints" / store.BEST, trainee.net.state_dict(), meta, self.ranks)
 
     def _evaluate_branch(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the annealed held-out loss, and what a run would have cost that had this as its end."""
@@ -346,11 +349,11 @@ class Run:
         if self.ranks.holding.joint:
             sharded.save(folder, self.progress, current, self.kept, self.ranks)
         elif self.ranks.first:
-            checkpoint.save(folder, self.progress, current, self.kept)
+            store.save(folder, self.progress, current, self.kept)
         self.ranks.wait()
 
     def _last_good(self) -> str:
-        found = checkpoint.present(self.folder / "checkpoints", "last")
+        found = store.present(self.folder / "checkpoints", "last")
         if not found:
             return "no checkpoint was due before that"
         return f"the last good checkpoint is {found[0]}, of step {self.progress.step}"
@@ -367,7 +370,7 @@ class Run:
         if self.ranks.first:
             _write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
             self.log.finish(summary)
-            checkpoint.drop_forks(self.folder / "checkpoints")
+            store.drop_forks(self.folder / "checkpoints")
         self.ranks.wait()
         return summary
 
@@ -419,7 +422,7 @@ class Run:
 
 def _snapshot(trainee: Trainee, holding: Whole) -> Snapshot:
     """Return copies on the CPU of everything that a stage trains, as this process holds it."""
-    moments, taken = optim.moments(trainee.net, trainee.optimizer)
+    moments, taken = adamw.moments(trainee.net, trainee.optimizer)
     kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **moments}
     if trainee.ema is not None:
         kinds["ema"] = trainee.ema
@@ -431,7 +434,7 @@ def save_weights(path: Path, weights: Mapping[str, torch.Tensor], meta: Mapping[
     if ranks.holding.joint:
         sharded.save_weights(path, weights, meta, ranks)
     elif ranks.first:
-        checkpoint.save_weights(path, weights, meta)
+        store.save_weights(path, weights, meta)
 
 
 def save_model(folder: Path, config: Config, final: Snapshot, source: Any, ranks: Ranks) -> None:

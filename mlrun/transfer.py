@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from mlrun import operators
-from mlrun.checkpoint import Snapshot
 from mlrun.errors import UserError
 from mlrun.operators import Rule
 from mlrun.plan.stages import Level
-from mlrun.sharding import WHOLE, Whole, local, rewrapped
+from mlrun.train.parallel.placement import WHOLE, Whole, local, rewrapped
+from mlrun.train.snapshot import Snapshot
 
 Operator = Callable[..., Iterator[tuple[str, Tensor]]]
 

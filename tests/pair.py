@@ -22,7 +22,6 @@ import pytest
 import torch
 import toy
 
-from mlrun import trainer
 from mlrun.coarsening.fpi import FPI
 from mlrun.coarsening.shallow import Shallow
 from mlrun.coarsening.uniform import Uniform
@@ -34,6 +33,7 @@ from mlrun.growth.mslt import MSLT
 from mlrun.growth.staged import Staged
 from mlrun.models.bert import BERT
 from mlrun.models.llama import Llama
+from mlrun.train import loop
 
 DIMS = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}
 GROW = (Row(2, "30%"), Row(1, "40%"), Row(1, "20%"))
@@ -95,7 +95,7 @@ class Part:
 
 def live(part: Part) -> None:
     """Take the run to its end, or to where it is stopped."""
-    real = trainer.record
+    real = loop.record
 
     def record(job: Any, stage: Any, step: int, kind: str, **values: Any) -> dict[str, Any]:
         if step == part.stop:
@@ -105,8 +105,8 @@ def live(part: Part) -> None:
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         if part.stop is not None:
-            patch.setattr(trainer, "record", record)
-            stack.enter_context(pytest.raises(trainer.Stopped))
+            patch.setattr(loop, "record", record)
+            stack.enter_context(pytest.raises(loop.Stopped))
         toy.run(Path(part.folder), config(part.run, **part.hardware))
 
 

@@ -231,9 +231,9 @@ def test_evaluate_is_strict_about_the_model(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_accuracy_counts_the_likeliest_class() -> None:
-    from mlrun.distributed import Ranks
     from mlrun.evaluate import accuracy
     from mlrun.models.network import build
+    from mlrun.train.parallel.processes import Ranks
 
     net = build(TINY["deit"], 0)
     images = torch.randn(6, 3, 8, 8)

@@ -16,7 +16,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mlrun import config
-from mlrun.checkpoint import ALONE, Snapshot
 from mlrun.data import mixing
 from mlrun.data import randaugment as ra
 from mlrun.data.augment import Augment, Frame, _crop_box, _erase, evaluated, trained
@@ -29,6 +28,8 @@ from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.network import build
 from mlrun.run import save_model
+from mlrun.train.checkpoint.store import ALONE
+from mlrun.train.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10"

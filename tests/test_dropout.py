@@ -31,7 +31,7 @@ from mlrun.models.dropout import Dropout, DropPath, seed_masks
 from mlrun.models.gpt import GPT
 from mlrun.models.network import build
 from mlrun.plan.make import make_plan
-from mlrun.trainer import held_out_loss
+from mlrun.train.loop import held_out_loss
 
 ALL = dict.fromkeys(RATES, 0.3)
 EVERY = pytest.mark.parametrize("model", TINY.values(), ids=TINY)

@@ -22,14 +22,16 @@ import pytest
 import torch
 import toy
 
-from mlrun import checkpoint, storage, trainer
+from mlrun import files
 from mlrun.cli import compose, preflight
 from mlrun.data import stream
 from mlrun.data.hub import Hub, HubSource
 from mlrun.data.streamed import StreamedText
-from mlrun.divergence import MOST_SKIPPED
 from mlrun.errors import UserError
 from mlrun.models.gpt import GPT
+from mlrun.train import loop
+from mlrun.train.checkpoint import store
+from mlrun.train.divergence import MOST_SKIPPED
 
 OFTEN = {"checkpoint": toy.Checkpoint(every="2 steps")}
 
@@ -66,7 +68,7 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(mounted: Any, tm
     (disk / "ballast").write_bytes(b"0" * int(1.5 * size))
     with pytest.raises(UserError, match=r"No space left on device: free some space; then the same command goes on"):
         toy.run(disk / "run", toy.make(**OFTEN))
-    assert checkpoint.load(disk / "run/checkpoints") is not None
+    assert store.load(disk / "run/checkpoints") is not None
     subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(disk)], check=True)
     toy.run(disk / "run", toy.make(**OFTEN))
     same_end(disk / "run", tmp_path / "whole")
@@ -103,9 +105,9 @@ def test_a_limit_on_file_sizes_is_one_line_too(tmp_path: Path) -> None:
 
 
 def test_the_reason_inside_a_safetensors_error_is_found() -> None:
-    found = storage.as_os_error(ValueError("I/O error: No space left on device (os error 28)"), Path("x"))
+    found = files.as_os_error(ValueError("I/O error: No space left on device (os error 28)"), Path("x"))
     assert (found.errno, found.filename) == (errno.ENOSPC, "x")
-    assert storage.as_os_error(ValueError("of unknown origin"), Path("x")).errno == errno.EIO
+    assert files.as_os_error(ValueError("of unknown origin"), Path("x")).errno == errno.EIO
 
 
 def test_a_read_only_folder_is_refused_before_any_work(mounted: Any) -> None:
@@ -118,7 +120,7 @@ def test_a_read_only_folder_is_refused_before_any_work(mounted: Any) -> None:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     """Make the gradients of some steps of this process NaN."""
-    real, taken = trainer._gradients, 0
+    real, taken = loop._gradients, 0
 
     def gradients(forward: Any, *args: Any) -> Any:
         nonlocal taken
@@ -128,16 +130,16 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
             next(forward.parameters()).grad.fill_(torch.nan)
         return loss
 
-    monkeypatch.setattr(trainer, "_gradients", gradients)
+    monkeypatch.setattr(loop, "_gradients", gradients)
 
 
 def test_a_divergence_between_two_log_lines_never_reaches_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spoil(monkeypatch, 7)
-    with pytest.raises(trainer.Diverged, match=r"step 8.*last good checkpoint is .*last\.safetensors, of step 6"):
+    with pytest.raises(loop.Diverged, match=r"step 8.*last good checkpoint is .*last\.safetensors, of step 6"):
         toy.run(tmp_path, toy.make(log_every=1000, **OFTEN))
-    found = checkpoint.load(tmp_path / "checkpoints")
+    found = store.load(tmp_path / "checkpoints")
     assert found is not None
     assert all(bool(t.isfinite().all()) for t in found[1].weights.values())
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -156,7 +158,7 @@ def test_skipped_steps_are_left_out_logged_and_counted(tmp_path: Path, monkeypat
 
 def test_a_run_that_only_skips_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil(monkeypatch, *range(1, 100))
-    with pytest.raises(trainer.Diverged, match=f"{MOST_SKIPPED + 1} steps in a row"):
+    with pytest.raises(loop.Diverged, match=f"{MOST_SKIPPED + 1} steps in a row"):
         toy.run(tmp_path, toy.make(budget="60 steps", on_divergence="skip"))
 
 
@@ -169,7 +171,7 @@ def test_skipping_costs_a_healthy_run_nothing(tmp_path: Path) -> None:
 def test_without_a_whole_checkpoint_the_run_is_refused(tmp_path: Path) -> None:
     toy.run(tmp_path, toy.make(**OFTEN))
     (tmp_path / "summary.json").unlink()
-    for name in (checkpoint.LAST, checkpoint.BEFORE):
+    for name in (store.LAST, store.BEFORE):
         (tmp_path / "checkpoints" / name).write_bytes(b"not a checkpoint")
     with pytest.raises(UserError) as caught:
         toy.run(tmp_path, toy.make(**OFTEN))
@@ -177,20 +179,20 @@ def test_without_a_whole_checkpoint_the_run_is_refused(tmp_path: Path) -> None:
 
 
 def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    real = trainer.record
+    real = loop.record
 
     def record(job: Any, stage: Any, done: int, kind: str, **values: Any) -> dict[str, Any]:
         if done == step:
             os.kill(os.getpid(), signal.SIGUSR2)
         return real(job, stage, done, kind, **values)
 
-    monkeypatch.setattr(trainer, "record", record)
+    monkeypatch.setattr(loop, "record", record)
 
 
 def test_data_that_changed_under_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = "as it was"
     monkeypatch.setattr(toy.Source, "describe", lambda self: {"content": content})
-    with monkeypatch.context() as patch, pytest.raises(trainer.Stopped):
+    with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
         stop_at(patch, 5)
         toy.run(tmp_path, toy.make())
     content = "with a shard changed"

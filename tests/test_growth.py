@@ -12,13 +12,11 @@ import toy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlrun import frozen, lessons, optim, transfer
-from mlrun.checkpoint import Snapshot
+from mlrun import frozen, lessons, transfer
 from mlrun.coarsening.fpi import FPI
 from mlrun.coarsening.shallow import Shallow
 from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Cycle, Optimizer, Row
-from mlrun.distributed import Ranks
 from mlrun.errors import UserError
 from mlrun.growth import mapping
 from mlrun.growth.aki import AKI
@@ -36,6 +34,9 @@ from mlrun.models.gpt import GPT
 from mlrun.models.network import build
 from mlrun.plan.make import make_plan
 from mlrun.plan.stages import Level
+from mlrun.train.optimizers import adamw
+from mlrun.train.parallel.processes import Ranks
+from mlrun.train.snapshot import Snapshot
 
 DIMS = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}
 TINY: dict[str, Model] = {
@@ -76,7 +77,7 @@ def levels(settings: Any) -> tuple[Level, Level]:
 def trained(model: Model, steps: int = 3) -> tuple[Any, torch.optim.AdamW]:
     """Return a network and its AdamW after a few steps."""
     net = build(model, 0)
-    optimizer = optim.adamw(net, Optimizer(lr=1e-2, eps=1e-30))
+    optimizer = adamw.adamw(net, Optimizer(lr=1e-2, eps=1e-30))
     batches = toy.Source(0, toy.SEQUENCE).batches(0, 8)
     for _ in range(steps):
         net(next(batches)).backward()
@@ -86,7 +87,7 @@ def trained(model: Model, steps: int = 3) -> tuple[Any, torch.optim.AdamW]:
 
 
 def at_rest(net: Any, optimizer: torch.optim.AdamW) -> Snapshot:
-    moments, taken = optim.moments(net, optimizer)
+    moments, taken = adamw.moments(net, optimizer)
     return Snapshot({"weights": {n: t.detach().clone() for n, t in net.state_dict().items()}, **moments}, taken)
 
 
@@ -240,11 +241,11 @@ def test_staged_growth_keeps_the_next_step() -> None:
     grown = settings.growth.grow(at_rest(net, optimizer), fine, context(settings, carry=True))
     big = build(fine.model, None)
     big.load_state_dict(grown.weights)
-    big_optimizer = optim.adamw(big, Optimizer(lr=1e-2, eps=1e-30))
-    optim.load_moments(big, big_optimizer, grown.tensors, grown.adam_steps)
+    big_optimizer = adamw.adamw(big, Optimizer(lr=1e-2, eps=1e-30))
+    adamw.load_moments(big, big_optimizer, grown.tensors, grown.adam_steps)
     batch = next(toy.Source(5, toy.SEQUENCE).batches(0, 8))
     for model, adam in ((net, optimizer), (big, big_optimizer)):
-        optim.set_rate(adam, 1e-3)
+        adamw.set_rate(adam, 1e-3)
         model(batch).backward()
         adam.step()
     small, large = at_rest(net, optimizer).weights, at_rest(big, big_optimizer).weights

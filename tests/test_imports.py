@@ -78,7 +78,7 @@ def test_the_report_reads_files_only() -> None:
         ("mlrun.__main__", "torch, datasets, wandb, matplotlib"),
         ("mlrun.report", "torch, hydra, datasets, wandb"),
         (ALL, "transformers, lightning, accelerate"),
-        ("mlrun.run, mlrun.trainer", "hydra, datasets, wandb"),
+        ("mlrun.run, mlrun.train.loop", "hydra, datasets, wandb"),
     ],
 )
 def test_modules_load_without(modules: str, absent: str) -> None:

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from mlrun.launched import PORTS, Place, place, rendezvous
-from mlrun.signals import NOTHING, SAVE, STOP, Signals
+from mlrun.train.parallel.environment import PORTS, Place, place, rendezvous
+from mlrun.train.signals import NOTHING, SAVE, STOP, Signals
 
 STEP = {"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "11", "SLURM_LOCALID": "3", "SLURM_NTASKS": "16"}
 

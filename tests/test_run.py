@@ -15,11 +15,13 @@ import pytest
 import torch
 import toy
 
-from mlrun import checkpoint, run, trainer
+from mlrun import run
 from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Cycle, Hardware, Optimizer, Row, Schedule
 from mlrun.errors import UserError
 from mlrun.plan.make import make_plan
+from mlrun.train import loop
+from mlrun.train.checkpoint import store
 
 EVERY_STEP = {"checkpoint": toy.Checkpoint(every="1 step")}
 
@@ -85,7 +87,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
         interrupt(patch, 9)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path / "cut", toy.make(**EVERY_STEP))
-    newest = tmp_path / "cut" / "checkpoints" / checkpoint.LAST
+    newest = tmp_path / "cut" / "checkpoints" / store.LAST
     damaged = bytearray(newest.read_bytes())
     damaged[-5] ^= 1
     newest.write_bytes(damaged)
@@ -96,7 +98,7 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
 
 def test_sigterm_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.run(tmp_path / "whole", toy.make())
-    real = trainer.record
+    real = loop.record
 
     def record(job: Any, stage: Any, step: int, kind: str, **values: Any) -> dict[str, Any]:
         if step == 7:
@@ -104,8 +106,8 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, mo
         return real(job, stage, step, kind, **values)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "record", record)
-        with pytest.raises(trainer.Stopped):
+        patch.setattr(loop, "record", record)
+        with pytest.raises(loop.Stopped):
             toy.run(tmp_path / "stopped", toy.make())
     assert json.loads((tmp_path / "stopped/summary.json").read_text())["status"] == "interrupted"
     toy.run(tmp_path / "stopped", toy.make())
@@ -114,7 +116,7 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, mo
 
 def test_a_diverging_run_stops_and_says_where(tmp_path: Path) -> None:
     wild = Optimizer(lr=1e30, clip=None, schedule=Schedule(warmup="0 steps"))
-    with pytest.raises(trainer.Diverged, match="at step"):
+    with pytest.raises(loop.Diverged, match="at step"):
         toy.run(tmp_path, toy.make(optimizer=wild))
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
 
@@ -211,7 +213,7 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(tmp_path: Path) -> No
 def test_the_best_weights_are_those_of_the_lowest_loss_at_level_1(tmp_path: Path) -> None:
     summary = toy.run(tmp_path, toy.make())
     values = [r["loss"] for r in toy.records(tmp_path) if r["kind"] == "val" and r["level"] == 1]
-    _, meta = checkpoint.read(tmp_path / "checkpoints" / checkpoint.BEST)
+    _, meta = store.read(tmp_path / "checkpoints" / store.BEST)
     assert summary["best_val_loss"] == min(values) == float(meta["val_loss"])
 
 

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import toy
 
-from mlrun import checkpoint, config
+from mlrun import config
 from mlrun.cli import compose, preflight
 from mlrun.data import cache
 from mlrun.errors import UserError
+from mlrun.train.checkpoint import store
 
-PACKAGE = Path(checkpoint.__file__).parent
+PACKAGE = Path(config.__file__).parent
 
 
 class Opened:
@@ -96,7 +97,7 @@ def test_no_code_of_ours_unpickles_or_trusts_remote_code() -> None:
 def test_a_pickle_in_the_place_of_a_checkpoint_is_not_opened(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / checkpoint.LAST).write_bytes(pickle.dumps(Opened(mark)))
+    (tmp_path / "checkpoints" / store.LAST).write_bytes(pickle.dumps(Opened(mark)))
     with pytest.raises(UserError, match="cannot be read"):
         toy.run(tmp_path, toy.make())
     assert not mark.exists()

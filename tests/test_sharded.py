@@ -18,8 +18,8 @@ import toy
 from pair import Part
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
-from mlrun import checkpoint, dcp, sharded
 from mlrun.errors import UserError
+from mlrun.train.checkpoint import dcp, sharded, store
 
 FSDP = {"sharding": "fsdp"}
 
@@ -36,7 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cut(tmp_path: Path) -> Path:
     """Return a run that was stopped in its second stage, with two checkpoints."""
     pair.live(Part(str(tmp_path), "carry", FSDP, stop=4))
-    assert [path.name for path in checkpoint.present(tmp_path / "checkpoints", "last", "before")] == [
+    assert [path.name for path in store.present(tmp_path / "checkpoints", "last", "before")] == [
         "last.sharded",
         "before.sharded",
     ]
@@ -142,7 +142,7 @@ def genuine(folder: Path) -> Metadata:
 
 def test_a_planted_pickle_is_refused_in_one_line_and_not_run(cut: Path, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    checkpoint.remove(cut / "checkpoints/before.sharded")
+    store.remove(cut / "checkpoints/before.sharded")
     newest = cut / "checkpoints/last.sharded"
     found = genuine(newest)
     found.planner_data = Opened(mark)
@@ -160,7 +160,7 @@ def test_a_planted_pickle_is_refused_in_one_line_and_not_run(cut: Path, tmp_path
 def test_objects_other_than_tensors_are_refused(cut: Path, tmp_path: Path) -> None:
     """torch would load what BytesStorageMetadata describes without `weights_only`."""
     mark, newest = tmp_path / "mark", cut / "checkpoints/last.sharded"
-    checkpoint.remove(cut / "checkpoints/before.sharded")
+    store.remove(cut / "checkpoints/before.sharded")
     found = genuine(newest)
     name = next(iter(found.state_dict_metadata))
     found.state_dict_metadata[name] = BytesStorageMetadata()
@@ -173,7 +173,7 @@ def test_objects_other_than_tensors_are_refused(cut: Path, tmp_path: Path) -> No
 
 def test_a_pickle_among_the_tensors_is_not_run(cut: Path, tmp_path: Path) -> None:
     mark, newest = tmp_path / "mark", cut / "checkpoints/last.sharded"
-    checkpoint.remove(cut / "checkpoints/before.sharded")
+    store.remove(cut / "checkpoints/before.sharded")
     tensors = (newest / "__0_0.distcp").read_bytes()
     torch.save(Opened(mark), tmp_path / "evil")
     evil = (tmp_path / "evil").read_bytes()
@@ -189,7 +189,7 @@ def test_a_pickle_among_the_tensors_is_not_run(cut: Path, tmp_path: Path) -> Non
 
 def test_tensors_are_read_from_files_of_the_checkpoint_alone(cut: Path) -> None:
     newest = cut / "checkpoints/last.sharded"
-    checkpoint.remove(cut / "checkpoints/before.sharded")
+    store.remove(cut / "checkpoints/before.sharded")
     found = genuine(newest)
     next(iter(found.storage_data.values())).relative_path = "../best.safetensors"
     plant(newest, ".metadata", pickle.dumps(found))
@@ -200,9 +200,9 @@ def test_tensors_are_read_from_files_of_the_checkpoint_alone(cut: Path) -> None:
 def test_the_hardware_is_no_part_of_what_a_checkpoint_belongs_to(cut: Path, whole: Path) -> None:
     """From shards to whole files and back again, in one folder."""
     pair.live(Part(str(cut), "carry", {"sharding": "none"}, stop=7))
-    assert [path.name for path in checkpoint.present(cut / "checkpoints", "last")] == ["last.safetensors"]
+    assert [path.name for path in store.present(cut / "checkpoints", "last")] == ["last.safetensors"]
     pair.live(Part(str(cut), "carry", FSDP, stop=9))
-    assert [path.name for path in checkpoint.present(cut / "checkpoints", "last")] == ["last.sharded"]
+    assert [path.name for path in store.present(cut / "checkpoints", "last")] == ["last.sharded"]
     go_on(cut)
     assert toy.records(cut) == toy.records(whole)
     leftovers = [path.name for path in (cut / "checkpoints").iterdir() if path.name.startswith(".")]

@@ -20,7 +20,6 @@ import toy
 from pair import Part
 
 from benchmarks import sharding as benchmark
-from mlrun import checkpoint
 from mlrun.config import Hardware
 from mlrun.errors import UserError
 from mlrun.growth.inherit import Inherit
@@ -28,6 +27,7 @@ from mlrun.growth.ligo import LiGO
 from mlrun.models import modules
 from mlrun.models.axes import parameter_count
 from mlrun.plan.make import make_plan
+from mlrun.train.checkpoint import store
 
 CLOSE = 1e-5
 LOSSES = {"loss", "ema_loss", "loss_before", "loss_operator", "loss_after"}
@@ -116,9 +116,9 @@ def test_one_process_goes_on_where_two_were_stopped(runs: Path, tmp_path: Path, 
 def test_model_average_and_best_weights_are_whole_files(runs: Path) -> None:
     folder = runs / "fsdp carry"
     summary = json.loads((folder / "summary.json").read_text())
-    best, meta = checkpoint.read(folder / "checkpoints" / checkpoint.BEST)
-    final, _ = checkpoint.read(folder / "model/model.safetensors")
-    averaged, _ = checkpoint.read(folder / "model/ema.safetensors")
+    best, meta = store.read(folder / "checkpoints" / store.BEST)
+    final, _ = store.read(folder / "model/model.safetensors")
+    averaged, _ = store.read(folder / "model/ema.safetensors")
     assert float(meta["val_loss"]) == summary["best_val_loss"]
     shapes = {name: tensor.shape for name, tensor in final.items()}
     assert shapes == {n: t.shape for n, t in best.items()} == {n: t.shape for n, t in averaged.items()}

@@ -17,8 +17,6 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mlrun import launched
-
 # compose registers what a job's folder is resolved with, wherever a launcher unpickles `job`.
 from mlrun.cli import compose
 from mlrun.config import Config, Hardware, build, load
@@ -27,6 +25,7 @@ from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan
 from mlrun.plan.table import show
+from mlrun.train.parallel import environment
 from mlrun.units import human
 
 ERROR = "error.txt"
@@ -39,7 +38,7 @@ class Failed(Exception):
 
 def first() -> bool:
     """Return whether this is the one process of a run that prints and writes."""
-    return launched.place().rank == 0
+    return environment.place().rank == 0
 
 
 def say(text: str) -> None:
@@ -122,7 +121,7 @@ def train(settings: DictConfig, folder: Path | None) -> None:
     config, planned = _planned(settings, sources=True)
     from mlrun import run
     from mlrun.data.stream import Broken
-    from mlrun.trainer import Diverged, Stopped
+    from mlrun.train.loop import Diverged, Stopped
 
     try:
         summary = run.train(config, planned, folder)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlrun import storage
+from mlrun import files
 
 
 def digest(description: Mapping[str, Any]) -> str:
@@ -47,7 +47,7 @@ def build(folder: Path, make: Callable[[Path], None]) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
         try:
             make(temporary)
-            storage.ordinary(temporary)
+            files.ordinary(temporary)
             temporary.rename(folder)
         except OSError:
             if not folder.is_dir():
@@ -62,5 +62,5 @@ def write_json(file: Path, value: Any) -> None:
     handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".making-")
     with os.fdopen(handle, "w") as stream:
         json.dump(value, stream)
-    storage.ordinary(Path(temporary))
+    files.ordinary(Path(temporary))
     os.replace(temporary, file)

@@ -11,13 +11,13 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from mlrun import distributed
 from mlrun.config import Hardware, build
-from mlrun.distributed import Ranks
 from mlrun.errors import UserError, mistake
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.models.network import Network
-from mlrun.trainer import held_out_loss, held_out_mean
+from mlrun.train.loop import held_out_loss, held_out_mean
+from mlrun.train.parallel import processes
+from mlrun.train.parallel.processes import Ranks
 
 
 def evaluate(folder: Path, hardware: Hardware | None = None) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def evaluate(folder: Path, hardware: Hardware | None = None) -> dict[str, Any]:
         UserError: the folder is no finished run, its weights do not fit, or its data cannot be opened.
     """
     config, found = _settings(folder), open_folder(folder, "run")
-    ranks = distributed.start(_hardware(config) if hardware is None else hardware)
+    ranks = processes.start(_hardware(config) if hardware is None else hardware)
     try:
         used = _hardware(config) if hardware is None else hardware
         source = build(config.data, "data").open(found.model, config.seed, Path(config.cache))
@@ -47,7 +47,7 @@ def evaluate(folder: Path, hardware: Hardware | None = None) -> dict[str, Any]:
             (folder / "evaluate.json").write_text(json.dumps(result, indent=2) + "\n")
         return result
     finally:
-        distributed.stop(ranks)
+        processes.stop(ranks)
 
 
 def _settings(folder: Path) -> DictConfig:

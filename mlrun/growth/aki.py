@@ -20,10 +20,10 @@ from mlrun.models.layers import Flops
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
+    from mlrun.train.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class AKI(Growth):
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun import operators
-        from mlrun.checkpoint import Snapshot
+        from mlrun.train.snapshot import Snapshot
 
         assert level.resize is not None
         wide, deep = _width(level.resize), _depth(level.resize)

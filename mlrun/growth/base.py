@@ -19,11 +19,11 @@ from mlrun.models.layers import Flops, Stack
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
-    from mlrun.distributed import Ranks
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
+    from mlrun.train.parallel.processes import Ranks
+    from mlrun.train.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 
 if TYPE_CHECKING:
-    from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
     from mlrun.plan.stages import Level
+    from mlrun.train.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

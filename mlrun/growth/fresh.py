@@ -14,10 +14,10 @@ from mlrun.models.base import Model
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
     from mlrun.plan.stages import Level
-    from mlrun.sharding import Whole
+    from mlrun.train.parallel.placement import Whole
+    from mlrun.train.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Fresh(Growth):
     """Layers that the coarse model has stay the lowest ones; those above start from the seed; all else is kept."""
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
-        from mlrun.checkpoint import Snapshot
+        from mlrun.train.snapshot import Snapshot
 
         return Snapshot({"weights": fresh(coarse.weights, level, context.seed, context.ranks.holding)})
 

@@ -15,10 +15,10 @@ from mlrun.models.layers import Flops
 if TYPE_CHECKING:
     from torch import nn
 
-    from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
+    from mlrun.train.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Inherit(Growth):
     whole = "learns from a teacher"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
-        from mlrun.checkpoint import Snapshot
         from mlrun.models.network import build
+        from mlrun.train.snapshot import Snapshot
 
         return Snapshot({"weights": dict(build(level.model, context.seed).state_dict())})
 

@@ -13,9 +13,9 @@ from mlrun.models.base import Model
 from mlrun.models.layers import Flops
 
 if TYPE_CHECKING:
-    from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
     from mlrun.plan.stages import Level
+    from mlrun.train.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class LiGO(Growth):
     whole = "learns its mapping through the large model"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
-        from mlrun.checkpoint import Snapshot
         from mlrun.growth import mapping
+        from mlrun.train.snapshot import Snapshot
 
         learned = mapping.Mapping(level, coarse.weights, self.noise, context.seed).to(context.ranks.device)
         mapping.learn(learned, level, context, self.steps, self.lr)

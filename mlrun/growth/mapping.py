@@ -16,7 +16,7 @@ from mlrun.growth.base import Context
 from mlrun.models.axes import Merge, Param, at_depth, depth_axis, factors
 from mlrun.models.network import build
 from mlrun.plan.stages import Level
-from mlrun.trainer import Batch, autocast
+from mlrun.train.loop import Batch, autocast
 
 
 class Mapping(nn.Module):

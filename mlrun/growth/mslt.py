@@ -17,10 +17,10 @@ from mlrun.models.layers import Flops
 if TYPE_CHECKING:
     from torch import nn
 
-    from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
+    from mlrun.train.snapshot import Snapshot
 
 
 @dataclass(frozen=True)

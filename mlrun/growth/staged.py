@@ -19,9 +19,9 @@ from mlrun.models.base import Model
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.checkpoint import Snapshot
     from mlrun.config import Settings
     from mlrun.plan.stages import Level
+    from mlrun.train.snapshot import Snapshot
 
 WIDTHS = ("embed", "ffn", "head", "kv_head")
 # The power of 1/g that each kind of tensor takes.
@@ -34,7 +34,7 @@ class Staged(Growth):
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun import operators, transfer
-        from mlrun.checkpoint import Snapshot
+        from mlrun.train.snapshot import Snapshot
 
         assert level.resize is not None
         kinds = [k for k in POWERS if k in coarse.tensors and (context.carry or k == "weights")]

@@ -22,9 +22,9 @@ from mlrun.errors import UserError, mistake, nearest
 from mlrun.interop.families import find_family, read_model, table_of
 from mlrun.interop.family import Family
 from mlrun.interop.names import Shape, Source, Table, groups, stored_shape, take
-from mlrun.interop.shards import Shards, open_shards, read_json
 from mlrun.models.axes import at_depth, depth_axis, expand
 from mlrun.models.base import Model
+from mlrun.train.checkpoint.tensor_files import Shards, open_shards, read_json
 
 CONFIG, INNER = "config.json", "model"
 

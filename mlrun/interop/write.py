@@ -19,9 +19,9 @@ from mlrun.interop.families import table_of
 from mlrun.interop.family import Family
 from mlrun.interop.names import Table, groups, store
 from mlrun.interop.read import CONFIG, INNER, Checkpoint, layout
-from mlrun.interop.shards import SHARD_BYTES, Slot, Writer
 from mlrun.models.axes import at_depth
 from mlrun.models.base import Model
+from mlrun.train.checkpoint.tensor_files import SHARD_BYTES, Slot, Writer
 
 # All layers' tensors of one of our templates, in order of depth.
 Stream = Callable[[str], Iterator[Tensor]]

@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mlrun import launched
 from mlrun.config import Hardware
 from mlrun.errors import UserError, mistake
-from mlrun.sharding import Whole, sharded
+from mlrun.train.parallel import environment
+from mlrun.train.parallel.placement import Whole, sharded
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ def start(hardware: Hardware) -> Ranks:
     Raises:
         UserError: a GPU was asked for and there is none for this process.
     """
-    place = launched.place()
+    place = environment.place()
     rank, world, local = place.rank, place.world, place.local
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)
@@ -105,7 +105,7 @@ def _join(rank: int, world: int, device: torch.device, shards: bool) -> None:
     if world == 1:
         dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
         return
-    os.environ.update(launched.rendezvous())
+    os.environ.update(environment.rendezvous())
     dist.init_process_group(backend, rank=rank, world_size=world)
 
 

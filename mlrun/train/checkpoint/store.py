@@ -1,6 +1,6 @@
 """The state of a run on disk: one safetensors file, no pickle, replaced atomically; the one before is kept.
 
-Where every process holds shards it is a folder instead (see `mlrun.sharded`); either is read by any run. In both
+Where every process holds shards it is a folder instead (see `sharded.py`); either is read by any run. In both
 
 current/weights/<name>  current/exp_avg/<name> ...   the model in training and its optimizer
 kept/<level>/...                                     the models that wait for their decoalesced return
@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,46 +25,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mlrun import storage
-from mlrun.distributed import Ranks
+from mlrun import files
 from mlrun.errors import UserError
+from mlrun.train.parallel.processes import Ranks
+from mlrun.train.snapshot import Progress, Snapshot
 
 LAST, BEFORE, BEST = "last.safetensors", "before.safetensors", "best.safetensors"
 FORK = "fork-{}"
 REMEDY = "restore the file or remove it"
 ALONE = Ranks(0, 1, torch.device("cpu"))
-
-
-@dataclass
-class Snapshot:
-    """A model at rest: `tensors[kind][name]` with kinds weights, exp_avg, exp_avg_sq, ema; Adam's steps taken.
-
-    The tensors are whole, or what this process keeps of them (see `mlrun.sharding`).
-    """
-
-    tensors: dict[str, dict[str, Tensor]]
-    adam_steps: int = 0
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """The model's parameters."""
-        return self.tensors["weights"]
-
-
-@dataclass
-class Progress:
-    """How far a run has come; `entered` says that the transfer into `stage` was made."""
-
-    stage: int = 0
-    step: int = 0
-    entered: bool = False
-    log_bytes: int = 0
-    content: str | None = None  # of the data, where it can be told
-    best: float | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-    stage_seconds: list[float] = field(default_factory=list)
-    receipts: list[dict[str, Any]] = field(default_factory=list)
-    forks: dict[str, float] = field(default_factory=dict)  # training seconds up to each, by its step
 
 
 def save(folder: Path, progress: Progress, current: Snapshot, kept: Mapping[int, Snapshot]) -> None:
@@ -120,13 +89,13 @@ def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, st
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         save_file(flat, temporary, {**metadata, "sha256": checksum(flat)})
-        storage.ordinary(temporary)
+        files.ordinary(temporary)
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, SafetensorError):  # its only way to say that the disk is full
-            raise storage.as_os_error(error, target) from None
+            raise files.as_os_error(error, target) from None
         raise
     return temporary
 
@@ -182,7 +151,7 @@ def load(folder: Path, ranks: Ranks = ALONE) -> tuple[Progress, Snapshot, dict[i
     Raises:
         UserError: checkpoints are there and none is whole.
     """
-    from mlrun import sharded
+    from mlrun.train.checkpoint import sharded
 
     problems: list[str] = []
     for path in present(folder, "last", "before"):
@@ -227,7 +196,7 @@ def load_fork(folder: Path, step: int, ranks: Ranks = ALONE) -> Snapshot:
     Raises:
         UserError: the file is missing or damaged.
     """
-    from mlrun import sharded
+    from mlrun.train.checkpoint import sharded
 
     path, shards = (folder / f"{FORK.format(step)}{suffix}" for suffix in (".safetensors", ".sharded"))
     remedy = "a branch starts from it: restore the file, or start a new folder with run=..."

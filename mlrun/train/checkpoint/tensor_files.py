@@ -17,9 +17,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mlrun import checkpoint
 from mlrun.errors import UserError, mistake
 from mlrun.interop.names import Shape
+from mlrun.train.checkpoint import store
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -73,7 +73,7 @@ class Shards(Mapping[str, Tensor]):
         for path in self.files:
             with safe_open(path, "pt") as file:
                 expected = (file.metadata() or {}).get("sha256")
-            if expected is not None and checkpoint.checksum(Shards([path])) != expected:
+            if expected is not None and store.checksum(Shards([path])) != expected:
                 raise UserError(f"{path}: its bytes differ from its checksum; restore the file")
 
 
@@ -213,7 +213,7 @@ class Writer:
         """Sign each file with its checksum and force it to disk; everything must have been written."""
         assert not self.missing, f"not written: {sorted(self.missing)}"
         for path in self.paths:
-            digest = checkpoint.checksum(Shards([path])).encode()
+            digest = store.checksum(Shards([path])).encode()
             with open(path, "r+b") as file:
                 length = int.from_bytes(file.read(8), "little")
                 place = file.read(length).index(_UNSIGNED.encode())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mlrun.config import Optimizer
-from mlrun.sharding import like
+from mlrun.train.parallel.placement import like
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

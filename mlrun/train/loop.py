@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mlrun.clock import Clock
 from mlrun.config import Hardware, Settings
-from mlrun.distributed import Ranks
-from mlrun.divergence import Diverged, Guard
 from mlrun.models.dropout import seed_masks
 from mlrun.models.network import Network, blocks
-from mlrun.optim import set_rate
 from mlrun.plan import schedule
 from mlrun.plan.stages import Plan, Stage
-from mlrun.sharding import local
-from mlrun.signals import NOTHING, STOP, Signals
+from mlrun.train.clock import Clock
+from mlrun.train.divergence import Diverged, Guard
+from mlrun.train.optimizers.adamw import set_rate
+from mlrun.train.parallel.placement import local
+from mlrun.train.parallel.processes import Ranks
+from mlrun.train.signals import NOTHING, STOP, Signals
 
 Batch = Mapping[str, Tensor]
 

@@ -1,6 +1,6 @@
 """The state of a run on disk where every process holds shards: a folder, written by all of them at once.
 
-__<rank>_0.distcp, .metadata   tensors by torch.distributed.checkpoint, under the names of `mlrun.checkpoint`
+__<rank>_0.distcp, .metadata   tensors by torch.distributed.checkpoint, under the names of `store.py`
 checkpoint.json                progress, and the SHA-256 of every file and of itself
 
 It is written aside and renamed when it is whole, and read by any number of processes. A model alone is one
@@ -22,10 +22,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mlrun import checkpoint
-from mlrun.checkpoint import Progress, Snapshot
-from mlrun.distributed import Ranks
 from mlrun.errors import UserError
+from mlrun.train.checkpoint import store
+from mlrun.train.parallel.processes import Ranks
+from mlrun.train.snapshot import Progress, Snapshot
 
 NOTE, SUFFIX = "checkpoint.json", ".sharded"
 REMEDY = "restore the folder or remove it"
@@ -40,20 +40,20 @@ def save(folder: Path, progress: Progress, current: Snapshot, kept: Mapping[int,
     Raises:
         OSError: one of them cannot write; the checkpoints are as they were.
     """
-    tensors, steps = checkpoint.flat(current, kept)
+    tensors, steps = store.flat(current, kept)
     note = {"progress": json.dumps(asdict(progress)), "adam_steps": json.dumps(steps)}
-    _save(folder / f".last{SUFFIX}", tensors, note, ranks, checkpoint.install)
+    _save(folder / f".last{SUFFIX}", tensors, note, ranks, store.install)
 
 
 def save_fork(folder: Path, step: int, snapshot: Snapshot, ranks: Ranks) -> None:
     """Write the state after `step`, which a branch starts from. All processes call it; raises as `save` does."""
-    target = folder / f"{checkpoint.FORK.format(step)}{SUFFIX}"
+    target = folder / f"{store.FORK.format(step)}{SUFFIX}"
 
     def install(temporary: Path) -> None:
-        checkpoint.remove(target)  # of a life before, which was ended before its next checkpoint
+        store.remove(target)  # of a life before, which was ended before its next checkpoint
         os.replace(temporary, target)
 
-    tensors, steps = checkpoint.flat(snapshot, {})
+    tensors, steps = store.flat(snapshot, {})
     _save(folder / f".fork{SUFFIX}", tensors, {"adam_steps": json.dumps(steps)}, ranks, install)
 
 
@@ -67,7 +67,7 @@ def _save(
     """Write tensors and their note to a folder aside; `install` renames it once it is whole."""
 
     def clear() -> None:
-        checkpoint.remove(temporary)
+        store.remove(temporary)
         temporary.mkdir(parents=True)
 
     try:
@@ -78,7 +78,7 @@ def _save(
         _first(ranks, lambda: install(temporary))
     except BaseException:
         if ranks.first:
-            checkpoint.remove(temporary)
+            store.remove(temporary)
         raise
 
 
@@ -92,7 +92,7 @@ def _write(folder: Path, tensors: Mapping[str, Tensor], ranks: Ranks) -> None:
     from torch.distributed.checkpoint import FileSystemWriter, save
     from torch.distributed.checkpoint.api import CheckpointException
 
-    from mlrun.dcp import Disk
+    from mlrun.train.checkpoint.dcp import Disk
 
     writer = FileSystemWriter(folder)
     writer.fs = disk = Disk()
@@ -140,7 +140,7 @@ def read(folder: Path, ranks: Ranks, remedy: str = REMEDY) -> tuple[dict[str, Te
     from torch.distributed.checkpoint import load
     from torch.distributed.checkpoint.api import CheckpointException
 
-    from mlrun.dcp import Reader, TensorsOnly
+    from mlrun.train.checkpoint.dcp import Reader, TensorsOnly
 
     note = _note(folder / NOTE, remedy)
     ranks.together(lambda: _verify(folder, note["files"], ranks, remedy))
@@ -192,7 +192,7 @@ def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[st
         _first_of_all(ranks, weights, lambda pairs: _fill(temporary, path, weights, metadata, pairs))
     except BaseException:
         if ranks.first:
-            checkpoint.remove(temporary)
+            store.remove(temporary)
         raise
 
 
@@ -217,9 +217,9 @@ def _first_of_all(ranks: Ranks, weights: Mapping[str, Tensor], write: Callable[[
 def _fill(
     temporary: Path, path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str], pairs: Pairs
 ) -> None:
-    from mlrun.interop.shards import SINGLE, Slot, Writer
+    from mlrun.train.checkpoint.tensor_files import SINGLE, Slot, Writer
 
-    checkpoint.remove(temporary)
+    store.remove(temporary)
     temporary.mkdir(parents=True)
     slots = [Slot(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights.items()]
     writer = Writer(temporary, slots, math.inf, metadata)
