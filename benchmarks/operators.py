@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.table import table
-from mlrun import operators
-from mlrun.coarsening.uniform import Uniform
 from mlrun.models.axes import Factor, Merge, Param, Resize, at_depth, depth_axis, factors
 from mlrun.models.bert import BERT
 from mlrun.models.network import build
+from mlrun.multilevel import operators
+from mlrun.multilevel.coarsening.uniform import Uniform
 
 MODEL = BERT(vocab=30522, position=512, token_type=2, embed=1024, head=16, head_dim=64, ffn=4096, layer=24)
 HALF = Uniform(width=2, ffn=2, head=2, depth=2)

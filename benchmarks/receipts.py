@@ -16,14 +16,14 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from benchmarks.table import table
-from mlrun import operators
-from mlrun.coarsening.uniform import Uniform
 from mlrun.config import build, conf_dir
 from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 from mlrun.models.network import Network
 from mlrun.models.network import build as build_network
-from mlrun.transfer import relative_change
+from mlrun.multilevel import operators
+from mlrun.multilevel.coarsening.uniform import Uniform
+from mlrun.multilevel.transfer import relative_change
 
 # Family: model and data of conf/.
 FAMILIES = {

@@ -20,12 +20,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.table import table
-from mlrun import transfer
-from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Hardware
 from mlrun.models.axes import expand, parameter_count
 from mlrun.models.gpt import GPT
 from mlrun.models.network import initials
+from mlrun.multilevel import transfer
+from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.plan.stages import Level
 from mlrun.train.optimizers.adamw import MOMENTS
 from mlrun.train.parallel import processes

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from benchmarks.table import table
-from mlrun.coarsening.uniform import Uniform
 from mlrun.convert import coalesce_folder, decoalesce_folder, interpolate_folders
 from mlrun.errors import UserError
 from mlrun.interop.families import family_of
@@ -26,6 +25,7 @@ from mlrun.interop.write import save
 from mlrun.models.base import Model
 from mlrun.models.gpt import GPT
 from mlrun.models.llama import Llama
+from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.train.checkpoint.tensor_files import Entry, Shards
 
 HALF = Uniform(width=2, ffn=2, head=2, depth=2)

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 import yaml
 
-from mlrun import files, log, operators, transfer
+from mlrun import files, log
 from mlrun.config import Config
 from mlrun.data.stream import Broken
 from mlrun.errors import UserError, mistake
-from mlrun.growth.base import Context
 from mlrun.interop.read import open_folder
 from mlrun.models.network import Network, blocks, initials
+from mlrun.multilevel import operators, transfer
+from mlrun.multilevel.growth.base import Context
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train.checkpoint import sharded, store

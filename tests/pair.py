@@ -22,17 +22,17 @@ import pytest
 import torch
 import toy
 
-from mlrun.coarsening.fpi import FPI
-from mlrun.coarsening.shallow import Shallow
-from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Cycle, Eval, Hardware, Optimizer, Row, Schedule
-from mlrun.growth.aki import AKI
-from mlrun.growth.expand import Expand
-from mlrun.growth.fresh import Fresh
-from mlrun.growth.mslt import MSLT
-from mlrun.growth.staged import Staged
 from mlrun.models.bert import BERT
 from mlrun.models.llama import Llama
+from mlrun.multilevel.coarsening.fpi import FPI
+from mlrun.multilevel.coarsening.shallow import Shallow
+from mlrun.multilevel.coarsening.uniform import Uniform
+from mlrun.multilevel.growth.aki import AKI
+from mlrun.multilevel.growth.expand import Expand
+from mlrun.multilevel.growth.fresh import Fresh
+from mlrun.multilevel.growth.mslt import MSLT
+from mlrun.multilevel.growth.staged import Staged
 from mlrun.train import loop
 
 DIMS = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import mlrun
-from mlrun.coarsening.base import DEPTH, Coarsening, inexact
-from mlrun.coarsening.custom import Custom
-from mlrun.coarsening.random import RandomPairs
-from mlrun.coarsening.uniform import Uniform
 from mlrun.config import build
 from mlrun.errors import UserError
 from mlrun.models.axes import Merge, Resize
+from mlrun.multilevel.coarsening.base import DEPTH, Coarsening, inexact
+from mlrun.multilevel.coarsening.custom import Custom
+from mlrun.multilevel.coarsening.shuffled import Shuffled
+from mlrun.multilevel.coarsening.uniform import Uniform
 
 GPT = {"vocab": 50, "position": 8, "embed": 12, "head": 6, "head_dim": 4, "ffn": 24, "layer": 6}
 LLAMA = {"vocab": 50, "embed": 12, "kv_head": 2, "group": 3, "head_dim": 4, "ffn": 24, "layer": 6}
@@ -70,9 +70,9 @@ def test_only_units_and_never_layers_follow_the_width_grouping() -> None:
 
 
 def test_random_groups_follow_the_seed_the_axis_and_the_size_alone() -> None:
-    one = RandomPairs(width=2, ffn=2, seed=0).resize(GPT).merges
-    assert one["embed"] == RandomPairs(width=2, depth=2, seed=0).resize(T5).merges["embed"]
-    assert one["embed"] != RandomPairs(width=2, seed=1).resize(GPT).merges["embed"]
+    one = Shuffled(width=2, ffn=2, seed=0).resize(GPT).merges
+    assert one["embed"] == Shuffled(width=2, depth=2, seed=0).resize(T5).merges["embed"]
+    assert one["embed"] != Shuffled(width=2, seed=1).resize(GPT).merges["embed"]
     assert one["embed"].groups != Uniform(width=2).resize(GPT).merges["embed"].groups
     firsts = [group[0] for group in one["ffn"].groups]
     assert firsts == sorted(firsts), "coarse units keep the order of their first members"
@@ -99,7 +99,7 @@ def test_sizes_and_merges_agree(data: st.DataObject) -> None:
     factor = data.draw(st.integers(1, 5))
     axes = {"width": "embed", "depth": "layer", "ffn": "ffn", "head": "head"}
     sizes = {axis: ratios[family] * factor for family, axis in axes.items()} | {"vocab": 7}
-    made = RandomPairs(**ratios) if kind == "random" else Uniform(**ratios, units=kind, layers=kind)
+    made = Shuffled(**ratios) if kind == "random" else Uniform(**ratios, units=kind, layers=kind)
     resize = made.resize(sizes)
     assert resize.fine == sizes
     assert resize.coarse == {axis: factor for axis in axes.values()} | {"vocab": 7}

@@ -18,9 +18,6 @@ from test_interop import ours_at, problems
 from test_models import TINY
 from torch import Tensor
 
-from mlrun import operators
-from mlrun.coarsening.custom import Custom
-from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Hardware
 from mlrun.convert import coalesce_folder, decoalesce_folder, interpolate_folders
 from mlrun.errors import UserError
@@ -28,6 +25,9 @@ from mlrun.evaluate import evaluate
 from mlrun.interop import export_hf, import_hf
 from mlrun.interop.read import open_folder
 from mlrun.models.base import Model
+from mlrun.multilevel import operators
+from mlrun.multilevel.coarsening.custom import Custom
+from mlrun.multilevel.coarsening.uniform import Uniform
 
 HALF = Uniform(width=2, ffn=2, head=2, depth=2)
 FAMILIES = pytest.mark.parametrize("name", ["gpt", "bert", "deit", "llama", "llama tied qk", "t5", "t5 v1.1"])
@@ -149,7 +149,7 @@ MEASURE = """
 import resource, sys
 from pathlib import Path
 import torch
-from mlrun.coarsening.uniform import Uniform
+from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.convert import coalesce_folder, decoalesce_folder, interpolate_folders
 
 torch.set_num_threads(1)

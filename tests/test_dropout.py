@@ -20,16 +20,15 @@ from test_run import interrupt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from mlrun import lessons
 from mlrun.cli import compose
 from mlrun.config import Hardware, load
-from mlrun.growth import mapping
-from mlrun.growth.ligo import LiGO
 from mlrun.models import layers
 from mlrun.models.base import RATES, Model
 from mlrun.models.dropout import Dropout, DropPath, seed_masks
 from mlrun.models.gpt import GPT
 from mlrun.models.network import build
+from mlrun.multilevel.growth import ligo_mapping, stage_losses
+from mlrun.multilevel.growth.ligo import LiGO
 from mlrun.plan.make import make_plan
 from mlrun.train.loop import held_out_loss
 
@@ -169,7 +168,7 @@ def test_receipts_and_held_out_losses_know_no_dropout(tmp_path: Path) -> None:
 
 def test_a_teacher_drops_nothing() -> None:
     model = replace(toy.model(), **ALL)
-    lesson = lessons.Distilled(build(replace(model, dropout=0.0), 0), build(model, 1), 1.0, 1.0, range(4))
+    lesson = stage_losses.Distilled(build(replace(model, dropout=0.0), 0), build(model, 1), 1.0, 1.0, range(4))
     lesson.train()
     assert lesson.net.training and not any(module.training for module in lesson.teacher.modules())
 
@@ -181,7 +180,9 @@ def test_ligo_learns_without_dropout() -> None:
         made = replace(made, model=replace(made.model, **rates))
         fine, coarse = levels(made)
         small = at_rest(*trained(coarse.model.without_dropout()))
-        losses[name] = mapping.learn(mapping.Mapping(fine, small.weights, 0.01, 0), fine, context(made), 2, 1e-2)
+        losses[name] = ligo_mapping.learn(
+            ligo_mapping.Mapping(fine, small.weights, 0.01, 0), fine, context(made), 2, 1e-2
+        )
     assert losses["plain"] == losses["dropped"]
 
 

@@ -12,26 +12,26 @@ import toy
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlrun import frozen, lessons, transfer
-from mlrun.coarsening.fpi import FPI
-from mlrun.coarsening.shallow import Shallow
-from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Cycle, Optimizer, Row
 from mlrun.errors import UserError
-from mlrun.growth import mapping
-from mlrun.growth.aki import AKI
-from mlrun.growth.base import Context, Samples
-from mlrun.growth.expand import Expand
-from mlrun.growth.fresh import Fresh
-from mlrun.growth.inherit import Inherit
-from mlrun.growth.ligo import LiGO
-from mlrun.growth.mslt import MSLT
-from mlrun.growth.staged import Staged
 from mlrun.models.base import Model
 from mlrun.models.bert import BERT
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.network import build
+from mlrun.multilevel import transfer
+from mlrun.multilevel.coarsening.fpi import FPI
+from mlrun.multilevel.coarsening.shallow import Shallow
+from mlrun.multilevel.coarsening.uniform import Uniform
+from mlrun.multilevel.growth import frozen, ligo_mapping, stage_losses
+from mlrun.multilevel.growth.aki import AKI
+from mlrun.multilevel.growth.base import Context, Samples
+from mlrun.multilevel.growth.expand import Expand
+from mlrun.multilevel.growth.fresh import Fresh
+from mlrun.multilevel.growth.inherit import Inherit
+from mlrun.multilevel.growth.ligo import LiGO
+from mlrun.multilevel.growth.mslt import MSLT
+from mlrun.multilevel.growth.staged import Staged
 from mlrun.plan.make import make_plan
 from mlrun.plan.stages import Level
 from mlrun.train.optimizers import adamw
@@ -144,7 +144,7 @@ def test_aki_takes_new_units_from_the_layer_above() -> None:
 def test_substructures_learn_their_top_layers_and_the_head_in_turn(tmp_path: Path) -> None:
     model = replace(toy.model(), layer=4)
     net = build(model, 0)
-    lesson = lessons.Substructures(net, first=10, size=2)
+    lesson = stage_losses.Substructures(net, first=10, size=2)
     batch = next(toy.Source(0, toy.SEQUENCE).batches(0, 2))
     lesson.at(11)
     lesson(batch).backward()
@@ -164,12 +164,12 @@ def test_ligo_starts_at_stacking_and_its_loss_falls() -> None:
     settings = config(LiGO(steps=1), BOTH)
     fine, coarse = levels(settings)
     small = at_rest(*trained(coarse.model))
-    start = mapping.Mapping(fine, small.weights, 0.0, 0)()
+    start = ligo_mapping.Mapping(fine, small.weights, 0.0, 0)()
     stacked = transfer.decoalesce(small, fine, False).weights
     assert set(start) == set(stacked)
     assert all(torch.allclose(start[name], stacked[name], atol=1e-6) for name in stacked)
-    learned = mapping.Mapping(fine, small.weights, 0.01, 0)
-    losses = mapping.learn(learned, fine, context(settings), 25, 1e-2)
+    learned = ligo_mapping.Mapping(fine, small.weights, 0.01, 0)
+    losses = ligo_mapping.learn(learned, fine, context(settings), 25, 1e-2)
     assert sum(losses[-3:]) < sum(losses[:3])
     assert all(torch.equal(learned.source[n], t) for n, t in small.weights.items())
 
@@ -281,7 +281,7 @@ def test_frozen_flops_are_what_torch_counts(name: str) -> None:
     sequence = batch["tokens"].shape[1] if "tokens" in batch else 0
     targets = batch["labels"].shape[1] if "tokens" in batch else 1
     net = build(model, 0)
-    lessons.freeze(net, 1)
+    stage_losses.freeze(net, 1)
     rows = len(batch["labels"])
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         net(batch).backward()
@@ -298,14 +298,14 @@ def test_the_teacher_is_learned_from_charged_and_fades(tmp_path: Path) -> None:
     settings = config(Inherit(weight=1.0), BOTH)
     fine, coarse = levels(settings)
     teacher, student = build(coarse.model, 1), build(fine.model, 2)
-    lesson = lessons.Distilled(student, teacher, 1.0, 2.0, range(10, 14))
+    lesson = stage_losses.Distilled(student, teacher, 1.0, 2.0, range(10, 14))
     batch = next(toy.Source(0, toy.SEQUENCE).batches(0, 2))
     shares = [lesson.at(step) or float(lesson.share) for step in range(10, 14)]
     assert shares == [1.0, 0.75, 0.5, 0.25]
     lesson.at(14)
     assert torch.allclose(lesson(batch), student(batch))
     lesson.at(10)
-    same = lessons.Distilled(student, student, 1.0, 2.0, range(10, 14))
+    same = stage_losses.Distilled(student, student, 1.0, 2.0, range(10, 14))
     assert float(same(batch)) == pytest.approx(0, abs=1e-6)
     made = make_plan(settings)
     own, taught = fine.flops.total, coarse.flops.total // 3

@@ -21,7 +21,7 @@ from mlrun.models.gpt import GPT
 from mlrun.models.llama import Llama
 from mlrun.models.network import Network, build
 from mlrun.models.t5 import T5
-from mlrun.operators import (
+from mlrun.multilevel.operators import (
     coalesce,
     decoalesce,
     interpolate,

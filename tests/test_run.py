@@ -16,9 +16,9 @@ import torch
 import toy
 
 from mlrun import run
-from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Cycle, Hardware, Optimizer, Row, Schedule
 from mlrun.errors import UserError
+from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.plan.make import make_plan
 from mlrun.train import loop
 from mlrun.train.checkpoint import store

@@ -22,10 +22,10 @@ from pair import Part
 from benchmarks import sharding as benchmark
 from mlrun.config import Hardware
 from mlrun.errors import UserError
-from mlrun.growth.inherit import Inherit
-from mlrun.growth.ligo import LiGO
 from mlrun.models import modules
 from mlrun.models.axes import parameter_count
+from mlrun.multilevel.growth.inherit import Inherit
+from mlrun.multilevel.growth.ligo import LiGO
 from mlrun.plan.make import make_plan
 from mlrun.train.checkpoint import store
 

@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mlrun.coarsening.uniform import Uniform
 from mlrun.config import Checkpoint, Config, Cycle, Eval, Optimizer, Row, Schedule, Settings
-from mlrun.growth.decoalesce import Decoalesce
 from mlrun.log.none import NoLogger
 from mlrun.models.gpt import GPT
+from mlrun.multilevel.coarsening.uniform import Uniform
+from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.plan.make import make_plan
 from mlrun.run import train
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mlrun.coarsening.base import DEPTH
 from mlrun.config import Config, Cycle, Row
 from mlrun.errors import UserError, mistake
-from mlrun.growth.base import Samples
 from mlrun.models.axes import Resize, parameter_count
 from mlrun.models.layers import Flops, Stack
+from mlrun.multilevel.coarsening.base import DEPTH
+from mlrun.multilevel.growth.base import Samples
 from mlrun.plan import branches, check
 from mlrun.plan.stages import Level, Plan, Stage
 from mlrun.units import Rates, parse

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import cast, get_args
 
-from mlrun.coarsening.base import DEPTH, FAMILIES, Coarsening
 from mlrun.errors import mistake, nearest
 from mlrun.models.axes import Keep, Merge, Sizes
+from mlrun.multilevel.coarsening.base import DEPTH, FAMILIES, Coarsening
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
-from mlrun.growth.base import Context, Growth, only_axes
 from mlrun.models.axes import Resize, at_depth, depth_axis
 from mlrun.models.base import Model
+from mlrun.multilevel.coarsening.base import DEPTH
+from mlrun.multilevel.growth.base import Context, Growth, only_axes
 
 if TYPE_CHECKING:
     from mlrun.config import Settings
@@ -22,7 +22,7 @@ class Expand(Growth):
     """The first layer of a group is the trained one, those after it are its average (`optimizer.ema`)."""
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
-        from mlrun import transfer
+        from mlrun.multilevel import transfer
 
         assert level.resize is not None
         holding = context.ranks.holding

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mlrun.coarsening.base import DEPTH, Ratios
 from mlrun.errors import mistake
 from mlrun.models.axes import Group, Merge, Sizes
+from mlrun.multilevel.coarsening.base import DEPTH, Ratios
 
 
 def strided(size: int, ratio: int) -> tuple[Group, ...]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
-from mlrun.growth.base import Context, Growth, only_axes
 from mlrun.models.axes import Resize, expand
 from mlrun.models.base import Model
+from mlrun.multilevel.coarsening.base import DEPTH
+from mlrun.multilevel.growth.base import Context, Growth, only_axes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun import frozen
-from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
-from mlrun.growth.base import Samples, one_stack, only_axes
-from mlrun.growth.decoalesce import Decoalesce
 from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
+from mlrun.multilevel.coarsening.base import DEPTH
+from mlrun.multilevel.growth import frozen
+from mlrun.multilevel.growth.base import Samples, one_stack, only_axes
+from mlrun.multilevel.growth.decoalesce import Decoalesce
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +41,7 @@ class MSLT(Decoalesce):
         return (frozen.flops(model, samples.sequence, samples.targets, resize.coarse["layer"]),)
 
     def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
-        from mlrun.lessons import freeze
+        from mlrun.multilevel.growth.stage_losses import freeze
 
         freeze(net, coarse.sizes["layer"])
         return None

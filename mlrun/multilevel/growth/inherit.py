@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun import frozen
 from mlrun.errors import mistake
-from mlrun.growth.base import Context, Growth, Samples
 from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
+from mlrun.multilevel.growth import frozen
+from mlrun.multilevel.growth.base import Context, Growth, Samples
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,8 +57,8 @@ class Inherit(Growth):
         return (Flops(own.body + taught.body, own.head + taught.head),)
 
     def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
-        from mlrun.lessons import Distilled
         from mlrun.models.network import build
+        from mlrun.multilevel.growth.stage_losses import Distilled
 
         assert teacher is not None
         device = next(net.parameters()).device

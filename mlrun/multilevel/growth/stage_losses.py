@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mlrun import frozen
 from mlrun.models.network import Network
+from mlrun.multilevel.growth import frozen
 
 Batch = Mapping[str, Tensor]
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlrun.coarsening.base import DEPTH, inexact
 from mlrun.errors import mistake
-from mlrun.growth.base import Context, Growth, one_stack
 from mlrun.models.axes import Merge, Param, Resize, depth_axis, expand, factors
 from mlrun.models.base import Model
+from mlrun.multilevel.coarsening.base import DEPTH, inexact
+from mlrun.multilevel.growth.base import Context, Growth, one_stack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +33,7 @@ class Staged(Growth):
     """All width axes grow by one ratio, or none does."""
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
-        from mlrun import operators, transfer
+        from mlrun.multilevel import operators, transfer
         from mlrun.train.snapshot import Snapshot
 
         assert level.resize is not None

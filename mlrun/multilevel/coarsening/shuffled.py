@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from mlrun.coarsening.base import Ratios
-from mlrun.coarsening.uniform import adjacent
 from mlrun.models.axes import Merge
+from mlrun.multilevel.coarsening.base import Ratios
+from mlrun.multilevel.coarsening.uniform import adjacent
 
 
 @dataclass(frozen=True)
-class RandomPairs(Ratios):
+class Shuffled(Ratios):
     """Equal groups from a shuffle that depends on `seed`, the axis and its size; coarse units keep their order."""
 
     seed: int = 0

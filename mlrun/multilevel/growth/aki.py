@@ -9,13 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mlrun import frozen
-from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
-from mlrun.growth.base import Context, Growth, Samples, one_stack
 from mlrun.models.axes import Resize, depth_axis, expand, factors
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
+from mlrun.multilevel.coarsening.base import DEPTH
+from mlrun.multilevel.growth import frozen
+from mlrun.multilevel.growth.base import Context, Growth, Samples, one_stack
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -41,7 +41,7 @@ class AKI(Growth):
     parts = True
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
-        from mlrun import operators
+        from mlrun.multilevel import operators
         from mlrun.train.snapshot import Snapshot
 
         assert level.resize is not None
@@ -70,7 +70,7 @@ class AKI(Growth):
         )
 
     def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
-        from mlrun.lessons import Substructures
+        from mlrun.multilevel.growth.stage_losses import Substructures
 
         return None if self.substructures is None else Substructures(net, stage.first, self.substructures)
 

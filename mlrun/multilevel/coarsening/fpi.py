@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlrun.coarsening.base import DEPTH, Ratios
-from mlrun.coarsening.uniform import strided
 from mlrun.models.axes import Merge
+from mlrun.multilevel.coarsening.base import DEPTH, Ratios
+from mlrun.multilevel.coarsening.uniform import strided
 
 
 @dataclass(frozen=True)

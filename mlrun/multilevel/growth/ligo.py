@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.coarsening.base import DEPTH
 from mlrun.errors import mistake
-from mlrun.growth.base import Context, Growth, Samples
 from mlrun.models.axes import Param, Resize, depth_axis, factors
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
+from mlrun.multilevel.coarsening.base import DEPTH
+from mlrun.multilevel.growth.base import Context, Growth, Samples
 
 if TYPE_CHECKING:
     from mlrun.config import Settings
@@ -31,11 +31,11 @@ class LiGO(Growth):
     whole = "learns its mapping through the large model"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
-        from mlrun.growth import mapping
+        from mlrun.multilevel.growth import ligo_mapping
         from mlrun.train.snapshot import Snapshot
 
-        learned = mapping.Mapping(level, coarse.weights, self.noise, context.seed).to(context.ranks.device)
-        mapping.learn(learned, level, context, self.steps, self.lr)
+        learned = ligo_mapping.Mapping(level, coarse.weights, self.noise, context.seed).to(context.ranks.device)
+        ligo_mapping.learn(learned, level, context, self.steps, self.lr)
         return Snapshot({"weights": {name: t.detach().cpu().clone() for name, t in learned().items()}})
 
     def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mlrun.coarsening.base import DEPTH, Coarsening
 from mlrun.errors import mistake
 from mlrun.models.axes import Merge, Resize, Sizes
+from mlrun.multilevel.coarsening.base import DEPTH, Coarsening
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.coarsening.base import inexact
 from mlrun.errors import mistake
-from mlrun.growth.base import Context, Growth
 from mlrun.models.axes import Resize
 from mlrun.models.base import Model
+from mlrun.multilevel.coarsening.base import inexact
+from mlrun.multilevel.growth.base import Context, Growth
 
 if TYPE_CHECKING:
     from mlrun.config import Settings
@@ -24,7 +24,7 @@ class Decoalesce(Growth):
     copies = True
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
-        from mlrun import transfer
+        from mlrun.multilevel import transfer
 
         return transfer.decoalesce(coarse, level, context.carry, context.ranks.holding)
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlrun import operators
 from mlrun.errors import UserError
-from mlrun.operators import Rule
+from mlrun.multilevel import operators
+from mlrun.multilevel.operators import Rule
 from mlrun.plan.stages import Level
 from mlrun.train.parallel.placement import WHOLE, Whole, local, rewrapped
 from mlrun.train.snapshot import Snapshot

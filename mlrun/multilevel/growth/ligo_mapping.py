@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlrun.growth.base import Context
 from mlrun.models.axes import Merge, Param, at_depth, depth_axis, factors
 from mlrun.models.network import build
+from mlrun.multilevel.growth.base import Context
 from mlrun.plan.stages import Level
 from mlrun.train.loop import Batch, autocast
 
