@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 import mlrun
 from mlrun.config import build
 from mlrun.errors import UserError
-from mlrun.models.axes import Merge, Resize
-from mlrun.multilevel.coarsening.base import DEPTH, Coarsening, inexact
+from mlrun.models.axes import DEPTH, Merge, Resize
+from mlrun.multilevel.coarsening.base import Coarsening, inexact
 from mlrun.multilevel.coarsening.custom import Custom
 from mlrun.multilevel.coarsening.shuffled import Shuffled
 from mlrun.multilevel.coarsening.uniform import Uniform

@@ -25,7 +25,7 @@ from mlrun.multilevel.coarsening.shallow import Shallow
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth import frozen, ligo_mapping, stage_losses
 from mlrun.multilevel.growth.aki import AKI
-from mlrun.multilevel.growth.base import Context, Samples
+from mlrun.multilevel.growth.base import Context
 from mlrun.multilevel.growth.expand import Expand
 from mlrun.multilevel.growth.fresh import Fresh
 from mlrun.multilevel.growth.inherit import Inherit
@@ -33,7 +33,7 @@ from mlrun.multilevel.growth.ligo import LiGO
 from mlrun.multilevel.growth.mslt import MSLT
 from mlrun.multilevel.growth.staged import Staged
 from mlrun.plan.make import make_plan
-from mlrun.plan.stages import Level
+from mlrun.plan.stages import Level, Samples
 from mlrun.train.optimizers import adamw
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.snapshot import Snapshot

@@ -24,6 +24,15 @@ Group = tuple[int, ...]
 Keep = Literal["mean", "first"]
 DepthScale = Literal["copy", "ode", "identity"]
 
+# The axes that each ratio moves. In grouped-query attention a unit of `kv_head` holds its query heads.
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "width": ("embed",),
+    "ffn": ("ffn",),
+    "head": ("head", "kv_head"),
+    "depth": ("layer", "decoder_layer"),
+}
+DEPTH = FAMILIES["depth"]
+
 _DEPTH = re.compile(r"\{(\w+)\}")
 
 

@@ -10,12 +10,10 @@ from typing import Any
 
 from mlrun.config import Config, Cycle, Row
 from mlrun.errors import UserError, mistake
-from mlrun.models.axes import Resize, parameter_count
+from mlrun.models.axes import DEPTH, Resize, parameter_count
 from mlrun.models.layers import Flops, Stack
-from mlrun.multilevel.coarsening.base import DEPTH
-from mlrun.multilevel.growth.base import Samples
 from mlrun.plan import branches, check
-from mlrun.plan.stages import Level, Plan, Stage
+from mlrun.plan.stages import Level, Plan, Samples, Stage
 from mlrun.units import Rates, parse
 
 # More steps than any machine will take; Python cannot count much further in a range.

@@ -161,3 +161,12 @@ class Plan:
         """Return the cost of one stage alone."""
         before, after = self.spent(stage.first, stage.index - 1), self.spent(stage.end, stage.index)
         return Spent(*(getattr(after, f) - getattr(before, f) for f in Spent.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the FLOPs of a stage follow from: tokens and targets of a sample, and samples of a step."""
+
+    sequence: int
+    targets: int
+    batch: int

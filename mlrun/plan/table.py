@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from mlrun.multilevel.coarsening.base import FAMILIES
+from mlrun.models.axes import FAMILIES
 from mlrun.plan.record import hours
 from mlrun.units import human
 

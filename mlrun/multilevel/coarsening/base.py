@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast, get_args
 
 from mlrun.errors import UserError, mistake
-from mlrun.models.axes import DepthScale, Merge, Resize, Sizes
-
-# The axes that each ratio moves. In grouped-query attention a unit of `kv_head` holds its query heads.
-FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "width": ("embed",),
-    "ffn": ("ffn",),
-    "head": ("head", "kv_head"),
-    "depth": ("layer", "decoder_layer"),
-}
-DEPTH = FAMILIES["depth"]
+from mlrun.models.axes import DEPTH, FAMILIES, DepthScale, Merge, Resize, Sizes
 
 
 @dataclass(frozen=True)

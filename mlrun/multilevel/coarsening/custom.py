@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import cast, get_args
 
 from mlrun.errors import mistake, nearest
-from mlrun.models.axes import Keep, Merge, Sizes
-from mlrun.multilevel.coarsening.base import DEPTH, FAMILIES, Coarsening
+from mlrun.models.axes import DEPTH, FAMILIES, Keep, Merge, Sizes
+from mlrun.multilevel.coarsening.base import Coarsening
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlrun.models.axes import Merge
-from mlrun.multilevel.coarsening.base import DEPTH, Ratios
+from mlrun.models.axes import DEPTH, Merge
+from mlrun.multilevel.coarsening.base import Ratios
 from mlrun.multilevel.coarsening.uniform import strided
 
 

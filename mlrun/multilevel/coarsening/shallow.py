@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mlrun.errors import mistake
-from mlrun.models.axes import Merge, Resize, Sizes
-from mlrun.multilevel.coarsening.base import DEPTH, Coarsening
+from mlrun.models.axes import DEPTH, Merge, Resize, Sizes
+from mlrun.multilevel.coarsening.base import Coarsening
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mlrun.errors import mistake
-from mlrun.models.axes import Group, Merge, Sizes
-from mlrun.multilevel.coarsening.base import DEPTH, Ratios
+from mlrun.models.axes import DEPTH, Group, Merge, Sizes
+from mlrun.multilevel.coarsening.base import Ratios
 
 
 def strided(size: int, ratio: int) -> tuple[Group, ...]:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import Resize, depth_axis, expand, factors
+from mlrun.models.axes import DEPTH, Resize, depth_axis, expand, factors
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
-from mlrun.multilevel.coarsening.base import DEPTH
 from mlrun.multilevel.growth import frozen
-from mlrun.multilevel.growth.base import Context, Growth, Samples, one_stack
+from mlrun.multilevel.growth.base import Context, Growth, one_stack
+from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -15,6 +15,7 @@ from mlrun.errors import mistake
 from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops, Stack
+from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.parallel.processes import Ranks
     from mlrun.train.snapshot import Snapshot
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What the FLOPs of a stage follow from: tokens and targets of a sample, and samples of a step."""
-
-    sequence: int
-    targets: int
-    batch: int
 
 
 @dataclass(frozen=True)

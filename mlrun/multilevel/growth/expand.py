@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import Resize, at_depth, depth_axis
+from mlrun.models.axes import DEPTH, Resize, at_depth, depth_axis
 from mlrun.models.base import Model
-from mlrun.multilevel.coarsening.base import DEPTH
 from mlrun.multilevel.growth.base import Context, Growth, only_axes
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
 from mlrun.multilevel.growth import frozen
-from mlrun.multilevel.growth.base import Context, Growth, Samples
+from mlrun.multilevel.growth.base import Context, Growth
+from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
     from torch import nn

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import Param, Resize, depth_axis, factors
+from mlrun.models.axes import DEPTH, Param, Resize, depth_axis, factors
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
-from mlrun.multilevel.coarsening.base import DEPTH
-from mlrun.multilevel.growth.base import Context, Growth, Samples
+from mlrun.multilevel.growth.base import Context, Growth
+from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
     from mlrun.config import Settings

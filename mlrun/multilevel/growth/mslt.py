@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import Resize
+from mlrun.models.axes import DEPTH, Resize
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
-from mlrun.multilevel.coarsening.base import DEPTH
 from mlrun.multilevel.growth import frozen
-from mlrun.multilevel.growth.base import Samples, one_stack, only_axes
+from mlrun.multilevel.growth.base import one_stack, only_axes
 from mlrun.multilevel.growth.decoalesce import Decoalesce
+from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
     from torch import nn

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import Merge, Param, Resize, depth_axis, expand, factors
+from mlrun.models.axes import DEPTH, Merge, Param, Resize, depth_axis, expand, factors
 from mlrun.models.base import Model
-from mlrun.multilevel.coarsening.base import DEPTH, inexact
+from mlrun.multilevel.coarsening.base import inexact
 from mlrun.multilevel.growth.base import Context, Growth, one_stack
 
 if TYPE_CHECKING:
