@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.table import table
 from mlrun.convert import coalesce_folder, decoalesce_folder, interpolate_folders
 from mlrun.errors import UserError
-from mlrun.interop.families import family_of
+from mlrun.interop.families.registry import family_of
 from mlrun.interop.read import Checkpoint, names
 from mlrun.interop.write import save
 from mlrun.models.base import Model

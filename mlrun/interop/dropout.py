@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlrun.interop.options import Options
+from mlrun.interop.hf_config import Options
 from mlrun.models.base import RATES, Model
 
 # What a rate is called where its own class has no word for it.

@@ -14,10 +14,10 @@ from typing import Any
 from torch import Tensor
 
 from mlrun.errors import UserError, mistake
-from mlrun.interop import tokens
-from mlrun.interop.families import table_of
-from mlrun.interop.family import Family
-from mlrun.interop.names import Table, groups, store
+from mlrun.interop import tokenizers
+from mlrun.interop.families.base import Family
+from mlrun.interop.families.registry import table_of
+from mlrun.interop.name_tables import Table, groups, store
 from mlrun.interop.read import CONFIG, INNER, Checkpoint, layout
 from mlrun.models.axes import at_depth
 from mlrun.models.base import Model
@@ -70,9 +70,9 @@ def save(
     with fresh(target) as folder:
         inner = folder / INNER if family is None else folder
         inner.mkdir(exist_ok=True)
-        tokens.copy(source.folder, inner)
+        tokenizers.copy(source.folder, inner)
         if family is not None:
-            tokens.describe(inner, model)
+            tokenizers.describe(inner, model)
         _write_tensors(inner, table, model, stream, source, shard_bytes)
         written = {CONFIG: ours(model) if family is None else theirs(family, model, source, inner), **(notes or {})}
         for name, content in written.items():
@@ -111,6 +111,6 @@ def theirs(family: Family, model: Model, source: Checkpoint, folder: Path) -> di
     """Return a Hugging Face config.json."""
     architecture, kind = next(iter(family.architectures.items()))
     dtype = source.dtype(next(iter(model.params())))
-    settings = family.write(model, tokens.special_ids(folder, model))
+    settings = family.write(model, tokenizers.special_ids(folder, model))
     named = {"architectures": [architecture], "model_type": kind, "torch_dtype": str(dtype).removeprefix("torch.")}
     return named | settings

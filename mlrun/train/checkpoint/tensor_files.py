@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mlrun.errors import UserError, mistake
-from mlrun.interop.names import Shape
+from mlrun.interop.name_tables import Shape
 from mlrun.train.checkpoint import store
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"

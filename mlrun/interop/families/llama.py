@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mlrun.interop import dropout
-from mlrun.interop.family import Family, SpecialIds
-from mlrun.interop.names import Source, Table, weights
-from mlrun.interop.options import Options
+from mlrun.interop.families.base import Family, SpecialIds
+from mlrun.interop.hf_config import Options
+from mlrun.interop.name_tables import Source, Table, weights
 from mlrun.models.llama import Llama
 
 

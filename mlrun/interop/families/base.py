@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mlrun.interop.names import Table
-from mlrun.interop.options import Options
+from mlrun.interop.hf_config import Options
+from mlrun.interop.name_tables import Table
 from mlrun.models.base import Model
 
 SpecialIds = Mapping[str, int]

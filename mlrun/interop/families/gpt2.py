@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mlrun.interop import dropout
-from mlrun.interop.family import Family, SpecialIds, whole_heads
-from mlrun.interop.names import Source, Table, affine
-from mlrun.interop.options import Options
+from mlrun.interop.families.base import Family, SpecialIds, whole_heads
+from mlrun.interop.hf_config import Options
+from mlrun.interop.name_tables import Source, Table, affine
 from mlrun.models.gpt import GPT
 
 KEYS = {"dropout": ("resid_pdrop", "embd_pdrop"), "attention_dropout": ("attn_pdrop",)}

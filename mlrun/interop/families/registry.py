@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError, mistake, nearest
-from mlrun.interop import bert, gpt2, llama, roberta, t5, vit
-from mlrun.interop.family import Family, SpecialIds
-from mlrun.interop.names import Source, Table
-from mlrun.interop.options import Options
+from mlrun.interop.families import bert, gpt2, llama, roberta, t5, vit
+from mlrun.interop.families.base import Family, SpecialIds
+from mlrun.interop.hf_config import Options
+from mlrun.interop.name_tables import Source, Table
 from mlrun.models.base import Model
 
 FAMILIES = (gpt2.FAMILY, bert.FAMILY, roberta.family(), vit.VIT, vit.DEIT, llama.LLAMA, llama.QWEN3, t5.FAMILY)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError
-from mlrun.interop import bert
-from mlrun.interop.family import Family, SpecialIds, whole_heads
-from mlrun.interop.names import Source, Table, affine
-from mlrun.interop.options import Options
+from mlrun.interop.families import bert
+from mlrun.interop.families.base import Family, SpecialIds, whole_heads
+from mlrun.interop.hf_config import Options
+from mlrun.interop.name_tables import Source, Table, affine
 from mlrun.models.bert import BERT
 
 # The published padding token, and that of a model without tokenizer.
