@@ -17,11 +17,12 @@ from typing import Any
 import torch
 import yaml
 
-from mlrun import files, log
+from mlrun import files
 from mlrun.config import Config
 from mlrun.data.stream import Broken
 from mlrun.errors import UserError, mistake
 from mlrun.interop.read import open_folder
+from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel import operators, transfer
 from mlrun.multilevel.growth.base import Context

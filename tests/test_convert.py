@@ -22,7 +22,7 @@ from mlrun.config import Hardware
 from mlrun.convert import coalesce_folder, decoalesce_folder, interpolate_folders
 from mlrun.errors import UserError
 from mlrun.evaluate import evaluate
-from mlrun.interop import export_hf, import_hf
+from mlrun.interop.folders import export_hf, import_hf
 from mlrun.interop.read import open_folder
 from mlrun.models.base import Model
 from mlrun.multilevel import operators

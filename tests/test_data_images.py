@@ -276,7 +276,7 @@ def test_hugging_face_makes_the_pixels_of_an_evaluation(
 
 
 def test_a_run_of_pictures_keeps_how_its_pixels_are_made(tmp_path: Path) -> None:
-    from mlrun.interop import export_hf, import_hf
+    from mlrun.interop.folders import export_hf, import_hf
 
     data = Digits(**GREY, eval_crop=0.5, validation_samples=8)
     model = deit(28, 1, 10)

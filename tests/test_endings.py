@@ -12,8 +12,7 @@ from typing import Any
 import fake_runs as fake
 import pytest
 
-from mlrun import report
-from mlrun.report import figure
+from mlrun.report import build, figure
 from mlrun.report.compare import compare
 from mlrun.report.curves import Point
 from mlrun.report.endings import BEYOND, DIVERGED, NOT_REACHED, Ending, outside, price
@@ -118,13 +117,13 @@ def test_a_source_is_charged_at_every_ending(tmp_path: Path) -> None:
     half, whole = row.endings[1:]
     assert (half.saved("flops").mean, half.source_free("flops").mean) == pytest.approx((1 - 0.6 / 0.5, 0.0))
     assert (whole.saved("seconds").mean, whole.source_free("seconds").mean) == pytest.approx((1 - 110 / 100, 0.0))
-    assert "source free" in report.render(made(tmp_path))
+    assert "source free" in build.render(made(tmp_path))
 
 
-def made(folder: Path) -> report.Report:
+def made(folder: Path) -> build.Report:
     """Return the report of a folder without writing it."""
     groups = tuple(compare(read_all(find([folder]))))
-    return report.Report(groups, tuple(notes(groups)), ())
+    return build.Report(groups, tuple(notes(groups)), ())
 
 
 def test_seeds_are_paired_and_one_that_has_no_price_is_not_averaged_away(tmp_path: Path) -> None:
@@ -138,7 +137,7 @@ def test_seeds_are_paired_and_one_that_has_no_price_is_not_averaged_away(tmp_pat
     assert half.loss.sd == pytest.approx(0.1)
     assert half.saved("flops").low == pytest.approx(1 - 2**-0.5)
     assert (whole.saved("flops").mean, whole.saved("flops").reached, whole.why()) == (None, 1, {BEYOND: 2})
-    text = " ".join(report.render(made(tmp_path)).split())
+    text = " ".join(build.render(made(tmp_path)).split())
     assert "29.3%" in text and "(" in text and "2/3" in text
 
 
@@ -149,7 +148,7 @@ def test_a_rate_and_a_budget_without_a_partner_are_matched_by_price_alone(tmp_pa
     assert (odd.budget, odd.gap.mean, odd.baseline_loss.mean) == (0.3, None, None)
     assert odd.saved("flops").mean == pytest.approx(1 - 0.3 * 0.7 / (0.25 * 2**0.5))
     assert (end.budget, end.gap.mean) == (pytest.approx(0.7), None), "this cycle ends before the budget does"
-    assert "diverged" not in report.render(made(tmp_path))
+    assert "diverged" not in build.render(made(tmp_path))
 
 
 def test_a_budget_that_some_seeds_lack_says_how_many_have_it(tmp_path: Path) -> None:
@@ -158,7 +157,7 @@ def test_a_budget_that_some_seeds_lack_says_how_many_have_it(tmp_path: Path) -> 
         branched(tmp_path / f"a{seed}", "scratch", losses, budgets=budgets, seed=seed)
         branched(tmp_path / f"b{seed}", "grow", losses, ((2, 0), (1, 1000)), budgets=budgets, seed=seed)
     assert [len(at.matches) for at in rows(tmp_path).endings] == [1, 2, 2]
-    assert report.render(made(tmp_path)).count("1/2 seeds") == 1
+    assert build.render(made(tmp_path)).count("1/2 seeds") == 1
 
 
 def test_an_ending_that_diverged_says_so(tmp_path: Path) -> None:
@@ -173,7 +172,7 @@ def test_seconds_of_different_machines_have_no_price(tmp_path: Path) -> None:
     branched(tmp_path / "b", "grow", [3.75, 3.2, 3.1], ((2, 0), (1, 1000)))
     first = rows(tmp_path).endings[0]
     assert (first.saved("seconds").mean, first.saved("flops").mean is None) == (None, False)
-    assert "n/a" in report.render(made(tmp_path))
+    assert "n/a" in build.render(made(tmp_path))
 
 
 # Branches are no part of the curve
@@ -216,22 +215,22 @@ def test_endings_without_a_partner_are_told(tmp_path: Path) -> None:
 def test_without_branches_no_report_says_a_word_of_them(tmp_path: Path) -> None:
     branched(tmp_path / "runs/a", "scratch", [3.0], budgets=())
     branched(tmp_path / "runs/b", "grow", [2.9], GROW, budgets=())
-    built = report.build([tmp_path / "runs"], tmp_path / "out")
+    built = build.build([tmp_path / "runs"], tmp_path / "out")
     assert {path.name for path in built.files} == {"report.md", "savings.csv", "report.json", "loss.png", "loss.pdf"}
     text = "".join((tmp_path / "out" / name).read_text() for name in ("report.md", "savings.csv", "report.json"))
-    assert "endings" not in text.lower() and "annealed" not in text + report.render(built)
+    assert "endings" not in text.lower() and "annealed" not in text + build.render(built)
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
+def built(tmp_path_factory: pytest.TempPathFactory) -> build.Report:
     folder = tmp_path_factory.mktemp("endings")
     for seed, shift in enumerate((0.0, 0.02, 0.05)):
         branched(folder / f"runs/a{seed}", "scratch", [4.0 + shift, 3.5 - shift, 3.0], seed=seed)
         branched(folder / f"runs/b{seed}", "a_long_methods_name", [3.7 + shift, 3.2, 2.9], GROW, seed=seed)
-    return report.build([folder / "runs"], folder / "out")
+    return build.build([folder / "runs"], folder / "out")
 
 
-def test_all_files_have_the_endings_and_agree(built: report.Report) -> None:
+def test_all_files_have_the_endings_and_agree(built: build.Report) -> None:
     out = built.files[0].parent
     (group,) = json.loads((out / "report.json").read_text())["groups"]
     quarter = group["methods"][0]["matched_endings"][0]
@@ -246,14 +245,14 @@ def test_all_files_have_the_endings_and_agree(built: report.Report) -> None:
     assert len(group["runs"][0]["endings"]) == 3
 
 
-def test_the_terminal_has_the_endings_in_110_columns(built: report.Report) -> None:
-    lines = report.render(built).splitlines()
+def test_the_terminal_has_the_endings_in_110_columns(built: build.Report) -> None:
+    lines = build.render(built).splitlines()
     assert max(len(line) for line in lines if not line.startswith("/")) <= 110
     (line,) = [line for line in lines if line.startswith(" a_long_method") and "25%" in line]
     assert "4.0233" in line and "3.7233" in line
 
 
-def test_the_figure_joins_the_means_of_the_endings(built: report.Report) -> None:
+def test_the_figure_joins_the_means_of_the_endings(built: build.Report) -> None:
     (group,) = built.groups
     curves = figure.chosen(group)
     assert [len(points) for curve in curves for points in curve.annealed()] == [3] * 6

@@ -76,7 +76,7 @@ def test_the_report_reads_files_only() -> None:
             "torch, hydra, datasets, wandb",
         ),
         ("mlrun.__main__", "torch, datasets, wandb, matplotlib"),
-        ("mlrun.report", "torch, hydra, datasets, wandb"),
+        ("mlrun.report.build", "torch, hydra, datasets, wandb"),
         (ALL, "transformers, lightning, accelerate"),
         ("mlrun.run, mlrun.train.loop", "hydra, datasets, wandb"),
     ],

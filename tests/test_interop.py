@@ -19,7 +19,7 @@ from test_models import SPAN, TINY, a_batch, reference, reference_logits, scatte
 from torch import Tensor
 
 from mlrun.errors import UserError
-from mlrun.interop import export_hf, import_hf
+from mlrun.interop.folders import export_hf, import_hf
 from mlrun.interop.read import open_folder
 from mlrun.interop.write import ours
 from mlrun.models.base import Model
@@ -272,7 +272,7 @@ def test_a_second_copy_of_a_tied_table_must_be_equal(tmp_path: Path) -> None:
 def test_the_core_never_imports_transformers(tmp_path: Path) -> None:
     ours_at(tmp_path / "run", TINY["llama"])
     script = (
-        "import sys; from pathlib import Path; from mlrun.interop import export_hf, import_hf\n"
+        "import sys; from pathlib import Path; from mlrun.interop.folders import export_hf, import_hf\n"
         "a, b, c = map(Path, sys.argv[1:]); export_hf(a, b); import_hf(b, c)\n"
         "assert 'transformers' not in sys.modules\n"
     )

@@ -17,10 +17,11 @@ import yaml
 from hydra.utils import instantiate
 from wandb_read import read_run
 
-from mlrun import log
 from mlrun.errors import UserError
-from mlrun.log import Jsonl, NoSink
-from mlrun.log.console import Bar, Lines, duration, thousands
+from mlrun.log import log
+from mlrun.log.console import Bar, Lines, console, duration, thousands
+from mlrun.log.jsonl import Jsonl
+from mlrun.log.log import NoSink
 from mlrun.log.none import NoLogger
 from mlrun.log.pace import Pace
 from mlrun.log.wandb import WandbLogger, WandbSink, row, run_id
@@ -188,9 +189,9 @@ def test_the_bar_shows_progress_on_a_terminal() -> None:
             return True
 
     stream = Terminal()
-    sink = log.console(PLAN, stream)
+    sink = console(PLAN, stream)
     assert isinstance(sink, Bar)
-    assert isinstance(log.console(PLAN, io.StringIO()), Lines)
+    assert isinstance(console(PLAN, io.StringIO()), Lines)
     sink.write(record(step=1, flops=10.0))
     sink.write(record("val", 10, flops=100.0, loss=3.5))
     sink.write(record(step=50, stage=1, flops=200.0))
@@ -266,7 +267,7 @@ KEY = "0123456789abcdef" * 2 + "01234567"
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from mlrun import log
+from mlrun.log import log
 from mlrun.log.wandb import WandbLogger
 from test_log import PLAN, record
 folder, resumed = Path(sys.argv[1]), sys.argv[2] == "resumed"
@@ -395,7 +396,7 @@ def test_when_wandb_breaks_training_goes_on_and_the_user_is_told_once(tmp_path: 
 KILL = """
 import os, signal, sys, time
 from pathlib import Path
-from mlrun import log
+from mlrun.log import log
 from mlrun.log.wandb import WandbLogger
 from test_log import PLAN, record, service_of
 with log.start(Path(sys.argv[1]), WandbLogger(), {}, PLAN) as opened:

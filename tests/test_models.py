@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mlrun.interop import import_hf
+from mlrun.interop.folders import import_hf
 from mlrun.models.axes import depth_axis, expand, parameter_count
 from mlrun.models.base import Model
 from mlrun.models.bert import BERT

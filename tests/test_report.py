@@ -15,9 +15,8 @@ from typing import Any
 import fake_runs as fake
 import pytest
 
-from mlrun import report
 from mlrun.errors import UserError
-from mlrun.report import figure, methods
+from mlrun.report import build, figure, pairing
 from mlrun.report.compare import compare
 from mlrun.report.curves import Point, crossing, saving, speedup, thin, unrest
 from mlrun.report.notes import notes
@@ -135,10 +134,10 @@ def straight(folder: Path, name: str, losses: list[float], stages: Any = fake.SC
     return fake.write(folder, fake.config(name, **changes), plan, log, status, **extra)
 
 
-def made(folder: Path) -> report.Report:
+def made(folder: Path) -> build.Report:
     """Return the report of a folder without writing it: figures take most of the time."""
     groups = tuple(compare(read_all(find([folder]))))
-    return report.Report(groups, tuple(notes(groups)), ())
+    return build.Report(groups, tuple(notes(groups)), ())
 
 
 def only_row(folder: Path) -> Any:
@@ -167,7 +166,7 @@ def test_the_baseline_is_taken_at_its_own_best_rate(tmp_path: Path) -> None:
     assert [run.lr for run in group.baselines.values()] == [2e-3]
     assert (len(group.rates), group.tuned, group.edge) == (3, True, False)
     assert group.rows[0].spread("flops").values == (None,), "reached only against an untuned baseline"
-    text = report.render(made(tmp_path))
+    text = build.render(made(tmp_path))
     assert "rate 0.002 (best of 3)" in " ".join(text.split())
     assert "not reached" in text
     assert "+0.0500" in text
@@ -179,7 +178,7 @@ def test_a_sweep_of_the_baseline_alone_shows_every_rate(tmp_path: Path) -> None:
             straight(tmp_path / f"{lr}-{seed}", "scratch", [5, 4, last[seed]], lr=lr, seed=seed)
     straight(tmp_path / "again", "scratch", [5, 4, 3.5], lr=4e-3, seed=0)
     found = made(tmp_path)
-    text = [" ".join(line.split()) for line in report.render(found).splitlines()]
+    text = [" ".join(line.split()) for line in build.render(found).splitlines()]
     assert {"0.001 2 3.1000 ± 0.1414 1", "0.002 2 3.0500 ± 0.0707 1", "0.004 2 3.6000 ± 0.1414 0"} <= set(text)
     swept = found.as_dict()["groups"][0]["baseline"]["loss_by_lr"]
     assert [(lr, loss["count"]) for lr, loss in swept.items()] == [("0.001", 2), ("0.002", 2), ("0.004", 2)]
@@ -198,7 +197,7 @@ def test_a_grid_without_baselines_still_shows_its_losses(tmp_path: Path, baselin
         (False, (), pytest.approx(2.3)),
         (True, (), pytest.approx(2.1)),
     ]
-    text = [" ".join(line.split()) for line in report.render(found).splitlines()]
+    text = [" ".join(line.split()) for line in build.render(found).splitlines()]
     assert "2level * 0.002 2 no baseline loss 2.1000 ± 0.1414" in text
     (note,) = [note for note in found.notes if "no matched baseline" in note]
     assert "4 runs, such as" in note
@@ -271,7 +270,7 @@ def test_seconds_of_different_machines_are_not_compared(tmp_path: Path) -> None:
     row = only_row(tmp_path)
     assert row.spread("flops").mean is not None
     assert (row.spread("seconds").mean, row.timed) == (None, False)
-    assert "n/a" in report.render(made(tmp_path))
+    assert "n/a" in build.render(made(tmp_path))
 
 
 def test_all_seconds_charge_what_is_not_training(tmp_path: Path) -> None:
@@ -290,7 +289,7 @@ def test_a_declared_source_is_charged_and_shown_without(tmp_path: Path) -> None:
     row = only_row(tmp_path)
     assert row.spread("flops").mean == pytest.approx(0.4)
     assert row.source_free("flops").mean == pytest.approx(0.5)
-    assert "source free" in report.render(made(tmp_path))
+    assert "source free" in build.render(made(tmp_path))
 
 
 def test_each_rate_of_a_cycle_is_a_row_and_the_best_is_marked(tmp_path: Path) -> None:
@@ -315,9 +314,9 @@ def test_methods_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
         for w, d, s in ((2, 2, 0), (4, 2, 0), (4, 1, 1))
     ]
     runs = [read(straight(tmp_path / f"{i}", "2level", [5, 3], fake.TWO, **c)) for i, c in enumerate(sections)]
-    named = methods.labels({f"{i}": run for i, run in enumerate(runs)})
+    named = pairing.labels({f"{i}": run for i, run in enumerate(runs)})
     assert list(named.values()) == ["2level depth=2 width=2", "2level depth=2 width=4", "2level depth=1 width=4"]
-    assert methods.labels({"": runs[0]}) == {"": "2level"}
+    assert pairing.labels({"": runs[0]}) == {"": "2level"}
 
 
 def test_a_ratio_of_the_width_is_called_that_and_not_what_follows_it(tmp_path: Path) -> None:
@@ -344,7 +343,7 @@ def test_unfinished_runs_are_labelled_and_in_no_mean(tmp_path: Path) -> None:
     assert group.rates == (1e-3,), "an interrupted baseline has no final loss"
     assert {row.lr: len(row.pairs) for row in group.rows} == {1e-3: 1, 2e-3: 0}
     assert sum("in no mean" in note for note in found.notes) == 3
-    assert "running" in report.render(found)
+    assert "running" in build.render(found)
 
 
 def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:
@@ -359,7 +358,7 @@ def test_a_run_that_diverged_reports_it(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3])
     straight(tmp_path / "b", "2level", [5, 3, None], fake.TWO)  # type: ignore[list-item]
     found = made(tmp_path)
-    text = report.render(found)
+    text = build.render(found)
     assert "not reached" in text
     assert "diverged 1/1" in text
 
@@ -367,15 +366,15 @@ def test_a_run_that_diverged_reports_it(tmp_path: Path) -> None:
 def test_running_runs_alone_make_a_report(tmp_path: Path) -> None:
     log = fake.records(fake.TWO)[:200]
     fake.write(tmp_path / "a", fake.config("2level"), fake.plan(fake.TWO), log, None)
-    found = report.build([tmp_path], tmp_path / "out")
+    found = build.build([tmp_path], tmp_path / "out")
     assert found.figure is not None
-    assert "No finished baseline" in report.render(found)
+    assert "No finished baseline" in build.render(found)
 
 
 def test_folders_that_hold_no_run_are_one_line_each_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "foreign").mkdir()
     with pytest.raises(UserError) as error:
-        report.build([tmp_path / "absent", tmp_path / "foreign"], tmp_path / "out")
+        build.build([tmp_path / "absent", tmp_path / "foreign"], tmp_path / "out")
     absent, foreign = error.value.problems
     assert "no such folder" in absent and str(tmp_path / "absent") in absent
     assert "plan.json" in foreign
@@ -387,7 +386,7 @@ def test_a_broken_file_is_one_line_that_names_the_folder(tmp_path: Path, name: s
     folder = fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
     (folder / name).write_text("{{\n")
     with pytest.raises(UserError) as error:
-        report.build([tmp_path], tmp_path / "out")
+        build.build([tmp_path], tmp_path / "out")
     (line,) = error.value.problems
     assert str(folder) in line and "\n" not in line
 
@@ -403,12 +402,12 @@ def test_runs_are_found_below_by_pattern_and_once(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> report.Report:
+def built(tmp_path_factory: pytest.TempPathFactory) -> build.Report:
     folder = tmp_path_factory.mktemp("sweep")
-    return report.build([fake.sweep(folder / "runs")], folder / "out")
+    return build.build([fake.sweep(folder / "runs")], folder / "out")
 
 
-def test_all_files_are_written_and_agree(built: report.Report) -> None:
+def test_all_files_are_written_and_agree(built: build.Report) -> None:
     names = {path.name for path in built.files}
     assert names == {"report.md", "savings.csv", "report.json", "loss.png", "loss.pdf"}
     out = built.files[0].parent
@@ -422,20 +421,20 @@ def test_all_files_are_written_and_agree(built: report.Report) -> None:
     assert loaded == json.loads(json.dumps(built.as_dict(), default=str)) | {"files": loaded["files"]}
 
 
-def test_the_report_on_a_terminal_fits_in_110_columns(built: report.Report) -> None:
-    lines = report.render(built).splitlines()
+def test_the_report_on_a_terminal_fits_in_110_columns(built: build.Report) -> None:
+    lines = build.render(built).splitlines()
     paths = {str(path) for path in built.files}
     assert max(len(line) for line in lines if line not in paths) <= 110
     assert any(line.startswith(" 2level *   0.002       3") for line in lines)
 
 
-def test_receipts_are_shown(built: report.Report) -> None:
+def test_receipts_are_shown(built: build.Report) -> None:
     text = (built.files[0].parent / "report.md").read_text()
     assert "| 2level | 2 | coalesce | 0.5 | 3 |" in text
     assert "| grow | 2 | decoalesce | 0.5 | 3 |" in text
 
 
-def test_the_figure_draws_levels_stages_and_savings(built: report.Report) -> None:
+def test_the_figure_draws_levels_stages_and_savings(built: build.Report) -> None:
     (group,) = built.groups
     curves = figure.chosen(group)
     assert [c.name for c in curves] == ["scratch (baseline)", "grow", "2level"]
@@ -474,7 +473,7 @@ def test_reading_many_runs_is_fast(tmp_path: Path) -> None:
 
 def test_the_report_imports_neither_torch_nor_hydra() -> None:
     code = (
-        "import sys, mlrun.report, mlrun.report.figure, mlrun.log, mlrun.log.wandb, mlrun.log.none;"
+        "import sys, mlrun.report.build, mlrun.report.figure, mlrun.log.log, mlrun.log.wandb, mlrun.log.none;"
         "print([m for m in ('torch', 'hydra', 'omegaconf', 'wandb', 'datasets') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -158,7 +158,7 @@ def report(settings: DictConfig, folder: Path | None) -> None:
 
 
 def _report(runs: list[Path], out: Path) -> None:
-    from mlrun.report import build, render
+    from mlrun.report.build import build, render
 
     say(render(build(runs, out)))
 
@@ -188,7 +188,7 @@ def given(settings: DictConfig, folder: Path | None) -> Path:
 
 def export(settings: DictConfig, folder: Path | None) -> None:
     """Write a run's model as a Hugging Face folder."""
-    from mlrun.interop import export_hf
+    from mlrun.interop.folders import export_hf
 
     export_hf(given(settings, folder), target := place(settings, "target"))
     say(f"written to {target}")
@@ -196,7 +196,7 @@ def export(settings: DictConfig, folder: Path | None) -> None:
 
 def import_(settings: DictConfig, folder: Path | None) -> None:
     """Write a Hugging Face folder as a model folder of ours."""
-    from mlrun.interop import import_hf
+    from mlrun.interop.folders import import_hf
 
     import_hf(place(settings, "source"), target := place(settings, "target"))
     say(f"written to {target}")

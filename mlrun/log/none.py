@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlrun.log import NoSink, Record
+from mlrun.log.log import NoSink, Record
 
 
 @dataclass(frozen=True)

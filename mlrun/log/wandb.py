@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from mlrun.errors import UserError, mistake
-from mlrun.log import NoSink, Record, Sink
+from mlrun.log.log import NoSink, Record, Sink
 
 MODES = ("offline", "online", "disabled")
 AXES = ("flops", "tokens", "step", "seconds")

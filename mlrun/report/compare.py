@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlrun.report import endings, methods
+from mlrun.report import endings, pairing
 from mlrun.report.curves import AXES, crossing, saving
 from mlrun.report.endings import Budget, Match
 from mlrun.report.read import Run
@@ -124,7 +124,7 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     """Return the runs in groups that may be compared, the largest first."""
     by_setting: dict[str, list[Run]] = {}
     for run in runs:
-        by_setting.setdefault(methods.setting(run), []).append(run)
+        by_setting.setdefault(pairing.setting(run), []).append(run)
     largest_first = sorted(by_setting.values(), key=len, reverse=True)
     return [_group(number, members) for number, members in enumerate(largest_first, 1)]
 
@@ -147,8 +147,8 @@ def _rows(number: int, runs: Sequence[Run], baselines: Mapping[int, Run]) -> tup
     families: dict[str, list[Run]] = {}
     for run in runs:
         if not run.baseline:
-            families.setdefault(methods.family(run), []).append(run)
-    names = methods.labels({key: members[0] for key, members in families.items()})
+            families.setdefault(pairing.family(run), []).append(run)
+    names = pairing.labels({key: members[0] for key, members in families.items()})
     rows = [row for key, members in families.items() for row in _family(number, names[key], members, baselines)]
     return tuple(rows)
 
@@ -187,7 +187,7 @@ def once(runs: Sequence[Run]) -> list[Run]:
 def pair(run: Run, baseline: Run) -> Pair:
     """Return what a run saved against a baseline that has a final loss; the same rule gives the cost of both."""
     target = _final_loss(baseline)
-    timed = methods.same_speed(run, baseline)
+    timed = pairing.same_speed(run, baseline)
     without = {axis: crossing(run.evaluations, target, axis) for axis in AXES}
     own = _costs(run, without)
     cost = _costs(run, {axis: _plus(value, run.source, axis) for axis, value in without.items()})

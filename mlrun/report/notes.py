@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mlrun.report import methods
+from mlrun.report import pairing
 from mlrun.report.compare import Group
 from mlrun.report.curves import unrest
 from mlrun.report.figure import COLOURS
@@ -110,7 +110,7 @@ def _left_out(group: Group, label: str) -> Iterator[str]:
     for run in group.runs:
         if not run.finished:
             yield f"{label}: {run.folder} is {run.status} at {100 * run.progress:.0f}% and in no mean."
-    doubles = len(group.runs) - len({(methods.family(run), run.lr, run.seed) for run in group.runs})
+    doubles = len(group.runs) - len({(pairing.family(run), run.lr, run.seed) for run in group.runs})
     if doubles > 0:
         yield f"{label}: {doubles} of the runs repeat another's settings and seed; the last finished one counts."
 
@@ -121,7 +121,7 @@ def _unpaired(group: Group, label: str, baselines: Sequence[Run]) -> Iterator[st
     for run in group.runs:
         if run.baseline or not run.finished or run.seed in group.baselines:
             continue
-        apart = [(methods.differences(run, other) or [f"being {other.status}"], other) for other in baselines]
+        apart = [(pairing.differences(run, other) or [f"being {other.status}"], other) for other in baselines]
         if apart:
             why, nearest = min(apart, key=lambda item: len(item[0]))
             hint = f"the nearest, {nearest.folder}, differs in {', '.join(why)}"
@@ -131,6 +131,3 @@ def _unpaired(group: Group, label: str, baselines: Sequence[Run]) -> Iterator[st
     for hint, runs in found.items():
         whose = f"{runs[0].folder} has" if len(runs) == 1 else f"{len(runs)} runs, such as {runs[0].folder}, have"
         yield f"{label}: {whose} no matched baseline ({hint})."
-
-
-__all__ = ["RULES", "notes"]

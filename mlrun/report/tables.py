@@ -286,18 +286,3 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _loss(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.4f}"
-
-
-__all__ = [
-    "Table",
-    "baseline_line",
-    "endings",
-    "names",
-    "ordered",
-    "runs",
-    "saved",
-    "savings",
-    "sweep",
-    "transfers",
-    "tuning",
-]

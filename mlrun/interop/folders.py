@@ -1,0 +1,39 @@
+"""To and from Hugging Face folders, without `transformers`: name tables, configuration dictionaries, safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mlrun.errors import UserError, mistake
+from mlrun.interop import tokenizers
+from mlrun.interop.families.registry import family_of
+from mlrun.interop.read import open_folder
+from mlrun.interop.write import save
+
+
+def export_hf(model_folder: Path, target: Path) -> None:
+    """Write a run's model, or a model folder of ours, as a folder that `transformers` loads.
+
+    Raises:
+        UserError: no model is there, it has no counterpart, a tensor is wrong, or `target` is in use; nothing is
+            written then.
+    """
+    source = open_folder(model_folder, "run")
+    if source.family is not None:
+        remedy = "it is a Hugging Face folder already"
+        raise UserError(mistake("run", model_folder, "a run folder or a model folder of ours", remedy))
+    family = family_of(source.model, tokenizers.special_ids(source.folder, source.model))
+    save(target, family, source.model, source.stream, source)
+
+
+def import_hf(source: Path, target: Path) -> None:
+    """Write a Hugging Face folder as `target`/model, as a run has it.
+
+    Raises:
+        UserError: as `export_hf`, or an option of the published model has no counterpart here.
+    """
+    found = open_folder(source)
+    if found.family is None:
+        remedy = "this is a model of ours already; use it as it is"
+        raise UserError(mistake("source", source, "a Hugging Face folder", remedy))
+    save(target, None, found.model, found.stream, found)

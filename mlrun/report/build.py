@@ -1,0 +1,113 @@
+"""Tables and figures from finished or running run folders: what was saved, at equal loss, against whom.
+
+Reads files only (no torch, no Hydra). Everything here is computed from these fields of a run folder:
+
+config.yaml    resolved: seed, budget, batch, model, data, optimizer.{lr, ...}, eval.{every, ...}, cycle.{name, ...},
+               coarsening, hardware. Two runs are paired when model, data, budget, batch, seed, eval (but for
+               `every`) and optimizer (but for `lr`) are equal.
+plan.json      budget; stages: [{stage, level, steps, tokens, flops, flops_body, ...}]; totals: {flops, tokens, ...}.
+               A baseline is a run whose plan has one stage, at level 1.
+               source (optional): {name, flops, flops_body, seconds}: what was spent outside of this run's log
+               (a pretrained small model); it is charged, and `source_free` is given beside.
+               Stages with `branch` (the share of the budget at which it ends) and `fork` are no part of the trunk.
+log.jsonl      `val` records: stage, level, step, tokens, flops, flops_body, seconds, loss (null if not finite).
+               Those of a branch have `branch` and own_step, own_tokens, own_flops, ...: what a run with this end
+               would have spent. They are endings, and no points of the run's curve.
+               `transfer` records: stage, level, operator, loss_before, loss_operator (before the interpolation;
+               optional), loss_after, relative_logit_change, exact, tolerance, alpha.
+               Other kinds only tell how far a running run has come.
+summary.json   written once, at the end of a run: status ("finished" | "interrupted" | "failed"), val_loss,
+               ledger: {stages: [{stage, level, steps, tokens, flops, flops_body, seconds}],
+                        seconds: {training, transfer, evaluation, startup}},
+               machine (optional): what the seconds were measured on, in words.
+               A run without it is "running" while its log still grows, else "unfinished".
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlrun.report import tables, write
+from mlrun.report.compare import Group, compare
+from mlrun.report.notes import notes
+from mlrun.report.read import find, read_all
+
+# Figures take a second each; a report over many settings draws those with most runs.
+FIGURES = 6
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found and where it was written."""
+
+    groups: tuple[Group, ...]
+    notes: tuple[str, ...]
+    files: tuple[Path, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything in it as plain values, as report.json holds it."""
+        return write.as_dict(self.groups, self.notes, self.files)
+
+    @property
+    def figure(self) -> Path | None:
+        """The PNG of the largest group, or None if there was nothing to draw."""
+        return next((path for path in self.files if path.suffix == ".png"), None)
+
+
+def build(runs: Sequence[Path], out: Path) -> Report:
+    """Compare all runs at or under the given paths (glob patterns too) and write tables and figures to `out`.
+
+    Writes report.md, savings.csv, report.json, endings.csv where runs have branches, and loss.png and loss.pdf
+    (loss-2, ... for further groups of runs that may not be compared with the first).
+
+    Raises:
+        UserError: a path is missing or holds no run, or a run folder cannot be read. Nothing is written then.
+    """
+    groups = tuple(compare(read_all(find(runs))))
+    caveats = tuple(notes(groups))
+    out.mkdir(parents=True, exist_ok=True)
+    drawn = _figures(groups, out)
+    pictures = {number: paths[0] for number, paths in drawn.items()}
+    written = [
+        write.write(out, "report.md", write.markdown(groups, caveats, pictures)),
+        write.write(out, "savings.csv", write.savings_csv(groups)),
+        *(path for paths in drawn.values() for path in paths),
+    ]
+    annealed = write.endings_csv(groups)
+    if annealed is not None:
+        written.append(write.write(out, "endings.csv", annealed))
+    written.append(write.write(out, "report.json", write.as_dict(groups, caveats, [*written, out / "report.json"])))
+    return Report(groups, caveats, tuple(written))
+
+
+def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:
+    from mlrun.report import figure
+
+    found = {}
+    for group in groups[:FIGURES]:
+        paths = figure.draw(group, out, "loss" if group.number == 1 else f"loss-{group.number}")
+        if paths:
+            found[group.number] = paths
+    return found
+
+
+def render(report: Report) -> str:
+    """Return the savings and their caveats for a terminal, in at most 110 columns."""
+    shown = [text for group in report.groups for text in _shown(group)]
+    lines = [textwrap.fill(note, tables.WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes]
+    paths = [f"{path}" for path in report.files]
+    return "\n".join([*shown, *lines, "", *paths]) + "\n"
+
+
+def _shown(group: Group) -> list[str]:
+    """Return the tables of one group."""
+    first = tables.savings(group).text() if group.rows else _wrapped(tables.baseline_line(group))
+    return [first, *(table.text() for table in (tables.sweep(group), tables.endings(group)) if table.rows)]
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, tables.WIDTH) + "\n"
