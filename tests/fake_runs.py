@@ -28,7 +28,7 @@ def config(name: str = "scratch", seed: int = 0, lr: float = 1e-3, **changes: An
     base: dict[str, Any] = {
         "task": "train", "name": f"{name}-{seed}", "seed": seed, "budget": "4M tokens", "batch": 32, "log_every": 10,
         "model": MODEL, "coarsening": {"_target_": "mlrun.coarsening.strided.Strided", "width": 2, "depth": 2},
-        "cycle": {"name": name, "alpha": 0.5}, "data": {"_target_": "mlrun.data.text.Text", "sequence": 128},
+        "cycle": {"name": name, "alpha": 0.5}, "data": {"_target_": "mlrun.data.text.spec.Text", "sequence": 128},
         "optimizer": {"lr": lr, "weight_decay": 0.1, "schedule": {"shape": "cosine", "warmup": "5%"}},
         "eval": {"every": "5%", "batch": 32}, "hardware": {"device": "cpu"},
         "logger": {"_target_": "mlrun.log.none.NoLogger"},

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mlrun.data.sotu import Sotu
+from mlrun.data.text.sotu import Sotu
 
 
 @dataclass(frozen=True, kw_only=True)

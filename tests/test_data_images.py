@@ -16,13 +16,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from mlrun import config
-from mlrun.data import mixing
-from mlrun.data import randaugment as ra
-from mlrun.data.augment import Augment, Frame, _crop_box, _erase, evaluated, trained
-from mlrun.data.digits import Digits, last_of_each_class
-from mlrun.data.imagefiles import ImageFiles
-from mlrun.data.imagehub import ImageHub
-from mlrun.data.mixing import Mix
+from mlrun.data.images import mixup
+from mlrun.data.images import randaugment as ra
+from mlrun.data.images.augment import Augment, Frame, _crop_box, _erase, evaluated, trained
+from mlrun.data.images.digits import Digits, last_of_each_class
+from mlrun.data.images.files import ImageFiles
+from mlrun.data.images.hub import ImageHub
+from mlrun.data.images.mixup import Mix
 from mlrun.errors import UserError
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
@@ -366,7 +366,7 @@ def test_mixup_blends_sample_i_with_the_last_but_i(labelled: ImageFiles, tmp_pat
     plain = replace(labelled, augment=PLAIN, mix=NO_MIX).open(deit(), 0, str(tmp_path))
     mixed = replace(labelled, augment=PLAIN, mix=Mix(cutmix=0, smoothing=0)).open(deit(), 0, str(tmp_path))
     a, b = next(plain.batches(0, 8)), next(mixed.batches(0, 8))
-    share = mixing.draw(Mix(cutmix=0), 16, 0, 0).share
+    share = mixup.draw(Mix(cutmix=0), 16, 0, 0).share
     expected = share * a["images"] + (1 - share) * a["images"].flip(0)
     assert 0 < share < 1 and (b["images"] - expected).abs().max() < 1e-5
     one_hot = np.eye(3)[a["labels"]]
@@ -377,21 +377,21 @@ def test_cutmix_counts_the_pixels_that_it_pastes() -> None:
     own, other = np.zeros((4, 3, 20, 20), np.float32), np.ones((4, 3, 20, 20), np.float32)
     shares = []
     for first in range(300):
-        blend = mixing.draw(Mix(mixup=0), 20, 0, first)
+        blend = mixup.draw(Mix(mixup=0), 20, 0, first)
         assert abs(1 - blend.images(own, other).mean() - blend.share) < 1e-6
         shares.append(blend.share)
     assert min(shares) < 0.3 and max(shares) > 0.95 and not own.any()
 
 
 def test_mixing_switches_between_both_and_differs_by_batch() -> None:
-    blends = [mixing.draw(Mix(), 20, 0, first) for first in range(300)]
+    blends = [mixup.draw(Mix(), 20, 0, first) for first in range(300)]
     assert 0.4 < np.mean([blend.box is not None for blend in blends]) < 0.6
-    assert 0.6 < np.mean([mixing.draw(Mix(probability=0.3), 20, 0, n).share == 1 for n in range(300)]) < 0.8
-    assert mixing.draw(Mix(), 20, 0, 5) == blends[5] != mixing.draw(Mix(), 20, 1, 5)
+    assert 0.6 < np.mean([mixup.draw(Mix(probability=0.3), 20, 0, n).share == 1 for n in range(300)]) < 0.8
+    assert mixup.draw(Mix(), 20, 0, 5) == blends[5] != mixup.draw(Mix(), 20, 1, 5)
 
 
 def test_smoothing_spreads_over_all_classes() -> None:
-    assert np.allclose(mixing.distribution(np.array([1]), 4, 0.1), [[0.025, 0.925, 0.025, 0.025]])
+    assert np.allclose(mixup.distribution(np.array([1]), 4, 0.1), [[0.025, 0.925, 0.025, 0.025]])
 
 
 # --- mistakes --------------------------------------------------------------------------------------------

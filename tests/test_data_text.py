@@ -22,14 +22,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mlrun import config
-from mlrun.data import draws, pack, sotu, tokenizer
-from mlrun.data import stream as data_stream
-from mlrun.data.corpus import held_out
-from mlrun.data.files import Files
-from mlrun.data.hub import Hub, HubSource
-from mlrun.data.objectives import IGNORED, Masked, Spans, span_sizes
-from mlrun.data.sotu import Sotu
-from mlrun.data.tokenizer import Vocabulary
+from mlrun.data import counter_rng
+from mlrun.data import shuffled_blocks as data_stream
+from mlrun.data.text import sotu, token_files, tokenizer
+from mlrun.data.text.corpus import held_out
+from mlrun.data.text.files import Files
+from mlrun.data.text.hub import Hub, HubSource
+from mlrun.data.text.objectives import IGNORED, Masked, Spans, span_sizes
+from mlrun.data.text.sotu import Sotu
+from mlrun.data.text.tokenizer import Vocabulary
 from mlrun.errors import UserError
 from mlrun.models.bert import BERT
 from mlrun.models.deit import DeiT
@@ -105,25 +106,29 @@ def error_of(action) -> str:
 @given(size=st.integers(1, 3000), seed=st.integers(0, 2**40), epoch=st.integers(0, 50))
 @settings(max_examples=40, deadline=None)
 def test_every_epoch_visits_every_window_once(size: int, seed: int, epoch: int) -> None:
-    order = draws.epoch_order(epoch * size + np.arange(size), size, seed)
+    order = counter_rng.epoch_order(epoch * size + np.arange(size), size, seed)
     assert sorted(order) == list(range(size))
 
 
 def test_epochs_and_seeds_have_orders_of_their_own() -> None:
-    orders = [draws.permute(np.arange(100), 100, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    orders = [counter_rng.permute(np.arange(100), 100, seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
     assert len({tuple(order) for order in orders}) == 4
     assert max(np.mean(order == np.arange(100)) for order in orders) < 0.1
 
 
 def test_order_has_random_access() -> None:
-    whole = draws.epoch_order(np.arange(70), 23, 5)
-    assert [int(draws.epoch_order(np.array([i]), 23, 5)[0]) for i in range(70)] == whole.tolist()
+    whole = counter_rng.epoch_order(np.arange(70), 23, 5)
+    assert [int(counter_rng.epoch_order(np.array([i]), 23, 5)[0]) for i in range(70)] == whole.tolist()
 
 
 def test_draws_look_uniform_and_uncorrelated() -> None:
-    chance = draws.uniform(draws.key(1), np.arange(2000), 50)
+    chance = counter_rng.uniform(counter_rng.key(1), np.arange(2000), 50)
     assert abs(chance.mean() - 0.5) < 0.005 and abs(chance.std() - 12**-0.5) < 0.005
-    for other in (draws.uniform(draws.key(2), np.arange(2000), 50), np.roll(chance, 1, 0), np.roll(chance, 1, 1)):
+    for other in (
+        counter_rng.uniform(counter_rng.key(2), np.arange(2000), 50),
+        np.roll(chance, 1, 0),
+        np.roll(chance, 1, 1),
+    ):
         assert abs(np.corrcoef(chance.ravel(), other.ravel())[0, 1]) < 0.02
 
 
@@ -134,7 +139,7 @@ def test_held_out_speeches_never_appear_in_training(cache: str) -> None:
     data = Sotu(sequence=64, tokenizer_characters=300_000)
     source = data.open(gpt(512), seed=0, cache=cache)
     made, speeches = source.made, data.corpus()
-    text = {name: pack.read(source.folder / f"{name}.bin", made.dtype) for name in ("train", "validation")}
+    text = {name: token_files.read(source.folder / f"{name}.bin", made.dtype) for name in ("train", "validation")}
     ends = {name: np.flatnonzero(ids == made.vocabulary.end) for name, ids in text.items()}
     parts = {name: [t.tobytes() for t in np.split(ids, ends[name] + 1)[:-1]] for name, ids in text.items()}
     held = list(speeches.documents("validation"))
@@ -166,7 +171,7 @@ def test_packed_ids_are_the_documents_with_an_end_after_each(spec: Files, cache:
     source = spec.open(gpt(), 0, cache)
     lines = corpus.read_text().splitlines()
     for part, wanted in (("train", False), ("validation", True)):
-        ids = pack.read(source.folder / f"{part}.bin", source.made.dtype).tolist()
+        ids = token_files.read(source.folder / f"{part}.bin", source.made.dtype).tolist()
         text = source.made.tokenizer.decode(ids, skip_special_tokens=False)
         kept = [line for number, line in enumerate(lines) if held_out(number, 0.05) == wanted]
         assert text == "".join(f"{line}<|endoftext|>" for line in kept)
@@ -176,7 +181,7 @@ def test_special_tokens_written_in_a_document_stay_text(tmp_path: Path, cache: s
     lines = [f"{line} <|endoftext|> [MASK]" for line in sentences(50)]
     data = Files(sequence=8, files=[str(write_lines(tmp_path / "x.txt", lines))], format="text", document="line")
     source = data.open(gpt(), 0, cache)
-    ids = pack.read(source.folder / "validation.bin", source.made.dtype)
+    ids = token_files.read(source.folder / "validation.bin", source.made.dtype)
     assert (ids == source.made.vocabulary.end).sum() == 2
 
 
@@ -184,7 +189,7 @@ def test_special_tokens_written_in_a_document_stay_text(tmp_path: Path, cache: s
 def test_cutting_a_long_document_changes_no_token(spec: Files, cache: str, limit: int) -> None:
     encode = spec.open(gpt(), 0, cache).made.tokenizer.encode
     text = "\n\n ".join(sentences(60)) + "  \n x" * 20
-    parts = list(pack.pieces(text, limit))
+    parts = list(token_files.pieces(text, limit))
     assert "".join(parts) == text and max(map(len, parts)) <= limit and len(parts) > 2
     assert [i for part in parts for i in encode(part).ids] == encode(text).ids
 
@@ -211,7 +216,7 @@ def test_validation_files_are_not_trained_on(tmp_path: Path, cache: str) -> None
     files = {"files": [str(tmp_path / "train.txt")], "validation_files": [str(tmp_path / "validation.txt")]}
     source = Files(sequence=16, format="text", document="line", **files).open(gpt(), 0, cache)
     counts = json.loads((source.folder / "meta.json").read_text())["tokens"]
-    ids = {part: pack.read(source.folder / f"{part}.bin", "uint16") for part in counts}
+    ids = {part: token_files.read(source.folder / f"{part}.bin", "uint16") for part in counts}
     assert all((ids[part] == source.made.vocabulary.end).sum() == 100 for part in counts)
     assert source.made.tokenizer.decode(ids["validation"][:8].tolist()).startswith("d100 ")
 
@@ -234,7 +239,7 @@ def test_a_changed_file_is_packed_anew_and_an_equal_one_is_not(tmp_path: Path) -
 
 def test_two_processes_may_prepare_at_once(spec: Files, corpus: Path, tmp_path: Path) -> None:
     code = (
-        "import sys; from mlrun.data.files import Files; from mlrun.models.gpt import GPT\n"
+        "import sys; from mlrun.data.text.files import Files; from mlrun.models.gpt import GPT\n"
         f"model = GPT(vocab=320, position=64, **{WIDTH})\n"
         f"data = Files(sequence=16, files=[{str(corpus)!r}], format='text', document='line')\n"
         f"s = data.open(model, 0, {str(tmp_path)!r}); print(next(s.batches(0, 8))['tokens'].sum().item())"
@@ -326,7 +331,7 @@ def test_labels_are_the_next_tokens_and_each_token_is_a_label_once(spec: Files, 
     source = spec.open(gpt(), 0, cache)
     batch = next(source.batches(0, source.samples))
     assert (batch["tokens"][:, 1:] == batch["labels"][:, :-1]).all()
-    ids = pack.read(source.folder / "train.bin", source.made.dtype)
+    ids = token_files.read(source.folder / "train.bin", source.made.dtype)
     labels = Counter(batch["labels"].flatten().tolist())
     assert labels == Counter(ids[1 : 1 + 16 * source.samples].tolist())
 
@@ -431,7 +436,7 @@ def test_a_given_tokenizer_is_used(spec: Files, cache: str, corpus: Path, tmp_pa
         assert data.problems(gpt()) == [] and tokenizer.given_size(str(name)) == 300
         ids = made.encode(corpus.read_text().splitlines()[0]).ids
         source = data.open(gpt(), 0, cache)
-        assert pack.read(source.folder / "train.bin", "uint16")[: len(ids)].tolist() == ids
+        assert token_files.read(source.folder / "train.bin", "uint16")[: len(ids)].tolist() == ids
         assert Path(source.describe()["tokenizer"]).is_file()
 
 
@@ -770,6 +775,7 @@ def test_every_text_yaml_builds_its_spec_and_names_every_setting(name: str, corp
 
 
 def test_specs_import_no_torch() -> None:
-    code = "import sys, mlrun.data.files, mlrun.data.hub, mlrun.data.sotu, mlrun.data.imagehub, mlrun.data.imagefiles\n"
-    code += "import mlrun.data.digits; sys.exit(bool({'torch', 'datasets', 'tokenizers', 'pandas'} & set(sys.modules)))"
+    specs = ("text.files", "text.hub", "text.sotu", "images.hub", "images.files", "images.digits")
+    code = f"import sys, {', '.join(f'mlrun.data.{name}' for name in specs)}; "
+    code += "sys.exit(bool({'torch', 'datasets', 'tokenizers', 'pandas'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -24,9 +24,9 @@ import toy
 
 from mlrun import files
 from mlrun.cli import compose, preflight
-from mlrun.data import stream
-from mlrun.data.hub import Hub, HubSource
-from mlrun.data.streamed import StreamedText
+from mlrun.data import shuffled_blocks
+from mlrun.data.text.hub import Hub, HubSource
+from mlrun.data.text.streamed import StreamedText
 from mlrun.errors import UserError
 from mlrun.models.gpt import GPT
 from mlrun.train import loop
@@ -235,8 +235,8 @@ def test_a_stream_that_stays_away_names_the_last_checkpoint_and_the_run_resumes(
             if seen >= 9:  # the connection that is open breaks off with the next rows
                 self.blocks._reads(None).__next__()
 
-    monkeypatch.setattr(stream, "WAITS", (0, 0))
-    with monkeypatch.context() as patch, pytest.raises(stream.Broken) as caught:
+    monkeypatch.setattr(shuffled_blocks, "WAITS", (0, 0))
+    with monkeypatch.context() as patch, pytest.raises(shuffled_blocks.Broken) as caught:
         patch.setattr(StreamedText, "batches", batches)
         toy.run(tmp_path / "cut", streamed(tmp_path))
     line = str(caught.value)

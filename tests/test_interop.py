@@ -172,7 +172,7 @@ PADDED = {
 def test_roberta_counts_positions_from_its_padding(
     layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlrun.data import tokenizer as ours_tokenizer
+    from mlrun.data.text import tokenizer as ours_tokenizer
 
     special, pad = PADDED[layout]
     monkeypatch.setitem(ours_tokenizer.SPECIAL, "mlm", special)
@@ -207,7 +207,7 @@ def test_a_roberta_vocabulary_without_tokenizer_json_becomes_one(
 ) -> None:
     from tokenizers import Tokenizer
 
-    from mlrun.data import tokenizer as ours_tokenizer
+    from mlrun.data.text import tokenizer as ours_tokenizer
 
     monkeypatch.setitem(ours_tokenizer.SPECIAL, "mlm", PADDED["published"][0])
     words = a_tokenizer("mlm")
@@ -284,7 +284,7 @@ def test_the_core_never_imports_transformers(tmp_path: Path) -> None:
 
 
 def a_tokenizer(objective: str, size: int = 300) -> Any:
-    from mlrun.data import tokenizer
+    from mlrun.data.text import tokenizer
 
     return tokenizer.train(WORDS * 20, size, objective)
 

@@ -18,123 +18,18 @@ SEED = 20240407
 KILLS = 40
 CHANGES = {"log_every": 1}
 
-# One process that is forked for every life: importing torch forty times would take minutes, and so would what the first
-# step of an optimizer imports. The child counts the calls of one kind of work and kills itself, with no chance to clean
-# up, in the middle of the one that it was told.
-CHILD = '''
-import os, pathlib, signal, sys
-import torch, toy
-from dataclasses import replace
-from mlrun import checkpoint, operators, run, sharded, transfer
-from mlrun.config import Hardware
-from mlrun.log.jsonl import Jsonl
-
-torch.set_num_threads(1)
-warm = torch.nn.Parameter(torch.zeros(1))
-warm.grad = torch.zeros(1)
-torch.optim.AdamW([warm]).step()
-
-def die(): os.kill(os.getpid(), signal.SIGKILL)
-
-def around(owner, name, at, before):
-    real, calls = getattr(owner, name), [0]
-    def counted(*args, **kwargs):
-        calls[0] += 1
-        if calls[0] == at and before: die()
-        out = real(*args, **kwargs)
-        if calls[0] == at: die()
-        return out
-    setattr(owner, name, counted)
-
-def torn(at):
-    """Half a file reaches the disk."""
-    real, calls = checkpoint.save_file, [0]
-    def save(tensors, path, meta):
-        calls[0] += 1
-        real(tensors, path, meta)
-        if calls[0] == at:
-            os.truncate(path, os.path.getsize(path) // 2)
-            die()
-    checkpoint.save_file = save
-
-def torn_shard(at):
-    """Half of a shard reaches the disk."""
-    real, calls = sharded._write, [0]
-    def write(folder, *args):
-        calls[0] += 1
-        real(folder, *args)
-        if calls[0] == at:
-            (path,) = folder.glob("*.distcp")
-            os.truncate(path, os.path.getsize(path) // 2)
-            die()
-    sharded._write = write
-
-def half_line(at):
-    """Half a record reaches the log."""
-    real, calls = Jsonl.write, [0]
-    def write(self, record):
-        calls[0] += 1
-        if calls[0] == at:
-            self._file.write(b'{"kind": "tra')
-            die()
-        return real(self, record)
-    Jsonl.write = write
-
-POINTS = {
-    "step": lambda at, before: around(torch.optim.AdamW, "step", at, before),
-    "torn checkpoint": lambda at, before: torn(at),
-    "torn shard": lambda at, before: torn_shard(at),
-    "note": lambda at, before: around(sharded, "_sign", at, before),
-    "removal": lambda at, before: around(checkpoint, "remove", at, before),
-    "rename": lambda at, before: around(os, "replace", at, before),
-    "half a record": lambda at, before: half_line(at),
-    "transfer": lambda at, before: around(operators, ("iter_coalesce", "iter_decoalesce")[at % 2], 1, before),
-    "blend": lambda at, before: around(operators, "interpolate", 1, before),
-    "receipt": lambda at, before: around(transfer, "receipt", 1 + at % 2, before),
-    "evaluation": lambda at, before: around(run, "held_out_loss", at, before),
-    "model": lambda at, before: around(run, "save_model", 1, before),
-    "fork of shards": lambda at, before: around(sharded, "save_fork", at, before),
-    "fork": lambda at, before: around(checkpoint, "save_fork", at, before),
-    "branch": lambda at, before: around(checkpoint, "load_fork", at, before),
-}
-
-def config():
-    model = replace(toy.model(), dropout=0.1, attention_dropout=0.1, drop_path=0.1)
-    often, hardware = toy.Checkpoint(every="2 steps"), Hardware(sharding=sys.argv[1])
-    return toy.make(model=model, checkpoint=often, hardware=hardware, **toy.BRANCHED)
-
-print("ready", flush=True)
-for line in sys.stdin:
-    folder, point, at, before = line.rstrip("\\n").split("|")
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            if point:
-                POINTS[point](int(at), before == "True")
-            os.dup2(2, 1)  # the console of a run is not the answer to the test
-            toy.run(pathlib.Path(folder), config())
-            status = 0
-        except BaseException:
-            import traceback
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), child, flush=True)
-'''
-
 
 class Lives:
     """Starts lives of runs, each in a process of its own."""
 
-    def __init__(self, script: Path, sharding: str) -> None:
+    def __init__(self, errors: Path, sharding: str) -> None:
         here = Path(__file__).parent
         path = os.pathsep.join([str(here), str(here.parent)])
         self.process = subprocess.Popen(
-            [sys.executable, str(script), sharding],
+            [sys.executable, str(here / "life.py"), sharding],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=open(script.with_suffix(".err"), "w"),  # noqa: SIM115
+            stderr=open(errors, "w"),  # noqa: SIM115
             text=True,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
         )
@@ -201,9 +96,7 @@ def test_a_dozen_kills_of_a_run_of_shards_leave_no_trace(tmp_path: Path) -> None
 
 def kill(tmp_path: Path, sharding: str, reach: dict[str, int], kills: int) -> set[str]:
     """Kill runs until it is enough, compare their ends with that of one left in peace; return the kinds of moments."""
-    script = tmp_path / "life.py"
-    script.write_text(CHILD)
-    lives = Lives(script, sharding)
+    lives = Lives(tmp_path / "life.err", sharding)
     assert lives.live(tmp_path / "peace") == 0, (tmp_path / "life.err").read_text()[-2000:]
     print(f"seed {SEED}")
     draw, killed, began = moments(random.Random(SEED), reach), 0, time.perf_counter()

@@ -235,7 +235,7 @@ def test_methods_whose_best_rate_is_at_the_edge_are_noted(tmp_path: Path) -> Non
         {"budget": "5M tokens"},
         {"batch": 64},
         {"model": {**fake.MODEL, "layer": 8}},
-        {"data": {"_target_": "mlrun.data.text.Text", "sequence": 64}},
+        {"data": {"_target_": "mlrun.data.text.spec.Text", "sequence": 64}},
         {"optimizer": {"lr": 1e-3, "weight_decay": 0.1, "schedule": {"shape": "wsd", "warmup": "5%"}}},
     ],
 )

@@ -66,7 +66,7 @@ def test_a_target_inside_a_part_is_no_key_of_it() -> None:
 
 
 def test_a_swept_target_is_refused_too() -> None:
-    assert "os.system" in refused("-m", "run=unused", "data._target_=mlrun.data.sotu.Sotu,os.system")
+    assert "os.system" in refused("-m", "run=unused", "data._target_=mlrun.data.text.sotu.Sotu,os.system")
 
 
 def test_no_code_of_ours_unpickles_or_trusts_remote_code() -> None:

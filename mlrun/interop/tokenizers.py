@@ -46,7 +46,7 @@ def copy(source: Path, target: Path) -> None:
     Raises:
         UserError: the vocabulary cannot be read.
     """
-    from mlrun.data import tokenizer
+    from mlrun.data.text import tokenizer
 
     for name in FILES:
         if (source / name).is_file():

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from omegaconf import MISSING
 
-from mlrun.data.augment import Augment, Frame
-from mlrun.data.mixing import Mix
+from mlrun.data.images.augment import Augment, Frame
+from mlrun.data.images.mixup import Mix
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
-    from mlrun.data.imagesource import ImageSource, Recipe
+    from mlrun.data.images.source import ImageSource, Recipe
     from mlrun.data.source import Source
     from mlrun.models.base import Model
 
@@ -75,7 +75,7 @@ class Images(ABC):
 
         Raises UserError for everything that only reading shows.
         """
-        from mlrun.data.imagesource import Recipe
+        from mlrun.data.images.source import Recipe
 
         if found := self.problems(model):
             raise UserError(found)

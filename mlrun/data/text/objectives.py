@@ -11,8 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
-from mlrun.data import draws
-from mlrun.data.tokenizer import Vocabulary
+from mlrun.data import counter_rng
+from mlrun.data.text.tokenizer import Vocabulary
 from mlrun.errors import UserError, mistake
 
 Arrays = dict[str, np.ndarray]
@@ -88,7 +88,7 @@ class Masked:
         words = self.vocabulary
         tokens_BS = np.pad(window_BW, ((0, 0), (1, 1)), constant_values=((0, 0), (words.start, words.end)))
         special_BS = np.isin(tokens_BS, words.special)
-        chance_BS = draws.uniform(draws.key(seed, 1), index_B, self.sequence) + special_BS
+        chance_BS = counter_rng.uniform(counter_rng.key(seed, 1), index_B, self.sequence) + special_BS
         positions_BM = np.sort(np.argsort(chance_BS, axis=1, kind="stable")[:, : self.targets], axis=1)
         labels_BM = np.take_along_axis(tokens_BS, positions_BM, 1)
         ignored_BM = np.take_along_axis(special_BS, positions_BM, 1)
@@ -97,8 +97,8 @@ class Masked:
         return {"tokens": tokens_BS, "positions": positions_BM, "labels": np.where(ignored_BM, IGNORED, labels_BM)}
 
     def _corrupted(self, labels_BM: np.ndarray, index_B: np.ndarray, seed: int) -> np.ndarray:
-        action_BM = draws.uniform(draws.key(seed, 2), index_B, self.targets)
-        random_BM = draws.uniform(draws.key(seed, 3), index_B, self.targets) * self.vocabulary.size
+        action_BM = counter_rng.uniform(counter_rng.key(seed, 2), index_B, self.targets)
+        random_BM = counter_rng.uniform(counter_rng.key(seed, 3), index_B, self.targets) * self.vocabulary.size
         kept_BM = np.where(action_BM < 0.9, random_BM.astype(np.int64), labels_BM)
         return np.where(action_BM < 0.8, self.vocabulary.mask, kept_BM)
 
@@ -186,8 +186,8 @@ class Spans:
     def _noise(self, index_B: np.ndarray, seed: int) -> np.ndarray:
         """Return (B, W) bool: kept text and noise take turns, kept text first, `spans` of each."""
         sizes = self.sizes
-        kept_BN = _segments(sizes.window - sizes.noise, sizes.spans, index_B, draws.key(seed, 4))
-        noise_BN = _segments(sizes.noise, sizes.spans, index_B, draws.key(seed, 5))
+        kept_BN = _segments(sizes.window - sizes.noise, sizes.spans, index_B, counter_rng.key(seed, 4))
+        noise_BN = _segments(sizes.noise, sizes.spans, index_B, counter_rng.key(seed, 5))
         lengths_B2N = np.stack([kept_BN, noise_BN], axis=2).reshape(len(index_B), -1)
         starts_BW = np.zeros((len(index_B), sizes.window), np.int64)
         np.put_along_axis(starts_BW, np.cumsum(lengths_B2N, axis=1)[:, :-1], 1, 1)
@@ -205,7 +205,7 @@ class Spans:
 
 def _segments(total: int, parts: int, index_B: np.ndarray, key: np.ndarray) -> np.ndarray:
     """Return (B, N) lengths of at least 1 that sum to `total`, every such split equally likely."""
-    chance = draws.uniform(key, index_B, total - 1)
+    chance = counter_rng.uniform(key, index_B, total - 1)
     cuts = np.sort(np.argsort(chance, axis=1, kind="stable")[:, : parts - 1], axis=1) + 1
     return np.diff(cuts, axis=1, prepend=0, append=total)
 

@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from mlrun.data import cache
-from mlrun.data.corpus import Part, select
-from mlrun.data.text import Text
+from mlrun.data.text.corpus import Part, select
+from mlrun.data.text.spec import Text
 from mlrun.errors import mistake, nearest
 
 FORMATS = ("text", "json", "parquet")
@@ -87,12 +87,14 @@ class Documents:
         return select(self._texts(self.files), part, self.held_out)
 
     def _texts(self, files: list[str]) -> Iterator[str]:
-        from mlrun.data import hf
+        from mlrun.data import huggingface
 
         options = {"sample_by": DOCUMENTS[self.document]} if self.format == "text" else {}
         label = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
-        dataset = hf.load("data.files", label, self.format, data_files=files, split="train", streaming=True, **options)
-        return hf.texts(hf.text_rows(dataset, self.column, "data.column", label), "data.files", label)
+        dataset = huggingface.load(
+            "data.files", label, self.format, data_files=files, split="train", streaming=True, **options
+        )
+        return huggingface.texts(huggingface.text_rows(dataset, self.column, "data.column", label), "data.files", label)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.data import cache
-from mlrun.data.corpus import Part, select
-from mlrun.data.text import Text
+from mlrun.data.text.corpus import Part, select
+from mlrun.data.text.spec import Text
 from mlrun.errors import UserError
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlrun.data import cache, draws, hf
+from mlrun.data import cache, counter_rng, huggingface
 from mlrun.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Blocks:
         """Yield the items of samples start, start + 1, ... without end."""
         first, within = divmod(start, self.size)
         for number, items in enumerate(self._from(first), start=first):
-            order = draws.permute(np.arange(self.size), self.size, seed, number)
+            order = counter_rng.permute(np.arange(self.size), self.size, seed, number)
             yield from (items[position] for position in order[within:])
             within = 0
 
@@ -100,7 +100,7 @@ class Blocks:
         waits = iter(WAITS)
         while True:
             try:
-                with hf.readable("data", "the stream"):
+                with huggingface.readable("data", "the stream"):
                     dataset = self.load()
                     if state is not None:
                         dataset.load_state_dict(state)
@@ -110,7 +110,7 @@ class Blocks:
                         yield rows, state
                     return
             except UserError as error:
-                wait = next(waits, None) if hf.unreachable(error.__cause__) else None
+                wait = next(waits, None) if huggingface.unreachable(error.__cause__) else None
                 if wait is None:
                     raise Broken(str(error)) from error
                 print(f"mlrun: {error}; trying again in {wait} s", file=sys.stderr, flush=True)

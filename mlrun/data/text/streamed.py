@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mlrun.data import pack
-from mlrun.data.packed import TextSource, tensors
-from mlrun.data.stream import Blocks, Row
-from mlrun.data.tokenized import Tokenized
+from mlrun.data.shuffled_blocks import Blocks, Row
+from mlrun.data.text import token_files
+from mlrun.data.text.packed import TextSource, tensors
+from mlrun.data.text.tokenized import Tokenized
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
@@ -51,7 +51,7 @@ class StreamedText(TextSource):
         """Return the windows that these documents complete, and the ids left over."""
         made = self.made
         texts = (row["text"] for row in rows if self.keep(row["index"]) and row["text"] is not None)
-        arrays = pack.encode(texts, made.tokenizer, made.vocabulary.end, made.dtype)
+        arrays = token_files.encode(texts, made.tokenizer, made.vocabulary.end, made.dtype)
         tokens_N = np.concatenate([np.asarray(carry, made.dtype), *arrays])
         windows = made.windows(len(tokens_N))
         items = list(made.gather(tokens_N, np.arange(windows)).astype(made.dtype))

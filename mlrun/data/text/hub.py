@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from mlrun.data import cache
-from mlrun.data.corpus import Part, held_out, select
-from mlrun.data.text import Settings, Text
+from mlrun.data.text.corpus import Part, held_out, select
+from mlrun.data.text.spec import Settings, Text
 from mlrun.errors import mistake
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ class HubSource:
 
     def load(self, streaming: bool) -> Dataset | IterableDataset:
         """Return the split, downloaded into the Hugging Face cache or streamed."""
-        from mlrun.data import hf
+        from mlrun.data import huggingface
 
         settings = {"name": self.name, "split": self.split, "revision": self.revision, "streaming": streaming}
-        return hf.load("data.sources", self.label, self.path, **settings)
+        return huggingface.load("data.sources", self.label, self.path, **settings)
 
     def facts(self, loaded: Dataset | IterableDataset, streaming: bool) -> dict[str, Any]:
         """Return what names the content: a local folder's hashes, the cached files, or the hub's commit."""
@@ -53,9 +53,9 @@ class HubSource:
             files = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
             return {**asdict(self), "files": cache.file_facts(files)}
         if streaming:
-            from mlrun.data import hf
+            from mlrun.data import huggingface
 
-            return {**asdict(self), "commit": hf.commit("data.sources", self.label, self.path, self.revision)}
+            return {**asdict(self), "commit": huggingface.commit("data.sources", self.label, self.path, self.revision)}
         # .../<name>/<version>/<commit of the hub>/<file>.arrow
         names = ["/".join(Path(file["filename"]).parts[-4:]) for file in loaded.cache_files]
         return {**asdict(self), "cached": sorted(names), "rows": len(loaded)}
@@ -91,12 +91,12 @@ class HubCorpus:
 
     def documents(self, part: Part) -> Iterator[str]:
         """Yield the texts of one part."""
-        from mlrun.data import hf
+        from mlrun.data import huggingface
 
         if self.validation_sources and part == "validation":
             rows = self._mixed(len(self.sources), len(self._loaded), None)
-            return hf.texts(rows, "data.validation_sources", self.validation_sources[0].label)
-        return select(hf.texts(self.rows(), "data.sources", self.sources[0].label), part, self.held_out)
+            return huggingface.texts(rows, "data.validation_sources", self.validation_sources[0].label)
+        return select(huggingface.texts(self.rows(), "data.sources", self.sources[0].label), part, self.held_out)
 
     def rows(self) -> IterableDataset:
         """Return all training sources as one stream of rows `text`, held-out documents included."""
@@ -115,12 +115,12 @@ class HubCorpus:
     def _one(self, number: int) -> IterableDataset:
         from datasets import Dataset
 
-        from mlrun.data import hf
+        from mlrun.data import huggingface
 
         source, loaded = [*self.sources, *self.validation_sources][number], self._loaded[number]
         # A stream keeps its position in itself; each reader needs its own.
         fresh = loaded.to_iterable_dataset() if isinstance(loaded, Dataset) else copy.deepcopy(loaded)
-        return hf.text_rows(fresh, source.text, "data.sources.text", source.label)
+        return huggingface.text_rows(fresh, source.text, "data.sources.text", source.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +156,6 @@ class Hub(Text):
 
     def prepare(self, settings: Settings) -> Source:
         """Return a stream, or packed windows."""
-        from mlrun.data import prepare
+        from mlrun.data.text import prepare
 
         return prepare.streamed(self, settings) if self.streaming else prepare.packed(self, settings)

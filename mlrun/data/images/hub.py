@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from mlrun.data import cache as cached
-from mlrun.data.hub import HubSource
-from mlrun.data.images import Images
+from mlrun.data.images.spec import Images
+from mlrun.data.text.hub import HubSource
 from mlrun.errors import mistake
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-    from mlrun.data.imagesource import ImageSource, Recipe
-    from mlrun.data.pictures import Take
+    from mlrun.data.images.collections import Take
+    from mlrun.data.images.source import ImageSource, Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,8 @@ class ImageHub(Images):
         return self._streamed(recipe, cache) if self.streaming else self._mapped(recipe)
 
     def _mapped(self, recipe: Recipe) -> ImageSource:
-        from mlrun.data.imagefiles import parts
-        from mlrun.data.imagesource import MappedImages
+        from mlrun.data.images.files import parts
+        from mlrun.data.images.source import MappedImages
 
         train, held_out = (self._load(split) for split in (self.split, self.validation_split))
         first, second = parts(train, held_out, 0.0, self.image, self.label)
@@ -62,9 +62,9 @@ class ImageHub(Images):
 
     def _streamed(self, recipe: Recipe, cache: Path) -> ImageSource:
         """Open streams; the held-out pictures are the first of their split, kept in memory as stored."""
-        from mlrun.data.imagesource import StreamedImages
-        from mlrun.data.pictures import Columns, RowPictures
-        from mlrun.data.stream import Blocks
+        from mlrun.data.images.collections import Columns, RowPictures
+        from mlrun.data.images.source import StreamedImages
+        from mlrun.data.shuffled_blocks import Blocks
 
         assert self.validation_samples is not None, "problems() comes first"
         columns = Columns(self.image, self.label)
@@ -85,6 +85,6 @@ class ImageHub(Images):
         return source.load(self.streaming)
 
     def _rows(self, split: str) -> Any:
-        from mlrun.data.imagefiles import undecoded
+        from mlrun.data.images.files import undecoded
 
         return undecoded(self._load(split), self.image, self.label)

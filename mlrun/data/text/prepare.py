@@ -7,19 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlrun.data import cache, objectives, pack, tokenizer
-from mlrun.data.packed import PackedText
-from mlrun.data.streamed import StreamedText
-from mlrun.data.tokenized import Tokenized
+from mlrun.data import cache
+from mlrun.data.text import objectives, token_files, tokenizer
+from mlrun.data.text.packed import PackedText
+from mlrun.data.text.streamed import StreamedText
+from mlrun.data.text.tokenized import Tokenized
 from mlrun.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Tokenizer
 
-    from mlrun.data.corpus import Corpus, Part
-    from mlrun.data.hub import Hub
-    from mlrun.data.text import Settings, Text
+    from mlrun.data.text.corpus import Corpus, Part
+    from mlrun.data.text.hub import Hub
+    from mlrun.data.text.spec import Settings, Text
 
     Limits = dict[Part, int | None]
 
@@ -86,11 +87,13 @@ def _trained(text: Text, settings: Settings, corpus: Corpus, facts: dict[str, An
 
 def _pack(folder: Path, made: Tokenized, corpus: Corpus, limits: Limits) -> None:
     """Write the token files of all parts, `limits` tokens of each at most, and what is in them."""
-    counts = {part: pack.write(arrays(made, corpus, part), folder / f"{part}.bin", limits[part]) for part in limits}
+    counts = {
+        part: token_files.write(arrays(made, corpus, part), folder / f"{part}.bin", limits[part]) for part in limits
+    }
     made.tokenizer.save(str(folder / "tokenizer.json"))
     cache.write_json(folder / "meta.json", {"tokens": counts, **made.key})
 
 
 def arrays(made: Tokenized, corpus: Corpus, part: Part) -> Iterator[np.ndarray]:
     """Yield the ids of one part of the corpus."""
-    return pack.encode(corpus.documents(part), made.tokenizer, made.vocabulary.end, made.dtype)
+    return token_files.encode(corpus.documents(part), made.tokenizer, made.vocabulary.end, made.dtype)

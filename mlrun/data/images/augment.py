@@ -120,7 +120,7 @@ def trained(picture: Image, frame: Frame, augment: Augment, rng: np.random.Gener
     from PIL import ImageOps
     from PIL.Image import Resampling
 
-    from mlrun.data.randaugment import randaugment
+    from mlrun.data.images.randaugment import randaugment
 
     if augment.crop is not None:
         picture = picture.crop(_crop_box(picture.size, augment.crop, rng))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlrun.data import cache, draws, pack
-from mlrun.data.objectives import Arrays
-from mlrun.data.tokenized import Tokenized
+from mlrun.data import cache, counter_rng
+from mlrun.data.text import token_files
+from mlrun.data.text.objectives import Arrays
+from mlrun.data.text.tokenized import Tokenized
 from mlrun.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class TextSource:
 
     def __init__(self, folder: Path, made: Tokenized, seed: int, validation_samples: int | None) -> None:
         self.folder, self.made, self.seed = folder, made, seed
-        self.held_out = pack.read(folder / "validation.bin", made.dtype)
+        self.held_out = token_files.read(folder / "validation.bin", made.dtype)
         windows = made.windows(len(self.held_out))
         if windows == 0:
             raise UserError(
@@ -63,14 +64,14 @@ class PackedText(TextSource):
 
     def __init__(self, folder: Path, made: Tokenized, seed: int, validation_samples: int | None) -> None:
         super().__init__(folder, made, seed, validation_samples)
-        self.tokens = pack.read(folder / "train.bin", made.dtype)
+        self.tokens = token_files.read(folder / "train.bin", made.dtype)
         self.samples = made.windows(len(self.tokens))
 
     def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[Batch]:
         """Yield batches from sample `start` on, for ever (see Source.batches)."""
         for first in count(start, size):
             index_B = np.arange(first, first + size)[slice(None) if rows is None else rows]
-            number_B = draws.epoch_order(index_B, self.samples, self.seed)
+            number_B = counter_rng.epoch_order(index_B, self.samples, self.seed)
             window_BW = self.made.gather(self.tokens, number_B)
             yield tensors(self.made.objective.examples(window_BW, index_B, self.seed))
 

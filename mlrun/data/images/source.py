@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlrun.data import draws, mixing
-from mlrun.data.augment import Augment, Frame, evaluated, trained
-from mlrun.data.packed import spread, tensors
-from mlrun.data.pictures import Pictures, Take
+from mlrun.data import counter_rng
+from mlrun.data.images import mixup
+from mlrun.data.images.augment import Augment, Frame, evaluated, trained
+from mlrun.data.images.collections import Pictures, Take
+from mlrun.data.text.packed import spread, tensors
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Recipe:
     frame: Frame
     classes: int
     augment: Augment
-    mix: mixing.Mix
+    mix: mixup.Mix
     workers: int
     seed: int
 
@@ -86,18 +87,18 @@ class ImageSource:
     def _training_job(self, first: int, takes: list[Take], wanted_R: np.ndarray) -> Job:
         """Return the samples that the wanted rows need, partners included, and how to put them together."""
         recipe, size = self.recipe, len(takes)
-        blend = mixing.draw(recipe.mix, recipe.frame.side, recipe.seed, first)
+        blend = mixup.draw(recipe.mix, recipe.frame.side, recipe.seed, first)
         partner_R = size - 1 - wanted_R if blend.share < 1 else wanted_R
         needed, place = np.unique(np.concatenate([wanted_R, partner_R]), return_inverse=True)
         own_R, other_R = np.split(place, 2)
         samples: list[Callable[[], Sample]] = [partial(recipe.training, takes[row], first + int(row)) for row in needed]
         return samples, lambda made: self._mixed(made, blend, own_R, other_R)
 
-    def _mixed(self, made: list[Sample], blend: mixing.Blend, own_R: np.ndarray, other_R: np.ndarray) -> Batch:
+    def _mixed(self, made: list[Sample], blend: mixup.Blend, own_R: np.ndarray, other_R: np.ndarray) -> Batch:
         images, labels = np.stack([image for image, _ in made]), np.array([label for _, label in made])
         if not self.recipe.mix.soft:
             return tensors({"images": images[own_R], "labels": labels[own_R]})
-        soft = mixing.distribution(labels, self.recipe.classes, self.recipe.mix.smoothing)
+        soft = mixup.distribution(labels, self.recipe.classes, self.recipe.mix.smoothing)
         return tensors({
             "images": blend.images(images[own_R], images[other_R]),
             "labels": blend.labels(soft[own_R], soft[other_R]),
@@ -154,7 +155,7 @@ class MappedImages(ImageSource):
     def takes(self, start: int, size: int) -> Iterator[list[Take]]:
         """Yield the pictures in the order of their epochs."""
         for first in count(start, size):
-            number_B = draws.epoch_order(np.arange(first, first + size), self.samples, self.recipe.seed)
+            number_B = counter_rng.epoch_order(np.arange(first, first + size), self.samples, self.recipe.seed)
             yield [partial(self.train.take, int(number)) for number in number_B]
 
 

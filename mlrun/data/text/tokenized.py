@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlrun.data import pack
-from mlrun.data.objectives import Objective
-from mlrun.data.tokenizer import Vocabulary
+from mlrun.data.text import token_files
+from mlrun.data.text.objectives import Objective
+from mlrun.data.text.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,7 +27,7 @@ class Tokenized:
     @property
     def dtype(self) -> str:
         """Return the numpy type of stored ids."""
-        return pack.token_type(self.vocabulary.size)
+        return token_files.token_type(self.vocabulary.size)
 
     def windows(self, tokens: int) -> int:
         """Return how many whole windows that many tokens give."""

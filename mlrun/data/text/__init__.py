@@ -1,0 +1,1 @@
+"""Text: where documents come from, how they become windows, and what a model predicts of them."""
