@@ -29,7 +29,7 @@ from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.plan.stages import Level
 from mlrun.train.optimizers.adamw import MOMENTS
 from mlrun.train.parallel import processes
-from mlrun.train.parallel.placement import Whole, local
+from mlrun.train.parallel.placement import Placement, local
 from mlrun.train.snapshot import Snapshot
 
 HALF = Uniform(width=2, ffn=2, head=2, depth=2)
@@ -80,17 +80,17 @@ def held(snapshot: Snapshot) -> int:
     return sum(local(t).nbytes for tensors in snapshot.tensors.values() for t in tensors.values())
 
 
-def look(model: GPT, holding: Whole) -> Seen:
+def look(model: GPT, placement: Placement) -> Seen:
     """Go down a level and up again, moments carried."""
     resize = HALF.resize(model.sizes())
     level = Level(1, model, 0, model.flops(1, 1), resize)
-    fine = Snapshot({kind: holding.keep(initials(model, 0)) for kind in ("weights", *MOMENTS)}, 1)
+    fine = Snapshot({kind: placement.shard_all(initials(model, 0)) for kind in ("weights", *MOMENTS)}, 1)
     with Live(fine) as live:
-        coarse = transfer.coalesce(fine, level, True, holding)
+        coarse = transfer.coalesce(fine, level, True, placement)
     down = live.peak, held(coarse)
     # The fine level waits meanwhile, to be blended with.
     with Live(fine, coarse) as live:
-        grown = transfer.decoalesce(coarse, level, True, holding)
+        grown = transfer.decoalesce(coarse, level, True, placement)
     largest = max(4 * param.count(model.sizes()) for _, param in expand(model.params(), model.sizes()))
     return Seen(held(fine), down, (live.peak, held(grown)), largest)
 
@@ -128,5 +128,5 @@ def main() -> str:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     here = processes.start(Hardware(sharding="fsdp"))
-    print(json.dumps(asdict(look(GPT(**json.loads(sys.argv[1])), here.holding))))
+    print(json.dumps(asdict(look(GPT(**json.loads(sys.argv[1])), here.placement))))
     processes.stop(here)

@@ -34,7 +34,7 @@ from mlrun.train.loop import Diverged, Job, Stopped, Trainee, held_out_loss, rec
 from mlrun.train.loop import train as train_stage
 from mlrun.train.optimizers import adamw
 from mlrun.train.parallel import processes
-from mlrun.train.parallel.placement import Whole, like
+from mlrun.train.parallel.placement import Placement, like
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.signals import Signals
 from mlrun.train.snapshot import Progress, Snapshot
@@ -158,11 +158,11 @@ class Run:
             with self.clock.during("checkpoint"):
                 progress.step = step
                 took()
-                self._save(_snapshot(trainee, self.ranks.holding))
+                self._save(_snapshot(trainee, self.ranks.placement))
 
         def fork(step: int) -> None:
             with self.clock.during("checkpoint"):
-                self._fork(step, _snapshot(trainee, self.ranks.holding))
+                self._fork(step, _snapshot(trainee, self.ranks.placement))
 
         if not progress.entered:
             progress.entered = True
@@ -179,7 +179,7 @@ class Run:
         """Log that a stage is done, and save where it led to."""
         progress = self.progress
         self._write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
-        self.current = _snapshot(trainee, self.ranks.holding)
+        self.current = _snapshot(trainee, self.ranks.placement)
         if self.config.growth.teaches:
             self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
@@ -193,7 +193,7 @@ class Run:
         """Keep the state that a branch will start from once the trunk is done."""
         self.progress.forks[str(step)] = self.clock.read()["training"]
         folder = self.folder / "checkpoints"
-        if self.ranks.holding.joint:
+        if self.ranks.placement.collective:
             sharded.save_fork(folder, step, current, self.ranks)
         elif self.ranks.first:
             store.save_fork(folder, step, current)
@@ -209,11 +209,11 @@ class Run:
             if not self.carry:
                 self.current = Snapshot({"weights": self.current.weights})
             return
-        before, level, holding = self.current, self.plan.level(stage.level), self.ranks.holding
+        before, level, placement = self.current, self.plan.level(stage.level), self.ranks.placement
         if stage.transfer == "coalesce":
             above = self.plan.level(stage.level - 1)
             self.kept[above.number] = before
-            grown = after = transfer.coalesce(before, above, self.carry, holding)
+            grown = after = transfer.coalesce(before, above, self.carry, placement)
             pair, coarse = above, level
         else:
             grown = self._grown(stage, before, averaged)
@@ -222,7 +222,7 @@ class Run:
         source_level, target_level = (pair, coarse) if stage.transfer == "coalesce" else (coarse, pair)
         batch = next(iter(self.source.validation(self.config.settings.eval.batch)))
         looks = tuple(
-            transfer.look(at, snapshot.weights, batch, self.ranks.device, holding)
+            transfer.look(at, snapshot.weights, batch, self.ranks.device, placement)
             for at, snapshot in ((source_level, before), (target_level, grown), (target_level, after))
         )
         receipt = transfer.receipt(stage.transfer, stage.alpha, pair, (looks[0], looks[1], looks[2][0]))
@@ -253,9 +253,9 @@ class Run:
         cycle, level = self.config.settings.cycle, self.plan.level(stage.level)
         if cycle.noise > 0:
             assert level.resize is not None
-            seed, holding = self.config.settings.seed, self.ranks.holding
-            weights, params = holding.view(grown.weights), level.model.params()
-            noisy = holding.keep(operators.iter_noise(weights, params, level.resize, cycle.noise, seed))
+            seed, placement = self.config.settings.seed, self.ranks.placement
+            weights, params = placement.gathering(grown.weights), level.model.params()
+            noisy = placement.shard_all(operators.iter_noise(weights, params, level.resize, cycle.noise, seed))
             grown = Snapshot({**grown.tensors, "weights": noisy}, grown.adam_steps)
         kept = self.kept.pop(stage.level, None)
         if kept is None:
@@ -266,7 +266,7 @@ class Run:
     def _fresh(self) -> Snapshot:
         """Return the first stage's model, from its seed or from the folder `init`."""
         model, init = self.plan.level(self.plan.stages[0].level).model, self.config.settings.init
-        keep = self.ranks.holding.keep
+        keep = self.ranks.placement.shard_all
         if init is None:
             return Snapshot({"weights": keep(initials(model, self.config.settings.seed))})
         found = open_folder(Path(init).expanduser(), "init")
@@ -282,7 +282,7 @@ class Run:
     def _trainee(self, stage: Stage) -> Trainee:
         spec, hardware = self.config.settings.optimizer, self.config.settings.hardware
         model = self.plan.level(stage.level).model
-        net = self.ranks.holding.network(model, self.current.weights, self.ranks.device, hardware.precision)
+        net = self.ranks.placement.network(model, self.current.weights, self.ranks.device, hardware.precision)
         for block in blocks(net):
             block.recompute = hardware.activation_checkpointing
         lesson = None
@@ -325,14 +325,14 @@ class Run:
         values = {"loss": loss(trainee.net)}
         if trainee.ema is not None:
             model, device, precision = trainee.net.model, self.ranks.device, settings.hardware.precision
-            values["ema_loss"] = loss(self.ranks.holding.network(model, trainee.ema, device, precision))
+            values["ema_loss"] = loss(self.ranks.placement.network(model, trainee.ema, device, precision))
         return values
 
     def _copies(self, stage: Stage, net: Network) -> dict[str, Any]:
         """Return how alike the decoalesced copies still are, 1 for equal: the mean cosine, and that of each layer."""
         level = self.plan.level(stage.level)
         assert level.resize is not None
-        state = self.ranks.holding.view({name: t.detach() for name, t in net.state_dict().items()})
+        state = self.ranks.placement.gathering({name: t.detach() for name, t in net.state_dict().items()})
         cosines = operators.similarity(state, level.model.params(), level.resize)
         if not cosines:
             return {}
@@ -348,7 +348,7 @@ class Run:
         if self.ranks.first:
             self.progress.log_bytes = self.log.offset()
         folder = self.folder / "checkpoints"
-        if self.ranks.holding.joint:
+        if self.ranks.placement.collective:
             sharded.save(folder, self.progress, current, self.kept, self.ranks)
         elif self.ranks.first:
             store.save(folder, self.progress, current, self.kept)
@@ -422,18 +422,18 @@ class Run:
             yield opened
 
 
-def _snapshot(trainee: Trainee, holding: Whole) -> Snapshot:
+def _snapshot(trainee: Trainee, placement: Placement) -> Snapshot:
     """Return copies on the CPU of everything that a stage trains, as this process holds it."""
     moments, taken = adamw.moments(trainee.net, trainee.optimizer)
     kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **moments}
     if trainee.ema is not None:
         kinds["ema"] = trainee.ema
-    return Snapshot({kind: {n: holding.rest(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)
+    return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)
 
 
 def save_weights(path: Path, weights: Mapping[str, torch.Tensor], meta: Mapping[str, str], ranks: Ranks) -> None:
     """Write a model's weights as one file, atomically; all processes call it."""
-    if ranks.holding.joint:
+    if ranks.placement.collective:
         sharded.save_weights(path, weights, meta, ranks)
     elif ranks.first:
         store.save_weights(path, weights, meta)

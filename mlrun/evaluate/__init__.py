@@ -65,8 +65,8 @@ def _hardware(config: DictConfig) -> Hardware:
 
 def _network(found: Checkpoint, ranks: Ranks, hardware: Hardware) -> Network:
     """Return the network with the folder's weights, in float32."""
-    weights = ranks.holding.keep(found.items())
-    return ranks.holding.network(found.model, weights, ranks.device, hardware.precision)
+    weights = ranks.placement.shard_all(found.items())
+    return ranks.placement.network(found.model, weights, ranks.device, hardware.precision)
 
 
 def accuracy(net: Network, batches: Iterable[Mapping[str, Tensor]], hardware: Hardware, ranks: Ranks) -> float:

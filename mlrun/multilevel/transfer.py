@@ -12,7 +12,7 @@ from mlrun.errors import UserError
 from mlrun.multilevel import operators
 from mlrun.multilevel.operators import Rule
 from mlrun.plan.stages import Level
-from mlrun.train.parallel.placement import WHOLE, Whole, local, rewrapped
+from mlrun.train.parallel.placement import REPLICATED, Placement, local, rewrapped
 from mlrun.train.snapshot import Snapshot
 
 Operator = Callable[..., Iterator[tuple[str, Tensor]]]
@@ -24,24 +24,24 @@ RULES: Mapping[str, Rule] = {"weights": "weight", "exp_avg": "gradient", "exp_av
 TOLERANCE = 1e-4
 
 
-def coalesce(fine: Snapshot, level: Level, carry: bool, holding: Whole = WHOLE) -> Snapshot:
+def coalesce(fine: Snapshot, level: Level, carry: bool, placement: Placement = REPLICATED) -> Snapshot:
     """Return the model of the next coarser level; `carry` sends Adam's moments through the operator too.
 
     Tensor by tensor: a process never holds more than its share of both models and the tensors that make one.
     """
-    return _moved(operators.iter_coalesce, fine, level, carry, holding)
+    return _moved(operators.iter_coalesce, fine, level, carry, placement)
 
 
-def decoalesce(coarse: Snapshot, level: Level, carry: bool, holding: Whole = WHOLE) -> Snapshot:
+def decoalesce(coarse: Snapshot, level: Level, carry: bool, placement: Placement = REPLICATED) -> Snapshot:
     """Return the coarse model on `level`, the next finer one, before any interpolation; as `coalesce` does."""
-    return _moved(operators.iter_decoalesce, coarse, level, carry, holding)
+    return _moved(operators.iter_decoalesce, coarse, level, carry, placement)
 
 
-def _moved(operator: Operator, start: Snapshot, level: Level, carry: bool, holding: Whole) -> Snapshot:
+def _moved(operator: Operator, start: Snapshot, level: Level, carry: bool, placement: Placement) -> Snapshot:
     assert level.resize is not None
     params, resize = level.model.params(), level.resize
     tensors = {
-        kind: holding.keep(operator(holding.view(start.tensors[kind]), params, resize, rule=RULES[kind]))
+        kind: placement.shard_all(operator(placement.gathering(start.tensors[kind]), params, resize, rule=RULES[kind]))
         for kind in _kinds(start, carry)
     }
     return Snapshot(tensors, start.adam_steps if carry else 0)
@@ -70,10 +70,10 @@ def look(
     weights: Mapping[str, Tensor],
     batch: Mapping[str, Tensor],
     device: torch.device,
-    holding: Whole = WHOLE,
+    placement: Placement = REPLICATED,
 ) -> tuple[float, Tensor]:
     """Return (loss, logits) of a model on one batch, in float32 without autocast."""
-    net = holding.network(level.model, weights, device).eval()
+    net = placement.network(level.model, weights, device).eval()
     here = {key: value.to(device) for key, value in batch.items()}
     return float(net(here)), net.logits(here).float().cpu()
 

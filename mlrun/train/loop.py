@@ -101,7 +101,7 @@ def train(
 
         # Clipping also measures the norm; without a limit it only measures.
         limit = settings.optimizer.clip if settings.optimizer.clip is not None else math.inf
-        norm = ranks.holding.whole(nn.utils.clip_grad_norm_(parameters, limit))
+        norm = ranks.placement.gather(nn.utils.clip_grad_norm_(parameters, limit))
         done = step + 1
         skipped = guard.leaves_out(norm, done)
         if not skipped:
@@ -178,7 +178,7 @@ def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
     if hardware.compile:
         # All levels share one code object; without a reset dynamo's limit on recompiling would leave later ones eager.
         torch.compiler.reset()
-    if ranks.holding.joint:
+    if ranks.placement.collective:
         if hardware.compile:
             for block in blocks(trainee.net):
                 # Only what is computed: gathering and freeing shards happens around it.
@@ -243,7 +243,7 @@ def shared_out(batches: Iterable[Batch], ranks: Ranks) -> Iterator[tuple[Batch, 
             spare = batch
         if index % ranks.world == ranks.rank:
             yield batch, True
-    if ranks.holding.joint and spare is not None and index % ranks.world < ranks.rank:
+    if ranks.placement.collective and spare is not None and index % ranks.world < ranks.rank:
         yield spare, False
 
 
@@ -263,7 +263,7 @@ def held_out_mean(
         here = {key: value.to(ranks.device) for key, value in batch.items()}
         with autocast(hardware, ranks.device):
             sums += counts * torch.tensor([total(here), samples(here)], dtype=torch.float64)
-    ranks.holding.settle(net.train())
+    ranks.placement.reshard(net.train())
     value, seen = ranks.sum(sums.to(ranks.device)).tolist()
     return value / seen
 

@@ -46,10 +46,12 @@ class AKI(Growth):
 
         assert level.resize is not None
         wide, deep = _width(level.resize), _depth(level.resize)
-        params, holding = level.model.params(), context.ranks.holding
-        expanded = holding.keep(operators.iter_decoalesce(holding.view(coarse.weights), params, wide))
-        mixed = holding.keep(_from_above(holding.view(expanded), level.model, wide))
-        return Snapshot({"weights": holding.keep(operators.iter_decoalesce(holding.view(mixed), params, deep))})
+        params, placement = level.model.params(), context.ranks.placement
+        expanded = placement.shard_all(operators.iter_decoalesce(placement.gathering(coarse.weights), params, wide))
+        mixed = placement.shard_all(_from_above(placement.gathering(expanded), level.model, wide))
+        return Snapshot(
+            {"weights": placement.shard_all(operators.iter_decoalesce(placement.gathering(mixed), params, deep))}
+        )
 
     def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         if self.substructures is None:

@@ -26,7 +26,7 @@ class Decoalesce(Growth):
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.multilevel import transfer
 
-        return transfer.decoalesce(coarse, level, context.carry, context.ranks.holding)
+        return transfer.decoalesce(coarse, level, context.carry, context.ranks.placement)
 
     def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         empty = [axis for axis, size in resize.coarse.items() if size == 0]

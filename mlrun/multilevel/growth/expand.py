@@ -24,10 +24,10 @@ class Expand(Growth):
         from mlrun.multilevel import transfer
 
         assert level.resize is not None
-        holding = context.ranks.holding
-        trained = transfer.decoalesce(coarse, level, context.carry, holding)
+        placement = context.ranks.placement
+        trained = transfer.decoalesce(coarse, level, context.carry, placement)
         average = type(coarse)({"weights": coarse.tensors["ema"]})
-        averaged = transfer.decoalesce(average, level, False, holding).weights
+        averaged = transfer.decoalesce(average, level, False, placement).weights
         for template in level.model.params():
             axis = depth_axis(template)
             if axis is not None and axis in level.resize.merges:

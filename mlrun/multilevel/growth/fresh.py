@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from mlrun.config import Settings
     from mlrun.plan.stages import Level
-    from mlrun.train.parallel.placement import Whole
+    from mlrun.train.parallel.placement import Placement
     from mlrun.train.snapshot import Snapshot
 
 
@@ -26,7 +26,7 @@ class Fresh(Growth):
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.train.snapshot import Snapshot
 
-        return Snapshot({"weights": fresh(coarse.weights, level, context.seed, context.ranks.holding)})
+        return Snapshot({"weights": fresh(coarse.weights, level, context.seed, context.ranks.placement)})
 
     def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         found = only_axes(resize, DEPTH, "fresh")
@@ -35,12 +35,12 @@ class Fresh(Growth):
         return found
 
 
-def fresh(coarse: dict[str, Tensor], level: Level, seed: int, holding: Whole) -> dict[str, Tensor]:
+def fresh(coarse: dict[str, Tensor], level: Level, seed: int, placement: Placement) -> dict[str, Tensor]:
     """Return the coarse weights, as they are held, with fresh tensors for the layers that are missing."""
     from mlrun.models.network import initial
 
     sizes = level.sizes
     return {
-        name: coarse[name].clone() if name in coarse else holding.own(initial(name, param, sizes, seed))
+        name: coarse[name].clone() if name in coarse else placement.shard(initial(name, param, sizes, seed))
         for name, param in expand(level.model.params(), sizes)
     }

@@ -38,12 +38,14 @@ class Staged(Growth):
 
         assert level.resize is not None
         kinds = [k for k in POWERS if k in coarse.tensors and (context.carry or k == "weights")]
-        deep, params, holding = _depth(level.resize), level.model.params(), context.ranks.holding
+        deep, params, placement = _depth(level.resize), level.model.params(), context.ranks.placement
         tensors = {}
         for kind in kinds:
-            wide = holding.keep(_widened(holding.view(coarse.tensors[kind]), kind, level.model, level.resize))
-            grown = operators.iter_decoalesce(holding.view(wide), params, deep, rule=transfer.RULES[kind])
-            tensors[kind] = holding.keep(grown)
+            wide = placement.shard_all(
+                _widened(placement.gathering(coarse.tensors[kind]), kind, level.model, level.resize)
+            )
+            grown = operators.iter_decoalesce(placement.gathering(wide), params, deep, rule=transfer.RULES[kind])
+            tensors[kind] = placement.shard_all(grown)
         return Snapshot(tensors, coarse.adam_steps if context.carry else 0)
 
     def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:

@@ -145,7 +145,7 @@ def read(folder: Path, ranks: Ranks, remedy: str = REMEDY) -> tuple[dict[str, Te
     note = _note(folder / NOTE, remedy)
     ranks.together(lambda: _verify(folder, note["files"], ranks, remedy))
     reader = Reader(folder, set(note["files"]))
-    tensors = {name: ranks.holding.empty(shape, dtype) for name, (shape, dtype) in reader.tensors().items()}
+    tensors = {name: ranks.placement.empty(shape, dtype) for name, (shape, dtype) in reader.tensors().items()}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is")  # one process may have no group
@@ -201,7 +201,7 @@ Pairs = Iterator[tuple[str, Tensor]]
 
 def _first_of_all(ranks: Ranks, weights: Mapping[str, Tensor], write: Callable[[Pairs], None]) -> None:
     """Gather tensor by tensor, for the first process to write; where that fails, all of them fail in the end."""
-    pairs = ((name, ranks.holding.whole(tensor).cpu()) for name, tensor in weights.items())
+    pairs = ((name, ranks.placement.gather(tensor).cpu()) for name, tensor in weights.items())
 
     def step() -> None:
         try:

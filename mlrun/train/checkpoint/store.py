@@ -156,7 +156,7 @@ def load(folder: Path, ranks: Ranks = ALONE) -> tuple[Progress, Snapshot, dict[i
     problems: list[str] = []
     for path in present(folder, "last", "before"):
         try:
-            tensors, metadata = sharded.read(path, ranks) if path.is_dir() else read(path, ranks.holding.own)
+            tensors, metadata = sharded.read(path, ranks) if path.is_dir() else read(path, ranks.placement.shard)
         except UserError as error:
             problems += error.problems
             continue
@@ -203,7 +203,7 @@ def load_fork(folder: Path, step: int, ranks: Ranks = ALONE) -> Snapshot:
     if shards.exists():
         tensors, metadata = sharded.read(shards, ranks, remedy)
     else:
-        tensors, metadata = read(path, ranks.holding.own, remedy)
+        tensors, metadata = read(path, ranks.placement.shard, remedy)
     return _snapshots(tensors, metadata)["current"]
 
 

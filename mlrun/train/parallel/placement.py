@@ -6,9 +6,10 @@ arXiv 2304.11277). What trains is on the device; what rests (snapshots, waiting 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -22,56 +23,86 @@ if TYPE_CHECKING:
     from mlrun.models.base import Model
 
 
-class Whole:
-    """Every process holds every tensor. `joint`: forward passes and checkpoints need all processes at once."""
+class Placement(ABC):
+    """Where a model's tensors are. `collective`: forward passes and checkpoints need all processes at once."""
 
-    joint = False
+    collective: ClassVar[bool]
 
-    def own(self, tensor: Tensor) -> Tensor:
-        """Return what this process keeps of a tensor, to rest."""
-        return tensor
+    @abstractmethod
+    def shard(self, tensor: Tensor) -> Tensor:
+        """Return what this process keeps of a tensor, on the CPU."""
 
-    def keep(self, pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
+    def shard_all(self, pairs: Iterable[tuple[str, Tensor]]) -> dict[str, Tensor]:
         """Return what this process keeps of (name, tensor) pairs, which come one at a time."""
-        return {name: self.own(tensor) for name, tensor in pairs}
+        return {name: self.shard(tensor) for name, tensor in pairs}
 
-    def whole(self, tensor: Tensor) -> Tensor:
+    @abstractmethod
+    def gather(self, tensor: Tensor) -> Tensor:
         """Return a kept tensor whole, on the device if it had to be gathered; all processes ask together."""
-        return tensor
 
-    def view(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Return kept tensors as the operators read them: whole."""
-        return tensors
+    @abstractmethod
+    def gathering(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Return kept tensors as the operators read them: whole, each gathered when it is asked for."""
 
-    def rest(self, tensor: Tensor) -> Tensor:
-        """Return a copy on the CPU of what trains."""
-        return tensor.detach().to("cpu", copy=True)
+    @abstractmethod
+    def to_cpu(self, tensor: Tensor) -> Tensor:
+        """Return a copy on the CPU of a tensor that trains."""
 
+    @abstractmethod
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """Return memory for what this process keeps of a tensor."""
-        return torch.empty(tuple(shape), dtype=dtype)
 
-    def settle(self, net: Network) -> None:
+    @abstractmethod
+    def reshard(self, net: Network) -> None:
         """Leave a network as training finds it, after a forward pass without a backward one."""
 
+    @abstractmethod
     def network(
         self, model: Model, weights: Mapping[str, Tensor], device: torch.device, precision: str = "fp32"
     ) -> Network:
         """Return a network on the device with kept weights, float32; `precision` is that of autocast around it."""
+
+
+class Replicated(Placement):
+    """Every process holds every tensor: one process alone, and DDP."""
+
+    collective = False
+
+    def shard(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def gathering(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return tensors
+
+    def to_cpu(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to("cpu", copy=True)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        return torch.empty(tuple(shape), dtype=dtype)
+
+    def reshard(self, net: Network) -> None:
+        """Nothing is sharded."""
+
+    def network(
+        self, model: Model, weights: Mapping[str, Tensor], device: torch.device, precision: str = "fp32"
+    ) -> Network:
         net = build(model, None)
         net.load_state_dict(dict(weights))
         return net.to(device)
 
 
 @dataclass(frozen=True)
-class Sharded(Whole):
+class Sharded(Placement):
     """Every process holds its rows of every tensor, as DTensors: `mesh` is of the devices, `resting` of the CPUs."""
 
     mesh: DeviceMesh
     resting: DeviceMesh
-    joint = True
+    collective = True
 
-    def own(self, tensor: Tensor) -> Tensor:
+    def shard(self, tensor: Tensor) -> Tensor:
         if tensor.ndim == 0:
             return tensor.detach().cpu()
         return _sharded(self.mine(tensor.detach()).contiguous().to("cpu", copy=True), self.resting, tensor)
@@ -81,7 +112,7 @@ class Sharded(Whole):
         rows, rank = tensor.chunk(self.resting.size()), self.resting.get_local_rank()
         return rows[rank] if rank < len(rows) else tensor[:0]
 
-    def whole(self, tensor: Tensor) -> Tensor:
+    def gather(self, tensor: Tensor) -> Tensor:
         mine = local(tensor)
         if mine is tensor:
             return tensor
@@ -90,10 +121,10 @@ class Sharded(Whole):
         full: Tensor = parts.full_tensor()
         return full
 
-    def view(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    def gathering(self, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         return Gathered(self, tensors)
 
-    def rest(self, tensor: Tensor) -> Tensor:
+    def to_cpu(self, tensor: Tensor) -> Tensor:
         mine = local(tensor).to("cpu", copy=True)
         return mine if local(tensor) is tensor else _sharded(mine, self.resting, tensor)
 
@@ -103,7 +134,7 @@ class Sharded(Whole):
             return torch.empty((), dtype=dtype)
         return _sharded(torch.empty(self.mine(whole).shape, dtype=dtype), self.resting, whole)
 
-    def settle(self, net: Network) -> None:
+    def reshard(self, net: Network) -> None:
         net.reshard()  # FSDP2 keeps what is outside of the blocks gathered for a backward pass
 
     def network(
@@ -123,11 +154,11 @@ class Sharded(Whole):
 class Gathered(Mapping[str, Tensor]):
     """Sharded tensors by name; each is gathered when it is asked for, and only then, by all processes together."""
 
-    def __init__(self, holding: Whole, tensors: Mapping[str, Tensor]) -> None:
-        self._holding, self._tensors = holding, tensors
+    def __init__(self, placement: Placement, tensors: Mapping[str, Tensor]) -> None:
+        self._placement, self._tensors = placement, tensors
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._holding.whole(self._tensors[name])
+        return self._placement.gather(self._tensors[name])
 
     def __contains__(self, name: object) -> bool:
         return name in self._tensors
@@ -139,7 +170,7 @@ class Gathered(Mapping[str, Tensor]):
         return len(self._tensors)
 
 
-WHOLE = Whole()
+REPLICATED = Replicated()
 
 
 def sharded(device: torch.device, world: int) -> Sharded:

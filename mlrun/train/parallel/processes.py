@@ -14,19 +14,19 @@ from torch import Tensor
 from mlrun.config import Hardware
 from mlrun.errors import UserError, mistake
 from mlrun.train.parallel import environment
-from mlrun.train.parallel.placement import Whole, sharded
+from mlrun.train.parallel.placement import Placement, Replicated, sharded
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process among `world`; `device` is where it computes, `holding` what it keeps of a model."""
+    """One process among `world`; `device` is where it computes, `placement` what it keeps of a model."""
 
     rank: int
     world: int
     device: torch.device
-    holding: Whole = field(default_factory=Whole)
+    placement: Placement = field(default_factory=Replicated)
 
     @property
     def first(self) -> bool:
@@ -94,7 +94,7 @@ def start(hardware: Hardware) -> Ranks:
     shards = hardware.sharding == "fsdp"
     if (world > 1 or shards) and not dist.is_initialized():
         _join(rank, world, device, shards)
-    return Ranks(rank, world, device, sharded(device, world) if shards else Whole())
+    return Ranks(rank, world, device, sharded(device, world) if shards else Replicated())
 
 
 def _join(rank: int, world: int, device: torch.device, shards: bool) -> None:
@@ -111,5 +111,5 @@ def _join(rank: int, world: int, device: torch.device, shards: bool) -> None:
 
 def stop(ranks: Ranks) -> None:
     """Leave the other processes."""
-    if (ranks.world > 1 or ranks.holding.joint) and dist.is_initialized():
+    if (ranks.world > 1 or ranks.placement.collective) and dist.is_initialized():
         dist.destroy_process_group()
