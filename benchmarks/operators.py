@@ -48,7 +48,7 @@ class Dense:
         """Return the fine tensors; layers are copied."""
         fine = {}
         for template, param in params.items():
-            for layer, unit in enumerate(self.depth(template).of):
+            for layer, unit in enumerate(self.depth(template).coarse_of):
                 fine[at_depth(template, layer)] = self.multiply(state[at_depth(template, unit)], param, down=False)
         return fine
 
@@ -75,7 +75,7 @@ class Dense:
         merge = self.resize.merges.get(factor.axis)
         if merge is None:
             return torch.eye(self.resize.fine[factor.axis])
-        member = torch.nn.functional.one_hot(torch.tensor(merge.of), merge.coarse).float()
+        member = torch.nn.functional.one_hot(torch.tensor(merge.coarse_of), merge.coarse).float()
         mean = member / member.sum(0)
         if down:
             return mean if factor.role == "out" else member

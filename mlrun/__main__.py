@@ -17,7 +17,7 @@ from mlrun.errors import UserError, mistake
 
 def main() -> None:
     """Do what the command line asks; nothing is written before all of it is checked."""
-    with tasks.told():
+    with tasks.user_errors():
         command = compose.read(sys.argv[1:])
         points = [] if command.helps else compose.points(command)
         if not command.informs:
@@ -41,7 +41,7 @@ def _hydra(command: compose.Command, points: list[compose.Point]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=compose.CONFIG)(tasks.job)()
     except KeyboardInterrupt:
-        tasks.complain("mlrun: interrupted; the same command with its run=... goes on from the last checkpoint")
+        tasks.print_error("mlrun: interrupted; the same command with its run=... goes on from the last checkpoint")
         raise SystemExit(130) from None
 
 

@@ -15,7 +15,7 @@ _REMEDIES = {
 }
 
 
-def told(error: OSError, folder: Path) -> str:
+def reason(error: OSError, folder: Path) -> str:
     """Return the one line about a file that could not be written; nothing that was saved before is lost."""
     place = error.filename if error.filename is not None else folder
     remedy = _REMEDIES.get(error.errno or 0, "choose a folder that you may write to")

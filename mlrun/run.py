@@ -30,7 +30,7 @@ from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train.checkpoint import sharded, store
 from mlrun.train.clock import PURPOSES, Clock
-from mlrun.train.loop import Diverged, Job, Stopped, Trainee, held_out_loss, record, share
+from mlrun.train.loop import Diverged, Job, Stopped, Trainee, held_out_loss, my_rows, record
 from mlrun.train.loop import train as train_stage
 from mlrun.train.optimizers import adamw
 from mlrun.train.parallel import processes
@@ -57,7 +57,7 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         if error.errno in files.FULL_OR_FORBIDDEN:
-            raise UserError(files.told(error, folder)) from None
+            raise UserError(files.reason(error, folder)) from None
         raise
 
 
@@ -116,7 +116,7 @@ class Run:
             self.clock.totals = {p: self.progress.seconds.get(p, 0.0) for p in PURPOSES}
             if warning is not None and self.ranks.first:
                 print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
-        with self._log() as self.log, self.signals.heard():
+        with self._log() as self.log, self.signals.listening():
             job = Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, self.signals)
             try:
                 for stage in self.plan.stages[self.progress.stage :]:
@@ -168,7 +168,7 @@ class Run:
             progress.entered = True
             if stage.fork is None:
                 evaluate(progress.step)
-        rows = share(self.plan.batch, self.ranks)
+        rows = my_rows(self.plan.batch, self.ranks)
         batches = self.source.batches(stage.cursor(progress.step) * self.plan.batch, self.plan.batch, rows)
         with self.clock.during("training"):
             train_stage(job, stage, trainee, batches, progress.step, evaluate, save, fork)
@@ -180,7 +180,7 @@ class Run:
         progress = self.progress
         self._write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
         self.current = _snapshot(trainee, self.ranks.placement)
-        if self.config.growth.teaches:
+        if self.config.growth.keeps_teacher:
             self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
         with self.clock.during("checkpoint"):
@@ -221,11 +221,11 @@ class Run:
             pair, coarse = level, self.plan.level(stage.level + 1)
         source_level, target_level = (pair, coarse) if stage.transfer == "coalesce" else (coarse, pair)
         batch = next(iter(self.source.validation(self.config.settings.eval.batch)))
-        looks = tuple(
-            transfer.look(at, snapshot.weights, batch, self.ranks.device, placement)
+        measured = tuple(
+            transfer.loss_and_logits(at, snapshot.weights, batch, self.ranks.device, placement)
             for at, snapshot in ((source_level, before), (target_level, grown), (target_level, after))
         )
-        receipt = transfer.receipt(stage.transfer, stage.alpha, pair, (looks[0], looks[1], looks[2][0]))
+        receipt = transfer.receipt(stage.transfer, stage.alpha, pair, (measured[0], measured[1], measured[2][0]))
         self._write(record(job, stage, self.progress.step, "transfer", **receipt))
         self.progress.receipts.append({"stage": stage.index, **receipt})
         self.current = after
@@ -233,7 +233,7 @@ class Run:
     def _grown(self, stage: Stage, coarse: Snapshot, averaged: dict[str, torch.Tensor] | None) -> Snapshot:
         """Return the coarse model at the stage's level; what learning a mapping takes is training time."""
         growth, size = self.config.growth, self.plan.batch
-        rows, first = share(size, self.ranks), self.progress.step * size
+        rows, first = my_rows(size, self.ranks), self.progress.step * size
         context = Context(
             self.config.settings.seed,
             self.carry,
@@ -241,10 +241,10 @@ class Run:
             self.config.settings,
             lambda: self.source.batches(first, size, rows),
         )
-        if growth.teaches:
+        if growth.keeps_teacher:
             self.kept[stage.level + 1] = Snapshot({"weights": coarse.weights})
         whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.adam_steps)
-        with self.clock.during("training" if stage.entry.total > 0 else "transfer"):
+        with self.clock.during("training" if stage.entry_flops.total > 0 else "transfer"):
             grown: Snapshot = growth.grow(whole, self.plan.level(stage.level), context)
         return grown
 
@@ -285,16 +285,16 @@ class Run:
         net = self.ranks.placement.network(model, self.current.weights, self.ranks.device, hardware.precision)
         for block in blocks(net):
             block.recompute = hardware.activation_checkpointing
-        lesson = None
+        stage_loss = None
         if stage.transfer == "decoalesce":
             coarse = self.plan.level(stage.level + 1)
-            lesson = self.config.growth.lesson(net, stage, coarse, self.kept.get(coarse.number))
+            stage_loss = self.config.growth.stage_loss(net, stage, coarse, self.kept.get(coarse.number))
         optimizer = adamw.adamw(net, spec)
         if self.current.adam_steps > 0:
             adamw.load_moments(net, optimizer, self.current.tensors, self.current.adam_steps)
         start = self.current.tensors.get("ema", self.current.weights)
         ema = {n: like(p, start[n]) for n, p in net.named_parameters()} if spec.ema is not None else None
-        return Trainee(net, optimizer, ema, lesson)
+        return Trainee(net, optimizer, ema, stage_loss)
 
     def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the held-out loss; at level 1 keep the best weights."""

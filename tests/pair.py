@@ -94,7 +94,7 @@ class Part:
 
 
 def live(part: Part) -> None:
-    """Take the run to its end, or to where it is stopped."""
+    """Opener the run to its end, or to where it is stopped."""
     real = loop.record
 
     def record(job: Any, stage: Any, step: int, kind: str, **values: Any) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def live(part: Part) -> None:
 
 
 def together(scratch: Path, parts: list[Part]) -> None:
-    """Take each run by two processes; what they print is shown where one fails."""
+    """Opener each run by two processes; what they print is shown where one fails."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in parts]
         for one in sockets:

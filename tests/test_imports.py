@@ -1,12 +1,13 @@
-"""Data goes one way: what plans needs no torch, what trains no Hydra, what reports neither, and nobody transformers."""
+"""Data goes one way: a file imports its own package and the floors below, and nobody walks in a circle."""
 
 from __future__ import annotations
 
 import ast
-import os
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,67 +15,110 @@ import pytest
 import mlrun
 
 PACKAGE = Path(mlrun.__path__[0])
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
-ALL = ", ".join(f"mlrun.{name}" for _, name, _ in pkgutil.walk_packages([str(PACKAGE)]) if name != "__main__")
 
-# Who may not know whom. `top` is at import; otherwise nowhere in the file.
-TORCH_FREE = (
-    "axes", "branches", "check", "compose", "config", "errors", "launched", "signals", "storage",
-    "trust", "folder", "layers", "plan", "preflight", "schedule", "table",
-    "tasks", "units", "__main__", "models", "coarsening", "report", "log",
-)  # fmt: skip
-HYDRA_FREE = (
-    "axes", "branches", "check", "checkpoint", "clock", "dcp", "distributed", "divergence", "dropout", "growth",
-    "errors", "launched", "signals", "storage", "folder", "layers", "models", "coarsening",
-    "network", "operators", "optim", "plan", "report", "run", "schedule", "sharded", "sharding", "table",
-    "trainer", "transfer", "units",
-)  # fmt: skip
+# From the ground up; imports for type checkers alone count.
+FLOORS = (
+    "errors units files",
+    "models config log report",
+    "plan data",
+    "train",
+    "multilevel interop",
+    "evaluate",
+    "run convert",
+    "cli",
+    "__main__",
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
+
+# Packages that load without torch: what is imported inside a function is not counted.
+TORCH_FREE = ("cli", "plan", "config", "log", "report", "errors", "units", "files", "__main__")
+# Of the models only what computes, of the data only what opens.
+COMPUTES = ("models/modules.py", "models/network.py", "models/dropout.py")
+
+MODULES = {
+    ".".join(("mlrun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
 
 
-def files(name: str) -> list[Path]:
-    """Return the files of a module or package of ours."""
-    return [PACKAGE / f"{name}.py"] if (PACKAGE / f"{name}.py").exists() else sorted((PACKAGE / name).glob("*.py"))
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Yield the dotted names that a piece of code imports: of `from a import b` both a and a.b."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.module is not None and node.level == 0
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def imported(path: Path, anywhere: bool) -> set[str]:
-    """Return the top packages that a file imports: at import time, or anywhere; not for type checkers alone."""
-    tree = ast.parse(path.read_text())
-    guarded = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for inner in ast.walk(node)
+def ours(path: Path) -> set[str]:
+    """Return the modules of ours that a file imports anywhere."""
+    return {name for name in imports(ast.parse(path.read_text())) if name in MODULES and name != "mlrun"}
+
+
+def packages(module: str) -> str:
+    """Return the package, or the file at the root, that a module belongs to."""
+    return module.split(".")[1]
+
+
+def test_every_part_has_a_floor() -> None:
+    assert {packages(module) for module in MODULES if module != "mlrun"} == set(FLOOR)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "mlrun"])
+def test_a_file_imports_its_own_package_and_lower_floors(module: str) -> None:
+    own = packages(module)
+    others = {name for name in ours(MODULES[module]) if packages(name) != own}
+    assert [name for name in sorted(others) if FLOOR[packages(name)] >= FLOOR[own]] == []
+
+
+def test_no_circle() -> None:
+    graph: Mapping[str, set[str]] = {
+        module: {name for name in ours(path) if name != module and not MODULES[name].name.startswith("__init__")}
+        for module, path in MODULES.items()
     }
-    nodes = [node for node in (ast.walk(tree) if anywhere else tree.body) if node not in guarded]
-    names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-    names += [str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)]
-    return {name.partition(".")[0] for name in names}
+    list(TopologicalSorter(graph).static_order())  # raises CycleError with the circle
 
 
-@pytest.mark.parametrize("name", TORCH_FREE)
-def test_no_torch_at_import(name: str) -> None:
-    assert files(name)
-    assert [path.name for path in files(name) if "torch" in imported(path, anywhere=False)] == []
+def at_import(path: Path) -> set[str]:
+    """Return the top packages that a file imports when it is loaded."""
+    body = ast.parse(path.read_text()).body
+    return {name.partition(".")[0] for node in body if not isinstance(node, ast.If) for name in _shallow(node)}
 
 
-@pytest.mark.parametrize("name", HYDRA_FREE)
-def test_no_hydra_anywhere(name: str) -> None:
-    assert files(name)
-    assert [path.name for path in files(name) if "hydra" in imported(path, anywhere=True)] == []
+def _shallow(node: ast.stmt) -> Iterator[str]:
+    return imports(node) if isinstance(node, ast.Import | ast.ImportFrom) else iter(())
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "mlrun" and packages(name) in TORCH_FREE])
+def test_what_plans_and_reports_needs_no_torch(module: str) -> None:
+    assert "torch" not in at_import(MODULES[module])
+
+
+def test_of_the_models_only_what_computes_needs_torch() -> None:
+    needing = [path for path in sorted((PACKAGE / "models").rglob("*.py")) if "torch" in at_import(path)]
+    assert {str(path.relative_to(PACKAGE)) for path in needing} == set(COMPUTES)
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != "mlrun"])
+def test_only_the_command_line_knows_hydra(module: str) -> None:
+    if packages(module) not in ("cli", "__main__"):
+        assert "hydra" not in {name.partition(".")[0] for name in imports(ast.parse(MODULES[module].read_text()))}
 
 
 def test_the_report_reads_files_only() -> None:
-    known = set().union(*(imported(path, anywhere=True) for path in files("report")))
-    assert known.isdisjoint({"torch", "hydra", "omegaconf", "wandb"})
+    known = {name for path in (PACKAGE / "report").rglob("*.py") for name in imports(ast.parse(path.read_text()))}
+    assert {name.partition(".")[0] for name in known}.isdisjoint({"torch", "hydra", "omegaconf", "wandb"})
+
+
+ALL = ", ".join(f"mlrun.{name}" for _, name, _ in pkgutil.walk_packages([str(PACKAGE)]) if name != "__main__")
 
 
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        (
-            "mlrun.plan.make, mlrun.plan.schedule, mlrun.plan.table, mlrun.cli.run_folder",
-            "torch, hydra, datasets, wandb",
-        ),
+        ("mlrun.plan.make, mlrun.plan.table, mlrun.cli.run_folder", "torch, hydra, datasets, wandb"),
         ("mlrun.__main__", "torch, datasets, wandb, matplotlib"),
         ("mlrun.report.build", "torch, hydra, datasets, wandb"),
         (ALL, "transformers, lightning, accelerate"),
@@ -83,5 +127,5 @@ def test_the_report_reads_files_only() -> None:
 )
 def test_modules_load_without(modules: str, absent: str) -> None:
     code = f"import sys, {modules}; print([m for m in '{absent}'.split(', ') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

@@ -64,7 +64,7 @@ class LocalLauncher(Launcher):
         numbered = enumerate(job_overrides, initial_job_idx)
         jobs = [(resolved(self.hydra_context, self.config, given, number), given) for number, given in numbered]
         device = "cuda" if any(job.device == "cuda" for job, _ in jobs) else "cpu"
-        free = capacity.slots(self.runs_at_a_time, self.processes_per_run, device)
+        free = capacity.shares(self.runs_at_a_time, self.processes_per_run, device)
         runs = [self._run(job, list(given)) for job, given in jobs]
         print(f"mlrun: {len(runs)} runs, {min(len(free), len(runs))} at a time; what they print is in "
               f"{runs[0].printed.parent}", flush=True)  # fmt: skip
@@ -79,16 +79,16 @@ class LocalLauncher(Launcher):
         command = [sys.executable, *how, *kept, *overrides, override("run", job.folder)]
         return Run(command, job.folder, job.sweep / ".console" / f"{job.name}.txt")
 
-    def _work_off(self, runs: list[Run], free: list[capacity.Slot]) -> None:
-        waiting, running, ended = list(runs), list[tuple[Started, capacity.Slot]](), 0
+    def _work_off(self, runs: list[Run], free: list[capacity.Share]) -> None:
+        waiting, running, ended = list(runs), list[tuple[Started, capacity.Share]](), 0
         with _stopped_with_us(running):
             while waiting or running:
                 while waiting and free:
                     running.append((Started(waiting.pop(0), free[-1]), free.pop()))
                 time.sleep(PAUSE)
-                for started, slot in [pair for pair in running if pair[0].process.poll() is not None]:
-                    running.remove((started, slot))
-                    free.append(slot)
+                for started, share in [pair for pair in running if pair[0].process.poll() is not None]:
+                    running.remove((started, share))
+                    free.append(share)
                     ended += 1
                     print(f"{ended}/{len(runs)} {started.run.folder.name}: {started.outcome()}", flush=True)
 
@@ -96,7 +96,7 @@ class LocalLauncher(Launcher):
 class Started:
     """A run under way."""
 
-    def __init__(self, run: Run, slot: capacity.Slot) -> None:
+    def __init__(self, run: Run, share: capacity.Share) -> None:
         run.printed.parent.mkdir(parents=True, exist_ok=True)
         self.run = run
         with contextlib.suppress(FileNotFoundError):
@@ -106,7 +106,7 @@ class Started:
             # A session of its own: an interrupt of the terminal reaches us alone, and we ask the run to save.
             self.process = subprocess.Popen(
                 run.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                env={**os.environ, **slot.environment}, start_new_session=True,
+                env={**os.environ, **share.environment}, start_new_session=True,
             )  # fmt: skip
 
     def outcome(self) -> str:

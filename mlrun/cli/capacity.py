@@ -12,14 +12,14 @@ KEY = "hydra.launcher."
 
 
 @dataclass(frozen=True)
-class Slot:
+class Share:
     """Room for one run: the environment variables that hold it to its share of the machine."""
 
     environment: Mapping[str, str]
 
 
-def slots(at_a_time: int | None, processes: int, device: str, env: Mapping[str, str] = os.environ) -> list[Slot]:
-    """Return the slots for runs of so many processes each; UserError if there is room for none.
+def shares(at_a_time: int | None, processes: int, device: str, env: Mapping[str, str] = os.environ) -> list[Share]:
+    """Return the shares for runs of so many processes each; UserError if there is room for none.
 
     Without `at_a_time` every processor core, or every GPU, is given away once. More runs than that share GPUs.
     """
@@ -38,15 +38,15 @@ def slots(at_a_time: int | None, processes: int, device: str, env: Mapping[str, 
         raise UserError(mistake(f"{KEY}processes_per_run", processes, allowed, "one process takes one GPU"))
     shares = [gpus[first : first + processes] for first in range(0, len(gpus) - processes + 1, processes)]
     count = at_a_time or len(shares)
-    return [Slot({"CUDA_VISIBLE_DEVICES": ",".join(shares[i % len(shares)])}) for i in range(count)]
+    return [Share({"CUDA_VISIBLE_DEVICES": ",".join(shares[i % len(shares)])}) for i in range(count)]
 
 
-def _on_cores(at_a_time: int | None, processes: int, env: Mapping[str, str]) -> list[Slot]:
-    """Return slots of equal shares of the cores that this process may use; threads that are set stay as they are."""
+def _on_cores(at_a_time: int | None, processes: int, env: Mapping[str, str]) -> list[Share]:
+    """Return shares of equal shares of the cores that this process may use; threads that are set stay as they are."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = at_a_time or max(1, cores // processes)
     threads = env.get("OMP_NUM_THREADS") or str(max(1, cores // (count * processes)))
-    return [Slot({"OMP_NUM_THREADS": threads})] * count
+    return [Share({"OMP_NUM_THREADS": threads})] * count
 
 
 def _gpus(env: Mapping[str, str]) -> list[str]:

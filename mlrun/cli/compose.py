@@ -93,12 +93,12 @@ class Point:
     launcher: DictConfig | None = None  # Hydra's, of a sweep
 
     @property
-    def here(self) -> bool:
+    def on_this_machine(self) -> bool:
         """False if a launcher takes the job elsewhere."""
         return self.launcher is None or str(self.launcher._target_).startswith((BASIC, LOCAL))
 
     @property
-    def beside(self) -> bool:
+    def shares_machine(self) -> bool:
         """True if runs of a sweep share this machine."""
         return self.launcher is not None and str(self.launcher._target_).startswith(LOCAL)
 

@@ -24,8 +24,8 @@ def check(points: Sequence[Point]) -> None:
         for line in problems(point):
             found.setdefault(line, []).append(point.label)
     if found:
-        raise UserError([_told(line, labels, len(points)) for line, labels in found.items()])
-    if points[0].beside:
+        raise UserError([_line(line, labels, len(points)) for line, labels in found.items()])
+    if points[0].shares_machine:
         _room(points)
 
 
@@ -34,10 +34,10 @@ def _room(points: Sequence[Point]) -> None:
     launcher = points[0].launcher
     assert launcher is not None
     wanted = {point.settings.hardware.device for point in points if point.settings.task == "train"}
-    capacity.slots(launcher.runs_at_a_time, launcher.processes_per_run, "cuda" if "cuda" in wanted else "cpu")
+    capacity.shares(launcher.runs_at_a_time, launcher.processes_per_run, "cuda" if "cuda" in wanted else "cpu")
 
 
-def _told(line: str, labels: Sequence[str], total: int) -> str:
+def _line(line: str, labels: Sequence[str], total: int) -> str:
     if len(labels) == total:
         return line
     return f"{line} (in {len(labels)} of {total} runs, such as {labels[0]})"
@@ -55,7 +55,7 @@ def problems(point: Point) -> list[str]:
     except UserError as error:
         return error.problems
     found = _run_problems(point) or run_folder.problems(point.folder, config.resolved)
-    if training and point.here:
+    if training and point.on_this_machine:
         found += device_problems(config.settings.hardware.device) + _cache_problems(config.settings.cache)
         found += _init_problems(config.settings.init, point.folder)
     return found

@@ -38,22 +38,22 @@ class Failed(Exception):
 
 def first() -> bool:
     """Return whether this is the one process of a run that prints and writes."""
-    return environment.place().rank == 0
+    return environment.process().rank == 0
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
     """Print, on one process only."""
     if first():
         print(text, flush=True)
 
 
-def complain(text: str) -> None:
+def print_error(text: str) -> None:
     """Print to standard error, on every process: what is wrong may be wrong on one alone."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
-def told(everywhere: bool = False) -> Iterator[None]:
+def user_errors(everywhere: bool = False) -> Iterator[None]:
     """Turn the user's mistakes into lines and exit code 2, a failed run into a line and 1.
 
     What all processes find is printed by one; `everywhere` is for what a single one may find.
@@ -62,7 +62,7 @@ def told(everywhere: bool = False) -> Iterator[None]:
         yield
     except (UserError, Failed) as error:
         for line in str(error).splitlines() if everywhere or first() else ():
-            complain(f"mlrun: {line}")
+            print_error(f"mlrun: {line}")
         raise SystemExit(2 if isinstance(error, UserError) else 1) from None
 
 
@@ -72,10 +72,10 @@ def job(settings: DictConfig) -> None:
     folder = _short(Path(hydra.runtime.output_dir))
     settings.run = str(folder)
     if hydra.mode != RunMode.MULTIRUN:
-        with told(everywhere=True):
+        with user_errors(everywhere=True):
             TASKS[settings.task](settings, folder)
         return
-    say(f"\n-- run {hydra.job.num}: {folder}")
+    print_once(f"\n-- run {hydra.job.num}: {folder}")
     note = folder / ERROR
     note.unlink(missing_ok=True)
     try:
@@ -87,7 +87,7 @@ def job(settings: DictConfig) -> None:
 
 
 def _note(note: Path, text: str) -> None:
-    complain(text.rstrip())
+    print_error(text.rstrip())
     if first():
         note.write_text(text)
 
@@ -112,7 +112,7 @@ def plan(settings: DictConfig, folder: Path | None) -> None:
     _, planned = _planned(settings, sources=False)
     if first():
         (folder / "plan.json").write_text(json.dumps(as_dict(planned), indent=2) + "\n")
-    say(f"written to {folder / 'plan.json'}")
+    print_once(f"written to {folder / 'plan.json'}")
 
 
 def train(settings: DictConfig, folder: Path | None) -> None:
@@ -131,9 +131,9 @@ def train(settings: DictConfig, folder: Path | None) -> None:
         raise Failed(f"{error}; the same command with run={folder} goes on") from None
     except Stopped as error:
         if first():
-            complain(f"mlrun: {error}; the same command with run={folder} goes on")
+            print_error(f"mlrun: {error}; the same command with run={folder} goes on")
         raise SystemExit(STOPPED) from None
-    say(_outcome(summary, folder))
+    print_once(_outcome(summary, folder))
 
 
 def _outcome(summary: Mapping[str, Any], folder: Path) -> str:
@@ -160,7 +160,7 @@ def report(settings: DictConfig, folder: Path | None) -> None:
 def _report(runs: list[Path], out: Path) -> None:
     from mlrun.report.build import build, render
 
-    say(render(build(runs, out)))
+    print_once(render(build(runs, out)))
 
 
 def evaluate(settings: DictConfig, folder: Path | None) -> None:
@@ -170,7 +170,7 @@ def evaluate(settings: DictConfig, folder: Path | None) -> None:
     from mlrun.evaluate import evaluate as evaluate_run
 
     found = evaluate_run(run, hardware)
-    say(
+    print_once(
         " | ".join(
             f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items()
         )
@@ -191,7 +191,7 @@ def export(settings: DictConfig, folder: Path | None) -> None:
     from mlrun.interop.folders import export_hf
 
     export_hf(given(settings, folder), target := place(settings, "target"))
-    say(f"written to {target}")
+    print_once(f"written to {target}")
 
 
 def import_(settings: DictConfig, folder: Path | None) -> None:
@@ -199,7 +199,7 @@ def import_(settings: DictConfig, folder: Path | None) -> None:
     from mlrun.interop.folders import import_hf
 
     import_hf(place(settings, "source"), target := place(settings, "target"))
-    say(f"written to {target}")
+    print_once(f"written to {target}")
 
 
 def coalesce(settings: DictConfig, folder: Path | None) -> None:
@@ -208,7 +208,7 @@ def coalesce(settings: DictConfig, folder: Path | None) -> None:
 
     coarsening = build(settings.coarsening, "coarsening")
     coalesce_folder(place(settings, "source"), target := place(settings, "target"), coarsening)
-    say(f"written to {target}")
+    print_once(f"written to {target}")
 
 
 def decoalesce(settings: DictConfig, folder: Path | None) -> None:
@@ -218,7 +218,7 @@ def decoalesce(settings: DictConfig, folder: Path | None) -> None:
     coarsening = build(settings.coarsening, "coarsening")
     fine = None if settings.fine is None else Path(settings.fine)
     decoalesce_folder(place(settings, "source"), target := place(settings, "target"), coarsening, fine)
-    say(f"written to {target}")
+    print_once(f"written to {target}")
 
 
 def interpolate(settings: DictConfig, folder: Path | None) -> None:
@@ -227,7 +227,7 @@ def interpolate(settings: DictConfig, folder: Path | None) -> None:
 
     kept, grown, target = (place(settings, key) for key in ("source", "grown", "target"))
     interpolate_folders(kept, grown, settings.cycle.alpha, target)
-    say(f"written to {target}")
+    print_once(f"written to {target}")
 
 
 def place(settings: DictConfig, key: str) -> Path:
@@ -262,9 +262,9 @@ class AfterSweep(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Hydra would swallow an exception here, so it is told and becomes an exit code."""
         folder = _short(Path(config.hydra.sweep.dir).absolute())
-        with told(), _ours():
+        with user_errors(), _ours():
             if config.task == "train" and any(folder.glob("*/log.jsonl")):
-                say(f"\n-- report of {folder}")
+                print_once(f"\n-- report of {folder}")
                 if first():
                     _report([folder], folder / "report")
             failed = sorted(str(note.parent) for note in folder.glob(f"*/{ERROR}"))

@@ -163,7 +163,7 @@ def _near(given: object, known: Iterable[str]) -> str:
 
 def _check(found: Checkpoint) -> None:
     """Raise UserError, a line for each tensor that is missing, unknown, or of a wrong shape or dtype."""
-    expected = {slot: shape for slot, _, shape in layout(found.table, found.model)}
+    expected = {stored: shape for stored, _, shape in layout(found.table, found.model)}
     entries = {name: found.shards.entries[file] for name, file in found.stored.items()}
     problems = [f"tensor {name}: missing; the model needs it" for name in expected if name not in entries]
     for name, entry in entries.items():

@@ -21,7 +21,7 @@ from mlrun.interop.name_tables import Table, groups, store
 from mlrun.interop.read import CONFIG, INNER, Checkpoint, layout
 from mlrun.models.axes import at_depth
 from mlrun.models.base import Model
-from mlrun.train.checkpoint.tensor_files import SHARD_BYTES, Slot, Writer
+from mlrun.train.checkpoint.tensor_files import SHARD_BYTES, TensorInfo, Writer
 
 # All layers' tensors of one of our templates, in order of depth.
 Stream = Callable[[str], Iterator[Tensor]]
@@ -92,8 +92,8 @@ def _unlike(table: Table, source: Checkpoint) -> list[str]:
 def _write_tensors(
     folder: Path, table: Table, model: Model, stream: Stream, source: Checkpoint, shard_bytes: int
 ) -> None:
-    slots = [Slot(name, source.dtype(template), shape) for name, template, shape in layout(table, model)]
-    writer = Writer(folder, slots, shard_bytes)
+    infos = [TensorInfo(name, source.dtype(template), shape) for name, template, shape in layout(table, model)]
+    writer = Writer(folder, infos, shard_bytes)
     for stored, templates in groups(table).items():
         sources = [table[template] for template in templates]
         for index, parts in enumerate(zip(*map(stream, templates), strict=True)):

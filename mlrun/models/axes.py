@@ -120,13 +120,13 @@ class Merge:
         return len(self.groups)
 
     @cached_property
-    def of(self) -> tuple[int, ...]:
+    def coarse_of(self) -> tuple[int, ...]:
         """The coarse unit of each fine unit."""
         coarse = {unit: index for index, group in enumerate(self.groups) for unit in group}
         return tuple(coarse[unit] for unit in range(self.fine))
 
     @property
-    def even(self) -> bool:
+    def equal_groups(self) -> bool:
         """True if all groups have one size; only then do norms over the axis stay exact."""
         return len({len(g) for g in self.groups}) == 1
 

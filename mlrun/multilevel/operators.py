@@ -157,8 +157,8 @@ def _decoalesce(state: State, params: Params, resize: Resize, rule: Rule) -> Ite
     for template, param in params.items():
         merge = _depth_merge(template, resize)
         for unit in range(merge.fine):
-            source = at_depth(template, merge.of[unit])
-            group = merge.groups[merge.of[unit]]
+            source = at_depth(template, merge.coarse_of[unit])
+            group = merge.groups[merge.coarse_of[unit]]
             yield at_depth(template, unit), _grown(source, unit, group, state, param, resize, rule)
 
 
@@ -230,7 +230,7 @@ def _factored(param: Param, sizes: Sizes) -> list[int]:
 def _up(x: Tensor, dim: int, merge: Merge, kind: Kind) -> Tensor:
     if kind == "split":
         x = x / _counts(x, dim, merge)
-    return x.index_select(dim, torch.tensor(merge.of, device=x.device))
+    return x.index_select(dim, torch.tensor(merge.coarse_of, device=x.device))
 
 
 def _down(x: Tensor, dim: int, merge: Merge, kind: Kind) -> Tensor:
@@ -263,7 +263,7 @@ def _take(x: Tensor, dim: int, index: Sequence[int]) -> Tensor:
 
 def _counts(x: Tensor, dim: int, merge: Merge) -> Tensor | int:
     """Return the group sizes: a number if all are equal, else a tensor that broadcasts along `dim`."""
-    if merge.even:
+    if merge.equal_groups:
         return len(merge.groups[0])
     counts = torch.tensor([len(group) for group in merge.groups], dtype=x.dtype, device=x.device)
     return counts.reshape([-1 if d == dim else 1 for d in range(x.dim())])

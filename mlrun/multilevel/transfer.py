@@ -65,7 +65,7 @@ def _kinds(snapshot: Snapshot, carry: bool) -> list[str]:
 
 
 @torch.no_grad()
-def look(
+def loss_and_logits(
     level: Level,
     weights: Mapping[str, Tensor],
     batch: Mapping[str, Tensor],
@@ -87,17 +87,17 @@ def receipt(
     operator: str,
     alpha: float | None,
     level: Level,
-    looks: tuple[tuple[float, Tensor], tuple[float, Tensor], float],
+    measured: tuple[tuple[float, Tensor], tuple[float, Tensor], float],
 ) -> dict[str, Any]:
     """Return the record of a transfer between `level` and the coarser one.
 
-    `looks` are (loss, logits) before and straight after the operator, and the loss after the interpolation.
+    `measured` are (loss, logits) before and straight after the operator, and the loss after the interpolation.
 
     Raises:
         UserError: the operator promises to keep the function and did not.
     """
     assert level.resize is not None
-    (before, logits_before), (grown, logits_grown), after = looks
+    (before, logits_before), (grown, logits_grown), after = measured
     exact = operator == "decoalesce" and not level.inexact
     change = relative_change(logits_before, logits_grown)
     if exact and not change <= TOLERANCE:

@@ -33,7 +33,7 @@ def stages(settings: Settings, plan: Plan) -> list[Stage]:
     last, points = plan.stages[-1], settings.cycle.branches
     if not points:
         return []
-    if last.turns != (plan.level(1).flops,):
+    if last.step_flops != (plan.level(1).flops,):
         remedy = "it is for the whole stage: give level 1 a further row after it"
         raise UserError(mistake("cycle.branches", points, "a last stage with the model's own loss", remedy))
     budgets = [_budget(plan, text) for text in points]
@@ -43,8 +43,8 @@ def stages(settings: Settings, plan: Plan) -> list[Stage]:
         end = _end(plan, budget)
         fork = _fork(settings, plan, end)
         before = found[-1] if found else last
-        branch = replace(last, index=before.index + 1, first=before.end, steps=end - fork, entry=Flops(0, 0))
-        branch = replace(branch, transfer=None, alpha=None, blend=False)
+        branch = replace(last, index=before.index + 1, first=before.end, steps=end - fork, entry_flops=Flops(0, 0))
+        branch = replace(branch, transfer=None, alpha=None)
         found.append(replace(branch, fork=fork, ending=_share(plan, budget, text)))
     return found
 
@@ -67,7 +67,7 @@ def _end(plan: Plan, budget: int) -> int:
     """Return the step of the trunk's last stage by which as many FLOPs are spent as by `budget` from-scratch steps."""
     last = plan.stages[-1]
     left = budget * plan.batch * plan.level(1).flops.total - plan.spent(last.first, last.index).flops
-    return last.first + left // (plan.batch * last.step_flops)
+    return last.first + left // (plan.batch * last.mean_step_flops)
 
 
 def _fork(settings: Settings, plan: Plan, end: int) -> int:

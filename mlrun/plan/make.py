@@ -87,42 +87,44 @@ def _budget_steps(config: Config, finest: Level) -> int:
 def _stages(config: Config, levels: tuple[Level, ...], budget: int) -> tuple[Stage, ...]:
     cycle = config.settings.cycle
     kept: set[int] = set()
-    ways = [_transfer(cycle, i, kept) for i in range(len(cycle.stages))]
-    _refuse_growth(config, levels, [way[0] for way in ways])
-    bills = [_bill(config, levels[row.level - 1], way[0]) for row, way in zip(cycle.stages, ways, strict=True)]
+    transfers = [_transfer(cycle, i, kept) for i in range(len(cycle.stages))]
+    _refuse_growth(config, levels, [kind for kind, _ in transfers])
+    costs = [_cost(config, levels[row.level - 1], kind) for row, (kind, _) in zip(cycle.stages, transfers, strict=True)]
     stages: list[Stage] = []
-    for i, steps in enumerate(_stage_steps(config, levels[0], bills, budget)):
+    for i, steps in enumerate(_stage_steps(config, levels[0], costs, budget)):
         level = cycle.stages[i].level
         scale = cycle.lr_scale[level - 1] if cycle.lr_scale else 1.0
         first = stages[-1].end if stages else 0
-        (turns, entry), (way, alpha, blend) = bills[i], ways[i]
-        stages.append(Stage(i, level, first, steps, turns, entry, scale, way, alpha, blend))
+        (step_flops, entry_flops), (transfer, alpha) = costs[i], transfers[i]
+        stages.append(Stage(i, level, first, steps, step_flops, entry_flops, scale, transfer, alpha))
     if stages[-1].end == 0:
         raise UserError(mistake("cycle.stages", "no step at all", "a sum of at least one step", "lengthen a stage"))
     return tuple(stages)
 
 
-Bill = tuple[tuple[Flops, ...], Flops]
+Cost = tuple[tuple[Flops, ...], Flops]
 
 
-def _bill(config: Config, level: Level, way: str | None) -> Bill:
+def _cost(config: Config, level: Level, transfer: str | None) -> Cost:
     """Return the FLOPs per sample of a stage's steps, in turn, and what entering it costs."""
-    if way != "decoalesce":
+    if transfer != "decoalesce":
         return (level.flops,), Flops(0, 0)
     data, model = config.data, level.model
     samples = Samples(data.sequence, data.targets(config.model), config.settings.batch)
-    return config.growth.turns(model, level.resize, samples), config.growth.entry(model, level.resize, samples)
+    return config.growth.step_flops(model, level.resize, samples), config.growth.entry_flops(
+        model, level.resize, samples
+    )
 
 
-def _refuse_growth(config: Config, levels: tuple[Level, ...], ways: list[str | None]) -> None:
+def _refuse_growth(config: Config, levels: tuple[Level, ...], transfers: list[str | None]) -> None:
     """Raise UserError for what the growing method cannot do in this cycle, all lines at once."""
-    rows = list(zip(config.settings.cycle.stages, ways, strict=True))
-    problems = config.growth.unfit(config.settings) if "decoalesce" in ways else []
-    for level in sorted({row.level for row, way in rows if way == "decoalesce"}):
+    rows = list(zip(config.settings.cycle.stages, transfers, strict=True))
+    problems = config.growth.policy_problems(config.settings) if "decoalesce" in transfers else []
+    for level in sorted({row.level for row, transfer in rows if transfer == "decoalesce"}):
         model, resize = levels[level - 1].model, levels[level - 1].resize
         assert resize is not None
-        problems += config.growth.problems(model, resize, config.settings)
-    down = {row.level for row, way in rows if way == "coalesce"}
+        problems += config.growth.size_problems(model, resize, config.settings)
+    down = {row.level for row, transfer in rows if transfer == "coalesce"}
     empty = [n for n in down if 0 in levels[n - 1].sizes.values()]
     problems += [
         mistake(f"level {n}", "no layers", "at least one layer", "nothing coalesces into it: begin there")
@@ -132,21 +134,21 @@ def _refuse_growth(config: Config, levels: tuple[Level, ...], ways: list[str | N
         raise UserError(dict.fromkeys(problems))
 
 
-def _transfer(cycle: Cycle, i: int, kept: set[int]) -> tuple[str | None, float | None, bool]:
-    """Return (transfer, alpha, blend) of stage `i`; `kept`, the levels that hold a model to blend with, is updated."""
+def _transfer(cycle: Cycle, i: int, kept: set[int]) -> tuple[str | None, float | None]:
+    """Return (transfer, alpha) of stage `i`; `kept`, the levels that hold a model to blend with, is updated."""
     row, before = cycle.stages[i], cycle.stages[i - 1] if i > 0 else None
     if before is None or row.level == before.level:
         _refuse_alpha(row, i, None, "no decoalescing happens before this stage")
-        return None, None, False
+        return None, None
     if row.level > before.level:
         kept.add(before.level)
         _refuse_alpha(row, i, None, "no decoalescing happens before this stage")
-        return "coalesce", None, False
+        return "coalesce", None
     if row.level not in kept:
         _refuse_alpha(row, i, 1.0, f"level {row.level} was not trained before and has nothing to blend with")
-        return "decoalesce", 1.0, False
+        return "decoalesce", 1.0
     kept.remove(row.level)
-    return "decoalesce", cycle.alpha if row.alpha is None else row.alpha, True
+    return "decoalesce", cycle.alpha if row.alpha is None else row.alpha
 
 
 def _refuse_alpha(row: Row, i: int, only: float | None, reason: str) -> None:
@@ -156,17 +158,17 @@ def _refuse_alpha(row: Row, i: int, only: float | None, reason: str) -> None:
         raise UserError(mistake(f"cycle.stages.{i}.alpha", row.alpha, allowed, f"{reason}: remove alpha"))
 
 
-def _stage_steps(config: Config, finest: Level, bills: list[Bill], budget: int) -> list[int]:
+def _stage_steps(config: Config, finest: Level, costs: list[Cost], budget: int) -> list[int]:
     """Return every stage's steps; `rest` takes the whole steps that the FLOPs left over pay for."""
     batch, tokens = config.settings.batch, config.model.tokens(config.data.sequence)
-    per_sample = [sum(turn.total for turn in turns) // len(turns) for turns, _ in bills]
+    per_sample = [sum(f.total for f in step_flops) // len(step_flops) for step_flops, _ in costs]
     known: list[int | None] = []
     for row, flops in zip(config.settings.cycle.stages, per_sample, strict=True):
         length = parse(row.length)
         rates = Rates(batch, batch * tokens, batch * flops, budget)
         known.append(None if length is None or length.unit == "rest" else rates.steps(length))
     whole = budget * batch * finest.flops.total
-    spent = sum(entry.total for _, entry in bills)
+    spent = sum(entry_flops.total for _, entry_flops in costs)
     spent += sum(batch * flops * n for flops, n in zip(per_sample, known, strict=True) if n is not None)
     counts = [(whole - spent) // (batch * f) if n is None else n for f, n in zip(per_sample, known, strict=True)]
     if min(counts) < 0:
@@ -180,7 +182,7 @@ def _stage_steps(config: Config, finest: Level, bills: list[Bill], budget: int) 
 def _refuse_overspending(plan: Plan) -> None:
     """A cycle may not spend more than its baseline, in FLOPs; half a step of rounding per stage is forgiven."""
     spent = plan.total.flops
-    rounding = sum(plan.batch * s.step_flops for s in plan.stages) // 2
+    rounding = sum(plan.batch * s.mean_step_flops for s in plan.stages) // 2
     if spent > plan.budget_flops + rounding:
         share = spent / plan.budget_flops
         lengths = ", ".join(f"{s.steps} steps at level {s.level}" for s in plan.stages)

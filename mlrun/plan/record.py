@@ -62,7 +62,7 @@ def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:
         "parameters": level.parameters,
         "transfer": stage.transfer,
         "alpha": stage.alpha,
-        "entry_flops": stage.entry.total,
+        "entry_flops": stage.entry_flops.total,
         "lr_scale": stage.lr_scale,
         "first_step": stage.first,
         "steps": stage.steps,

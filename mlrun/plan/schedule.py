@@ -78,4 +78,4 @@ def _span(policy: str, stage: Stage, last: Stage) -> tuple[int, int]:
 
 
 def _rates(plan: Plan, stage: Stage, whole: int) -> Rates:
-    return Rates(plan.batch, plan.batch * plan.tokens_per_sample, plan.batch * stage.step_flops, whole)
+    return Rates(plan.batch, plan.batch * plan.tokens_per_sample, plan.batch * stage.mean_step_flops, whole)

@@ -34,7 +34,7 @@ class Stage:
     """One stretch of training at one level: steps `first` to `first + steps`, after `transfer` from the level before.
 
     `alpha` is the share of the decoalesced weights: 1 where no model was kept to blend with; None without a blend.
-    `turns` are the FLOPs per sample of its steps, which come in turn (mostly there is one); `entry` is what the
+    `step_flops` are the FLOPs per sample of its steps, which come in turn (mostly there is one); `entry_flops` is what
     growing into the stage cost by itself.
 
     A branch (`cycle.branches`) goes on from the state that the run had after step `fork`, with the samples that came
@@ -45,12 +45,11 @@ class Stage:
     level: int
     first: int
     steps: int
-    turns: tuple[Flops, ...]
-    entry: Flops
+    step_flops: tuple[Flops, ...]
+    entry_flops: Flops
     lr_scale: float
     transfer: str | None = None
     alpha: float | None = None
-    blend: bool = False
     fork: int | None = None
     ending: float | None = None
 
@@ -60,9 +59,9 @@ class Stage:
         return self.first + self.steps
 
     @property
-    def step_flops(self) -> int:
-        """FLOPs per sample of a step, the mean over the turns."""
-        return sum(turn.total for turn in self.turns) // len(self.turns)
+    def mean_step_flops(self) -> int:
+        """FLOPs per sample of a step, the mean over its steps."""
+        return sum(turn.total for turn in self.step_flops) // len(self.step_flops)
 
     def cursor(self, step: int) -> int:
         """Return how many batches lie before that of `step`: a branch reads what the trunk reads after the fork."""
@@ -70,10 +69,10 @@ class Stage:
 
     def flops(self, steps: int, batch: int) -> Flops:
         """Return the FLOPs of entering the stage and taking `steps` steps."""
-        taken = [len(range(turn, steps, len(self.turns))) * batch for turn in range(len(self.turns))]
-        body = sum(n * turn.body for n, turn in zip(taken, self.turns, strict=True))
-        head = sum(n * turn.head for n, turn in zip(taken, self.turns, strict=True))
-        return Flops(self.entry.body + body, self.entry.head + head)
+        taken = [len(range(turn, steps, len(self.step_flops))) * batch for turn in range(len(self.step_flops))]
+        body = sum(n * turn.body for n, turn in zip(taken, self.step_flops, strict=True))
+        head = sum(n * turn.head for n, turn in zip(taken, self.step_flops, strict=True))
+        return Flops(self.entry_flops.body + body, self.entry_flops.head + head)
 
 
 @dataclass(frozen=True)

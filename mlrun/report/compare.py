@@ -52,8 +52,8 @@ class Row:
     best: bool
     tried: int
     pairs: tuple[Pair, ...]
-    alone: tuple[Run, ...]
-    waiting: tuple[Run, ...]
+    unpaired: tuple[Run, ...]
+    unfinished: tuple[Run, ...]
 
     def spread(self, measure: str) -> Spread:
         """Return the saving on one measure over the seeds."""
@@ -74,7 +74,7 @@ class Row:
     @property
     def loss(self) -> Spread:
         """Final loss over the seeds."""
-        return _losses([pair.run for pair in self.pairs] or self.alone)
+        return _losses([pair.run for pair in self.pairs] or self.unpaired)
 
     @property
     def endings(self) -> tuple[Budget, ...]:

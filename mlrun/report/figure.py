@@ -97,7 +97,7 @@ def chosen(group: Group) -> list[Curve]:
     curves = [_curve("baseline", BASELINE, baselines, None)]
     best = sorted((row for row in group.rows if row.best), key=_order)[: len(COLOURS)]
     for row, colour in zip(best, COLOURS, strict=False):
-        runs = [*(pair.run for pair in row.pairs), *row.alone, *row.waiting]
+        runs = [*(pair.run for pair in row.pairs), *row.unpaired, *row.unfinished]
         curves.append(_curve(row.method, colour, runs, row))
     return [curve for curve in curves if any(curve.seeds)]
 

@@ -11,9 +11,9 @@ from mlrun.report.read import Run
 # A cycle and its baseline agree on these (and on the seed); `optimizer.lr` is each one's own best.
 MATCHED = ("model", "data", "budget", "batch", "eval", "optimizer")
 # These say where, under which name and how fast a run ran, not what it computed.
-ASIDE = ("task", "run", "runs", "name", "seed", "log_every", "cache", "logger", "hardware", "checkpoint", "hydra")
+IGNORED = ("task", "run", "runs", "name", "seed", "log_every", "cache", "logger", "hardware", "checkpoint", "hydra")
 # Keys of a section that may differ: branches leave the trunk as it is.
-OWN = {"optimizer": "lr", "eval": "every", "cycle": "branches"}
+FREE_KEY = {"optimizer": "lr", "eval": "every", "cycle": "branches"}
 # Ratios that are that of the width unless a user sets them.
 FOLLOWING = ("coarsening.ffn", "coarsening.head")
 
@@ -35,7 +35,7 @@ def family(run: Run) -> str:
     """
     if run.baseline:
         return "baseline " + setting(run)
-    return _text({k: _without_own(k, v) for k, v in run.config.items() if k not in ASIDE})
+    return _text({k: _without_own(k, v) for k, v in run.config.items() if k not in IGNORED})
 
 
 def same_speed(one: Run, other: Run) -> bool:
@@ -84,7 +84,7 @@ def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     items = node.items() if isinstance(node, Mapping) else enumerate(node)
     for key, value in items:
         path = f"{prefix}{key}"
-        if path in ASIDE or path in (f"{section}.{own}" for section, own in OWN.items()):
+        if path in IGNORED or path in (f"{section}.{own}" for section, own in FREE_KEY.items()):
             continue
         if isinstance(value, Mapping | list):
             yield from _flat(value, path + ".")
@@ -102,7 +102,7 @@ def _said(key: str, value: Any, others: Sequence[str]) -> str:
 
 
 def _without_own(section: str, value: Any) -> Any:
-    own = OWN.get(section)
+    own = FREE_KEY.get(section)
     return {k: v for k, v in value.items() if k != own} if isinstance(value, Mapping) else value
 
 

@@ -81,8 +81,8 @@ def ordered(group: Group) -> list[Row]:
 def _saving_rows(row: Row) -> list[tuple[str, ...]]:
     name = row.method + (" *" if row.best and row.tried > 1 else "")
     if not row.pairs:
-        why = "no baseline" if row.alone else ", ".join(sorted({run.status for run in row.waiting}))
-        loss = f"loss {_level(row.loss)}".replace("\n", " ") if row.alone else ""
+        why = "no baseline" if row.unpaired else ", ".join(sorted({run.status for run in row.unfinished}))
+        loss = f"loss {_level(row.loss)}".replace("\n", " ") if row.unpaired else ""
         return [(name, f"{row.lr:g}", _seeds(row), why, "", "", "", loss)]
     shown = [saved(row.spread(axis), row.timed or axis != "seconds") for axis in ("flops", "flops_body", "seconds")]
     faster = speedup(row.spread("flops").mean)
@@ -150,7 +150,7 @@ def _level(found: Spread) -> str:
 
 
 def _seeds(row: Row) -> str:
-    return f"{len(row.pairs or row.alone)}" + (f" (+{len(row.waiting)} unfinished)" if row.waiting else "")
+    return f"{len(row.pairs or row.unpaired)}" + (f" (+{len(row.unfinished)} unfinished)" if row.unfinished else "")
 
 
 def saved(found: Spread, comparable: bool = True) -> str:

@@ -86,7 +86,7 @@ def _line(group: Group, row: Row) -> dict[str, Any]:
         "lr": row.lr,
         "best": row.best,
         "lr_tried": row.tried,
-        "seeds": len(row.pairs or row.alone),
+        "seeds": len(row.pairs or row.unpaired),
         "baseline_lr": "/".join(f"{lr:g}" for lr in sorted({p.baseline.lr for p in row.pairs})),
         "baseline_lr_tried": len(group.rates),
         "tuned": group.tuned,
@@ -147,8 +147,8 @@ def _row(row: Row) -> dict[str, Any]:
         "loss": _spread(row.loss),
         "gap": _spread(row.gap),
         "seeds": [_pair(pair) for pair in row.pairs],
-        "without_baseline": [str(run.folder) for run in row.alone],
-        "unfinished": [str(run.folder) for run in row.waiting],
+        "without_baseline": [str(run.folder) for run in row.unpaired],
+        "unfinished": [str(run.folder) for run in row.unfinished],
         **({"matched_endings": [_budget(at) for at in row.endings]} if row.endings else {}),
     }
 

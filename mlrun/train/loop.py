@@ -48,13 +48,13 @@ class Job:
 class Trainee:
     """What one stage trains: the network, its optimizer, and the moving average of its weights, if asked for.
 
-    `lesson` gives the loss where that is not the network's own (see `mlrun.growth`).
+    `stage_loss` gives the loss where that is not the network's own (see `mlrun.growth`).
     """
 
     net: Network
     optimizer: torch.optim.AdamW
     ema: dict[str, Tensor] | None
-    lesson: nn.Module | None = None
+    stage_loss: nn.Module | None = None
 
 
 def train(
@@ -81,7 +81,7 @@ def train(
     """
     settings, ranks = job.settings, job.ranks
     forward = _prepare(trainee, settings.hardware, ranks)
-    tell = getattr(trainee.lesson, "at", lambda step: None)
+    at_step = getattr(trainee.stage_loss, "at_step", lambda step: None)
     parameters = list(trainee.net.parameters())
     evaluate_every = due(job.plan, stage, settings.eval.every)
     save_every = due(job.plan, stage, settings.checkpoint.every)
@@ -92,7 +92,7 @@ def train(
         # The rate depends on the step alone, so a resumed run takes the same one.
         lr = schedule.rate(job.plan, settings.optimizer, settings.cycle.lr_policy, stage, step)
         set_rate(trainee.optimizer, lr)
-        tell(step)
+        at_step(step)
 
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
         # has masks of its own, which a resumed run draws again.
@@ -138,7 +138,7 @@ def train(
 
 def due(plan: Plan, stage: Stage, every: str) -> int:
     """Return a period in steps; `%` refers to the budget, so that a cycle and its baseline are read equally often."""
-    per_step = plan.batch * stage.step_flops
+    per_step = plan.batch * stage.mean_step_flops
     rates = schedule.Rates(plan.batch, plan.batch * plan.tokens_per_sample, per_step, plan.budget_steps)
     return max(1, schedule.steps(every, rates))
 
@@ -161,7 +161,7 @@ def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[
     }
 
 
-def share(batch: int, ranks: Ranks) -> slice:
+def my_rows(batch: int, ranks: Ranks) -> slice:
     """Return which rows of every global batch this process trains on."""
     rows = batch // ranks.world
     return slice(ranks.rank * rows, (ranks.rank + 1) * rows)
@@ -174,7 +174,7 @@ def autocast(hardware: Hardware, device: torch.device) -> torch.autocast:
 
 def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
     """Return the module to call: wrapped for several processes, and compiled if the hardware says so."""
-    module = (trainee.net if trainee.lesson is None else trainee.lesson).train()
+    module = (trainee.net if trainee.stage_loss is None else trainee.stage_loss).train()
     if hardware.compile:
         # All levels share one code object; without a reset dynamo's limit on recompiling would leave later ones eager.
         torch.compiler.reset()
@@ -186,7 +186,7 @@ def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
         return module
     if ranks.world > 1:
         device = [ranks.device.index] if ranks.device.type == "cuda" else None
-        unused = getattr(trainee.lesson, "partial", False)
+        unused = getattr(trainee.stage_loss, "partial", False)
         module = DistributedDataParallel(module, device_ids=device, find_unused_parameters=unused)
     return torch.compile(module) if hardware.compile else module  # type: ignore[return-value]
 

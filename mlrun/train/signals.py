@@ -24,7 +24,7 @@ class Signals:
         self._to_launcher = False
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
+    def listening(self) -> Iterator[None]:
         """Listen inside the block, then give the signals back to whoever had them."""
         before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR2)}
         launcher = callable(before[signal.SIGUSR2])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install SLURM from the system's packages for the tests in tests/test_slurm.py, which start their own controller.
+# Install SLURM from the system's packages for the tests in tests/cli/test_slurm.py, which start their own controller.
 # Says why not and leaves quietly where that is impossible: those tests are then skipped with a reason.
 set -uo pipefail
 command -v slurmctld slurmd sbatch munged >/dev/null && exit 0

@@ -78,7 +78,7 @@ class Frame:
         """Return the length that the shorter side of an evaluated picture is resized to."""
         return round(self.side / self.eval_crop)
 
-    def published(self) -> dict[str, Any]:
+    def hf_preprocessor(self) -> dict[str, Any]:
         """Return the preprocessor_config.json with which `transformers` makes the pixels of `evaluated`.
 
         The processor is CLIP's: those of ViT and DeiT squeeze a picture that is not square.

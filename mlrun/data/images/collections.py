@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from PIL.Image import Image
 
-Take = Callable[[], "tuple[Image, int]"]
+Opener = Callable[[], "tuple[Image, int]"]
 
 
 class Pictures(Protocol):

@@ -19,7 +19,7 @@ from mlrun.errors import mistake
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-    from mlrun.data.images.collections import Take
+    from mlrun.data.images.collections import Opener
     from mlrun.data.images.source import ImageSource, Recipe
 
 
@@ -75,7 +75,7 @@ class ImageHub(Images):
         marks.mkdir(parents=True, exist_ok=True)
         blocks = Blocks(partial(self._rows, self.split), lambda rows, carry: (rows, carry), self.block, marks)
 
-        def stream(start: int) -> Iterator[Take]:
+        def stream(start: int) -> Iterator[Opener]:
             return (partial(columns.read, row, row["index"]) for row in blocks.samples(start, recipe.seed))
 
         return StreamedImages(recipe, stream, held_out, self.validation_samples)

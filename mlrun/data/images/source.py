@@ -19,7 +19,7 @@ import numpy as np
 from mlrun.data import counter_rng
 from mlrun.data.images import mixup
 from mlrun.data.images.augment import Augment, Frame, evaluated, trained
-from mlrun.data.images.collections import Pictures, Take
+from mlrun.data.images.collections import Opener, Pictures
 from mlrun.data.text.packed import spread, tensors
 from mlrun.errors import UserError, mistake
 
@@ -43,7 +43,7 @@ class Recipe:
     workers: int
     seed: int
 
-    def opened(self, take: Take) -> tuple[Image, int]:
+    def opened(self, take: Opener) -> tuple[Image, int]:
         """Return a decoded picture in the model's colours; UserError for a label beyond the classes."""
         picture, label = take()
         if not 0 <= label < self.classes:
@@ -51,12 +51,12 @@ class Recipe:
                                     "correct data.classes and model.classes"))  # fmt: skip
         return picture.convert(self.frame.mode), label
 
-    def training(self, take: Take, index: int) -> Sample:
+    def training(self, take: Opener, index: int) -> Sample:
         """Return the augmented sample of this number."""
         picture, label = self.opened(take)
         return trained(picture, self.frame, self.augment, np.random.default_rng([self.seed, index])), label
 
-    def evaluation(self, take: Take) -> Sample:
+    def evaluation(self, take: Opener) -> Sample:
         """Return the sample as it is evaluated."""
         picture, label = self.opened(take)
         return evaluated(picture, self.frame), label
@@ -74,7 +74,7 @@ class ImageSource:
             raise UserError("data: no picture is held out; give validation pictures or raise data.held_out")
         self.chosen = spread(len(held_out), chosen)
 
-    def takes(self, start: int, size: int) -> Iterator[list[Take]]:
+    def takes(self, start: int, size: int) -> Iterator[list[Opener]]:
         """Yield, batch by batch, how to get the pictures of the samples from `start` on."""
         raise NotImplementedError
 
@@ -84,7 +84,7 @@ class ImageSource:
         pairs = zip(count(start, size), self.takes(start, size), strict=False)
         return self._run(self._training_job(first, takes, wanted) for first, takes in pairs)
 
-    def _training_job(self, first: int, takes: list[Take], wanted_R: np.ndarray) -> Job:
+    def _training_job(self, first: int, takes: list[Opener], wanted_R: np.ndarray) -> Job:
         """Return the samples that the wanted rows need, partners included, and how to put them together."""
         recipe, size = self.recipe, len(takes)
         blend = mixup.draw(recipe.mix, recipe.frame.side, recipe.seed, first)
@@ -125,7 +125,7 @@ class ImageSource:
         """Return JSON-able facts."""
         recipe = self.recipe
         counts = {"samples": self.samples, "validation_samples": len(self.chosen), "classes": recipe.classes}
-        return counts | {"preprocessor": recipe.frame.published()}
+        return counts | {"preprocessor": recipe.frame.hf_preprocessor()}
 
 
 def _ahead(jobs: Iterator[Job], pool: ThreadPoolExecutor) -> Generator[Batch, None, None]:
@@ -152,7 +152,7 @@ class MappedImages(ImageSource):
         super().__init__(recipe, held_out, validation_samples)
         self.train, self.samples = train, len(train)
 
-    def takes(self, start: int, size: int) -> Iterator[list[Take]]:
+    def takes(self, start: int, size: int) -> Iterator[list[Opener]]:
         """Yield the pictures in the order of their epochs."""
         for first in count(start, size):
             number_B = counter_rng.epoch_order(np.arange(first, first + size), self.samples, self.recipe.seed)
@@ -163,12 +163,12 @@ class StreamedImages(ImageSource):
     """Pictures that arrive in the order of a stream, shuffled in blocks; `stream(start)` yields them."""
 
     def __init__(
-        self, recipe: Recipe, stream: Callable[[int], Iterator[Take]], held_out: Pictures, validation_samples: int
+        self, recipe: Recipe, stream: Callable[[int], Iterator[Opener]], held_out: Pictures, validation_samples: int
     ) -> None:
         super().__init__(recipe, held_out, validation_samples)
         self.stream = stream
 
-    def takes(self, start: int, size: int) -> Iterator[list[Take]]:
+    def takes(self, start: int, size: int) -> Iterator[list[Opener]]:
         """Yield the pictures as they come."""
         stream = self.stream(start)
         while True:

@@ -93,7 +93,7 @@ def inexact(resize: Resize, post_norm: bool = False) -> list[str]:
     """
     reasons = []
     for axis, merge in resize.merges.items():
-        if axis == "embed" and not merge.even:
+        if axis == "embed" and not merge.equal_groups:
             reasons.append("embed: norms over unequal groups are not kept; the nearest exact choice is equal groups")
         if axis in DEPTH and merge.coarse < merge.fine:
             if resize.depth_scale != "identity":

@@ -38,7 +38,7 @@ class AKI(Growth):
     """
 
     substructures: int | None = None
-    parts = True
+    partial_gradients = True
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.multilevel import operators
@@ -53,7 +53,7 @@ class AKI(Growth):
             {"weights": placement.shard_all(operators.iter_decoalesce(placement.gathering(mixed), params, deep))}
         )
 
-    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         if self.substructures is None:
             return []
         layers = model.sizes().get("layer", 0)
@@ -62,16 +62,16 @@ class AKI(Growth):
             return [mistake("growth.substructures", self.substructures, allowed, "correct the value")]
         return one_stack(model, "aki with substructures")
 
-    def turns(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
+    def step_flops(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
         if self.substructures is None:
-            return super().turns(model, resize, samples)
+            return super().step_flops(model, resize, samples)
         depths = range(self.substructures, model.sizes()["layer"] + 1, self.substructures)
         return tuple(
             frozen.flops(model.resize({"layer": d}), samples.sequence, samples.targets, d - self.substructures)
             for d in depths
         )
 
-    def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
         from mlrun.multilevel.growth.stage_losses import Substructures
 
         return None if self.substructures is None else Substructures(net, stage.first, self.substructures)

@@ -40,36 +40,38 @@ class Context:
 
 @dataclass(frozen=True)
 class Growth(ABC):
-    """`copies`: the members of a group leave equal. `teaches`: the coarse model stays for the stage that follows.
+    """How a model goes up, and what it asks of the stage that follows.
 
-    `parts`: the stage may leave parameters without gradients, and moments with them. `whole`: why each process needs
-    the whole model; None for what works a tensor at a time, and so on shards too.
+    makes_equal_copies: the members of a group leave equal.
+    keeps_teacher: the coarse model stays for the stage that follows.
+    partial_gradients: some parameters get no gradient in that stage, and so no moments.
+    unsharded_because: why each process needs the whole model; None for what works a tensor at a time, and so on shards.
     """
 
-    copies: ClassVar[bool] = False
-    teaches: ClassVar[bool] = False
-    parts: ClassVar[bool] = False
-    whole: ClassVar[str | None] = None
+    makes_equal_copies: ClassVar[bool] = False
+    keeps_teacher: ClassVar[bool] = False
+    partial_gradients: ClassVar[bool] = False
+    unsharded_because: ClassVar[str | None] = None
 
     @abstractmethod
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         """Return the model on `level`, whose `resize` leads to the coarse one."""
 
-    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         """Return what does not fit growing into `model`, one line each."""
         return []
 
-    def unfit(self, settings: Settings) -> list[str]:
+    def policy_problems(self, settings: Settings) -> list[str]:
         """Return a line for each policy of the cycle that cannot go with this method, whatever the model."""
         cycle, name, found = settings.cycle, type(self).__name__, []
-        if cycle.noise > 0 and not self.copies:
+        if cycle.noise > 0 and not self.makes_equal_copies:
             remedy = f"noise cancels between equal copies; {name} makes none"
             found.append(mistake("cycle.noise", cycle.noise, "0", remedy))
-        if self.parts and cycle.optimizer_policy == "carry":
+        if self.partial_gradients and cycle.optimizer_policy == "carry":
             remedy = f"{name} may leave layers without moments"
             found.append(mistake("cycle.optimizer_policy", "carry", "reset", remedy))
-        if self.whole is not None and settings.hardware.sharding != "none":
-            remedy = f"{name} {self.whole}: it needs the whole model in every process"
+        if self.unsharded_because is not None and settings.hardware.sharding != "none":
+            remedy = f"{name} {self.unsharded_because}: it needs the whole model in every process"
             found.append(mistake("hardware.sharding", settings.hardware.sharding, "none", remedy))
         return found
 
@@ -77,18 +79,18 @@ class Growth(ABC):
         """Return why growing changes the function, one line each; empty: it is kept exactly."""
         return [f"{type(self).__name__} does not keep the function"]
 
-    def entry(self, model: Model, resize: Resize, samples: Samples) -> Flops:
+    def entry_flops(self, model: Model, resize: Resize, samples: Samples) -> Flops:
         """Return the FLOPs of the growing itself."""
         return Flops(0, 0)
 
-    def turns(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
+    def step_flops(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
         """Return the FLOPs per sample of the steps of the stage that follows; they come in turn."""
         return (model.flops(samples.sequence, samples.targets),)
 
-    def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
         """Return the module that gives the stage's loss, None for the network itself; it may freeze parameters.
 
-        A module with a method `at(step)` is told every step before it is taken.
+        A module with a method `at_step(step)` is told every step before it is taken.
         """
         return None
 

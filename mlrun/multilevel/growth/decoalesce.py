@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 class Decoalesce(Growth):
     """Moments go through the same operator when the cycle carries them."""
 
-    copies = True
+    makes_equal_copies = True
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.multilevel import transfer
 
         return transfer.decoalesce(coarse, level, context.carry, context.ranks.placement)
 
-    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         empty = [axis for axis, size in resize.coarse.items() if size == 0]
         remedy = f"a level without {', '.join(empty)} has nothing to copy"
         return [mistake("growth", "decoalesce", "fresh", remedy)] if empty else []

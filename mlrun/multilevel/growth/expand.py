@@ -37,7 +37,7 @@ class Expand(Growth):
                     trained.weights.update({name: averaged[name] for name in names})
         return trained
 
-    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         found = only_axes(resize, DEPTH, "expand")
         if settings.optimizer.ema is None:
             remedy = "the new layers are the moving average; the paper has 0.99996"

@@ -28,7 +28,7 @@ class Fresh(Growth):
 
         return Snapshot({"weights": fresh(coarse.weights, level, context.seed, context.ranks.placement)})
 
-    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         found = only_axes(resize, DEPTH, "fresh")
         if settings.cycle.optimizer_policy == "carry":
             found.append(mistake("cycle.optimizer_policy", "carry", "reset", "fresh layers have no moments"))

@@ -28,8 +28,8 @@ class Inherit(Growth):
 
     weight: float = 0.5
     temperature: float = 1.0
-    teaches = True
-    whole = "learns from a teacher"
+    keeps_teacher = True
+    unsharded_because = "learns from a teacher"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.models.network import build
@@ -37,7 +37,7 @@ class Inherit(Growth):
 
         return Snapshot({"weights": dict(build(level.model, context.seed).state_dict())})
 
-    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         found = []
         if not 0 < self.weight <= 1:
             found.append(mistake("growth.weight", self.weight, "a number in (0, 1]", "correct the value"))
@@ -52,12 +52,12 @@ class Inherit(Growth):
             found.append(mistake("cycle.optimizer_policy", "carry", "reset", "a fresh model has no moments"))
         return found
 
-    def turns(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
+    def step_flops(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
         own = model.flops(samples.sequence, samples.targets)
         taught = frozen.forward(model.resize(resize.coarse), samples.sequence, samples.targets)
         return (Flops(own.body + taught.body, own.head + taught.head),)
 
-    def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
         from mlrun.models.network import build
         from mlrun.multilevel.growth.stage_losses import Distilled
 

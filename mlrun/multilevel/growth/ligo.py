@@ -28,17 +28,17 @@ class LiGO(Growth):
     steps: int = 100
     lr: float = 1e-3
     noise: float = 0.01
-    whole = "learns its mapping through the large model"
+    unsharded_because = "learns its mapping through the large model"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.multilevel.growth import ligo_mapping
         from mlrun.train.snapshot import Snapshot
 
-        learned = ligo_mapping.Mapping(level, coarse.weights, self.noise, context.seed).to(context.ranks.device)
+        learned = ligo_mapping.LearnedMap(level, coarse.weights, self.noise, context.seed).to(context.ranks.device)
         ligo_mapping.learn(learned, level, context, self.steps, self.lr)
         return Snapshot({"weights": {name: t.detach().cpu().clone() for name, t in learned().items()}})
 
-    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         checks = [
             ("growth.steps", self.steps, self.steps >= 0, "an integer of at least 0"),
             ("growth.lr", self.lr, 0 < self.lr < float("inf"), "a finite number above 0"),
@@ -50,7 +50,7 @@ class LiGO(Growth):
             found.append(mistake("cycle.optimizer_policy", "carry", "reset", "a learned mapping has none for moments"))
         return found
 
-    def entry(self, model: Model, resize: Resize, samples: Samples) -> Flops:
+    def entry_flops(self, model: Model, resize: Resize, samples: Samples) -> Flops:
         """Return the FLOPs of learning: forward and backward of the large model and of the mapping's products."""
         large = model.flops(samples.sequence, samples.targets)
         mapped = sum(_products(name, param, resize) for name, param in model.params().items())

@@ -19,7 +19,7 @@ from mlrun.plan.stages import Level
 from mlrun.train.loop import Batch, autocast
 
 
-class Mapping(nn.Module):
+class LearnedMap(nn.Module):
     """Learned w and B over fixed source weights; calling it gives the large model's weights."""
 
     def __init__(self, level: Level, source: dict[str, Tensor], noise: float, seed: int) -> None:
@@ -72,7 +72,7 @@ class Mapping(nn.Module):
         return [step for _, step in self._places(template, param)]
 
 
-def learn(mapping: Mapping, level: Level, context: Context, steps: int, lr: float) -> list[float]:
+def learn(mapping: LearnedMap, level: Level, context: Context, steps: int, lr: float) -> list[float]:
     """Take AdamW steps on w and B alone; return the loss of every step. Processes and micro-batches share a batch.
 
     Without dropout: a few steps on few parameters have nothing to overfit with.
@@ -112,7 +112,7 @@ def _backward(net: nn.Module, leaves: dict[str, Tensor], batch: Batch, context: 
 def _copies(merge: Merge) -> Tensor:
     """Return T (fine x coarse), which gives every member its group's value."""
     matrix = torch.zeros(merge.fine, merge.coarse)
-    matrix[torch.arange(merge.fine), torch.tensor(merge.of)] = 1.0
+    matrix[torch.arange(merge.fine), torch.tensor(merge.coarse_of)] = 1.0
     return matrix
 
 

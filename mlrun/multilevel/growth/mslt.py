@@ -27,20 +27,22 @@ if TYPE_CHECKING:
 class MSLT(Decoalesce):
     """The older layers lie below and are frozen, embeddings with them; a second row of the level trains them all."""
 
-    parts = True
+    partial_gradients = True
 
-    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
-        found = super().problems(model, resize, settings) + only_axes(resize, DEPTH, "mslt") + one_stack(model, "mslt")
+    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+        found = (
+            super().size_problems(model, resize, settings) + only_axes(resize, DEPTH, "mslt") + one_stack(model, "mslt")
+        )
         merge = resize.merges.get("layer")
         if merge is None or [group[0] for group in merge.groups] != list(range(merge.coarse)):
             remedy = "the older layers must be the lowest: coarsening=stack"
             found.append(mistake("growth", "mslt", "a coarsening that stacks layers", remedy))
         return found
 
-    def turns(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
+    def step_flops(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
         return (frozen.flops(model, samples.sequence, samples.targets, resize.coarse["layer"]),)
 
-    def lesson(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
         from mlrun.multilevel.growth.stage_losses import freeze
 
         freeze(net, coarse.sizes["layer"])

@@ -36,7 +36,7 @@ class Substructures(nn.Module):
         self.trunk, _ = frozen.stack(net.model)
         self.depth = size
 
-    def at(self, step: int) -> None:
+    def at_step(self, step: int) -> None:
         """Choose the sub-structure of a step of the run."""
         count = len(getattr(self.net, self.trunk)) // self.size
         self.depth = ((step - self.first) % count + 1) * self.size
@@ -73,7 +73,7 @@ class Distilled(nn.Module):
         self.teacher.eval()
         return self
 
-    def at(self, step: int) -> None:
+    def at_step(self, step: int) -> None:
         """Set the teacher's share for a step of the run."""
         self.share.fill_(self.weight * (1 - (step - self.span.start) / len(self.span)))
 

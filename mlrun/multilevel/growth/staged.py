@@ -48,7 +48,7 @@ class Staged(Growth):
             tensors[kind] = placement.shard_all(grown)
         return Snapshot(tensors, coarse.adam_steps if context.carry else 0)
 
-    def problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
         present = [axis for axis in WIDTHS if axis in resize.fine]
         merges = [resize.merges[axis] for axis in present if axis in resize.merges]
         ratios = {len(group) for merge in merges for group in merge.groups}
@@ -111,8 +111,8 @@ def _diagonal(tensor: Tensor, param: Param, resize: Resize, merges: dict[str, Me
     for dim, factor in enumerate(flat):
         if factor.role and factor.axis in merges:
             merge = merges[factor.axis]
-            x = x.index_select(dim, torch.tensor(merge.of, device=x.device))
-            place = [merge.groups[merge.of[unit]].index(unit) for unit in range(merge.fine)]
+            x = x.index_select(dim, torch.tensor(merge.coarse_of, device=x.device))
+            place = [merge.groups[merge.coarse_of[unit]].index(unit) for unit in range(merge.fine)]
             shape = [-1 if d == dim else 1 for d in range(len(flat))]
             copies.append(torch.tensor(place, device=x.device).reshape(shape))
     if len(copies) == 2:

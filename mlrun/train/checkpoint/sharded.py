@@ -217,12 +217,12 @@ def _first_of_all(ranks: Ranks, weights: Mapping[str, Tensor], write: Callable[[
 def _fill(
     temporary: Path, path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str], pairs: Pairs
 ) -> None:
-    from mlrun.train.checkpoint.tensor_files import SINGLE, Slot, Writer
+    from mlrun.train.checkpoint.tensor_files import SINGLE, TensorInfo, Writer
 
     store.remove(temporary)
     temporary.mkdir(parents=True)
-    slots = [Slot(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights.items()]
-    writer = Writer(temporary, slots, math.inf, metadata)
+    infos = [TensorInfo(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in weights.items()]
+    writer = Writer(temporary, infos, math.inf, metadata)
     for name, tensor in pairs:
         writer.write(name, tensor)
     writer.close()

@@ -157,7 +157,7 @@ def read_json(path: Path) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorInfo:
     """One tensor to be written."""
 
     name: str
@@ -180,30 +180,30 @@ class Writer:
     def __init__(
         self,
         folder: Path,
-        slots: Sequence[Slot],
+        infos: Sequence[TensorInfo],
         shard_bytes: float = SHARD_BYTES,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        shards = list(_sharded(slots, shard_bytes))
-        total, free = sum(slot.bytes for slot in slots), shutil.disk_usage(folder).free
+        shards = list(_sharded(infos, shard_bytes))
+        total, free = sum(info.bytes for info in infos), shutil.disk_usage(folder).free
         if total > free:
             raise UserError(f"{folder}: {total:,} bytes are to be written and {free:,} are free; make room")
         count = len(shards)
         names = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
         self.paths = [folder / name for name in names]
-        self.places: dict[str, tuple[Path, int, Slot]] = {}
+        self.places: dict[str, tuple[Path, int, TensorInfo]] = {}
         for path, shard in zip(self.paths, shards, strict=True):
-            self.places |= {slot.name: (path, start, slot) for slot, start in _lay_out(path, shard, metadata or {})}
+            self.places |= {info.name: (path, start, info) for info, start in _lay_out(path, shard, metadata or {})}
         self.missing = set(self.places)
         if count > 1:
-            placed = {slot.name: path.name for path, shard in zip(self.paths, shards, strict=True) for slot in shard}
+            placed = {info.name: path.name for path, shard in zip(self.paths, shards, strict=True) for info in shard}
             index = {"metadata": {"total_size": total}, "weight_map": placed}
             (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Put a tensor into its place."""
-        path, start, slot = self.places[name]
-        assert (tensor.dtype, tuple(tensor.shape)) == (slot.dtype, slot.shape), f"{name} is not what was announced"
+        path, start, info = self.places[name]
+        assert (tensor.dtype, tuple(tensor.shape)) == (info.dtype, info.shape), f"{name} is not what was announced"
         with open(path, "r+b") as file:
             file.seek(start)
             file.write(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -226,29 +226,29 @@ class Writer:
 _UNSIGNED = "0" * 64
 
 
-def _sharded(slots: Iterable[Slot], limit: float) -> Iterator[list[Slot]]:
-    """Yield the slots of each file, in order; a tensor over the limit has a file of its own."""
-    shard: list[Slot] = []
-    for slot in slots:
-        if shard and sum(one.bytes for one in shard) + slot.bytes > limit:
+def _sharded(infos: Iterable[TensorInfo], limit: float) -> Iterator[list[TensorInfo]]:
+    """Yield the infos of each file, in order; a tensor over the limit has a file of its own."""
+    shard: list[TensorInfo] = []
+    for info in infos:
+        if shard and sum(one.bytes for one in shard) + info.bytes > limit:
             yield shard
             shard = []
-        shard.append(slot)
+        shard.append(info)
     yield shard
 
 
-def _lay_out(path: Path, shard: Sequence[Slot], metadata: Mapping[str, str]) -> list[tuple[Slot, int]]:
+def _lay_out(path: Path, shard: Sequence[TensorInfo], metadata: Mapping[str, str]) -> list[tuple[TensorInfo, int]]:
     """Write a file's header and reserve its length; return where each tensor begins."""
     # Wide numbers first, so that every tensor is aligned to its own.
-    ordered = sorted(shard, key=lambda slot: -slot.dtype.itemsize)
+    ordered = sorted(shard, key=lambda info: -info.dtype.itemsize)
     entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata, "sha256": _UNSIGNED}}
     starts, end = [], 0
-    for slot in ordered:
+    for info in ordered:
         starts.append(end)
-        end += slot.bytes
-        entries[slot.name] = {
-            "dtype": CODES[slot.dtype],
-            "shape": list(slot.shape),
+        end += info.bytes
+        entries[info.name] = {
+            "dtype": CODES[info.dtype],
+            "shape": list(info.shape),
             "data_offsets": [starts[-1], end],
         }
     header = json.dumps(entries, separators=(",", ":")).encode()
@@ -256,4 +256,4 @@ def _lay_out(path: Path, shard: Sequence[Slot], metadata: Mapping[str, str]) -> 
     with open(path, "xb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + end)
-    return [(slot, 8 + len(header) + start) for slot, start in zip(ordered, starts, strict=True)]
+    return [(info, 8 + len(header) + start) for info, start in zip(ordered, starts, strict=True)]

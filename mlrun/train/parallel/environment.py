@@ -11,7 +11,7 @@ PORTS = range(20000, 40000)
 
 
 @dataclass(frozen=True)
-class Place:
+class Process:
     """One process among `world`; `local` counts the processes of its node, and so the GPUs that it may take."""
 
     rank: int
@@ -19,19 +19,19 @@ class Place:
     local: int
 
 
-def place(env: Mapping[str, str] = os.environ) -> Place:
+def process(env: Mapping[str, str] = os.environ) -> Process:
     """Return this process's place: torchrun's if it started us, else srun's, else alone.
 
     Only a job step has SLURM_STEP_NUM_TASKS: a plain `python` in a batch script of many tasks is one process.
     """
     if "RANK" in env:
-        return Place(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_RANK"]))
+        return Process(int(env["RANK"]), int(env["WORLD_SIZE"]), int(env["LOCAL_RANK"]))
     if "SLURM_STEP_NUM_TASKS" in env:
         # With --gpus-per-task a process sees its own GPU only, as number 0.
         own = "SLURM_GPUS_PER_TASK" in env
         local = 0 if own else int(env["SLURM_LOCALID"])
-        return Place(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), local)
-    return Place(0, 1, 0)
+        return Process(int(env["SLURM_PROCID"]), int(env["SLURM_STEP_NUM_TASKS"]), local)
+    return Process(0, 1, 0)
 
 
 def rendezvous(env: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -80,7 +80,7 @@ def start(hardware: Hardware) -> Ranks:
     Raises:
         UserError: a GPU was asked for and there is none for this process.
     """
-    place = environment.place()
+    place = environment.process()
     rank, world, local = place.rank, place.world, place.local
     if hardware.threads is not None:
         torch.set_num_threads(hardware.threads)

@@ -14,10 +14,10 @@ import pytest
 from toy import SMALL
 
 from hydra_plugins.mlrun_launchers.local import Run, Started
-from mlrun.cli.capacity import Slot, slots
+from mlrun.cli.capacity import Share, shares
 from mlrun.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "CUDA_VISIBLE_DEVICES": ""}
 PAIR = ["hydra/launcher=local", "hydra.launcher.runs_at_a_time=2"]
 
@@ -76,7 +76,7 @@ def test_a_run_that_fails_is_named_and_the_others_end(tmp_path: Path) -> None:
 
 def test_a_run_that_dies_without_a_word_is_noted(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
-    started = Started(Run(command, tmp_path / "run", tmp_path / ".console" / "run.txt"), Slot({}))
+    started = Started(Run(command, tmp_path / "run", tmp_path / ".console" / "run.txt"), Share({}))
     started.process.wait()
     told = "mlrun: it ended with signal SIGKILL and printed nothing"
     assert started.outcome() == told and (tmp_path / "run/error.txt").read_text() == f"{told}\n"
@@ -117,11 +117,11 @@ def test_a_sweep_that_is_stopped_saves_its_runs_and_goes_on(tmp_path: Path, numb
     assert all(a > b for a, b in zip(second, first, strict=True))
 
 
-def test_slots_share_out_gpus_and_cores() -> None:
+def test_shares_share_out_gpus_and_cores() -> None:
     eight = {"CUDA_VISIBLE_DEVICES": "4,5,6,7,GPU-a,GPU-b,2,3"}
 
     def gpus(at_a_time: int | None, processes: int) -> list[str]:
-        return [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in slots(at_a_time, processes, "cuda", eight)]
+        return [share.environment["CUDA_VISIBLE_DEVICES"] for share in shares(at_a_time, processes, "cuda", eight)]
 
     assert gpus(None, 1) == ["4", "5", "6", "7", "GPU-a", "GPU-b", "2", "3"]
     assert gpus(None, 4) == ["4,5,6,7", "GPU-a,GPU-b,2,3"]
@@ -129,9 +129,9 @@ def test_slots_share_out_gpus_and_cores() -> None:
     assert gpus(1, 8) == ["4,5,6,7,GPU-a,GPU-b,2,3"]
     assert gpus(3, 4) == ["4,5,6,7", "GPU-a,GPU-b,2,3", "4,5,6,7"]
     cores = len(os.sched_getaffinity(0))
-    assert [slot.environment for slot in slots(None, 1, "cpu", {})] == [{"OMP_NUM_THREADS": "1"}] * cores
-    assert [slot.environment for slot in slots(1, 1, "cpu", {})] == [{"OMP_NUM_THREADS": str(cores)}]
-    assert [slot.environment for slot in slots(1, 1, "cpu", {"OMP_NUM_THREADS": "3"})] == [{"OMP_NUM_THREADS": "3"}]
+    assert [share.environment for share in shares(None, 1, "cpu", {})] == [{"OMP_NUM_THREADS": "1"}] * cores
+    assert [share.environment for share in shares(1, 1, "cpu", {})] == [{"OMP_NUM_THREADS": str(cores)}]
+    assert [share.environment for share in shares(1, 1, "cpu", {"OMP_NUM_THREADS": "3"})] == [{"OMP_NUM_THREADS": "3"}]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_slots_share_out_gpus_and_cores() -> None:
         ((None, 3, "cuda"), "hydra.launcher.processes_per_run=3: allowed: at most 2, the GPUs that are seen"),
     ],
 )
-def test_slots_that_cannot_be(arguments: tuple[int | None, int, str], told: str) -> None:
+def test_shares_that_cannot_be(arguments: tuple[int | None, int, str], told: str) -> None:
     with pytest.raises(UserError) as refused:
-        slots(*arguments, {"CUDA_VISIBLE_DEVICES": "0,1"})
+        shares(*arguments, {"CUDA_VISIBLE_DEVICES": "0,1"})
     assert len(refused.value.problems) == 1 and refused.value.problems[0].startswith(told)

@@ -23,7 +23,7 @@ class Lives:
     """Starts lives of runs, each in a process of its own."""
 
     def __init__(self, errors: Path, sharding: str) -> None:
-        here = Path(__file__).parent
+        here = Path(__file__).resolve().parents[1]
         path = os.pathsep.join([str(here), str(here.parent)])
         self.process = subprocess.Popen(
             [sys.executable, str(here / "life.py"), sharding],

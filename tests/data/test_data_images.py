@@ -31,7 +31,7 @@ from mlrun.run import save_model
 from mlrun.train.checkpoint.store import ALONE
 from mlrun.train.snapshot import Snapshot
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CIFAR = ROOT.parent / "shared" / "data" / "cifar10"
 WIDTH = {"embed": 8, "head": 1, "head_dim": 8, "ffn": 8, "layer": 1}
 PLAIN = Augment(crop=None, flip=0, operations=0, erase=0)
@@ -267,7 +267,7 @@ def test_hugging_face_makes_the_pixels_of_an_evaluation(
     image = picture(size=size, mode=mode)
     mean, std = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]) if mode == "RGB" else ([0.13], [0.31])
     frame = Frame(side, mean, std, eval_crop)
-    (tmp_path / "preprocessor_config.json").write_text(json.dumps(frame.published()))
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(frame.hf_preprocessor()))
     processor = transformers.AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
     given = np.asarray(image).reshape(image.height, image.width, -1)  # a grey picture with its one channel
     theirs = processor(given, return_tensors="np", input_data_format="channels_last")["pixel_values"][0]

@@ -93,7 +93,7 @@ def at_rest(net: Any, optimizer: torch.optim.AdamW) -> Snapshot:
 
 def logits(model: Model, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     batch = next(toy.Source(0, toy.SEQUENCE).batches(0, 4))
-    return transfer.look(Level(1, model, 0, model.flops(1, 1)), weights, batch, torch.device("cpu"))[1]
+    return transfer.loss_and_logits(Level(1, model, 0, model.flops(1, 1)), weights, batch, torch.device("cpu"))[1]
 
 
 # StackBERT, G_stack
@@ -120,8 +120,8 @@ def test_fpi_draws_new_units_and_splits_inputs_by_their_copies() -> None:
     small = at_rest(*trained(coarse.model, 1)).weights
     grown = settings.growth.grow(Snapshot({"weights": small}), fine, context(settings)).weights
     merges = fine.resize.merges
-    assert [g[0] for g in merges["ffn"].groups] == list(range(32)) and not merges["ffn"].even
-    g_in, g_out = merges["embed"].of, merges["ffn"].of
+    assert [g[0] for g in merges["ffn"].groups] == list(range(32)) and not merges["ffn"].equal_groups
+    g_in, g_out = merges["embed"].coarse_of, merges["ffn"].coarse_of
     name, counts = "blocks.0.mlp.up.weight", torch.tensor([len(merges["embed"].groups[c]) for c in g_in])
     assert torch.allclose(grown[name], small[name][list(g_out)][:, list(g_in)] / counts)
 
@@ -144,16 +144,16 @@ def test_aki_takes_new_units_from_the_layer_above() -> None:
 def test_substructures_learn_their_top_layers_and_the_head_in_turn(tmp_path: Path) -> None:
     model = replace(toy.model(), layer=4)
     net = build(model, 0)
-    lesson = stage_losses.Substructures(net, first=10, size=2)
+    stage_loss = stage_losses.Substructures(net, first=10, size=2)
     batch = next(toy.Source(0, toy.SEQUENCE).batches(0, 2))
-    lesson.at(11)
-    lesson(batch).backward()
+    stage_loss.at_step(11)
+    stage_loss(batch).backward()
     learned = {n for n, p in net.named_parameters() if p.grad is not None}
     assert learned == {n for n, _ in net.named_parameters() if n.startswith(("blocks.2", "blocks.3", "norm"))}
-    lesson.at(12)
+    stage_loss.at_step(12)
     expected = build(model.resize({"layer": 2}), None)
     expected.load_state_dict({n: t for n, t in net.state_dict().items() if not n.startswith(("blocks.2", "blocks.3"))})
-    assert torch.equal(lesson(batch), expected(batch))
+    assert torch.equal(stage_loss(batch), expected(batch))
     toy.run(tmp_path, config(AKI(substructures=2), BOTH))
 
 
@@ -164,11 +164,11 @@ def test_ligo_starts_at_stacking_and_its_loss_falls() -> None:
     settings = config(LiGO(steps=1), BOTH)
     fine, coarse = levels(settings)
     small = at_rest(*trained(coarse.model))
-    start = ligo_mapping.Mapping(fine, small.weights, 0.0, 0)()
+    start = ligo_mapping.LearnedMap(fine, small.weights, 0.0, 0)()
     stacked = transfer.decoalesce(small, fine, False).weights
     assert set(start) == set(stacked)
     assert all(torch.allclose(start[name], stacked[name], atol=1e-6) for name in stacked)
-    learned = ligo_mapping.Mapping(fine, small.weights, 0.01, 0)
+    learned = ligo_mapping.LearnedMap(fine, small.weights, 0.01, 0)
     losses = ligo_mapping.learn(learned, fine, context(settings), 25, 1e-2)
     assert sum(losses[-3:]) < sum(losses[:3])
     assert all(torch.equal(learned.source[n], t) for n, t in small.weights.items())
@@ -181,14 +181,14 @@ def test_ligo_is_charged_what_torch_counts(coarsening: Any) -> None:
     small = at_rest(*trained(coarse.model, 1))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         settings.growth.grow(small, fine, context(settings))
-    entry = settings.growth.entry(fine.model, fine.resize, Samples(toy.SEQUENCE, toy.SEQUENCE, 8))
+    entry = settings.growth.entry_flops(fine.model, fine.resize, Samples(toy.SEQUENCE, toy.SEQUENCE, 8))
     assert counter.get_total_flops() == entry.total
 
 
 def test_what_growing_costs_is_in_the_ledger_and_in_every_record(tmp_path: Path) -> None:
     settings = config(LiGO(steps=3), BOTH)
     summary, planned = toy.run(tmp_path, settings), make_plan(settings)
-    entry = planned.stages[1].entry.total
+    entry = planned.stages[1].entry_flops.total
     first = next(r for r in toy.records(tmp_path) if r["stage"] == 1 and r["kind"] == "val")
     assert entry > 0 and first["flops"] == planned.stage_cost(planned.stages[0]).flops + entry
     assert sum(s["flops"] for s in summary["ledger"]["stages"]) == planned.total.flops
@@ -228,8 +228,10 @@ def test_staged_growth_keeps_the_function(model: str) -> None:
     batch = a_batch(small)
     coarse = Snapshot({"weights": dict(build(small, 1).state_dict())})
     grown = Staged().grow(coarse, level, context(config(None, STACK)))
-    before = transfer.look(Level(1, small, 0, small.flops(4, 4)), build(small, 1).state_dict(), batch, ONE.device)
-    after = transfer.look(level, grown.weights, batch, ONE.device)
+    before = transfer.loss_and_logits(
+        Level(1, small, 0, small.flops(4, 4)), build(small, 1).state_dict(), batch, ONE.device
+    )
+    after = transfer.loss_and_logits(level, grown.weights, batch, ONE.device)
     assert transfer.relative_change(before[1], after[1]) < 1e-5
 
 
@@ -298,18 +300,18 @@ def test_the_teacher_is_learned_from_charged_and_fades(tmp_path: Path) -> None:
     settings = config(Inherit(weight=1.0), BOTH)
     fine, coarse = levels(settings)
     teacher, student = build(coarse.model, 1), build(fine.model, 2)
-    lesson = stage_losses.Distilled(student, teacher, 1.0, 2.0, range(10, 14))
+    stage_loss = stage_losses.Distilled(student, teacher, 1.0, 2.0, range(10, 14))
     batch = next(toy.Source(0, toy.SEQUENCE).batches(0, 2))
-    shares = [lesson.at(step) or float(lesson.share) for step in range(10, 14)]
+    shares = [stage_loss.at_step(step) or float(stage_loss.share) for step in range(10, 14)]
     assert shares == [1.0, 0.75, 0.5, 0.25]
-    lesson.at(14)
-    assert torch.allclose(lesson(batch), student(batch))
-    lesson.at(10)
+    stage_loss.at_step(14)
+    assert torch.allclose(stage_loss(batch), student(batch))
+    stage_loss.at_step(10)
     same = stage_losses.Distilled(student, student, 1.0, 2.0, range(10, 14))
     assert float(same(batch)) == pytest.approx(0, abs=1e-6)
     made = make_plan(settings)
     own, taught = fine.flops.total, coarse.flops.total // 3
-    assert made.stages[1].turns[0].total == own + taught and made.stages[2].turns[0].total == own
+    assert made.stages[1].step_flops[0].total == own + taught and made.stages[2].step_flops[0].total == own
     toy.run(tmp_path, settings)
 
 

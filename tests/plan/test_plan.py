@@ -108,20 +108,20 @@ def test_samples_are_counted_through_all_stages_so_that_none_is_read_twice() -> 
 
 
 def test_the_v_goes_down_and_up_and_blends_with_what_it_kept() -> None:
-    found = [(s.level, s.transfer, s.alpha, s.blend) for s in planned("cycle=3level", "cycle.alpha=0.25").stages]
+    found = [(s.level, s.transfer, s.alpha) for s in planned("cycle=3level", "cycle.alpha=0.25").stages]
     assert found == [
-        (1, None, None, False),
-        (2, "coalesce", None, False),
-        (3, "coalesce", None, False),
-        (2, "decoalesce", 0.25, True),
-        (1, "decoalesce", 0.25, True),
+        (1, None, None),
+        (2, "coalesce", None),
+        (3, "coalesce", None),
+        (2, "decoalesce", 0.25),
+        (1, "decoalesce", 0.25),
     ]
 
 
 def test_growth_has_nothing_to_blend_with() -> None:
-    assert [(s.transfer, s.alpha, s.blend) for s in planned("cycle=grow").stages] == [
-        (None, None, False),
-        ("decoalesce", 1.0, False),
+    assert [(s.transfer, s.alpha) for s in planned("cycle=grow").stages] == [
+        (None, None),
+        ("decoalesce", 1.0),
     ]
 
 

@@ -26,7 +26,7 @@ from mlrun.models.llama import Llama
 from mlrun.models.network import Network, build
 from mlrun.models.t5 import T5
 
-CONF = Path(__file__).parent.parent / "conf" / "model"
+CONF = Path(__file__).resolve().parents[2] / "conf" / "model"
 
 PUBLISHED = {
     "gpt_base": 124_439_808,

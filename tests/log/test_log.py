@@ -26,7 +26,7 @@ from mlrun.log.none import NoLogger
 from mlrun.log.pace import Pace
 from mlrun.log.wandb import WandbLogger, WandbSink, row, run_id
 
-CONF = Path(__file__).parents[1] / "conf" / "logger"
+CONF = Path(__file__).resolve().parents[2] / "conf" / "logger"
 PLAN: dict[str, Any] = {
     "stages": [
         {"stage": 0, "level": 1, "steps": 10, "flops": 100.0, "sizes": {"embed": 8}},
@@ -287,7 +287,7 @@ with log.start(folder, logger, {"seed": 0, "optimizer": {"lr": 0.5}}, PLAN, keep
 
 
 def in_a_process(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parents[1]
     env = os.environ | {"PYTHONPATH": f"{here.parent}:{here}", "WANDB_API_KEY": KEY}
     env = {name: value for name, value in env.items() if name != "WANDB_MODE"}
     command = [sys.executable, "-c", code, str(folder), *arguments]

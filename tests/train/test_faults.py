@@ -92,7 +92,7 @@ def child(script: str, *arguments: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parents[1]
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
 
 

@@ -168,9 +168,9 @@ def test_receipts_and_held_out_losses_know_no_dropout(tmp_path: Path) -> None:
 
 def test_a_teacher_drops_nothing() -> None:
     model = replace(toy.model(), **ALL)
-    lesson = stage_losses.Distilled(build(replace(model, dropout=0.0), 0), build(model, 1), 1.0, 1.0, range(4))
-    lesson.train()
-    assert lesson.net.training and not any(module.training for module in lesson.teacher.modules())
+    stage_loss = stage_losses.Distilled(build(replace(model, dropout=0.0), 0), build(model, 1), 1.0, 1.0, range(4))
+    stage_loss.train()
+    assert stage_loss.net.training and not any(module.training for module in stage_loss.teacher.modules())
 
 
 def test_ligo_learns_without_dropout() -> None:

@@ -37,7 +37,7 @@ from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.t5 import T5
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 WIDTH = {"embed": 8, "head": 1, "head_dim": 8, "ffn": 8, "layer": 1}
 WORDS = Vocabulary(size=1000, limit=1100, special=(0, 1, 2, 3), first_sentinel=1099, sentinels=100,

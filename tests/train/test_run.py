@@ -256,7 +256,7 @@ def test_two_processes_give_the_loss_of_one(tmp_path: Path) -> None:
     one = toy.run(tmp_path / "one", toy.make(**toy.BRANCHED))["val_loss"]
     script = tmp_path / "two.py"
     script.write_text(TWO_PROCESSES)
-    here = Path(__file__).parent
+    here = Path(__file__).resolve().parents[1]
     path = os.pathsep.join([str(here), str(here.parent)])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

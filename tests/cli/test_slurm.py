@@ -20,7 +20,7 @@ import pytest
 import toy
 from toy import SMALL
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ROOT / "tests" / "slurm"
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "srun", "munged")
 JOB = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30", "hydra.launcher.mem_gb=1"]

@@ -277,7 +277,7 @@ def test_the_core_never_imports_transformers(tmp_path: Path) -> None:
         "assert 'transformers' not in sys.modules\n"
     )
     paths = [str(tmp_path / name) for name in ("run", "hf", "back")]
-    subprocess.run([sys.executable, "-c", script, *paths], check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", script, *paths], check=True, cwd=Path(__file__).resolve().parents[2])
 
 
 # Tokenizers

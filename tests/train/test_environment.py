@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from mlrun.train.parallel.environment import PORTS, Place, place, rendezvous
+from mlrun.train.parallel.environment import PORTS, Process, process, rendezvous
 from mlrun.train.signals import NOTHING, SAVE, STOP, Signals
 
 STEP = {"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "11", "SLURM_LOCALID": "3", "SLURM_NTASKS": "16"}
@@ -16,16 +16,16 @@ STEP = {"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "11", "SLURM_LOCALID": "3"
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
-        ({}, Place(0, 1, 0)),
-        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Place(3, 4, 1)),
-        (STEP, Place(11, 16, 3)),
-        (STEP | {"SLURM_GPUS_PER_TASK": "1"}, Place(11, 16, 0)),
-        (STEP | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, Place(0, 2, 0)),
-        ({"SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Place(0, 1, 0)),
+        ({}, Process(0, 1, 0)),
+        ({"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Process(3, 4, 1)),
+        (STEP, Process(11, 16, 3)),
+        (STEP | {"SLURM_GPUS_PER_TASK": "1"}, Process(11, 16, 0)),
+        (STEP | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, Process(0, 2, 0)),
+        ({"SLURM_NTASKS": "16", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Process(0, 1, 0)),
     ],
 )
-def test_the_place_of_a_process(env: dict[str, str], expected: Place) -> None:
-    assert place(env) == expected
+def test_the_place_of_a_process(env: dict[str, str], expected: Process) -> None:
+    assert process(env) == expected
 
 
 def test_the_meeting_point_is_the_first_node_and_a_port_of_the_job() -> None:
@@ -43,7 +43,7 @@ def test_signals_ask_a_launcher_hears_the_second_and_handlers_come_back(launcher
         if launcher:
             signal.signal(signal.SIGUSR2, lambda number, frame: heard.append(number))
         signals = Signals()
-        with signals.heard():
+        with signals.listening():
             os.kill(os.getpid(), signal.SIGTERM)
             assert signals.asked == (SAVE if launcher else STOP)
             signals.answered(SAVE)
@@ -61,7 +61,7 @@ def test_signals_ask_a_launcher_hears_the_second_and_handlers_come_back(launcher
 
 def test_without_a_launcher_nothing_is_passed_on() -> None:
     signals = Signals()
-    with signals.heard():
+    with signals.listening():
         os.kill(os.getpid(), signal.SIGUSR2)
     signals.pass_on()
     assert signals.asked == STOP

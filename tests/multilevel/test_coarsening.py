@@ -106,8 +106,8 @@ def test_sizes_and_merges_agree(data: st.DataObject) -> None:
     assert set(resize.merges) == {axis for family, axis in axes.items() if ratios[family] > 1}
     for axis, merge in resize.merges.items():
         assert merge.problems() == []
-        assert (merge.fine, merge.coarse, merge.even) == (sizes[axis], factor, True)
-        assert all(unit in merge.groups[merge.of[unit]] for unit in range(merge.fine))
+        assert (merge.fine, merge.coarse, merge.equal_groups) == (sizes[axis], factor, True)
+        assert all(unit in merge.groups[merge.coarse_of[unit]] for unit in range(merge.fine))
 
 
 # YAMLs
