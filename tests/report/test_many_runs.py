@@ -18,7 +18,7 @@ GRID = [
 ]  # fmt: skip
 REPORT = """
 import pathlib, resource, sys
-from mlrun.report import build
+from mlrun.report.build import build
 from mlrun.report.read import find
 build(find([pathlib.Path(sys.argv[1])]), pathlib.Path(sys.argv[2]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

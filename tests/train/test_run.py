@@ -218,7 +218,7 @@ def test_the_best_weights_are_those_of_the_lowest_loss_at_level_1(tmp_path: Path
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    ranks = run.distributed.Ranks(0, 1, torch.device("cpu"))
+    ranks = run.Ranks(0, 1, torch.device("cpu"))
     with run.claimed(tmp_path, ranks), pytest.raises(UserError, match="no other process"):
         toy.run(tmp_path, toy.make())
 
