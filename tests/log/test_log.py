@@ -288,7 +288,7 @@ with log.start(folder, logger, {"seed": 0, "optimizer": {"lr": 0.5}}, PLAN, keep
 
 def in_a_process(code: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     here = Path(__file__).resolve().parent
-    env = os.environ | {"PYTHONPATH": f"{here.parents[1]}:{here}", "WANDB_API_KEY": KEY}
+    env = os.environ | {"PYTHONPATH": f"{here.parents[1]}:{here.parent}:{here}", "WANDB_API_KEY": KEY}
     env = {name: value for name, value in env.items() if name != "WANDB_MODE"}
     command = [sys.executable, "-c", code, str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=env, timeout=180, check=True)

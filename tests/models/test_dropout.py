@@ -181,7 +181,7 @@ def test_ligo_learns_without_dropout() -> None:
         fine, coarse = levels(made)
         small = at_rest(*trained(coarse.model.without_dropout()))
         losses[name] = ligo_mapping.learn(
-            ligo_mapping.Mapping(fine, small.weights, 0.01, 0), fine, context(made), 2, 1e-2
+            ligo_mapping.LearnedMap(fine, small.weights, 0.01, 0), fine, context(made), 2, 1e-2
         )
     assert losses["plain"] == losses["dropped"]
 
