@@ -10,13 +10,13 @@ from torch import Tensor
 
 @dataclass
 class Snapshot:
-    """A model at rest: `tensors[kind][name]` with kinds weights, exp_avg, exp_avg_sq, ema; Adam's steps taken.
+    """A model at rest: `tensors[kind][name]` with kinds weights, ema and the optimizer's own; its steps taken.
 
     The tensors are whole, or what this process keeps of them (see `mlrun.train.parallel.placement`).
     """
 
     tensors: dict[str, dict[str, Tensor]]
-    adam_steps: int = 0
+    optimizer_steps: int = 0
 
     @property
     def weights(self) -> dict[str, Tensor]:
