@@ -241,6 +241,7 @@ class Run:
             self.ranks,
             self.config.settings,
             lambda: self.source.batches(first, size, rows),
+            self.kept.get(stage.level),
         )
         if growth.keeps_teacher:
             self.kept[stage.level + 1] = Snapshot({"weights": coarse.weights})

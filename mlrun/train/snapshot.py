@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The kind under which parameters have their own counts of the optimizer's steps, where these differ.
+STEP = "step"
 
 
 @dataclass

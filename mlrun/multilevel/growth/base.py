@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class Context:
     """What a method may use beside the weights; batches are those that come next.
 
-    `carried` is the optimizer's state that goes along, by kind, with its rule; empty where it starts anew.
+    `carried` is the optimizer's state that goes along, by kind, with its rule; empty where it starts anew. `kept` is
+    the model that this level left when it was coalesced, None if it was not trained before.
     """
 
     seed: int
@@ -39,6 +40,7 @@ class Context:
     ranks: Ranks
     settings: Settings
     batches: Callable[[], Iterator[Mapping[str, Tensor]]]
+    kept: Snapshot | None = None
 
 
 @dataclass(frozen=True)
