@@ -14,6 +14,7 @@ from test_run import interrupt
 
 from mlrun.cli import compose
 from mlrun.config import Cycle, Hardware, Row, conf_dir, load
+from mlrun.errors import UserError
 from mlrun.models.axes import expand
 from mlrun.models.base import Model
 from mlrun.models.bert import BERT
@@ -191,3 +192,40 @@ def test_each_judges_its_own_settings(optimizer: Any) -> None:
     keys = [line.partition("=")[0] for line in wrong.problems(Hardware())]
     assert keys == [f"optimizer.{k}" for k in ("lr", "clip", "ema", "beta1", "eps", "weight_decay")]
     assert optimizer.problems(Hardware()) == []
+
+
+def muon(**hardware: Any) -> list[str]:
+    """Return what stands against training with Muon."""
+    overrides = [f"hardware.{key}={value}" for key, value in hardware.items()]
+    (point,) = compose.points(compose.read(["optimizer=muon", *overrides]))
+    try:
+        make_plan(load(point.settings))
+    except UserError as error:
+        return error.problems
+    return []
+
+
+def test_muon_moves_hidden_matrices_and_nothing_else() -> None:
+    """No table by index, no position, no head, no vector."""
+    (point,) = compose.points(compose.read(["optimizer=muon"]))
+    optimizer = load(point.settings).optimizer
+    for model in MODELS.values():
+        params = model.params()
+        matrices = ("query", "key", "value", "output", "up", "gate", "down", "dense")
+        expected = {name for name in params if name.endswith(tuple(f"{m}.weight" for m in matrices))}
+        assert {n for n, param in params.items() if optimizer.kinds(param) == ("momentum_buffer",)} == expected
+
+
+def test_muon_is_refused_on_shards_and_on_an_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert muon() == []
+    (line,) = muon(sharding="fsdp")
+    assert line.startswith("hardware.sharding=fsdp: allowed: none; ") and "optimizer=adamw" in line
+    monkeypatch.setattr("mlrun.train.optimizers.muon.version", lambda name: "2.8.0+cpu")
+    (line,) = muon()
+    assert line.startswith("optimizer=muon: allowed: adamw with torch 2.8.0+cpu; torch 2.9 is the first")
+
+
+def test_muon_without_hidden_matrices_is_adamw() -> None:
+    (point,) = compose.points(compose.read(["optimizer=muon"]))
+    optimizer = load(point.settings).optimizer
+    assert len(Stepping(optimizer, build(toy.model().resize({"layer": 0}), 0)).parts) == 1
