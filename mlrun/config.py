@@ -9,7 +9,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -222,7 +222,9 @@ def load(settings: DictConfig) -> Config:
         raise UserError(problems)
     typed = OmegaConf.to_object(settings)
     assert isinstance(typed, Settings)
-    return Config(typed, **built, resolved={str(k): v for k, v in plain.items()})
+    # With the types and the defaults of their classes: 0 and 0.0 are one setting.
+    resolved = {str(k): {**v, **asdict(built[k])} if k in built else v for k, v in plain.items()}
+    return Config(typed, **built, resolved=resolved)
 
 
 def reference_problems(settings: DictConfig) -> list[str]:
