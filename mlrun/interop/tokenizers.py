@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from mlrun.files import read_json
 from mlrun.models.base import Model, Objective
-from mlrun.train.checkpoint.tensor_files import read_json
 
 OURS, THEIRS = "tokenizer.json", "tokenizer_config.json"
 FILES = (
