@@ -31,7 +31,7 @@ from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.lock import claimed
 from mlrun.train.loop import Diverged, Job, Stopped, Trainee, held_out_loss, my_rows, record
 from mlrun.train.loop import train as train_stage
-from mlrun.train.optimizers import adamw
+from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel import processes
 from mlrun.train.parallel.placement import Placement, like
 from mlrun.train.parallel.processes import Ranks
@@ -81,6 +81,7 @@ class Run:
         settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
         self.clock = Clock(settle)
         self.carry = config.settings.cycle.optimizer_policy == "carry"
+        self.carried = config.optimizer.state if self.carry else {}
         self.signals = signals
         self.checkpoints = store.Checkpoints(folder / files.CHECKPOINTS, plan, ranks)
         self.progress = Progress()
@@ -196,7 +197,7 @@ class Run:
         if stage.transfer == "coalesce":
             above = self.plan.level(stage.level - 1)
             self.kept[above.number] = before
-            grown = after = transfer.coalesce(before, above, self.carry, placement)
+            grown = after = transfer.coalesce(before, above, self.carried, placement)
             pair, coarse = above, level
         else:
             grown = self._grown(stage, before, averaged)
@@ -219,14 +220,14 @@ class Run:
         rows, first = my_rows(size, self.ranks), self.progress.step * size
         context = Context(
             self.config.settings.seed,
-            self.carry,
+            self.carried,
             self.ranks,
             self.config.settings,
             lambda: self.source.batches(first, size, rows),
         )
         if growth.keeps_teacher:
             self.kept[stage.level + 1] = Snapshot({"weights": coarse.weights})
-        whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.adam_steps)
+        whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.optimizer_steps)
         with self.clock.during("training" if stage.entry_flops.total > 0 else "transfer"):
             grown: Snapshot = growth.grow(whole, self.plan.level(stage.level), context)
         return grown
@@ -239,7 +240,7 @@ class Run:
             seed, placement = self.config.settings.seed, self.ranks.placement
             weights, params = placement.gathering(grown.weights), level.model.params()
             noisy = placement.shard_all(operators.iter_noise(weights, params, level.resize, cycle.noise, seed))
-            grown = Snapshot({**grown.tensors, "weights": noisy}, grown.adam_steps)
+            grown = Snapshot({**grown.tensors, "weights": noisy}, grown.optimizer_steps)
         kept = self.kept.pop(stage.level, None)
         if kept is None:
             return grown
@@ -263,7 +264,7 @@ class Run:
         return Snapshot({"weights": keep((name, found[name].float()) for name in found)})
 
     def _trainee(self, stage: Stage) -> Trainee:
-        spec, hardware = self.config.settings.optimizer, self.config.settings.hardware
+        spec, hardware = self.config.optimizer, self.config.settings.hardware
         model = self.plan.level(stage.level).model
         net = self.ranks.placement.network(model, self.current.weights, self.ranks.device, hardware.precision)
         for block in blocks(net):
@@ -272,9 +273,8 @@ class Run:
         if stage.transfer == "decoalesce":
             coarse = self.plan.level(stage.level + 1)
             stage_loss = self.config.growth.stage_loss(net, stage, coarse, self.kept.get(coarse.number))
-        optimizer = adamw.adamw(net, spec)
-        if self.current.adam_steps > 0:
-            adamw.load_moments(net, optimizer, self.current.tensors, self.current.adam_steps)
+        optimizer = Stepping(spec, net)
+        optimizer.load(self.current.tensors, self.current.optimizer_steps)
         start = self.current.tensors.get("ema", self.current.weights)
         ema = {n: like(p, start[n]) for n, p in net.named_parameters()} if spec.ema is not None else None
         return Trainee(net, optimizer, ema, stage_loss)
@@ -401,8 +401,8 @@ class Run:
 
 def _snapshot(trainee: Trainee, placement: Placement) -> Snapshot:
     """Return copies on the CPU of everything that a stage trains, as this process holds it."""
-    moments, taken = adamw.moments(trainee.net, trainee.optimizer)
-    kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **moments}
+    state, taken = trainee.optimizer.state()
+    kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **state}
     if trainee.ema is not None:
         kinds["ema"] = trainee.ema
     return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)

@@ -14,13 +14,13 @@ from mlrun.plan.stages import Plan
 
 @dataclass
 class Snapshot:
-    """A model at rest: `tensors[kind][name]` with kinds weights, exp_avg, exp_avg_sq, ema; Adam's steps taken.
+    """A model at rest: `tensors[kind][name]` with kinds weights, ema and the optimizer's own; its steps taken.
 
     The tensors are whole, or what this process keeps of them (see `mlrun.train.parallel.placement`).
     """
 
     tensors: dict[str, dict[str, Tensor]]
-    adam_steps: int = 0
+    optimizer_steps: int = 0
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def flat(current: Snapshot, kept: Mapping[int, Snapshot]) -> tuple[dict[str, Ten
     tensors = {
         f"{key}/{k}/{n}": t for key, s in snapshots.items() for k, ts in s.tensors.items() for n, t in ts.items()
     }
-    return tensors, {key: s.adam_steps for key, s in snapshots.items()}
+    return tensors, {key: s.optimizer_steps for key, s in snapshots.items()}
 
 
 def nested(tensors: Mapping[str, Tensor], steps: Any) -> tuple[Snapshot, dict[int, Snapshot]]:
@@ -118,6 +118,6 @@ def nested(tensors: Mapping[str, Tensor], steps: Any) -> tuple[Snapshot, dict[in
     if "current" not in snapshots or any("weights" not in snapshot.tensors for snapshot in snapshots.values()):
         raise ValueError("a model's weights are missing")
     for key, taken in steps.items():
-        snapshots[key].adam_steps = taken
+        snapshots[key].optimizer_steps = taken
     current = snapshots.pop("current")
     return current, {int(key.removeprefix("kept/")): snapshot for key, snapshot in snapshots.items()}

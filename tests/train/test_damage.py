@@ -88,7 +88,7 @@ def state(found: Any) -> tuple[Any, dict[str, bytes], Any]:
         for kind, named in snapshot.tensors.items()
         for name, tensor in named.items()
     }
-    return progress, tensors, {key: snapshot.adam_steps for key, snapshot in snapshots.items()}
+    return progress, tensors, {key: snapshot.optimizer_steps for key, snapshot in snapshots.items()}
 
 
 def places(path: Path, draw: random.Random) -> Iterator[int]:
