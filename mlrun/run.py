@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
-import os
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -28,8 +26,9 @@ from mlrun.multilevel import operators, transfer
 from mlrun.multilevel.growth.base import Context
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train.checkpoint import sharded, store
+from mlrun.train.checkpoint import store
 from mlrun.train.clock import PURPOSES, Clock
+from mlrun.train.lock import claimed
 from mlrun.train.loop import Diverged, Job, Stopped, Trainee, held_out_loss, my_rows, record
 from mlrun.train.loop import train as train_stage
 from mlrun.train.optimizers.stepping import Stepping
@@ -56,8 +55,8 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
         signals.pass_on()
         raise
     except OSError as error:
-        if error.errno in files.FULL_OR_FORBIDDEN:
-            raise UserError(files.reason(error, folder)) from None
+        if (reason := files.reason(error, folder)) is not None:
+            raise UserError(reason) from None
         raise
 
 
@@ -74,21 +73,6 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         processes.stop(ranks)
 
 
-@contextmanager
-def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Hold a run folder; a second process that wants it is refused."""
-    if not ranks.first:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(mistake("run", folder, "a folder that no other process uses", "wait for it")) from None
-        yield
-
-
 class Run:
     """One cycle in one folder. What a stage needs is handed to it; this object only holds what outlives a stage."""
 
@@ -99,16 +83,20 @@ class Run:
         self.carry = config.settings.cycle.optimizer_policy == "carry"
         self.carried = config.optimizer.state if self.carry else {}
         self.signals = signals
+        self.checkpoints = store.Checkpoints(folder / files.CHECKPOINTS, plan, ranks)
         self.progress = Progress()
         self.kept: dict[int, Snapshot] = {}
 
     def go(self) -> dict[str, Any]:
         """Run every stage that is left, then write the model and the summary."""
-        finished = _read_json(self.folder / "summary.json")
-        if finished is not None and finished["status"] == "finished":
-            return finished
-        found = store.load(self.folder / "checkpoints", self.ranks)
+        summary = self.folder / files.SUMMARY
+        before = files.read_json(summary, "remove it, and the run goes on") if summary.exists() else {}
+        if before.get("status") == "finished":
+            return before
+        found = self.checkpoints.load()
         if found is None:
+            if (note := self.checkpoints.begin()) is not None and self.ranks.first:
+                print(f"mlrun: {note}", flush=True)
             self.current = self._fresh()
             self.progress.content = self.source.describe().get("content")
         else:
@@ -187,23 +175,18 @@ class Run:
         with self.clock.during("checkpoint"):
             # First: a checkpoint of the trunk's end says that its model is written.
             if stage == self.plan.trunk[-1]:
-                save_model(self.folder / "model", self.config, self.current, self.source, self.ranks)
+                save_model(self.folder / files.MODEL, self.config, self.current, self.source, self.ranks)
             self._save(self.current)
 
     def _fork(self, step: int, current: Snapshot) -> None:
         """Keep the state that a branch will start from once the trunk is done."""
         self.progress.forks[str(step)] = self.clock.read()["training"]
-        folder = self.folder / "checkpoints"
-        if self.ranks.placement.collective:
-            sharded.save_fork(folder, step, current, self.ranks)
-        elif self.ranks.first:
-            store.save_fork(folder, step, current)
-        self.ranks.wait()
+        self.checkpoints.save_fork(step, current)
 
     def _enter(self, job: Job, stage: Stage) -> None:
         """Move `current` to the stage's level, and log the receipt; a branch starts from its fork as it was there."""
         if stage.fork is not None:
-            self.current = store.load_fork(self.folder / "checkpoints", stage.fork, self.ranks)
+            self.current = self.checkpoints.load_fork(stage.fork)
             return
         averaged = self.current.tensors.pop("ema", None)
         if stage.transfer is None:
@@ -307,7 +290,7 @@ class Run:
         if stage.level == 1 and math.isfinite(values["loss"]) and (best is None or values["loss"] < best):
             self.progress.best = values["loss"]
             meta = {"step": str(step), "val_loss": repr(values["loss"])}
-            save_weights(self.folder / "checkpoints" / store.BEST, trainee.net.state_dict(), meta, self.ranks)
+            self.checkpoints.save_best(trainee.net.state_dict(), meta)
 
     def _evaluate_branch(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the annealed held-out loss, and what a run would have cost that had this as its end."""
@@ -348,33 +331,27 @@ class Run:
         self.progress.seconds = self.clock.read()
         if self.ranks.first:
             self.progress.log_bytes = self.log.offset()
-        folder = self.folder / "checkpoints"
-        if self.ranks.placement.collective:
-            sharded.save(folder, self.progress, current, self.kept, self.ranks)
-        elif self.ranks.first:
-            store.save(folder, self.progress, current, self.kept)
-        self.ranks.wait()
+        self.checkpoints.save(self.progress, current, self.kept)
 
     def _last_good(self) -> str:
-        found = store.present(self.folder / "checkpoints", "last")
-        if not found:
+        newest = self.checkpoints.newest()
+        if newest is None:
             return "no checkpoint was due before that"
-        return f"the last good checkpoint is {found[0]}, of step {self.progress.step}"
+        return f"the last good checkpoint is {newest}, of step {self.progress.step}"
 
     def _leave(self, status: str, reason: str) -> None:
         """Say in summary.json why the run ended before its time."""
         if self.ranks.first:
             summary = {"status": status, "reason": reason, "val_loss": self.last_val}
-            _write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            files.write_json(self.folder / files.SUMMARY, summary)
 
     def _finish(self) -> dict[str, Any]:
         """Write summary.json; the loss is that of the trunk's last evaluation."""
         summary = self._summary()
         if self.ranks.first:
-            _write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            files.write_json(self.folder / files.SUMMARY, summary)
             self.log.finish(summary)
-            store.drop_forks(self.folder / "checkpoints")
-        self.ranks.wait()
+        self.checkpoints.drop_forks()
         return summary
 
     def _summary(self) -> dict[str, Any]:
@@ -398,12 +375,12 @@ class Run:
     @property
     def last_val(self) -> float | None:
         """The trunk's newest held-out loss in the log: it survives a restart between the last step and the summary."""
-        with open(self.folder / "log.jsonl") as lines:
+        with open(self.folder / files.LOG) as lines:
             losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val" and "branch" not in r]
         return losses[-1] if losses else None
 
     def _skipped(self) -> int:
-        with open(self.folder / "log.jsonl") as lines:
+        with open(self.folder / files.LOG) as lines:
             return sum("skipped" in json.loads(line) for line in lines)
 
     def _write(self, values: dict[str, Any]) -> None:
@@ -416,8 +393,8 @@ class Run:
             yield None
             return
         plan = as_dict(self.plan)
-        _write_text(self.folder / "config.yaml", yaml.safe_dump(self.config.resolved, sort_keys=False))
-        _write_text(self.folder / "plan.json", json.dumps(plan, indent=2) + "\n")
+        files.write_text(self.folder / files.CONFIG, yaml.safe_dump(self.config.resolved, sort_keys=False))
+        files.write_json(self.folder / files.PLAN, plan)
         keep = self.progress.log_bytes
         with log.start(self.folder, self.config.logger, self.config.resolved, plan, keep=keep) as opened:
             yield opened
@@ -432,27 +409,20 @@ def _snapshot(trainee: Trainee, placement: Placement) -> Snapshot:
     return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)
 
 
-def save_weights(path: Path, weights: Mapping[str, torch.Tensor], meta: Mapping[str, str], ranks: Ranks) -> None:
-    """Write a model's weights as one file, atomically; all processes call it."""
-    if ranks.placement.collective:
-        sharded.save_weights(path, weights, meta, ranks)
-    elif ranks.first:
-        store.save_weights(path, weights, meta)
-
-
 def save_model(folder: Path, config: Config, final: Snapshot, source: Any, ranks: Ranks) -> None:
     """Write the trained model: weights, their moving average if there is one, configuration, and how data is read."""
-    save_weights(folder / "model.safetensors", final.weights, {}, ranks)
+    ranks.by_first(lambda: folder.mkdir(exist_ok=True))
+    store.save_weights(folder / "model.safetensors", final.weights, {}, ranks)
     if "ema" in final.tensors:
-        save_weights(folder / "ema.safetensors", final.tensors["ema"], {}, ranks)
+        store.save_weights(folder / "ema.safetensors", final.tensors["ema"], {}, ranks)
     if not ranks.first:
         return
-    _write_text(folder / "config.json", json.dumps(config.resolved["model"], indent=2) + "\n")
+    files.write_json(folder / "config.json", config.resolved["model"])
     described = source.describe()
     if "tokenizer" in described:
-        _write_text(folder / "tokenizer.json", Path(described["tokenizer"]).read_text())
+        files.write_text(folder / "tokenizer.json", Path(described["tokenizer"]).read_text())
     if "preprocessor" in described:
-        _write_text(folder / "preprocessor_config.json", json.dumps(described["preprocessor"], indent=2) + "\n")
+        files.write_json(folder / "preprocessor_config.json", described["preprocessor"])
 
 
 def machine(ranks: Ranks) -> str:
@@ -460,18 +430,3 @@ def machine(ranks: Ranks) -> str:
     if ranks.device.type == "cuda":
         return f"{ranks.world} x {torch.cuda.get_device_name(ranks.device)}, torch {torch.__version__}"
     return f"{ranks.world} x CPU ({platform.machine()}), {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
