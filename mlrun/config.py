@@ -1,6 +1,6 @@
 """The settings of a run: dataclasses that Hydra checks, and the typed `Config` that the plan reads. No torch here.
 
-Groups with a `_target_` (model, coarsening, growth, data, logger) are checked against the class that they name.
+Groups with a `_target_` (see `GROUPS`) are checked against the class that they name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mlrun.errors import UserError, mistake, nearest
 REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 # The groups that name a class in `_target_`.
-GROUPS = ("model", "coarsening", "growth", "data", "logger")
+GROUPS = ("model", "coarsening", "growth", "data", "optimizer", "logger")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
@@ -68,20 +68,6 @@ class Schedule:
     warmup: str = "5%"
     decay: str = "20%"
     floor: float = 0.1
-
-
-@dataclass
-class Optimizer:
-    """AdamW and what goes with it."""
-
-    lr: float = MISSING
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float | None = 1.0
-    ema: float | None = None
-    schedule: Schedule = field(default_factory=Schedule)
 
 
 @dataclass
@@ -138,7 +124,7 @@ class Settings:
     cycle: Cycle = field(default_factory=Cycle)
     hardware: Hardware = field(default_factory=Hardware)
     data: Any = MISSING
-    optimizer: Optimizer = field(default_factory=Optimizer)
+    optimizer: Any = MISSING
     logger: Any = MISSING
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
@@ -153,6 +139,7 @@ class Config:
     coarsening: Any
     growth: Any
     data: Any
+    optimizer: Any
     logger: Any
     resolved: dict[str, Any]
 
@@ -190,12 +177,9 @@ def build(node: DictConfig, key: str) -> Any:
     if "_target_" not in node:
         raise UserError(mistake(f"{key}._target_", "missing", "a class", f"copy it from a file in conf/{key}"))
     found = locate(str(node["_target_"]), key)
-    known = [f.name for f in fields(found)]
     given = {str(name): value for name, value in node.items() if name != "_target_"}
-    unknown = [n for n in given if n not in known]
-    if unknown:
-        allowed = ", ".join(known) or "no setting"
-        raise UserError([mistake(f"{key}.{n}", given[n], allowed, f"remove it{nearest(n, known)}") for n in unknown])
+    if unknown := _unknown(given, found, f"{key}."):
+        raise UserError(unknown)
     return _typed(found, given, key)
 
 
@@ -204,7 +188,8 @@ def _typed(found: type, given: Mapping[str, Any], key: str) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(found), OmegaConf.create(dict(given))))
     except OmegaConfBaseException as error:
         name = error.full_key or ""
-        line = mistake(f"{key}.{name}", given.get(name, "missing"), reason(error), "correct the value")
+        shown = OmegaConf.select(OmegaConf.create(dict(given)), name, default="missing")
+        line = mistake(f"{key}.{name}", shown, reason(error), "correct the value")
         raise UserError(line) from None
 
 
@@ -259,14 +244,20 @@ def unresolved(error: Exception) -> str:
 def _unknown(plain: Mapping[Any, Any], schema: type, prefix: str) -> list[str]:
     """Return a line for each key that `+key=value` or a YAML file added beside those of the schema."""
     known = {f.name: f.default_factory for f in fields(schema)}
+    allowed = ", ".join(known) or "no setting"
     problems = [
-        mistake(f"{prefix}{key}", value, ", ".join(known), f"remove it{nearest(str(key), list(known))}")
+        mistake(f"{prefix}{key}", value, allowed, f"remove it{nearest(str(key), list(known))}")
         for key, value in plain.items()
         if key not in known
     ]
     for key, below in known.items():
-        if inspect.isclass(below) and is_dataclass(below):
+        if key not in plain or not (inspect.isclass(below) and is_dataclass(below)):
+            continue
+        if isinstance(plain[key], Mapping):
             problems += _unknown(plain[key], below, f"{prefix}{key}.")
+        else:
+            names = ", ".join(f"{prefix}{key}.{f.name}" for f in fields(below))
+            problems.append(mistake(f"{prefix}{key}", plain[key], names, "give one of these"))
     return problems
 
 
@@ -274,6 +265,6 @@ def _choice_problems(settings: DictConfig) -> list[str]:
     problems = []
     for key, allowed in CHOICES.items():
         given = OmegaConf.select(settings, key)
-        if given not in allowed:
+        if given is not None and given not in allowed:  # what a group leaves out has the default of its class
             problems.append(mistake(key, given, ", ".join(allowed), f"choose one{nearest(str(given), allowed)}"))
     return problems

@@ -30,7 +30,7 @@ from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
 from mlrun.train.loop import Evaluate, Fork, Job, Save, Trainee, held_out_loss, my_rows, record
 from mlrun.train.model_folder import save_model, save_weights, write_text
-from mlrun.train.optimizers import adamw
+from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel import processes
 from mlrun.train.parallel.placement import like
 from mlrun.train.parallel.processes import Ranks
@@ -223,7 +223,7 @@ class Run:
         return Snapshot({"weights": keep((name, found[name].float()) for name in found)})
 
     def _trainee(self, stage: Stage) -> Trainee:
-        spec, hardware = self.config.settings.optimizer, self.config.settings.hardware
+        spec, hardware = self.config.optimizer, self.config.settings.hardware
         model = self.plan.level(stage.level).model
         net = self.ranks.placement.network(model, self.current.weights, self.ranks.device, hardware.precision)
         for block in blocks(net):
@@ -232,9 +232,8 @@ class Run:
         if stage.transfer == "decoalesce":
             coarse = self.plan.level(stage.level + 1)
             stage_loss = self.config.growth.stage_loss(net, stage, coarse, self.kept.get(coarse.number))
-        optimizer = adamw.adamw(net, spec)
-        if self.current.adam_steps > 0:
-            adamw.load_moments(net, optimizer, self.current.tensors, self.current.adam_steps)
+        optimizer = Stepping(spec, net)
+        optimizer.load(self.current.tensors, self.current.optimizer_steps)
         start = self.current.tensors.get("ema", self.current.weights)
         ema = {n: like(p, start[n]) for n, p in net.named_parameters()} if spec.ema is not None else None
         return Trainee(net, optimizer, ema, stage_loss)

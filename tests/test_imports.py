@@ -73,6 +73,18 @@ def test_a_file_imports_its_own_package_and_lower_floors(module: str) -> None:
     assert [name for name in sorted(others) if FLOOR[packages(name)] >= FLOOR[own]] == []
 
 
+def drawing() -> str:
+    """Return who imports whom as docs/design.md shows it, from the top floor down."""
+    parts = [name for names in reversed(FLOORS) for name in names.split()]
+    known = {part: {packages(name) for module in MODULES for name in ours(MODULES[module])
+                    if module != "mlrun" and packages(module) == part} - {part} for part in parts}  # fmt: skip
+    return "\n".join(f"    {part:<12}{' '.join(p for p in parts if p in known[part])}".rstrip() for part in parts)
+
+
+def test_the_drawing_in_the_design_is_that_of_the_code() -> None:
+    assert drawing() in (PACKAGE.parent / "docs" / "design.md").read_text(), drawing()
+
+
 def test_no_circle() -> None:
     graph: Mapping[str, set[str]] = {
         module: {name for name in ours(path) if name != module and not MODULES[name].name.startswith("__init__")}

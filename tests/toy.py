@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mlrun.config import Checkpoint, Config, Cycle, Eval, Optimizer, Row, Schedule, Settings
+from mlrun.config import Checkpoint, Config, Cycle, Eval, Row, Schedule, Settings
 from mlrun.log.none import NoLogger
 from mlrun.models.gpt import GPT
 from mlrun.multilevel.coarsening.uniform import Uniform
@@ -25,6 +25,7 @@ from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.plan.make import make_plan
 from mlrun.run import train
 from mlrun.train import loop
+from mlrun.train.optimizers.adamw import AdamW
 
 WORDS, SEQUENCE = 32, 16
 # The same for the command line, with the embedded speeches.
@@ -36,7 +37,7 @@ V_CYCLE = (Row(1, "20%"), Row(2, "40%"), Row(1, "50%"))
 # The V-cycle with two branches of three steps each, from steps 15 and 17 of 22.
 BRANCHED: dict[str, Any] = {
     "cycle": Cycle(name="2level", stages=list(V_CYCLE), branches=["62%", "71%"]),
-    "optimizer": Optimizer(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="3 steps")),
+    "optimizer": AdamW(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="3 steps")),
 }
 
 
@@ -105,13 +106,14 @@ def settings(**changes: Any) -> Settings:
         "cache": "unused",
         "log_every": 1,
         "cycle": Cycle(name="2level", stages=list(V_CYCLE)),
-        "optimizer": Optimizer(lr=1e-2, schedule=Schedule(warmup="10%")),
         "eval": Eval(every="20%", batch=8),
     }
     return Settings(**{**base, **changes})
 
 
-def make(coarsening: Any = None, model: Any = None, growth: Any = None, **changes: Any) -> Config:
+def make(
+    coarsening: Any = None, model: Any = None, growth: Any = None, optimizer: Any = None, **changes: Any
+) -> Config:
     """Return a checked configuration of the toy run."""
     return Config(
         settings(**changes),
@@ -119,6 +121,7 @@ def make(coarsening: Any = None, model: Any = None, growth: Any = None, **change
         coarsening=Uniform(width=2, ffn=2, head=2, depth=2) if coarsening is None else coarsening,
         growth=Decoalesce() if growth is None else growth,
         data=Toy(),
+        optimizer=AdamW(lr=1e-2, schedule=Schedule(warmup="10%")) if optimizer is None else optimizer,
         logger=NoLogger(),
         resolved={"model": {"_target_": "mlrun.models.gpt.GPT"}, "changes": repr(changes)},
     )

@@ -23,6 +23,8 @@ Sizes = Mapping[str, int]
 Group = tuple[int, ...]
 Keep = Literal["mean", "first"]
 DepthScale = Literal["copy", "ode", "identity"]
+# What a tensor is, and so how it goes through an operator: a weight, a gradient or the square of one.
+Rule = Literal["weight", "gradient", "square"]
 
 # The axes that each ratio moves. In grouped-query attention a unit of `kv_head` holds its query heads.
 FAMILIES: Mapping[str, tuple[str, ...]] = {

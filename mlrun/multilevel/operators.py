@@ -38,10 +38,9 @@ import torch
 from torch import Tensor
 
 from mlrun.errors import UserError, mistake, nearest
-from mlrun.models.axes import Group, Merge, Param, Params, Resize, Sizes, at_depth, depth_axis, expand, factors
+from mlrun.models.axes import Group, Merge, Param, Params, Resize, Rule, Sizes, at_depth, depth_axis, expand, factors
 
 State = Mapping[str, Tensor]
-Rule = Literal["weight", "gradient", "square"]
 Kind = Literal["copy", "split", "once"]
 
 

@@ -20,7 +20,7 @@ from mlrun.plan import schedule
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train.clock import Clock
 from mlrun.train.divergence import Diverged, Guard
-from mlrun.train.optimizers.adamw import set_rate
+from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel.placement import local
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.signals import NOTHING, STOP, Signals, Stopped
@@ -53,7 +53,7 @@ class Trainee:
     """
 
     net: Network
-    optimizer: torch.optim.AdamW
+    optimizer: Stepping
     ema: dict[str, Tensor] | None
     stage_loss: nn.Module | None = None
 
@@ -96,7 +96,7 @@ def train(
         Diverged: the loss or the gradient is not finite, and with `skip` in too many steps on end.
         Stopped: a signal came; a `Save` was yielded.
     """
-    settings, ranks = job.settings, job.ranks
+    settings, ranks, spec = job.settings, job.ranks, trainee.optimizer.optimizer
     forward = _prepare(trainee, settings.hardware, ranks)
     at_step = getattr(trainee.stage_loss, "at_step", lambda step: None)
     parameters = list(trainee.net.parameters())
@@ -109,8 +109,8 @@ def train(
     logged_at, logged_step = job.clock.read()["training"], start
     for step in range(start, stage.end):
         # The rate depends on the step alone, so a resumed run takes the same one.
-        lr = schedule.rate(job.plan, settings.optimizer, settings.cycle.lr_policy, stage, step)
-        set_rate(trainee.optimizer, lr)
+        lr = schedule.rate(job.plan, spec, settings.cycle.lr_policy, stage, step)
+        trainee.optimizer.set_rate(lr)
         at_step(step)
 
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
@@ -119,13 +119,13 @@ def train(
         loss = _gradients(forward, next(batches), settings.hardware, ranks, masks)
 
         # Clipping also measures the norm; without a limit it only measures.
-        limit = settings.optimizer.clip if settings.optimizer.clip is not None else math.inf
+        limit = spec.clip if spec.clip is not None else math.inf
         norm = ranks.placement.gather(nn.utils.clip_grad_norm_(parameters, limit))
         done = step + 1
         skipped = guard.leaves_out(norm, done)
         if not skipped:
-            _step(trainee, settings.optimizer.ema)
-        trainee.optimizer.zero_grad(set_to_none=True)
+            _step(trainee, spec.ema)
+        trainee.optimizer.zero_grad()
 
         if skipped:
             job.write(record(job, stage, done, "train", loss=math.nan, lr=lr, grad_norm=math.nan, skipped=True))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mlrun.train.optimizers import adamw
 from mlrun.train.parallel.placement import Placement
 
 if TYPE_CHECKING:
@@ -16,13 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Snapshot:
-    """A model at rest: `tensors[kind][name]` with kinds weights, exp_avg, exp_avg_sq, ema; Adam's steps taken.
+    """A model at rest: `tensors[kind][name]` with kinds weights, ema and the optimizer's own; its steps taken.
 
     The tensors are whole, or what this process keeps of them (see `mlrun.train.parallel.placement`).
     """
 
     tensors: dict[str, dict[str, Tensor]]
-    adam_steps: int = 0
+    optimizer_steps: int = 0
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -52,8 +51,8 @@ class Progress:
 
 def at_rest(trainee: Trainee, placement: Placement) -> Snapshot:
     """Return copies on the CPU of everything that a stage trains, as this process holds it."""
-    moments, taken = adamw.moments(trainee.net, trainee.optimizer)
-    kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **moments}
+    state, taken = trainee.optimizer.state()
+    kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **state}
     if trainee.ema is not None:
         kinds["ema"] = trainee.ema
     return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)

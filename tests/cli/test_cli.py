@@ -74,7 +74,7 @@ def left() -> list[str]:
 
 
 BAD = {
-    "misspelt key": (["optimizer.lrr=3"], "optimizer.lrr=3: allowed: beta1, beta2, clip"),
+    "misspelt key": (["optimizer.lrr=3"], "optimizer.lrr=3: allowed: _target_, beta1, beta2, clip"),
     "misspelt key, the right one": (["buget=3"], "did you mean budget?"),
     "misspelt group": (["modle=gpt_tiny"], "did you mean model?"),
     "misspelt choice": (["model=gpt_tinny"], "did you mean gpt_tiny?"),
@@ -138,8 +138,8 @@ BAD = {
     "checkpoint every 0%": (["checkpoint.every=0%"], "checkpoint.every=0%: allowed: a length above 0"),
     "required key deleted": (["~seed"], "~seed: allowed: seed=VALUE"),
     "required group deleted": (["~model"], "~model: allowed: model=VALUE"),
-    "required key of a group deleted": (["~optimizer.lr"], "does not support deletion"),
-    "misspelt key deleted": (["~optimizer.lrr"], "~optimizer.lrr: allowed: beta1, beta2"),
+    "required key of a group deleted": (["~optimizer.lr"], "missing mandatory value: lr"),
+    "misspelt key deleted": (["~optimizer.lrr"], "~optimizer.lrr: allowed: _target_, beta1, beta2"),
     "unknown key deleted": (["~nope"], "~nope: allowed:"),
     "Hydra deleted": (["~hydra"], "~hydra: allowed:"),
     "size that no memory holds": (["model.embed=1000000000000"], "allowed: an integer from 1 to 4194304"),

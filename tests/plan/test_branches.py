@@ -14,7 +14,7 @@ import torch
 import toy
 
 from mlrun.cli import compose, tasks
-from mlrun.config import Cycle, Optimizer, Row, Schedule, load
+from mlrun.config import Cycle, Row, Schedule, load
 from mlrun.errors import UserError
 from mlrun.plan import schedule
 from mlrun.plan.make import make_plan
@@ -22,6 +22,7 @@ from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Spent
 from mlrun.plan.table import show
 from mlrun.train.checkpoint import store
+from mlrun.train.optimizers.adamw import AdamW
 
 WSD = "optimizer.schedule.shape=wsd"
 POLICIES = ("restart", "continue", "rewarm")
@@ -102,7 +103,7 @@ def test_the_rates_are_those_of_a_run_with_that_budget(policy: str, decay: str) 
     ]
     plan, shorter = planned(*common, "cycle.branches=[50%]"), planned(*common, "budget=500 steps")
     plain, branch = planned(*common), plan.stages[-1]
-    optimizer = Optimizer(lr=0.1, schedule=Schedule(shape="wsd", warmup="20 steps", decay=decay))
+    optimizer = AdamW(lr=0.1, schedule=Schedule(shape="wsd", warmup="20 steps", decay=decay))
 
     def rates(of: Plan, stage: Any) -> list[float]:
         return [schedule.rate(of, optimizer, policy, stage, step) for step in range(stage.first, stage.end)]
@@ -126,7 +127,7 @@ def test_the_range_that_a_refusal_names_is_the_range_that_works(cycle: str, poli
     assert found is not None
     low, high = float(found[1]), float(found[2])
     plan = planned(*common, f"cycle.branches=[{low}%,{high}%]")
-    optimizer = Optimizer(lr=1.0, schedule=Schedule(shape="wsd"))
+    optimizer = AdamW(lr=1.0, schedule=Schedule(shape="wsd"))
     for branch in plan.stages[len(plan.trunk) :]:
         rates = [schedule.rate(plan, optimizer, policy, branch, step) for step in range(branch.first, branch.end)]
         assert rates[0] == 1.0 and rates[-1] == pytest.approx(0.1)
@@ -190,7 +191,7 @@ def test_the_trunk_is_that_of_a_run_without_branches(tmp_path: Path, whole: Path
 def test_a_branch_ends_bitwise_where_a_run_with_that_budget_ends(tmp_path: Path, growing: bool, policy: str) -> None:
     """Given stages and a warm-up of a fixed length: weights, moments, average, data and rates are then the same."""
     stages = [Row(2, "8 steps"), Row(1, "rest")] if growing else [Row(1, "rest")]
-    optimizer = Optimizer(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="20%"))
+    optimizer = AdamW(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="20%"))
 
     def run(name: str, budget: str, *branches: str) -> dict[str, Any]:
         cycle = Cycle(name=name, stages=stages, lr_policy=policy, branches=list(branches))

@@ -16,13 +16,14 @@ import torch
 import toy
 
 from mlrun import run
-from mlrun.config import Cycle, Hardware, Optimizer, Row, Schedule
+from mlrun.config import Cycle, Hardware, Row, Schedule
 from mlrun.errors import UserError
 from mlrun.multilevel import operators
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.plan.make import make_plan
 from mlrun.train import loop
 from mlrun.train.checkpoint import store
+from mlrun.train.optimizers.adamw import AdamW
 
 EVERY_STEP = {"checkpoint": toy.Checkpoint(every="1 step")}
 
@@ -61,7 +62,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, policy: str
 ) -> None:
     cycle = Cycle(name="2level", stages=list(toy.V_CYCLE), optimizer_policy=policy)
-    config = toy.make(cycle=cycle, optimizer=Optimizer(lr=1e-2, ema=0.9), checkpoint=toy.Checkpoint(every="2 steps"))
+    config = toy.make(cycle=cycle, optimizer=AdamW(lr=1e-2, ema=0.9), checkpoint=toy.Checkpoint(every="2 steps"))
     toy.run(tmp_path / "whole", config)
     with monkeypatch.context() as patch:
         interrupt(patch, at)
@@ -109,7 +110,7 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, mo
 
 
 def test_a_diverging_run_stops_and_says_where(tmp_path: Path) -> None:
-    wild = Optimizer(lr=1e30, clip=None, schedule=Schedule(warmup="0 steps"))
+    wild = AdamW(lr=1e30, clip=None, schedule=Schedule(warmup="0 steps"))
     with pytest.raises(loop.Diverged, match="at step"):
         toy.run(tmp_path, toy.make(optimizer=wild))
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
@@ -196,7 +197,7 @@ def test_alpha_zero_keeps_the_fine_model_and_noise_breaks_the_symmetry(tmp_path:
 
 
 def test_the_average_of_the_weights_is_evaluated_and_saved(tmp_path: Path) -> None:
-    toy.run(tmp_path, toy.make(optimizer=Optimizer(lr=1e-2, ema=0.5)))
+    toy.run(tmp_path, toy.make(optimizer=AdamW(lr=1e-2, ema=0.5)))
     last = [r for r in toy.records(tmp_path) if r["kind"] == "val"][-1]
     assert last["ema_loss"] != last["loss"]
     assert (tmp_path / "model/ema.safetensors").exists()

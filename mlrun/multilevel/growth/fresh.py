@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.errors import mistake
 from mlrun.models.axes import DEPTH, Resize, expand
 from mlrun.models.base import Model
 from mlrun.multilevel.growth.base import Context, Growth, only_axes
@@ -13,7 +12,6 @@ from mlrun.multilevel.growth.base import Context, Growth, only_axes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.config import Settings
     from mlrun.plan.stages import Level
     from mlrun.train.parallel.placement import Placement
     from mlrun.train.snapshot import Snapshot
@@ -23,16 +21,15 @@ if TYPE_CHECKING:
 class Fresh(Growth):
     """Layers that the coarse model has stay the lowest ones; those above start from the seed; all else is kept."""
 
+    stateless_because = "adds fresh layers, which have no optimizer state"
+
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.train.snapshot import Snapshot
 
         return Snapshot({"weights": fresh(coarse.weights, level, context.seed, context.ranks.placement)})
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
-        found = only_axes(resize, DEPTH, "fresh")
-        if settings.cycle.optimizer_policy == "carry":
-            found.append(mistake("cycle.optimizer_policy", "carry", "reset", "fresh layers have no moments"))
-        return found
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
+        return only_axes(resize, DEPTH, "fresh")
 
 
 def fresh(coarse: dict[str, Tensor], level: Level, seed: int, placement: Placement) -> dict[str, Tensor]:

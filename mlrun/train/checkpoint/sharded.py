@@ -41,7 +41,7 @@ def save(folder: Path, progress: Progress, current: Snapshot, kept: Mapping[int,
         OSError: one of them cannot write; the checkpoints are as they were.
     """
     tensors, steps = store.flat(current, kept)
-    note = {"progress": json.dumps(asdict(progress)), "adam_steps": json.dumps(steps)}
+    note = {"progress": json.dumps(asdict(progress)), "optimizer_steps": json.dumps(steps)}
     _save(folder / f".last{SUFFIX}", tensors, note, ranks, store.install)
 
 
@@ -54,7 +54,7 @@ def save_fork(folder: Path, step: int, snapshot: Snapshot, ranks: Ranks) -> None
         os.replace(temporary, target)
 
     tensors, steps = store.flat(snapshot, {})
-    _save(folder / f".fork{SUFFIX}", tensors, {"adam_steps": json.dumps(steps)}, ranks, install)
+    _save(folder / f".fork{SUFFIX}", tensors, {"optimizer_steps": json.dumps(steps)}, ranks, install)
 
 
 def _save(

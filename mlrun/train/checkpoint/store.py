@@ -40,17 +40,17 @@ def save(folder: Path, progress: Progress, current: Snapshot, kept: Mapping[int,
     """Write the run's state as the newest checkpoint; the former newest stays beside it."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors, steps = flat(current, kept)
-    meta = {"progress": json.dumps(asdict(progress)), "adam_steps": json.dumps(steps)}
+    meta = {"progress": json.dumps(asdict(progress)), "optimizer_steps": json.dumps(steps)}
     install(write(folder / LAST, tensors, meta))
 
 
 def flat(current: Snapshot, kept: Mapping[int, Snapshot]) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Return all tensors by their path in a checkpoint, and Adam's steps by snapshot."""
+    """Return all tensors by their path in a checkpoint, and the optimizer's steps by snapshot."""
     snapshots = {"current": current} | {f"kept/{level}": s for level, s in kept.items()}
     tensors = {
         f"{key}/{k}/{n}": t for key, s in snapshots.items() for k, ts in s.tensors.items() for n, t in ts.items()
     }
-    return tensors, {key: s.adam_steps for key, s in snapshots.items()}
+    return tensors, {key: s.optimizer_steps for key, s in snapshots.items()}
 
 
 def install(temporary: Path) -> None:
@@ -176,7 +176,7 @@ def _unpack(
 
 
 def _snapshots(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Snapshot]:
-    snapshots = {key: Snapshot({}, taken) for key, taken in json.loads(metadata["adam_steps"]).items()}
+    snapshots = {key: Snapshot({}, taken) for key, taken in json.loads(metadata["optimizer_steps"]).items()}
     for path, tensor in tensors.items():
         key, kind, name = path.rsplit("/", 2)
         snapshots[key].tensors.setdefault(kind, {})[name] = tensor
@@ -187,7 +187,7 @@ def save_fork(folder: Path, step: int, snapshot: Snapshot) -> None:
     """Write the state after `step`, which a branch starts from, atomically."""
     path = folder / f"{FORK.format(step)}.safetensors"
     tensors, steps = flat(snapshot, {})
-    os.replace(write(path, tensors, {"adam_steps": json.dumps(steps)}), path)
+    os.replace(write(path, tensors, {"optimizer_steps": json.dumps(steps)}), path)
 
 
 def load_fork(folder: Path, step: int, ranks: Ranks = ALONE) -> Snapshot:

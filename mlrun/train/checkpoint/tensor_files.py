@@ -18,7 +18,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mlrun.errors import UserError, mistake
-from mlrun.interop.name_tables import Shape
 from mlrun.train.checkpoint import store
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -37,7 +36,7 @@ class Entry:
 
     file: Path
     dtype: torch.dtype | None
-    shape: Shape
+    shape: tuple[int, ...]
 
 
 class Shards(Mapping[str, Tensor]):
@@ -162,7 +161,7 @@ class TensorInfo:
 
     name: str
     dtype: torch.dtype
-    shape: Shape
+    shape: tuple[int, ...]
 
     @property
     def bytes(self) -> int:
