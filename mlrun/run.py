@@ -18,6 +18,7 @@ from mlrun import files
 from mlrun.config import Config
 from mlrun.data.shuffled_blocks import Broken
 from mlrun.errors import UserError, mistake
+from mlrun.evaluate.base import Context, measure
 from mlrun.interop.read import open_folder
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
@@ -28,7 +29,7 @@ from mlrun.train import loop
 from mlrun.train.checkpoint import sharded, store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
-from mlrun.train.loop import Evaluate, Fork, Job, Save, Trainee, held_out_loss, my_rows, record
+from mlrun.train.loop import Evaluate, Fork, Job, Save, Trainee, my_rows, record
 from mlrun.train.model_folder import save_model, save_weights, write_text
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel import processes
@@ -240,7 +241,10 @@ class Run:
 
     def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the held-out loss; of a branch with what a run would have cost that had this as its end."""
-        values: dict[str, Any] = self._losses(trainee)
+        try:
+            values: dict[str, Any] = self._measured(job, trainee)
+        except Stopped:
+            return  # the loop saves and stops; `unevaluated` says what is still due
         if stage.fork is not None:
             own = self.plan.own(stage, step)
             values |= {f"own_{name}": getattr(own, name) for name in ("step", "tokens", "flops", "flops_body")}
@@ -260,17 +264,17 @@ class Run:
             meta = {"step": str(step), "val_loss": repr(loss)}
             save_weights(self.folder / "checkpoints" / store.BEST, net.state_dict(), meta, self.ranks)
 
-    def _losses(self, trainee: Trainee) -> dict[str, float]:
-        """Return the held-out loss, and that of the averaged weights where there are any."""
-        settings = self.config.settings
-
-        def loss(net: Network) -> float:
-            return held_out_loss(net, self.source.validation(settings.eval.batch), settings.hardware, self.ranks)
-
-        values = {"loss": loss(trainee.net)}
+    def _measured(self, job: Job, trainee: Trainee) -> dict[str, float]:
+        """Return what the evaluations say of the network, and as `ema_...` of its averaged weights."""
+        settings, ranks = self.config.settings, self.ranks
+        context = Context(self.source, settings.eval.batch, settings.hardware, ranks, job.pause)
+        values = measure(self.config.evaluation.values(), trainee.net, context)
         if trainee.ema is not None:
-            model, device, precision = trainee.net.model, self.ranks.device, settings.hardware.precision
-            values["ema_loss"] = loss(self.ranks.placement.network(model, trainee.ema, device, precision))
+            averaged = ranks.placement.network(
+                trainee.net.model, trainee.ema, ranks.device, settings.hardware.precision
+            )
+            found = measure(self.config.evaluation.values(), averaged, context)
+            values |= {f"ema_{name}": value for name, value in found.items()}
         return values
 
     def _save(self, current: Snapshot) -> None:

@@ -48,6 +48,10 @@ class Ranks:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
 
+    def total(self, value: int) -> int:
+        """Return the sum of all processes' values, on every process."""
+        return value if self.world == 1 else int(self.sum(torch.tensor(value, device=self.device)).item())
+
     def together(self, step: Callable[[], T]) -> list[T]:
         """Take a step on every process and return all results, in order of rank.
 
