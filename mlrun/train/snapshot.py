@@ -34,11 +34,15 @@ class Snapshot:
 
 @dataclass
 class Progress:
-    """How far a run has come; `entered` says that the transfer into `stage` was made."""
+    """How far a run has come.
+
+    `entered` says that the transfer into `stage` was made, `unevaluated` that the evaluation at `step` is still due.
+    """
 
     stage: int = 0
     step: int = 0
     entered: bool = False
+    unevaluated: bool = False
     log_bytes: int = 0
     content: str | None = None  # of the data, where it can be told
     best: float | None = None
@@ -76,6 +80,7 @@ def _checks(p: Progress, plan: Plan) -> Iterator[tuple[str, bool]]:
     yield "entered", isinstance(p.entered, bool) and not (p.entered and over)
     first, last = (plan.steps, plan.steps) if over else (plan.stages[p.stage].first, plan.stages[p.stage].end)
     yield "step", _count(p.step) and first <= p.step <= (last if p.entered else first)
+    yield "unevaluated", isinstance(p.unevaluated, bool) and (p.entered or not p.unevaluated)
     yield "log_bytes", _count(p.log_bytes)
     yield "content", p.content is None or isinstance(p.content, str)
     yield "best", p.best is None or (isinstance(p.best, float) and math.isfinite(p.best))
