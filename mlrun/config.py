@@ -25,7 +25,6 @@ PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 GROUPS = ("model", "coarsening", "growth", "data", "logger")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
     "cycle.optimizer_policy": ("reset", "carry"),
     "cycle.lr_policy": ("restart", "continue", "rewarm"),
     "on_divergence": ("stop", "skip"),

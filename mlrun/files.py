@@ -7,6 +7,26 @@ import os
 import re
 from pathlib import Path
 
+# The settings in config.yaml that say where, how fast, under which name and to whom a run is told, and never what it
+# computes. A resumed run may change them, and runs are compared whatever they are. The seed moves the loss: a resumed
+# run keeps it, while a report takes runs that differ in it alone as repeats (report/pairing.py).
+RUNTIME = (
+    "task",
+    "run",
+    "runs",
+    "source",
+    "target",
+    "grown",
+    "fine",
+    "name",
+    "log_every",
+    "cache",
+    "hardware",
+    "logger",
+    "checkpoint",
+    "eval.batch",
+)
+
 FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
 _REMEDIES = {
     errno.ENOSPC: "free some space",

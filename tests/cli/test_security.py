@@ -14,7 +14,7 @@ import pytest
 import toy
 
 from mlrun import config
-from mlrun.cli import compose, preflight
+from mlrun.cli import command, points, preflight
 from mlrun.data import cache
 from mlrun.errors import UserError
 from mlrun.train.checkpoint import store
@@ -34,7 +34,7 @@ class Opened:
 
 def refused(*arguments: str) -> str:
     with pytest.raises(UserError) as caught:
-        preflight.check(compose.points(compose.read(list(arguments))))
+        preflight.check(points.of(command.read(list(arguments))))
     return str(caught.value)
 
 
