@@ -120,7 +120,7 @@ def train(settings: DictConfig, folder: Path | None) -> None:
     assert folder is not None
     config, planned = _planned(settings, sources=True)
     from mlrun import run
-    from mlrun.data.shuffled_blocks import Broken
+    from mlrun.data.source import Broken
     from mlrun.train.loop import Diverged, Stopped
 
     try:
