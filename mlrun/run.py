@@ -15,7 +15,7 @@ import yaml
 
 from mlrun import files
 from mlrun.config import Config
-from mlrun.data.shuffled_blocks import Broken
+from mlrun.data.source import Broken
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import Context, measure
 from mlrun.interop.read import open_folder
