@@ -1,6 +1,6 @@
 """The settings of a run: dataclasses that Hydra checks, and the typed `Config` that the plan reads. No torch here.
 
-Groups with a `_target_` (model, coarsening, growth, data, logger) are checked against the class that they name.
+Groups with a `_target_` (model, coarsening, growth, data, each logger) are checked against the class that they name.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from mlrun.errors import UserError, mistake, nearest
 # What a `${...}` may raise when it is read.
 REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
-# The groups that name a class in `_target_`.
-GROUPS = ("model", "coarsening", "growth", "data", "logger")
+# The groups whose choice is one object, named by `_target_`.
+GROUPS = ("model", "coarsening", "growth", "data")
+# The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
+LISTS = ("logger",)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
@@ -139,7 +141,7 @@ class Settings:
     hardware: Hardware = field(default_factory=Hardware)
     data: Any = MISSING
     optimizer: Optimizer = field(default_factory=Optimizer)
-    logger: Any = MISSING
+    logger: dict[str, Any] = field(default_factory=dict)
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
@@ -153,7 +155,7 @@ class Config:
     coarsening: Any
     growth: Any
     data: Any
-    logger: Any
+    logger: dict[str, Any]  # by the name of the choice
     resolved: dict[str, Any]
 
 
@@ -188,7 +190,8 @@ def locate(path: str, key: str) -> type:
 def build(node: DictConfig, key: str) -> Any:
     """Return the object that a `_target_` group describes; names and types are those of its class."""
     if "_target_" not in node:
-        raise UserError(mistake(f"{key}._target_", "missing", "a class", f"copy it from a file in conf/{key}"))
+        remedy = f"copy it from a file in conf/{key.partition('.')[0]}"
+        raise UserError(mistake(f"{key}._target_", "missing", "a class", remedy))
     found = locate(str(node["_target_"]), key)
     known = [f.name for f in fields(found)]
     given = {str(name): value for name, value in node.items() if name != "_target_"}
@@ -224,20 +227,26 @@ def load(settings: DictConfig) -> Config:
         raise UserError(unresolved(error)) from None
     assert isinstance(plain, dict)
     problems = _unknown(plain, Settings, "") + _choice_problems(settings)
-    built: dict[str, Any] = {}
-    for key in GROUPS:
-        if not isinstance(plain[key], dict):
-            problems.append(mistake(key, plain[key], "a choice of the group", f"give {key}=NAME"))
-            continue
-        try:
-            built[key] = build(DictConfig(plain[key]), key)
-        except UserError as error:
-            problems += error.problems
+    built = {key: _built(plain[key], key, problems) for key in GROUPS}
+    for key in LISTS:
+        built[key] = {name: _built(node, f"{key}.{name}", problems) for name, node in plain[key].items()}
     if problems:
         raise UserError(problems)
     typed = OmegaConf.to_object(settings)
     assert isinstance(typed, Settings)
     return Config(typed, **built, resolved={str(k): v for k, v in plain.items()})
+
+
+def _built(node: Any, key: str, problems: list[str]) -> Any:
+    """Return the object of one choice; what is wrong with it joins `problems`."""
+    try:
+        if not isinstance(node, dict):
+            group = key.partition(".")[0]
+            raise UserError(mistake(key, node, "a choice of the group", f"give {group}=NAME"))
+        return build(DictConfig(node), key)
+    except UserError as error:
+        problems += error.problems
+        return None
 
 
 def reference_problems(settings: DictConfig) -> list[str]:

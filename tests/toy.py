@@ -16,7 +16,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mlrun.config import Checkpoint, Config, Cycle, Eval, Optimizer, Row, Schedule, Settings
-from mlrun.log.none import NoLogger
 from mlrun.models.gpt import GPT
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth.decoalesce import Decoalesce
@@ -116,7 +115,7 @@ def make(coarsening: Any = None, model: Any = None, growth: Any = None, **change
         coarsening=Uniform(width=2, ffn=2, head=2, depth=2) if coarsening is None else coarsening,
         growth=Decoalesce() if growth is None else growth,
         data=Toy(),
-        logger=NoLogger(),
+        logger={},
         resolved={"model": {"_target_": "mlrun.models.gpt.GPT"}, "changes": repr(changes)},
     )
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError, mistake
+
+NAME = "log.jsonl"
 
 
 def finite(value: Any) -> Any:
@@ -37,7 +39,7 @@ class Jsonl:
         Raises:
             UserError: the file lacks some of the bytes to keep, or they do not end with a line.
         """
-        _check(path, keep)
+        check(path, keep)
         self._file = open(path, "r+b" if keep else "wb", buffering=0)  # noqa: SIM115
         self._file.truncate(keep)
         self._file.seek(keep)
@@ -61,7 +63,15 @@ class Jsonl:
             self._file.close()
 
 
-def _check(path: Path, keep: int) -> None:
+def records(path: Path, keep: int) -> Iterator[dict[str, Any]]:
+    """Yield the records in the first `keep` bytes of a log."""
+    with open(path, "rb") as lines:
+        while lines.tell() < keep:
+            yield json.loads(lines.readline())
+
+
+def check(path: Path, keep: int) -> None:
+    """Raise UserError if the first `keep` bytes of a log are not there, or are not whole lines."""
     if keep == 0:
         return
     size = path.stat().st_size if path.exists() else 0

@@ -35,7 +35,7 @@ def _parts(config: Config, sources: bool) -> list[str]:
     if data and not sources:
         absent = config.data.source_problems()
         data = [line for line in data if line not in absent]
-    return model + data + config.logger.problems()
+    return model + data + [line for logger in config.logger.values() for line in logger.problems()]
 
 
 def _positive(number: float | None) -> bool:
