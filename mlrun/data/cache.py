@@ -132,7 +132,7 @@ def _one_line(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         plain = error if isinstance(error, OSError) else files.as_os_error(error, folder)
-        if plain.errno not in files.FULL_OR_FORBIDDEN:
+        if not files.full_or_forbidden(plain):
             raise
         raise UserError(f"cache: {files.reason(plain, folder)}, or choose another cache=...") from error
 
