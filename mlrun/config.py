@@ -21,6 +21,9 @@ from mlrun.errors import UserError, mistake, nearest
 # What a `${...}` may raise when it is read.
 REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
+# The groups whose choice may be a list, such as evaluation=[held_out,accuracy]: each file gives one key that holds
+# an object.
+LISTS = ("evaluation",)
 # The groups that name a class in `_target_`.
 GROUPS = ("model", "coarsening", "growth", "data", "optimizer", "logger")
 
@@ -126,6 +129,7 @@ class Settings:
     data: Any = MISSING
     optimizer: Any = MISSING
     logger: Any = MISSING
+    evaluation: dict[str, Any] = field(default_factory=dict)
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
@@ -141,6 +145,7 @@ class Config:
     data: Any
     optimizer: Any
     logger: Any
+    evaluation: dict[str, Any]  # by the name of the choice
     resolved: dict[str, Any]
 
 
@@ -209,20 +214,26 @@ def load(settings: DictConfig) -> Config:
         raise UserError(unresolved(error)) from None
     assert isinstance(plain, dict)
     problems = _unknown(plain, Settings, "") + _choice_problems(settings)
-    built: dict[str, Any] = {}
-    for key in GROUPS:
-        if not isinstance(plain[key], dict):
-            problems.append(mistake(key, plain[key], "a choice of the group", f"give {key}=NAME"))
-            continue
-        try:
-            built[key] = build(DictConfig(plain[key]), key)
-        except UserError as error:
-            problems += error.problems
+    built = {key: _built(plain[key], key, problems) for key in GROUPS}
+    for key in LISTS:
+        built[key] = {name: _built(node, f"{key}.{name}", problems) for name, node in plain[key].items()}
     if problems:
         raise UserError(problems)
     typed = OmegaConf.to_object(settings)
     assert isinstance(typed, Settings)
     return Config(typed, **built, resolved={str(k): v for k, v in plain.items()})
+
+
+def _built(node: Any, key: str, problems: list[str]) -> Any:
+    """Return the object of one choice; what is wrong with it joins `problems`."""
+    try:
+        if not isinstance(node, dict):
+            group = key.partition(".")[0]
+            raise UserError(mistake(key, node, "a choice of the group", f"give {group}=NAME"))
+        return build(DictConfig(node), key)
+    except UserError as error:
+        problems += error.problems
+        return None
 
 
 def reference_problems(settings: DictConfig) -> list[str]:

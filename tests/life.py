@@ -100,7 +100,7 @@ POINTS: dict[str, Callable[[int, bool], None]] = {
     "transfer": lambda at, before: around(operators, ("iter_coalesce", "iter_decoalesce")[at % 2], 1, before),
     "blend": lambda at, before: around(operators, "interpolate", 1, before),
     "receipt": lambda at, before: around(transfer, "receipt", 1 + at % 2, before),
-    "evaluation": lambda at, before: around(run, "held_out_loss", at, before),
+    "evaluation": lambda at, before: around(run, "measure", at, before),
     "model": lambda at, before: around(run, "save_model", 1, before),
     "fork": lambda at, before: around(Checkpoints, "save_fork", at, before),
     "branch": lambda at, before: around(Checkpoints, "load_fork", at, before),

@@ -25,6 +25,7 @@ RUNTIME = (
     "cache",
     "hardware",
     "logger",
+    "evaluation",
     "checkpoint",
     "eval.batch",
 )

@@ -164,12 +164,13 @@ def _report(runs: list[Path], out: Path) -> None:
 
 
 def evaluate(settings: DictConfig, folder: Path | None) -> None:
-    """Measure the model of a finished run on its held-out set, with the hardware of this command line."""
+    """Measure the model of a finished run on its held-out set, with the hardware and evaluations of this command."""
     run, hardware = given(settings, folder), OmegaConf.to_object(settings.hardware)
     assert isinstance(hardware, Hardware)
-    from mlrun.evaluate import evaluate as evaluate_run
+    evaluations = [build(node, f"evaluation.{name}") for name, node in settings.evaluation.items()]
+    from mlrun.evaluate.finished import evaluate as evaluate_run
 
-    found = evaluate_run(run, hardware)
+    found = evaluate_run(run, hardware, evaluations)
     print_once(
         " | ".join(
             f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items()

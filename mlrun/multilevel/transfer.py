@@ -79,10 +79,11 @@ def loss_and_logits(
     device: torch.device,
     placement: Placement = REPLICATED,
 ) -> tuple[float, Tensor]:
-    """Return (loss, logits) of a model on one batch, in float32 without autocast."""
+    """Return (loss, logits) of a model on one batch from one forward pass, in float32 without autocast."""
     net = placement.network(level.model, weights, device).eval()
     here = {key: value.to(device) for key, value in batch.items()}
-    return float(net(here)), net.logits(here).float().cpu()
+    loss, logits = net.loss_and_logits(here)
+    return float(loss), logits.float().cpu()
 
 
 def relative_change(before: Tensor, after: Tensor) -> float:

@@ -11,7 +11,10 @@ from mlrun.report.read import Run
 # A cycle and its baseline agree on these (and on the seed); `optimizer.lr` is each one's own best.
 MATCHED = ("model", "data", "budget", "batch", "eval", "optimizer")
 # These say where, under which name and how fast a run ran, not what it computed.
-IGNORED = ("task", "run", "runs", "name", "seed", "log_every", "cache", "logger", "hardware", "checkpoint", "hydra")
+IGNORED = (
+    *("task", "run", "runs", "name", "seed", "log_every", "cache", "logger", "evaluation"),
+    *("hardware", "checkpoint", "hydra"),
+)
 # Keys of a section that may differ: branches leave the trunk as it is.
 FREE_KEY = {"optimizer": "lr", "eval": "every", "cycle": "branches"}
 # Ratios that are that of the width unless a user sets them.

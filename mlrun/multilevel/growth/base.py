@@ -32,6 +32,7 @@ class Context:
     """What a method may use beside the weights; batches are those that come next.
 
     `carried` is the optimizer's state that goes along, by kind, with its rule; empty where it starts anew.
+    `pause` raises Stopped if a signal asks for it: what takes long calls it between two pieces of work.
     """
 
     seed: int
@@ -39,6 +40,7 @@ class Context:
     ranks: Ranks
     settings: Settings
     batches: Callable[[], Iterator[Mapping[str, Tensor]]]
+    pause: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)

@@ -219,3 +219,4 @@ def _fully_shard(net: Network, mesh: DeviceMesh, precision: str) -> None:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(net, mesh=mesh)
     register_fsdp_forward_method(net, "logits")
+    register_fsdp_forward_method(net, "loss_and_logits")
