@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ LISTS = ("evaluation",)
 GROUPS = ("model", "coarsening", "growth", "data", "optimizer", "logger")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
     "cycle.optimizer_policy": ("reset", "carry"),
     "cycle.lr_policy": ("restart", "continue", "rewarm"),
     "on_divergence": ("stop", "skip"),
@@ -162,17 +161,37 @@ def allowed_packages() -> list[str]:
     return ["mlrun", *(name.strip() for name in extra.split(",") if name.strip())]
 
 
-def locate(path: str, key: str) -> type:
-    """Return the dataclass that a `_target_` names; UserError if it is foreign, missing or no dataclass."""
+def within(module: str, packages: Iterable[str]) -> bool:
+    """Return whether a module is one of the packages, or in one."""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def found_class(path: str, key: str, packages: Sequence[str]) -> type:
+    """Return the class under a dotted name; UserError if it is missing, no class, or not defined in the packages.
+
+    A module of ours holds what it imports too, such as `os`: where the class was defined decides, and nothing that
+    lies outside of the packages is imported to find out.
+    """
     module, _, name = path.rpartition(".")
-    if path.partition(".")[0] not in allowed_packages():
-        remedy = f"add its package to the environment variable {PACKAGES_VARIABLE} if you trust it"
-        raise UserError(mistake(f"{key}._target_", path, ", ".join(allowed_packages()), remedy))
+    remedy = f"add its package to the environment variable {PACKAGES_VARIABLE} if you trust it"
+    if not within(module, packages):
+        raise UserError(mistake(key, path, ", ".join(packages), remedy))
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(mistake(f"{key}._target_", path, "an importable class", f"{error}")) from None
-    if not (inspect.isclass(found) and is_dataclass(found)):
+        raise UserError(mistake(key, path, "an importable class", f"{error}")) from None
+    if not inspect.isclass(found):
+        raise UserError(mistake(key, path, "a class", "name the class that is to be made"))
+    if not within(found.__module__, packages):
+        origin = f"it comes from {found.__module__}: {remedy}"
+        raise UserError(mistake(key, path, f"a class defined in {', '.join(packages)}", origin))
+    return found
+
+
+def locate(path: str, key: str) -> type:
+    """Return the dataclass that a `_target_` names; UserError if it is foreign, missing or no dataclass."""
+    found = found_class(path, f"{key}._target_", allowed_packages())
+    if not is_dataclass(found):
         raise UserError(mistake(f"{key}._target_", path, "a dataclass", "name the class that the group builds"))
     return found
 

@@ -29,6 +29,27 @@ ASIDE = ".tmp"
 _LEFT = re.compile(rf"\..+(\.\d+|\.parts|{re.escape(ASIDE)})")
 JSON_BYTES = 100 * 2**20
 
+# The settings in config.yaml that say where, how fast, under which name and to whom a run is told, and never what it
+# computes. A resumed run may change them, and runs are compared whatever they are. The seed moves the loss: a resumed
+# run keeps it, while a report takes runs that differ in it alone as repeats (report/pairing.py).
+RUNTIME = (
+    "task",
+    "run",
+    "runs",
+    "source",
+    "target",
+    "grown",
+    "fine",
+    "name",
+    "log_every",
+    "cache",
+    "hardware",
+    "logger",
+    "evaluation",
+    "checkpoint",
+    "eval.batch",
+)
+
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlrun.cli import compose
-from mlrun.cli.tasks import TASKS
-from mlrun.config import CHOICES, Settings, conf_dir, load
+from mlrun.cli import command, points
+from mlrun.config import Settings, conf_dir, load
 from mlrun.errors import UserError
 from mlrun.plan.make import make_plan
 
@@ -45,7 +44,7 @@ PARTNERS = {
 def plan_problems(overrides: list[str]) -> list[str]:
     """Return why a command line has no plan, or nothing."""
     try:
-        (point,) = compose.points(compose.read(overrides))
+        (point,) = points.of(command.read(overrides))
         make_plan(load(point.settings), sources=False)
     except UserError as error:
         return error.problems
@@ -87,9 +86,9 @@ def test_no_line_is_too_long_but_for_commands(file: Path) -> None:
 
 
 def test_experiments_are_diffs_that_win_over_the_defaults() -> None:
-    (point,) = compose.points(compose.read(["experiment=gpt_base"]))
+    (point,) = points.of(command.read(["experiment=gpt_base"]))
     assert point.settings.batch == 512 and point.settings.cycle.alpha == 0.25
-    (point,) = compose.points(compose.read(["experiment=gpt_base", "batch=8"]))
+    (point,) = points.of(command.read(["experiment=gpt_base", "batch=8"]))
     assert point.settings.batch == 8
 
 
@@ -101,12 +100,8 @@ def test_the_schema_and_the_yaml_have_the_same_keys() -> None:
     assert set(Settings.__dataclass_fields__) == (set(written) - {"defaults", "hydra"}) | groups
 
 
-def test_every_task_that_may_be_asked_for_exists() -> None:
-    assert set(TASKS) == set(CHOICES["task"])
-
-
 def settings(*overrides: str) -> None:
-    (point,) = compose.points(compose.read(overrides))
+    (point,) = points.of(command.read(overrides))
     load(point.settings)
 
 
@@ -127,7 +122,6 @@ def settings(*overrides: str) -> None:
         ("model.embed=wide", "could not be converted to Integer"),
         ("optimizer.schedule.shape=cosin", "did you mean cosine?"),
         ("cycle.lengths=null", "cycle.lengths"),
-        ("task=trian", "did you mean train?"),
     ],
 )
 def test_what_no_schema_sees_is_told_too(override: str, told: str) -> None:

@@ -6,15 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mlrun.files import RUNTIME
 from mlrun.report.read import Run
 
 # A cycle and its baseline agree on these (and on the seed); `optimizer.lr` is each one's own best.
 MATCHED = ("model", "data", "budget", "batch", "eval", "optimizer")
-# These say where, under which name and how fast a run ran, not what it computed.
-IGNORED = (
-    *("task", "run", "runs", "name", "seed", "log_every", "cache", "logger", "evaluation"),
-    *("hardware", "checkpoint", "hydra"),
-)
+# What does not make a method: runs that differ in the seed alone are repeats.
+IGNORED = (*RUNTIME, "seed")
 # Keys of a section that may differ: branches leave the trunk as it is.
 FREE_KEY = {"optimizer": "lr", "eval": "every", "cycle": "branches"}
 # Ratios that are that of the width unless a user sets them.

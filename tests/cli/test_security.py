@@ -13,7 +13,7 @@ import pytest
 import toy
 
 from mlrun import config
-from mlrun.cli import compose, preflight
+from mlrun.cli import command, points, preflight
 from mlrun.data import cache
 from mlrun.errors import UserError
 
@@ -32,7 +32,7 @@ class Opened:
 
 def refused(*arguments: str) -> str:
     with pytest.raises(UserError) as caught:
-        preflight.check(compose.points(compose.read(list(arguments))))
+        preflight.check(points.of(command.read(list(arguments))))
     return str(caught.value)
 
 
@@ -51,12 +51,42 @@ def refused(*arguments: str) -> str:
         "+hydra.job_logging.handlers.x={'()':os.system}",
         "hydra.callbacks.sweep._target_=${oc.decode:os.system}",
         "hydra.callbacks.sweep._target_=mlrunx.evil",
+        "hydra.callbacks.sweep._target_=mlrun.files.os.system",
+        "hydra.callbacks.sweep._target_=mlrun.files.os",
+        "hydra.callbacks.sweep._target_=mlrun.files.Path",
+        "hydra.callbacks.sweep._target_=mlrun.errors.UserError.__base__",
+        "+hydra.callbacks.evil={_target_:hydra_plugins.mlrun_launchers.local.subprocess.Popen,args:[touch,x]}",
+        "+hydra.callbacks.evil._target_=hydra_plugins.mlrun_launchers.local.Started",
+        "+hydra.callbacks.evil._target_=logging.os.system",
+        "+hydra.job_logging.handlers.x={class:logging.LogRecord}",
+        "+hydra.callbacks.evil=${model} model._target_=os.system",
+        "hydra.callbacks.sweep._target_=mlrun.${name}",
+        "model._target_=mlrun.files.os.system",
+        "model._target_=mlrun.files.Path",
+        "data._target_=mlrun.config.OmegaConf",
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
 def test_a_target_outside_of_the_allowed_packages_is_refused(override: str, sweep: list[str]) -> None:
-    parts = override.split(" ") if override.startswith("hydra/") else [override]
+    parts = override.split(" ")
     assert "allowed: " in refused(*parts, "run=unused", *sweep)
+
+
+def test_a_class_that_a_module_of_ours_only_imports_is_foreign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Such a class may be a dataclass too: where it was defined decides."""
+    (tmp_path / "theirs.py").write_text("from dataclasses import dataclass\n@dataclass\nclass Theirs: ...\n")
+    (tmp_path / "mine.py").write_text("from theirs import Theirs\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MLRUN_PACKAGES", "mine")
+    assert "it comes from theirs" in refused("model._target_=mine.Theirs", "run=unused")
+
+
+def test_what_hydra_and_the_plugins_bring_may_be_made() -> None:
+    """The basic choices, log handlers of logging and colorlog, and our own launchers."""
+    for choice in ("default", "none", "disabled"):
+        points.of(command.read([f"hydra/job_logging={choice}", f"hydra/hydra_logging={choice}"]))
+    for launcher in ("basic", "local"):
+        points.of(command.read(["-m", f"hydra/launcher={launcher}"]))
 
 
 def test_a_target_inside_a_part_is_no_key_of_it() -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 import toy
 
-from mlrun.cli import compose, preflight
+from mlrun.cli import command, preflight
+from mlrun.cli import points as asked
 from mlrun.config import Eval, Hardware, build, conf_dir, load
 from mlrun.evaluate.accuracy import Accuracy
 from mlrun.evaluate.base import Context, Evaluation, measure
@@ -35,7 +36,7 @@ def losses(folder: Path, kind: str) -> list[float]:
 
 
 def points(*overrides: str) -> Any:
-    (point,) = compose.points(compose.read(["run=unused", *overrides]))
+    (point,) = asked.of(command.read(["run=unused", *overrides]))
     return point
 
 

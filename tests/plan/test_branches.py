@@ -13,7 +13,7 @@ import pytest
 import torch
 import toy
 
-from mlrun.cli import compose, tasks
+from mlrun.cli import command, points, tasks
 from mlrun.config import Cycle, Row, Schedule, load
 from mlrun.errors import UserError
 from mlrun.plan import schedule
@@ -30,7 +30,7 @@ POLICIES = ("restart", "continue", "rewarm")
 
 
 def planned(*overrides: str) -> Plan:
-    (point,) = compose.points(compose.read(["budget=1000 steps", WSD, *overrides]))
+    (point,) = points.of(command.read(["budget=1000 steps", WSD, *overrides]))
     return make_plan(load(point.settings))
 
 
@@ -222,7 +222,7 @@ def test_the_ledger_charges_every_branch_once(whole: Path) -> None:
     assert sum(s["seconds"] for s in stages) == pytest.approx(summary["ledger"]["seconds"]["training"], rel=1e-6)
     last = toy.records(whole)[-1]
     assert (last["flops"], last["step"]) == (total["flops"], 28)
-    assert f"({total['share']:.1%} of the budget, branches included)" in tasks._outcome(summary, whole)
+    assert f"({total['share']:.1%} of the budget, branches included)" in tasks.outcome(summary, whole)
 
 
 def test_an_endings_seconds_are_those_up_to_the_fork_and_of_its_decay(whole: Path) -> None:

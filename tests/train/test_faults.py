@@ -21,7 +21,7 @@ import pytest
 import toy
 
 from mlrun import files
-from mlrun.cli import compose, preflight
+from mlrun.cli import command, points, preflight
 from mlrun.data import shuffled_blocks
 from mlrun.data.huggingface import HubSource
 from mlrun.data.text.hub import Hub
@@ -113,7 +113,7 @@ def test_the_reason_inside_a_safetensors_error_is_found() -> None:
 def test_a_read_only_folder_is_refused_before_any_work(mounted: Any) -> None:
     disk = mounted("ro,size=1m")
     with pytest.raises(UserError, match="allowed: a folder that can be written"):
-        preflight.check(compose.points(compose.read([f"run={disk}/run"])))
+        preflight.check(points.of(command.read([f"run={disk}/run"])))
     with pytest.raises(UserError, match="Read-only file system: choose a folder"):
         toy.run(disk / "run", toy.make())
 
@@ -229,10 +229,11 @@ def test_a_deleted_shard_is_named_although_its_tokens_are_cached(tmp_path: Path)
         "data=text", f"data.files=[{shards[0]},{shards[1]}]", "data.sequence=16", "model.vocab=300", "run=unused",
         "model.position=16", "budget=20 steps", f"cache={tmp_path}/cache",
     ]  # fmt: skip
-    (point,) = compose.points(compose.read(given))
-    assert preflight.problems(point) == []
+    (point,) = points.of(command.read(given))
+    preflight.check([point])
     shards[1].unlink()
-    assert any("b.txt" in line for line in preflight.problems(point))
+    with pytest.raises(UserError, match=r"b\.txt"):
+        preflight.check([point])
 
 
 def test_a_clock_that_jumps_changes_no_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
