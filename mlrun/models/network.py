@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from mlrun.models.axes import Param, Sizes, expand
 from mlrun.models.modules import Block, module
+from mlrun.models.seeds import seed_of
 
 if TYPE_CHECKING:
     from mlrun.models.base import Model
@@ -63,8 +63,7 @@ def initial(name: str, param: Param, sizes: Sizes, seed: int) -> Tensor:
     """
     if param.std == 0:
         return torch.full(param.shape(sizes), param.mean)
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = torch.Generator().manual_seed(seed_of(seed, name))
     return torch.empty(param.shape(sizes)).normal_(param.mean, param.std, generator=generator)
 
 
