@@ -36,7 +36,17 @@ def _parts(config: Config, sources: bool) -> list[str]:
     if data and not sources:
         absent = config.data.source_problems()
         data = [line for line in data if line not in absent]
-    return model + data + config.optimizer.problems(config.settings.hardware) + config.logger.problems()
+    others = config.optimizer.problems(config.settings.hardware)
+    others += [line for logger in config.logger.values() for line in logger.problems()]
+    return model + data + others + _evaluations(config)
+
+
+def _evaluations(config: Config) -> list[str]:
+    """Runs are compared by their held-out loss."""
+    if "held_out" in config.evaluation:
+        return []
+    given = ", ".join(config.evaluation) or "nothing"
+    return [mistake("evaluation", given, "a list with held_out", "runs are compared by that loss: add it")]
 
 
 def _positive(number: float | None) -> bool:

@@ -12,7 +12,7 @@ import toy
 import yaml
 from test_run import interrupt
 
-from mlrun.cli import compose
+from mlrun.cli import command, points
 from mlrun.config import Cycle, Hardware, Row, conf_dir, load
 from mlrun.errors import UserError
 from mlrun.models.axes import expand
@@ -47,7 +47,7 @@ MODELS: dict[str, Model] = {
 @pytest.fixture(params=NAMES)
 def optimizer(request: pytest.FixtureRequest) -> Any:
     """Each choice, with a rate that moves the toy."""
-    (point,) = compose.points(compose.read([f"optimizer={request.param}", "optimizer.lr=1e-2"]))
+    (point,) = points.points(command.read([f"optimizer={request.param}", "optimizer.lr=1e-2"]))
     return load(point.settings).optimizer
 
 
@@ -197,7 +197,7 @@ def test_each_judges_its_own_settings(optimizer: Any) -> None:
 def muon(**hardware: Any) -> list[str]:
     """Return what stands against training with Muon."""
     overrides = [f"hardware.{key}={value}" for key, value in hardware.items()]
-    (point,) = compose.points(compose.read(["optimizer=muon", *overrides]))
+    (point,) = points.points(command.read(["optimizer=muon", *overrides]))
     try:
         make_plan(load(point.settings))
     except UserError as error:
@@ -207,7 +207,7 @@ def muon(**hardware: Any) -> list[str]:
 
 def test_muon_moves_hidden_matrices_and_nothing_else() -> None:
     """No table by index, no position, no head, no vector."""
-    (point,) = compose.points(compose.read(["optimizer=muon"]))
+    (point,) = points.points(command.read(["optimizer=muon"]))
     optimizer = load(point.settings).optimizer
     for model in MODELS.values():
         params = model.params()
@@ -226,6 +226,6 @@ def test_muon_is_refused_on_shards_and_on_an_older_torch(monkeypatch: pytest.Mon
 
 
 def test_muon_without_hidden_matrices_is_adamw() -> None:
-    (point,) = compose.points(compose.read(["optimizer=muon"]))
+    (point,) = points.points(command.read(["optimizer=muon"]))
     optimizer = load(point.settings).optimizer
     assert len(Stepping(optimizer, build(toy.model().resize({"layer": 0}), 0)).parts) == 1
