@@ -26,6 +26,7 @@ from mlrun.train.parallel.placement import Placement, local
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.signals import NOTHING, STOP, Signals, Stopped
 from mlrun.train.snapshot import Snapshot
+from mlrun.train.stage_loss import StageLoss
 
 Batch = Mapping[str, Tensor]
 
@@ -57,7 +58,13 @@ class Trainee:
     net: Network
     optimizer: Stepping
     ema: dict[str, Tensor] | None
-    stage_loss: nn.Module | None = None
+    stage_loss: StageLoss | None = None
+
+    def at_step(self, step: int, lr: float) -> None:
+        """Prepare a step of the run."""
+        self.optimizer.set_rate(lr)
+        if self.stage_loss is not None:
+            self.stage_loss.at_step(step)
 
     def at_rest(self, placement: Placement) -> Snapshot:
         """Return copies on the CPU of everything that the stage trains, as this process holds it."""
@@ -108,7 +115,6 @@ def train(
     """
     settings, ranks, spec = job.settings, job.ranks, trainee.optimizer.optimizer
     forward = _prepare(trainee, settings.hardware, ranks)
-    at_step = getattr(trainee.stage_loss, "at_step", lambda step: None)
     parameters = list(trainee.net.parameters())
     evaluate_every = due(job.plan, stage, settings.eval.every)
     save_every = due(job.plan, stage, settings.checkpoint.every)
@@ -120,8 +126,7 @@ def train(
     for step in range(start, stage.end):
         # The rate depends on the step alone, so a resumed run takes the same one.
         lr = schedule.rate(job.plan, spec, settings.cycle.lr_policy, stage, step)
-        trainee.optimizer.set_rate(lr)
-        at_step(step)
+        trainee.at_step(step, lr)
 
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
         # has masks of its own, which a resumed run draws again.
@@ -172,9 +177,7 @@ def _saves(job: Job, guard: Guard, done: int, due: bool) -> Iterator[Event]:
 
 def due(plan: Plan, stage: Stage, every: str) -> int:
     """Return a period in steps; `%` refers to the budget, so that a cycle and its baseline are read equally often."""
-    per_step = plan.batch * stage.mean_step_flops
-    rates = schedule.Rates(plan.batch, plan.batch * plan.tokens_per_sample, per_step, plan.budget_steps)
-    return max(1, schedule.steps(every, rates))
+    return max(1, schedule.steps(every, plan.rates(stage.mean_step_flops, plan.budget_steps)))
 
 
 def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[str, Any]:
@@ -208,7 +211,7 @@ def autocast(hardware: Hardware, device: torch.device) -> torch.autocast:
 
 def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
     """Return the module to call: wrapped for several processes, and compiled if the hardware says so."""
-    module = (trainee.net if trainee.stage_loss is None else trainee.stage_loss).train()
+    module: nn.Module = (trainee.net if trainee.stage_loss is None else trainee.stage_loss).train()
     if hardware.compile:
         # All levels share one code object; without a reset dynamo's limit on recompiling would leave later ones eager.
         torch.compiler.reset()
@@ -220,7 +223,7 @@ def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
         return module
     if ranks.world > 1:
         device = [ranks.device.index] if ranks.device.type == "cuda" else None
-        unused = getattr(trainee.stage_loss, "partial", False)
+        unused = trainee.stage_loss is not None and trainee.stage_loss.partial
         module = DistributedDataParallel(module, device_ids=device, find_unused_parameters=unused)
     return torch.compile(module) if hardware.compile else module  # type: ignore[return-value]
 
