@@ -25,7 +25,7 @@ from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import loop
+from mlrun.train import loop, machine
 from mlrun.train.checkpoint import sharded, store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
@@ -34,7 +34,7 @@ from mlrun.train.model_folder import save_model, save_weights, write_text
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel import processes
 from mlrun.train.parallel.placement import like
-from mlrun.train.parallel.processes import Ranks
+from mlrun.train.parallel.processes import Lost, Ranks
 from mlrun.train.signals import Signals, Stopped
 from mlrun.train.snapshot import Progress, Snapshot, at_rest
 
@@ -46,6 +46,7 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
         UserError: the device, the data or the folder cannot serve this run, or the disk is full.
         Diverged: the loss is no longer finite.
         Broken: the data can no longer be read; the same command goes on from the last checkpoint.
+        Lost: another process of the run is gone; the same command goes on from the last checkpoint.
         Stopped: a signal came; the same command goes on from there.
     """
     signals = Signals()
@@ -54,6 +55,10 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
     except Stopped:
         signals.pass_on()
         raise
+    except RuntimeError as error:
+        if (reason := processes.lost(error)) is None:
+            raise
+        raise Lost(reason) from None
     except OSError as error:
         if error.errno in files.FULL_OR_FORBIDDEN:
             raise UserError(files.reason(error, folder)) from None
@@ -63,6 +68,7 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
 def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[str, Any]:
     ranks = processes.start(config.settings.hardware)
     try:
+        processes.same_settings(ranks, config.resolved)
         if config.settings.batch % ranks.world:
             remedy = f"choose a multiple of {ranks.world}, the number of processes"
             raise UserError(mistake("batch", config.settings.batch, f"a multiple of {ranks.world}", remedy))
@@ -116,6 +122,7 @@ class Run:
                 print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
         with self._log() as self.log, self.signals.listening():
             job = Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, self.signals)
+            self._write_start(job)
             try:
                 for stage in self.plan.stages[self.progress.stage :]:
                     self._stage(job, stage)
@@ -127,6 +134,14 @@ class Run:
                 self._leave("interrupted", str(error))
                 raise
             return self._finish()
+
+    def _write_start(self, job: Job) -> None:
+        """Log what this start, the first or a later one, runs on."""
+        if not self.ranks.first:
+            return
+        stage = self.plan.stages[min(self.progress.stage, len(self.plan.stages) - 1)]
+        facts = machine.facts(self.ranks, self.config.settings.hardware)
+        self._write(record(job, stage, self.progress.step, "start", **facts))
 
     def _same_data(self) -> None:
         """Raise UserError if the data is no longer what the run began with."""
@@ -241,6 +256,7 @@ class Run:
 
     def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the held-out loss; of a branch with what a run would have cost that had this as its end."""
+        self.progress.unevaluated = True
         try:
             values: dict[str, Any] = self._measured(job, trainee)
         except Stopped:
@@ -325,7 +341,7 @@ class Run:
             "skipped_steps": self._skipped(),
             "receipts": self.progress.receipts,
             "data": self.source.describe(),
-            "machine": processes.machine(self.ranks),
+            "machine": machine.words(self.ranks),
         }
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mlrun.config import leaves
 from mlrun.errors import mistake
 
 # What may differ when a run is resumed: speed, names and what is told to whom, but nothing that moves the loss.
@@ -75,18 +76,9 @@ def _other_config(folder: Path, config: Path, resolved: Mapping[str, Any]) -> li
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Return `key (there A, here B)` for each setting that a resumed run must share and does not."""
-    old, new = dict(_leaves(there)), dict(_leaves(here))
+    old, new = dict(leaves(there)), dict(leaves(here))
     return [
         f"{key} (there {old.get(key, 'absent')}, here {new.get(key, 'absent')})"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not any(key == r or key.startswith(f"{r}.") for r in RUNTIME)
     ]
-
-
-def _leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value); lists are values."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -161,6 +161,8 @@ class WandbSink:
         self._run.log({"plan": wandb.Table(columns=columns, data=data)}, step=0)
 
     def _write(self, record: Record) -> None:
+        if record["kind"] == "start":  # no point of a curve, and W&B notes machines by itself
+            return
         self._step = record["step"]
         self._run.log(row(record), step=self._step)
 
