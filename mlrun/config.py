@@ -1,6 +1,6 @@
 """The settings of a run: dataclasses that Hydra checks, and the typed `Config` that the plan reads. No torch here.
 
-Groups with a `_target_` (see `GROUPS`) are checked against the class that they name.
+Groups with a `_target_` (see `GROUPS`, `LISTS`) are checked against the class that they name.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,12 @@ from mlrun.errors import UserError, mistake, nearest
 # What a `${...}` may raise when it is read.
 REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
-# The groups whose choice may be a list, such as evaluation=[held_out,accuracy]: each file gives one key that holds
-# an object.
-LISTS = ("evaluation",)
 # The groups that name a class in `_target_`.
-GROUPS = ("model", "coarsening", "growth", "data", "optimizer", "logger")
+GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
+# The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
+LISTS = ("logger", "evaluation")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
     "cycle.optimizer_policy": ("reset", "carry"),
     "cycle.lr_policy": ("restart", "continue", "rewarm"),
     "on_divergence": ("stop", "skip"),
@@ -128,7 +126,7 @@ class Settings:
     hardware: Hardware = field(default_factory=Hardware)
     data: Any = MISSING
     optimizer: Any = MISSING
-    logger: Any = MISSING
+    logger: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
@@ -144,8 +142,8 @@ class Config:
     growth: Any
     data: Any
     optimizer: Any
-    logger: Any
-    evaluation: dict[str, Any]  # by the name of the choice
+    logger: dict[str, Any]  # by the name of the choice
+    evaluation: dict[str, Any]
     resolved: dict[str, Any]
 
 
@@ -162,17 +160,37 @@ def allowed_packages() -> list[str]:
     return ["mlrun", *(name.strip() for name in extra.split(",") if name.strip())]
 
 
-def locate(path: str, key: str) -> type:
-    """Return the dataclass that a `_target_` names; UserError if it is foreign, missing or no dataclass."""
+def within(module: str, packages: Iterable[str]) -> bool:
+    """Return whether a module is one of the packages, or in one."""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def found_class(path: str, key: str, packages: Sequence[str]) -> type:
+    """Return the class under a dotted name; UserError if it is missing, no class, or not defined in the packages.
+
+    A module of ours holds what it imports too, such as `os`: where the class was defined decides, and nothing that
+    lies outside of the packages is imported to find out.
+    """
     module, _, name = path.rpartition(".")
-    if path.partition(".")[0] not in allowed_packages():
-        remedy = f"add its package to the environment variable {PACKAGES_VARIABLE} if you trust it"
-        raise UserError(mistake(f"{key}._target_", path, ", ".join(allowed_packages()), remedy))
+    remedy = f"add its package to the environment variable {PACKAGES_VARIABLE} if you trust it"
+    if not within(module, packages):
+        raise UserError(mistake(key, path, ", ".join(packages), remedy))
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(mistake(f"{key}._target_", path, "an importable class", f"{error}")) from None
-    if not (inspect.isclass(found) and is_dataclass(found)):
+        raise UserError(mistake(key, path, "an importable class", f"{error}")) from None
+    if not inspect.isclass(found):
+        raise UserError(mistake(key, path, "a class", "name the class that is to be made"))
+    if not within(found.__module__, packages):
+        origin = f"it comes from {found.__module__}: {remedy}"
+        raise UserError(mistake(key, path, f"a class defined in {', '.join(packages)}", origin))
+    return found
+
+
+def locate(path: str, key: str) -> type:
+    """Return the dataclass that a `_target_` names; UserError if it is foreign, missing or no dataclass."""
+    found = found_class(path, f"{key}._target_", allowed_packages())
+    if not is_dataclass(found):
         raise UserError(mistake(f"{key}._target_", path, "a dataclass", "name the class that the group builds"))
     return found
 
@@ -180,7 +198,8 @@ def locate(path: str, key: str) -> type:
 def build(node: DictConfig, key: str) -> Any:
     """Return the object that a `_target_` group describes; names and types are those of its class."""
     if "_target_" not in node:
-        raise UserError(mistake(f"{key}._target_", "missing", "a class", f"copy it from a file in conf/{key}"))
+        remedy = f"copy it from a file in conf/{key.partition('.')[0]}"
+        raise UserError(mistake(f"{key}._target_", "missing", "a class", remedy))
     found = locate(str(node["_target_"]), key)
     given = {str(name): value for name, value in node.items() if name != "_target_"}
     if unknown := _unknown(given, found, f"{key}."):
@@ -221,7 +240,9 @@ def load(settings: DictConfig) -> Config:
         raise UserError(problems)
     typed = OmegaConf.to_object(settings)
     assert isinstance(typed, Settings)
-    return Config(typed, **built, resolved={str(k): v for k, v in plain.items()})
+    # With the types and the defaults of their classes: 0 and 0.0 are one setting.
+    resolved = {str(k): {**v, **asdict(built[k])} if k in GROUPS else v for k, v in plain.items()}
+    return Config(typed, **built, resolved=resolved)
 
 
 def _built(node: Any, key: str, problems: list[str]) -> Any:

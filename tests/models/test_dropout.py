@@ -20,7 +20,7 @@ from test_run import interrupt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from mlrun.cli import compose
+from mlrun.cli import command, points
 from mlrun.config import Hardware, load
 from mlrun.evaluate.base import Context
 from mlrun.evaluate.held_out import HeldOut
@@ -239,7 +239,7 @@ def test_recomputed_activations_draw_the_same_masks() -> None:
 
 def test_the_command_line_sets_a_rate_and_the_plan_costs_the_same() -> None:
     def plan(*overrides: str) -> Any:
-        (point,) = compose.points(compose.read(["model=gpt_tiny", *overrides]))
+        (point,) = points.of(command.read(["model=gpt_tiny", *overrides]))
         return make_plan(load(point.settings))
 
     dropping = plan("model.dropout=0.1", "model.drop_path=0.2")

@@ -13,7 +13,7 @@ import pytest
 import torch
 import toy
 
-from mlrun.cli import compose, tasks
+from mlrun.cli import command, points, tasks
 from mlrun.config import Cycle, Row, Schedule, load
 from mlrun.errors import UserError
 from mlrun.plan import schedule
@@ -21,7 +21,8 @@ from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Spent
 from mlrun.plan.table import show
-from mlrun.train.checkpoint import store
+from mlrun.train.checkpoint import layout, tensor_files
+from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.optimizers.adamw import AdamW
 
 WSD = "optimizer.schedule.shape=wsd"
@@ -29,7 +30,7 @@ POLICIES = ("restart", "continue", "rewarm")
 
 
 def planned(*overrides: str) -> Plan:
-    (point,) = compose.points(compose.read(["budget=1000 steps", WSD, *overrides]))
+    (point,) = points.of(command.read(["budget=1000 steps", WSD, *overrides]))
     return make_plan(load(point.settings))
 
 
@@ -180,7 +181,7 @@ def test_the_trunk_is_that_of_a_run_without_branches(tmp_path: Path, whole: Path
     assert [r for r in toy.records(whole) if "branch" not in r] == toy.records(tmp_path)
     for name in ("model.safetensors", "ema.safetensors"):
         assert (whole / "model" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
-    best = [store.read(folder / "checkpoints" / store.BEST)[1] for folder in (whole, tmp_path)]
+    best = [tensor_files.read(folder / "checkpoints" / layout.BEST)[1] for folder in (whole, tmp_path)]
     assert best[0]["val_loss"] == best[1]["val_loss"]
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, tmp_path)]
     assert summaries[0]["val_loss"] == summaries[1]["val_loss"]
@@ -221,7 +222,7 @@ def test_the_ledger_charges_every_branch_once(whole: Path) -> None:
     assert sum(s["seconds"] for s in stages) == pytest.approx(summary["ledger"]["seconds"]["training"], rel=1e-6)
     last = toy.records(whole)[-1]
     assert (last["flops"], last["step"]) == (total["flops"], 28)
-    assert f"({total['share']:.1%} of the budget, branches included)" in tasks._outcome(summary, whole)
+    assert f"({total['share']:.1%} of the budget, branches included)" in tasks.outcome(summary, whole)
 
 
 def test_an_endings_seconds_are_those_up_to_the_fork_and_of_its_decay(whole: Path) -> None:
@@ -280,7 +281,7 @@ def test_a_run_killed_around_a_fork_or_in_a_branch_goes_on_bitwise(
 def test_a_run_killed_at_the_fork_itself_goes_on_bitwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, name: str, before: bool
 ) -> None:
-    real = getattr(store, name)
+    real = getattr(Checkpoints, name)
 
     def die(*args: Any) -> None:
         if not before:
@@ -288,7 +289,7 @@ def test_a_run_killed_at_the_fork_itself_goes_on_bitwise(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, name, die)
+        patch.setattr(Checkpoints, name, die)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path, toy.make(**toy.BRANCHED))
     toy.run(tmp_path, toy.make(**toy.BRANCHED))
@@ -303,7 +304,7 @@ def test_a_fork_that_is_lost_is_told_in_one_line(
         interrupt(patch, 23)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path, toy.make(**toy.BRANCHED))
-    fork = tmp_path / "checkpoints" / f"{store.FORK.format(15)}.safetensors"
+    fork = tmp_path / "checkpoints" / "fork-15.safetensors"
     fork.unlink() if damage is None else fork.write_bytes(damage)
     with pytest.raises(UserError, match=r"fork-15.safetensors: cannot be read.*a branch starts from it") as caught:
         toy.run(tmp_path, toy.make(**toy.BRANCHED))

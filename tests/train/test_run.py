@@ -25,7 +25,8 @@ from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.multilevel.growth.ligo import LiGO
 from mlrun.plan.make import make_plan
 from mlrun.train import loop
-from mlrun.train.checkpoint import store
+from mlrun.train.checkpoint import layout, tensor_files
+from mlrun.train.lock import claimed
 from mlrun.train.optimizers.adamw import AdamW
 
 EVERY_STEP = {"checkpoint": toy.Checkpoint(every="1 step")}
@@ -92,12 +93,12 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
         interrupt(patch, 9)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path / "cut", toy.make(**EVERY_STEP))
-    newest = tmp_path / "cut" / "checkpoints" / store.LAST
+    newest = tmp_path / "cut" / "checkpoints/last.safetensors"
     damaged = bytearray(newest.read_bytes())
     damaged[-5] ^= 1
     newest.write_bytes(damaged)
     toy.run(tmp_path / "cut", toy.make(**EVERY_STEP))
-    assert "differ from its checksum" in capsys.readouterr().out
+    assert "differs from its checksum" in capsys.readouterr().out
     assert toy.records(tmp_path / "cut") == toy.records(tmp_path / "whole")
 
 
@@ -292,13 +293,13 @@ def test_the_average_of_a_short_run_is_not_its_initial_weights(tmp_path: Path) -
 def test_the_best_weights_are_those_of_the_lowest_loss_at_level_1(tmp_path: Path) -> None:
     summary = toy.run(tmp_path, toy.make())
     values = [r["loss"] for r in toy.records(tmp_path) if r["kind"] == "val" and r["level"] == 1]
-    _, meta = store.read(tmp_path / "checkpoints" / store.BEST)
+    _, meta = tensor_files.read(tmp_path / "checkpoints" / layout.BEST)
     assert summary["best_val_loss"] == min(values) == float(meta["val_loss"])
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     ranks = run.Ranks(0, 1, torch.device("cpu"))
-    with run.claimed(tmp_path, ranks), pytest.raises(UserError, match="no other process"):
+    with claimed(tmp_path, ranks), pytest.raises(UserError, match="no other process"):
         toy.run(tmp_path, toy.make())
 
 

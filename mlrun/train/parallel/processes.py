@@ -78,6 +78,15 @@ class Ranks:
                 raise problem
         return [one for one, _ in found_all]  # type: ignore[misc]
 
+    def by_first(self, step: Callable[[], object]) -> None:
+        """Let the first process take a step; the others wait, and fail with it."""
+
+        def here() -> None:
+            if self.first:
+                step()
+
+        self.together(here)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         if self.world > 1:
