@@ -77,12 +77,13 @@ def train(config: Config, plan: Plan, folder: Path) -> None:
     from mlrun import run
     from mlrun.data.source import Broken
     from mlrun.train.loop import Diverged, Stopped
+    from mlrun.train.parallel.processes import Lost
 
     try:
         summary = run.train(config, plan, folder)
     except Diverged as error:
         raise Failed(f"{error}; the loss diverged, lower optimizer.lr") from None
-    except Broken as error:
+    except (Broken, Lost) as error:
         raise Failed(f"{error}; the same command with run={folder} goes on") from None
     except Stopped as error:
         if first():
