@@ -1,6 +1,6 @@
 """The settings of a run: dataclasses that Hydra checks, and the typed `Config` that the plan reads. No torch here.
 
-Groups with a `_target_` (see `GROUPS`) are checked against the class that they name.
+Groups with a `_target_` (see `GROUPS`, `LISTS`) are checked against the class that they name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,10 @@ from mlrun.errors import UserError, mistake, nearest
 # What a `${...}` may raise when it is read.
 REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
-# The groups whose choice may be a list, such as evaluation=[held_out,accuracy]: each file gives one key that holds
-# an object.
-LISTS = ("evaluation",)
 # The groups that name a class in `_target_`.
-GROUPS = ("model", "coarsening", "growth", "data", "optimizer", "logger")
+GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
+# The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
+LISTS = ("logger", "evaluation")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "cycle.optimizer_policy": ("reset", "carry"),
@@ -127,7 +126,7 @@ class Settings:
     hardware: Hardware = field(default_factory=Hardware)
     data: Any = MISSING
     optimizer: Any = MISSING
-    logger: Any = MISSING
+    logger: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
@@ -143,8 +142,8 @@ class Config:
     growth: Any
     data: Any
     optimizer: Any
-    logger: Any
-    evaluation: dict[str, Any]  # by the name of the choice
+    logger: dict[str, Any]  # by the name of the choice
+    evaluation: dict[str, Any]
     resolved: dict[str, Any]
 
 
@@ -199,7 +198,8 @@ def locate(path: str, key: str) -> type:
 def build(node: DictConfig, key: str) -> Any:
     """Return the object that a `_target_` group describes; names and types are those of its class."""
     if "_target_" not in node:
-        raise UserError(mistake(f"{key}._target_", "missing", "a class", f"copy it from a file in conf/{key}"))
+        remedy = f"copy it from a file in conf/{key.partition('.')[0]}"
+        raise UserError(mistake(f"{key}._target_", "missing", "a class", remedy))
     found = locate(str(node["_target_"]), key)
     given = {str(name): value for name, value in node.items() if name != "_target_"}
     if unknown := _unknown(given, found, f"{key}."):
@@ -240,7 +240,9 @@ def load(settings: DictConfig) -> Config:
         raise UserError(problems)
     typed = OmegaConf.to_object(settings)
     assert isinstance(typed, Settings)
-    return Config(typed, **built, resolved={str(k): v for k, v in plain.items()})
+    # With the types and the defaults of their classes: 0 and 0.0 are one setting.
+    resolved = {str(k): {**v, **asdict(built[k])} if k in GROUPS else v for k, v in plain.items()}
+    return Config(typed, **built, resolved=resolved)
 
 
 def _built(node: Any, key: str, problems: list[str]) -> Any:

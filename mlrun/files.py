@@ -50,6 +50,7 @@ RUNTIME = (
     "eval.batch",
 )
 
+# What a person can do where a file cannot be written, by the number of the system's error.
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
@@ -70,6 +71,11 @@ def reason(error: OSError, folder: Path) -> str | None:
         return None
     saved = "; then the same command goes on from the last checkpoint" if (folder / CHECKPOINTS).is_dir() else ""
     return f"{place}: {error.strerror}: {_REMEDIES[error.errno]}{saved}"
+
+
+def full_or_forbidden(error: BaseException) -> bool:
+    """Return whether a file could not be written for want of room or of permission."""
+    return isinstance(error, OSError) and error.errno in _REMEDIES
 
 
 def as_os_error(error: Exception, path: Path) -> OSError:

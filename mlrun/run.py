@@ -15,7 +15,7 @@ import yaml
 
 from mlrun import files
 from mlrun.config import Config
-from mlrun.data.shuffled_blocks import Broken
+from mlrun.data.source import Broken
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import Context, measure
 from mlrun.interop.read import open_folder
@@ -36,7 +36,7 @@ from mlrun.train.parallel import processes
 from mlrun.train.parallel.placement import like
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.signals import Signals, Stopped
-from mlrun.train.snapshot import Progress, Snapshot, at_rest
+from mlrun.train.snapshot import Progress, Snapshot
 
 
 def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -144,11 +144,11 @@ class Run:
                             self._evaluate(job, stage, trainee, step)
                     case Fork(step):
                         with self.clock.during("checkpoint"):
-                            self._fork(step, at_rest(trainee, self.ranks.placement))
+                            self._fork(step, trainee.at_rest(self.ranks.placement))
                     case Save(step):
                         with self.clock.during("checkpoint"):
                             progress.step = step
-                            self._save(at_rest(trainee, self.ranks.placement))
+                            self._save(trainee.at_rest(self.ranks.placement))
         progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
         self._leave_stage(job, stage, trainee)
 
@@ -176,7 +176,7 @@ class Run:
         """Log that a stage is done, and save where it led to."""
         progress = self.progress
         self._write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
-        self.current = at_rest(trainee, self.ranks.placement)
+        self.current = trainee.at_rest(self.ranks.placement)
         if self.config.growth.keeps_teacher:
             self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False

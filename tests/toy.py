@@ -19,7 +19,6 @@ from torch import Tensor
 
 from mlrun.config import Checkpoint, Config, Cycle, Eval, Row, Schedule, Settings
 from mlrun.evaluate.held_out import HeldOut
-from mlrun.log.none import NoLogger
 from mlrun.models.base import IGNORED
 from mlrun.models.gpt import GPT
 from mlrun.multilevel.coarsening.uniform import Uniform
@@ -141,7 +140,7 @@ def make(
         growth=Decoalesce() if growth is None else growth,
         data=Toy() if data is None else data,
         optimizer=AdamW(lr=1e-2, schedule=Schedule(warmup="10%")) if optimizer is None else optimizer,
-        logger=NoLogger(),
+        logger={},
         evaluation={"held_out": HeldOut()},
         resolved={"model": {"_target_": "mlrun.models.gpt.GPT"}, "changes": repr(changes)},
     )

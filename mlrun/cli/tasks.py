@@ -75,7 +75,7 @@ def plan(config: Config, plan: Plan, folder: Path) -> None:
 def train(config: Config, plan: Plan, folder: Path) -> None:
     """Run a plan, and say what came out."""
     from mlrun import run
-    from mlrun.data.shuffled_blocks import Broken
+    from mlrun.data.source import Broken
     from mlrun.train.loop import Diverged, Stopped
 
     try:

@@ -6,11 +6,13 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError, mistake
+
+NAME = "log.jsonl"
 
 
 def finite(value: Any) -> Any:
@@ -38,7 +40,7 @@ class Jsonl:
         Raises:
             UserError: the file lacks some of the bytes to keep, or they are not whole records.
         """
-        _check(path, keep)
+        check(path, keep)
         self._file = open(path, "r+b" if keep else "wb", buffering=0)  # noqa: SIM115
         self._file.truncate(keep)
         self._file.seek(keep)
@@ -62,7 +64,14 @@ class Jsonl:
             self._file.close()
 
 
-def _check(path: Path, keep: int) -> None:
+def records(path: Path, keep: int) -> Iterator[dict[str, Any]]:
+    """Yield the records in the first `keep` bytes of a log."""
+    with open(path, "rb") as lines:
+        while lines.tell() < keep:
+            yield json.loads(lines.readline())
+
+
+def check(path: Path, keep: int) -> None:
     """Raise UserError unless the first `keep` bytes are whole records."""
     remedy, read = "restore the log, or start a new folder", 0
     if keep == 0:

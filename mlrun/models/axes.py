@@ -63,6 +63,11 @@ class Param:
     std: float = 0.0
     residual: bool = False
 
+    @property
+    def hidden(self) -> bool:
+        """True of a matrix from one resized axis to another: no vector, no table by index, no head."""
+        return len(self.dims) == 2 and all(any(f.role for f in factors(dim)) for dim in self.dims)
+
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """Return the tensor's shape at these axis sizes; an unknown axis raises KeyError."""
         return tuple(math.prod(sizes[f.axis] for f in factors(dim)) for dim in self.dims)

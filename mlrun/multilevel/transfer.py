@@ -13,7 +13,7 @@ from mlrun.models.axes import Params, Rule, at_depth
 from mlrun.multilevel import operators
 from mlrun.plan.stages import Level
 from mlrun.train.parallel.placement import REPLICATED, Placement, local, rewrapped
-from mlrun.train.snapshot import Snapshot
+from mlrun.train.snapshot import STEP, Snapshot
 
 Operator = Callable[..., Iterator[tuple[str, Tensor]]]
 
@@ -59,15 +59,21 @@ def moving(snapshot: Snapshot, params: Params, carried: Mapping[str, Rule]) -> d
 
 
 def interpolate(kept: Snapshot, grown: Snapshot, alpha: float) -> Snapshot:
-    """Return (1 - alpha) * kept + alpha * grown, for the kinds that both have; of shards, each process its own."""
-    kinds = [kind for kind in grown.tensors if kind in kept.tensors]
-    return Snapshot(
-        {kind: _blended(kept.tensors[kind], grown.tensors[kind], alpha) for kind in kinds}, grown.optimizer_steps
-    )
+    """Return (1 - alpha) * kept + alpha * grown, for what both have; of shards, each process its own.
+
+    State that only the grown model has (none yet, of a new layer) stays as it is, and so do counts of steps.
+    """
+    tensors = {
+        kind: named | _blended({n: kept.tensors[kind][n] for n in named if n in kept.tensors[kind]}, named, alpha)
+        for kind, named in grown.tensors.items()
+        if kind in kept.tensors and kind != STEP
+    }
+    counts = {STEP: grown.tensors[STEP]} if STEP in grown.tensors else {}
+    return Snapshot(tensors | counts, grown.optimizer_steps)
 
 
 def _blended(kept: Mapping[str, Tensor], grown: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    was, now = ({name: local(tensor) for name, tensor in tensors.items()} for tensors in (kept, grown))
+    was, now = ({name: local(tensors[name]) for name in kept} for tensors in (kept, grown))
     return {name: rewrapped(kept[name], t) for name, t in operators.interpolate(was, now, alpha).items()}
 
 

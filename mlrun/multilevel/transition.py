@@ -87,7 +87,15 @@ class Transition:
     def _grown(self, stage: Stage, coarse: Snapshot, averaged: dict[str, Tensor] | None, step: int) -> Snapshot:
         """Return the coarse model at the stage's level; what learning a mapping takes is training time."""
         growth, settings = self.config.growth, self.config.settings
-        context = Context(settings.seed, self._carried, self.ranks, settings, lambda: self.batches(step), self.pause)
+        context = Context(
+            settings.seed,
+            self._carried,
+            self.ranks,
+            settings,
+            lambda: self.batches(step),
+            self.kept.get(stage.level),
+            self.pause,
+        )
         if growth.keeps_teacher:
             self.kept[stage.level + 1] = Snapshot({"weights": coarse.weights})
         whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.optimizer_steps)

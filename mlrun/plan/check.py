@@ -35,7 +35,8 @@ def _parts(config: Config, sources: bool) -> list[str]:
     if data and not sources:
         absent = config.data.source_problems()
         data = [line for line in data if line not in absent]
-    others = config.optimizer.problems(config.settings.hardware) + config.logger.problems()
+    others = config.optimizer.problems(config.settings.hardware)
+    others += [line for logger in config.logger.values() for line in logger.problems()]
     return model + data + others + _evaluations(config)
 
 

@@ -1,4 +1,4 @@
-"""A plan as plan.json has it, and the hours that follow from a measured rate."""
+"""A plan as plan.json has it, and the time that follows from a measured rate."""
 
 from __future__ import annotations
 
@@ -72,6 +72,6 @@ def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:
     }
 
 
-def hours(record: Mapping[str, Any], flops_per_second: float | None) -> float | None:
-    """Return the predicted hours of a stage's record, None if no rate was measured."""
-    return None if flops_per_second is None else record["flops"] / flops_per_second / 3600
+def predicted_seconds(record: Mapping[str, Any], flops_per_second: float | None) -> float | None:
+    """Return how long a stage's record should take, None if no rate was measured."""
+    return None if flops_per_second is None else record["flops"] / flops_per_second

@@ -22,9 +22,10 @@ from mlrun.plan.stages import Plan, Stage
 from mlrun.train.clock import Clock
 from mlrun.train.divergence import Diverged, Guard
 from mlrun.train.optimizers.stepping import Stepping
-from mlrun.train.parallel.placement import local
+from mlrun.train.parallel.placement import Placement, local
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.signals import NOTHING, STOP, Signals, Stopped
+from mlrun.train.snapshot import Snapshot
 
 Batch = Mapping[str, Tensor]
 
@@ -57,6 +58,14 @@ class Trainee:
     optimizer: Stepping
     ema: dict[str, Tensor] | None
     stage_loss: nn.Module | None = None
+
+    def at_rest(self, placement: Placement) -> Snapshot:
+        """Return copies on the CPU of everything that the stage trains, as this process holds it."""
+        state, taken = self.optimizer.state()
+        kinds: dict[str, Any] = {"weights": self.net.state_dict(), **state}
+        if self.ema is not None:
+            kinds["ema"] = self.ema
+        return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.train.checkpoint.store import save_weights
+from mlrun.train.checkpoint import store
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.snapshot import Snapshot
 
@@ -22,9 +22,9 @@ def save_model(
         described: the data's facts, among them the tokenizer's file or how pixels are made (Source.describe).
     """
     ranks.by_first(lambda: folder.mkdir(exist_ok=True))
-    save_weights(folder / "model.safetensors", final.weights, {}, ranks)
+    store.save_weights(folder / "model.safetensors", final.weights, {}, ranks)
     if "ema" in final.tensors:
-        save_weights(folder / "ema.safetensors", final.tensors["ema"], {}, ranks)
+        store.save_weights(folder / "ema.safetensors", final.tensors["ema"], {}, ranks)
     if not ranks.first:
         return
     files.write_json(folder / "config.json", model)

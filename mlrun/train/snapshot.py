@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from mlrun.plan.stages import Plan
-from mlrun.train.parallel.placement import Placement
 
 if TYPE_CHECKING:
-    from mlrun.train.loop import Trainee
+    from torch import Tensor
+
+# The kind under which parameters have their own counts of the optimizer's steps, where these differ.
+STEP = "step"
 
 
 @dataclass
@@ -52,15 +52,6 @@ class Progress:
     forks: dict[str, float] = field(default_factory=dict)  # training seconds up to each, by its step
 
 
-def at_rest(trainee: Trainee, placement: Placement) -> Snapshot:
-    """Return copies on the CPU of everything that a stage trains, as this process holds it."""
-    state, taken = trainee.optimizer.state()
-    kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **state}
-    if trainee.ema is not None:
-        kinds["ema"] = trainee.ema
-    return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)
-
-
 def as_record(progress: Progress) -> dict[str, Any]:
     """Return the progress as JSON has it."""
     return asdict(progress)
@@ -89,7 +80,7 @@ def _checks(p: Progress, plan: Plan) -> Iterator[tuple[str, bool]]:
     yield "entered", isinstance(p.entered, bool) and not (p.entered and over)
     first, last = (plan.steps, plan.steps) if over else (plan.stages[p.stage].first, plan.stages[p.stage].end)
     yield "step", _count(p.step) and first <= p.step <= (last if p.entered else first)
-    yield "unevaluated", isinstance(p.unevaluated, bool)
+    yield "unevaluated", isinstance(p.unevaluated, bool) and (p.entered or not p.unevaluated)
     yield "log_bytes", _count(p.log_bytes)
     yield "content", p.content is None or isinstance(p.content, str)
     yield "best", p.best is None or (isinstance(p.best, float) and math.isfinite(p.best))

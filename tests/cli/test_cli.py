@@ -114,7 +114,17 @@ BAD = {
     "key added below a number": (["+model.embed.x=1"], "could not be converted to Integer"),
     "key below a number": (["model.embed.x=1"], "model.embed.x=1: allowed:"),
     "key that its group has not": (["model.x.y=1"], "model.x.y=1: allowed: _target_, attention_dropout, "),
-    "setting that a logger has not": (["+logger.foo=1"], "logger.foo=1: allowed: no setting; remove it"),
+    "logger that is none": (["+logger.foo=1"], "logger.foo=1: allowed: a choice of the group; give logger=NAME"),
+    "setting that a logger has not": (
+        ["logger=tensorboard", "logger.tensorboard.y=1"],
+        "allowed: _target_, x; correct",
+    ),
+    "setting of a logger that is not chosen": (["logger.wandb.mode=online"], "logger.wandb.mode=online: allowed:"),
+    "one of two loggers": (["logger=[wandb,tensorbord]"], "did you mean tensorboard?"),
+    "wrong setting of one of two loggers": (
+        ["logger=[wandb,tensorboard]", "logger.tensorboard.x=flops"],
+        "step, tokens",
+    ),
     "stage that is not there": (["cycle.stages.9.level=1"], "cycle.stages.9.level=1: allowed: 0, 1, 2"),
     "misspelt method": (["metod=ligo"], "did you mean method?"),
     "group added twice": (["+model=gpt_tiny"], "model appears more than once"),
@@ -427,7 +437,7 @@ def test_a_file_that_hydra_would_not_read_is_told(mlrun: Command) -> None:
     [("a: [", "while parsing"), ("name: x\nstage: []", "Key 'stage' not in 'Cycle'"), ("name: 1", "cycle.stages=???"),
      ("name: 1\n\tstages: []", "mine.yaml"), ("name: 1\nname: 2", "found duplicate key name"), ("- 1", "mine"),
      ("just words", "mine"), ("name: caf\udce9", "cycle=mine: allowed:"), ("defaults: [nope]", "cycle/nope"),
-     ("# @package _global_\noptimizer: 3", "cycle=mine: allowed:"), ("name: ${nope}", "key 'nope' not found"),
+     ("# @package _global_\nhardware: 3", "cycle=mine: allowed:"), ("name: ${nope}", "key 'nope' not found"),
      ("# @package _global_\nsed: 3", "Key 'sed' not in 'Settings'")],
 )  # fmt: skip
 def test_a_broken_file_of_the_user_is_one_line(mlrun: Command, text: str, told: str) -> None:

@@ -41,7 +41,7 @@ def refused(*arguments: str) -> str:
     [
         "model._target_=os.system",
         "data._target_=subprocess.Popen",
-        "logger._target_=mlrun.config.conf_dir",
+        "+logger.mine._target_=mlrun.config.conf_dir",
         "+hydra.callbacks.evil._target_=os.system",
         "+hydra.callbacks.evil={_target_:mlrun.cli.tasks.AfterSweep,inner:{_target_:os.system}}",
         "hydra.launcher._target_=os.system",

@@ -13,9 +13,9 @@ import pytest
 import torch
 import toy
 
-from mlrun.cli import command, preflight
-from mlrun.cli import points as asked
+from mlrun.cli import command, points, preflight
 from mlrun.config import Eval, Hardware, build, conf_dir, load
+from mlrun.errors import UserError
 from mlrun.evaluate.accuracy import Accuracy
 from mlrun.evaluate.base import Context, Evaluation, measure
 from mlrun.evaluate.held_out import HeldOut
@@ -35,9 +35,9 @@ def losses(folder: Path, kind: str) -> list[float]:
     return [record["loss"] for record in toy.records(folder) if record["kind"] == kind]
 
 
-def points(*overrides: str) -> Any:
-    (point,) = asked.of(command.read(["run=unused", *overrides]))
-    return point
+def point(*overrides: str) -> Any:
+    (one,) = points.points(command.read(["run=unused", *overrides]))
+    return one
 
 
 # Uneven labels
@@ -133,12 +133,14 @@ def test_one_pass_over_the_held_out_set_serves_all_means() -> None:
     ],
 )
 def test_the_command_line_names_one_or_a_list(given: list[str], names: list[str]) -> None:
-    assert list(load(points(*given).settings).evaluation) == names
+    assert list(load(point(*given).settings).evaluation) == names
 
 
 @pytest.mark.parametrize("given", ["accuracy", "[]"])
 def test_training_without_the_held_out_loss_is_refused(given: str) -> None:
-    (line,) = preflight.problems(points(f"evaluation={given}"))
+    with pytest.raises(UserError) as refused:
+        preflight.check([point(f"evaluation={given}")])
+    (line,) = refused.value.problems
     assert line.startswith("evaluation=") and "a list with held_out" in line
 
 

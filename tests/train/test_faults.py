@@ -24,8 +24,10 @@ from mlrun import files
 from mlrun.cli import command, points, preflight
 from mlrun.data import shuffled_blocks
 from mlrun.data.huggingface import HubSource
+from mlrun.data.source import Broken
+from mlrun.data.text.files import Files
 from mlrun.data.text.hub import Hub
-from mlrun.data.text.windows import StreamedText
+from mlrun.data.text.windows import PackedText, StreamedText
 from mlrun.errors import UserError
 from mlrun.models.gpt import GPT
 from mlrun.plan.make import make_plan
@@ -210,7 +212,7 @@ def test_a_stream_that_stays_away_names_the_last_checkpoint_and_the_run_resumes(
                 self.blocks._reads(None).__next__()
 
     monkeypatch.setattr(shuffled_blocks, "WAITS", (0, 0))
-    with monkeypatch.context() as patch, pytest.raises(shuffled_blocks.Broken) as caught:
+    with monkeypatch.context() as patch, pytest.raises(Broken) as caught:
         patch.setattr(StreamedText, "batches", batches)
         toy.run(tmp_path / "cut", streamed(tmp_path))
     line = str(caught.value)
@@ -218,6 +220,31 @@ def test_a_stream_that_stays_away_names_the_last_checkpoint_and_the_run_resumes(
     summary = json.loads((tmp_path / "cut/summary.json").read_text())
     assert summary["status"] == "failed" and summary["reason"] == line
     toy.run(tmp_path / "cut", streamed(tmp_path))
+    same_end(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_cache_that_is_cut_while_a_run_reads_it_is_one_line_and_the_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "corpus.txt").write_text("\n".join(f"speech {n}: the state of the union is strong" for n in range(300)))
+    model = GPT(vocab=300, position=16, embed=16, head=2, head_dim=8, ffn=32, layer=2)
+    data = Files(sequence=16, files=[str(tmp_path / "corpus.txt")], format="text", document="line")
+    config = replace(toy.make(model=model, cache=str(tmp_path / "cache"), **OFTEN), data=data)
+    toy.run(tmp_path / "whole", config)
+    real = PackedText.batches
+
+    def batches(self: PackedText, *where: Any) -> Iterator[Any]:
+        for number, batch in enumerate(real(self, *where)):
+            if number == 5:
+                os.truncate(self.folder / "train.bin", 0)
+            yield batch
+
+    with monkeypatch.context() as patch, pytest.raises(Broken, match=r"train\.bin was cut") as caught:
+        patch.setattr(PackedText, "batches", batches)
+        toy.run(tmp_path / "cut", config)
+    assert "the last good checkpoint is" in str(caught.value) and "\n" not in str(caught.value)
+    toy.run(tmp_path / "cut", config)
+    assert "train.bin has 0 of its" in capsys.readouterr().err
     same_end(tmp_path / "cut", tmp_path / "whole")
 
 

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 class Context:
     """What a method may use beside the weights; batches are those that come next.
 
-    `carried` is the optimizer's state that goes along, by kind, with its rule; empty where it starts anew.
-    `pause` raises Stopped if a signal asks for it: what takes long calls it between two pieces of work.
+    `carried` is the optimizer's state that goes along, by kind, with its rule; empty where it starts anew. `kept` is
+    the model that this level left when it was coalesced, None if it was not trained before. `pause` raises Stopped if
+    a signal asks for it: what takes long calls it between two pieces of work.
     """
 
     seed: int
@@ -40,6 +41,7 @@ class Context:
     ranks: Ranks
     settings: Settings
     batches: Callable[[], Iterator[Mapping[str, Tensor]]]
+    kept: Snapshot | None = None
     pause: Callable[[], None] = lambda: None
 
 

@@ -11,9 +11,7 @@ from mlrun.models.axes import expand
 from mlrun.models.network import Network
 from mlrun.train.optimizers.base import Optimizer
 from mlrun.train.parallel.placement import like
-
-# The kind under which parameters have their own counts of steps, where these differ.
-STEP = "step"
+from mlrun.train.snapshot import STEP
 
 
 class Stepping:
