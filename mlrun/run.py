@@ -153,6 +153,7 @@ class Run:
                 progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
                 match event:
                     case Evaluate(step):
+                        progress.unevaluated = True  # until it is, as a signal may come
                         with self.clock.during("evaluation"):
                             self._evaluate(job, stage, trainee, step)
                     case Fork(step):

@@ -59,13 +59,15 @@ else:
             """Wait for a job; one that died without a word is noted in its folder."""
             from submitit.core.utils import FailedJobError, UncompletedJobError
 
+            from mlrun.cli.jobs import note_failure
+            from mlrun.files import ERROR
+
             try:
                 job.results()
             except (FailedJobError, UncompletedJobError) as error:
-                folder.mkdir(parents=True, exist_ok=True)
-                note = folder / "error.txt"
-                if not note.exists():
-                    note.write_text(f"mlrun: SLURM job {job.job_id} ended as {job.state}: {_last(str(error))}\n")
+                if not (folder / ERROR).exists():
+                    told = f"mlrun: SLURM job {job.job_id} ended as {job.state}: {_last(str(error))}\n"
+                    note_failure(folder, told)
             return JobReturn(status=JobStatus.COMPLETED)
 
     # The keys are those of hydra-submitit-launcher.

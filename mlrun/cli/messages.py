@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
+from mlrun import files
 from mlrun.errors import UserError
 from mlrun.train.parallel import environment
 
@@ -31,13 +33,25 @@ def print_error(text: str) -> None:
 
 
 @contextlib.contextmanager
+def disk_errors() -> Iterator[None]:
+    """Turn a disk that is full or forbidden into a UserError, whatever was written."""
+    try:
+        yield
+    except OSError as error:
+        if not files.full_or_forbidden(error):
+            raise
+        raise UserError(files.reason(error, Path()) or str(error)) from error
+
+
+@contextlib.contextmanager
 def user_errors(everywhere: bool = False) -> Iterator[None]:
-    """Turn the user's mistakes into lines and exit code 2, a failed run into a line and 1.
+    """Turn the user's mistakes, and full disks, into lines and exit code 2, a failed run into a line and 1.
 
     What all processes find is printed by one; `everywhere` is for what a single one may find.
     """
     try:
-        yield
+        with disk_errors():
+            yield
     except (UserError, Failed) as error:
         for line in str(error).splitlines() if everywhere or first() else ():
             print_error(f"mlrun: {line}")

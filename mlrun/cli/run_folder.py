@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from mlrun.errors import mistake
-from mlrun.files import RUNTIME
+from mlrun.files import CONFIG, ERROR, PLAN, RUNTIME
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # A folder of a sweep: its number, and what was swept.
 _NUMBERED = re.compile(r"(\d+)-(.*)", re.DOTALL)
 # What a folder may hold without being anybody's run.
-HARMLESS = ("plan.json", "error.txt")
+HARMLESS = (PLAN, ERROR)
 
 
 def problems(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
@@ -28,7 +28,7 @@ def problems(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
         return [mistake("run", folder, "a folder that can be written", "choose another run=...")]
     if not folder.exists():
         return []
-    config = folder / "config.yaml"
+    config = folder / CONFIG
     if config.exists():
         return _other_config(folder, config, resolved)
     others = sorted(p.name for p in folder.iterdir() if p.name not in HARMLESS and not p.name.startswith("."))

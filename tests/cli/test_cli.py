@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -23,6 +24,8 @@ from mlrun.cli.messages import Failed
 from mlrun.config import Config, conf_dir
 from mlrun.plan.stages import Plan
 from mlrun.plan.table import WIDTH
+from mlrun.train import lock
+from mlrun.train.checkpoint.store import ALONE
 
 PACKAGE = Path(__main__.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
@@ -364,6 +367,59 @@ def test_a_failing_job_does_not_stop_the_sweep(mlrun: Command, monkeypatch: pyte
     stub(monkeypatch, lambda *given: None)
     assert mlrun("-m", "run=s", "seed=0,1,2").code == 0
     assert not list(Path("s").glob("*/error.txt"))
+
+
+def test_a_run_that_another_process_holds_is_named_and_nothing_is_written_there(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(config: Config, plan: Plan, folder: Path) -> None:
+        with lock.claimed(folder, ALONE):
+            pass
+
+    stub(monkeypatch, work)
+    held = Path("s/0-seed=0")
+    with lock.claimed(held, ALONE):
+        (held / "error.txt").write_text("of the run that goes on there")
+        before = {path: path.read_bytes() for path in held.iterdir()}
+        outcome = mlrun("-m", "run=s", "seed=0,1")
+        assert {path: path.read_bytes() for path in held.iterdir()} == before
+    assert outcome.code == 1 and outcome.err[-1] == "mlrun: 1 of the sweep's runs failed: s/0-seed=0"
+    assert "a folder that no other process uses" in Path("s/0-seed=0.error.txt").read_text()
+    assert mlrun("-m", "run=s", "seed=0,1").code == 0
+    assert not list(Path("s").rglob("*error.txt"))
+
+
+def test_a_full_disk_is_one_line_whatever_was_written(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(config: Config, plan: Plan, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+
+    told = "mlrun: some/file: No space left on device: free some space"
+    stub(monkeypatch, work)
+    outcome = mlrun("run=a")
+    assert (outcome.code, outcome.err) == (2, [told])
+    assert mlrun("-m", "run=s", "seed=0,1").code == 1
+    assert Path("s/0-seed=0/error.txt").read_text() == f"{told}\n"
+
+
+LIMITED = """
+import resource, sys
+from mlrun.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+main()
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 3000, 20_000])
+def test_a_report_that_does_not_fit_on_the_disk_is_one_line(tmp_path: Path, limit: int) -> None:
+    recorded = Path(__file__).resolve().parents[1] / "report" / "recorded"
+    asked = [str(limit), "task=report", f"runs={recorded / 'scratch'},{recorded / 'grow'}", f"run={tmp_path}/out"]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *asked], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(f"mlrun: {tmp_path}/out/")
+    assert line.endswith("File too large: raise the limit on file sizes (ulimit -f)")
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_a_sweep_ends_with_the_report_of_its_runs(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
