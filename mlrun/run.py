@@ -20,7 +20,7 @@ import yaml
 from mlrun import files
 from mlrun.config import Config
 from mlrun.data.shuffled_blocks import Broken
-from mlrun.errors import UserError, mistake
+from mlrun.errors import InUse, UserError, mistake
 from mlrun.interop.read import open_folder
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
@@ -85,7 +85,7 @@ def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(mistake("run", folder, "a folder that no other process uses", "wait for it")) from None
+            raise InUse(mistake("run", folder, "a folder that no other process uses", "wait for it")) from None
         yield
 
 

@@ -18,7 +18,7 @@ from mlrun.cli import points, run_folder, tasks
 from mlrun.cli.command import override
 from mlrun.cli.messages import Failed, first, print_error, print_once, user_errors
 from mlrun.cli.preflight import Checked
-from mlrun.errors import UserError
+from mlrun.errors import InUse, UserError
 
 ERROR = "error.txt"
 
@@ -46,9 +46,11 @@ class Jobs:
             return
         print_once(f"\n-- run {hydra.job.num}: {folder}")
         note = folder / ERROR
-        note.unlink(missing_ok=True)
         try:
             tasks.perform(settings, folder, planned)
+            note.unlink(missing_ok=True)
+        except InUse as error:  # the folder is another process's, which trains this run
+            print_error(f"mlrun: {error}")
         except (UserError, Failed) as error:
             _note(note, "".join(f"mlrun: {line}\n" for line in str(error).splitlines()))
         except Exception:

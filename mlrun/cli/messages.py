@@ -6,8 +6,10 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from mlrun.errors import UserError
+from mlrun.errors import InUse, UserError
 from mlrun.train.parallel import environment
+
+IN_USE = 75  # sysexits.h: try again later
 
 
 class Failed(Exception):
@@ -32,7 +34,7 @@ def print_error(text: str) -> None:
 
 @contextlib.contextmanager
 def user_errors(everywhere: bool = False) -> Iterator[None]:
-    """Turn the user's mistakes into lines and exit code 2, a failed run into a line and 1.
+    """Turn the user's mistakes into lines and exit code 2 (75 if another process has the folder), a failed run into 1.
 
     What all processes find is printed by one; `everywhere` is for what a single one may find.
     """
@@ -41,4 +43,5 @@ def user_errors(everywhere: bool = False) -> Iterator[None]:
     except (UserError, Failed) as error:
         for line in str(error).splitlines() if everywhere or first() else ():
             print_error(f"mlrun: {line}")
-        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+        code = IN_USE if isinstance(error, InUse) else 2 if isinstance(error, UserError) else 1
+        raise SystemExit(code) from None
