@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
+from typing import Any, TextIO, cast
 
 from mlrun.errors import InUse, UserError
 from mlrun.train.parallel import environment
@@ -30,6 +32,62 @@ def print_once(text: str) -> None:
 def print_error(text: str) -> None:
     """Print to standard error, on every process: what is wrong may be wrong on one alone."""
     print(text, file=sys.stderr, flush=True)
+
+
+class _Lasting:
+    """An output stream that nobody has to read: what can no longer be written is dropped, and the work goes on."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write as far as somebody reads; log.jsonl has what a run says anyway."""
+        with self._dropping():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        with self._dropping():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _lasting(number: int, stream: TextIO | None) -> TextIO:
+    """Return the stream of a file's number, None if Python found it closed, as one that lasts."""
+    found = open(number, "w", closefd=False) if stream is None else stream  # noqa: SIM115
+    return cast(TextIO, _Lasting(found))
+
+
+@contextlib.contextmanager
+def lasting_output() -> Iterator[None]:
+    """Let the work go on without standard output or error: `mlrun | head -1`, `mlrun >&-`, a full disk behind them."""
+    for number in (0, 1, 2):  # a closed number would be given to the next file that is opened, and printed into
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    before = sys.stdout, sys.stderr
+    opened = [
+        open(number, "w", closefd=False) if was is None else was for number, was in zip((1, 2), before, strict=True)
+    ]
+    sys.stdout, sys.stderr = (cast(TextIO, _Lasting(stream)) for stream in opened)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        sys.stdout, sys.stderr = before
 
 
 @contextlib.contextmanager

@@ -532,6 +532,30 @@ def test_every_command_of_the_help_composes_and_plans(mlrun: Command) -> None:
         assert found and (found[0].settings.task == "report" or preflight.check(found))
 
 
+def test_a_reader_that_stops_reading_ends_nothing(tmp_path: Path) -> None:
+    """`mlrun | head -1`"""
+    words = [sys.executable, "-m", "mlrun", *TINY, "cycle=scratch", "log_every=1", "run=a"]
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (0, "")
+    assert json.loads((tmp_path / "a/summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("output", [">&-", ">&- 2>&-", ">/dev/full", "| true"])
+def test_without_an_output_all_is_done(tmp_path: Path, output: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m mlrun task=plan run=p {output}; echo ${{PIPESTATUS[0]}} >code"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert (tmp_path / "code").read_text() == "0\n" and (done.stdout, done.stderr) == ("", "")
+    assert json.loads((tmp_path / "p/plan.json").read_text())["stages"]
+
+
 def test_the_version_is_ours_and_loads_no_torch() -> None:
     code = "import sys; sys.argv = ['mlrun', '--version']; from mlrun.__main__ import main\n"
     code += "try: main()\nfinally: print('torch' in sys.modules)"
