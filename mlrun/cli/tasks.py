@@ -52,9 +52,9 @@ def perform(settings: DictConfig, folder: Path | None, checked: tuple[Config, Pl
     task.does(config, plan, folder)
 
 
-def planned(settings: DictConfig) -> tuple[Config, Plan]:
+def planned(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None) -> tuple[Config, Plan]:
     """Return the checked configuration and its plan; UserError with all that is wrong."""
-    config = load(settings)
+    config = load(settings, shared)
     return config, make_plan(config, sources=TASKS[settings.task].trains)
 
 
