@@ -25,6 +25,8 @@ PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 GROUPS = ("model", "coarsening", "growth", "data")
 # The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
 LISTS = ("logger",)
+# Arguments of a task or of a grid, no part of what a run is made of.
+ARGUMENTS = ("runs", "source", "target", "grown", "fine", "scale")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
@@ -116,6 +118,14 @@ class Checkpoint:
 
 
 @dataclass
+class Scale:
+    """What the grids of conf/experiment take from conf/scale; nothing of a run by itself."""
+
+    alpha: float = MISSING
+    rates: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Settings:
     """Everything a run is made of, as Hydra sees it."""
 
@@ -144,6 +154,7 @@ class Settings:
     logger: dict[str, Any] = field(default_factory=dict)
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True)
@@ -234,7 +245,7 @@ def load(settings: DictConfig) -> Config:
         raise UserError(problems)
     typed = OmegaConf.to_object(settings)
     assert isinstance(typed, Settings)
-    return Config(typed, **built, resolved={str(k): v for k, v in plain.items()})
+    return Config(typed, **built, resolved={str(k): v for k, v in plain.items() if k not in ARGUMENTS})
 
 
 def _built(node: Any, key: str, problems: list[str]) -> Any:
@@ -262,6 +273,8 @@ def unresolved(error: Exception) -> str:
     """Return the line about a value that a `${...}` does not give."""
     if isinstance(error, RecursionError):
         return "${...}: allowed: references that end; one of them leads to itself: give its value"
+    if "'scale." in reason(error):
+        return mistake("scale", "null", "a choice of the group", "the experiment is a grid at a scale: give scale=NAME")
     return mistake(str(getattr(error, "full_key", "")), "${...}", reason(error), "correct the reference")
 
 

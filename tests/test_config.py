@@ -11,7 +11,7 @@ import yaml
 
 from mlrun.cli import compose
 from mlrun.cli.tasks import TASKS
-from mlrun.config import CHOICES, Settings, conf_dir, load
+from mlrun.config import ARGUMENTS, CHOICES, Settings, conf_dir, load
 from mlrun.errors import UserError
 from mlrun.plan.make import make_plan
 
@@ -39,6 +39,7 @@ PARTNERS = {
     "coarsening": [[], ["cycle.lengths.final=rest"]],
     "growth": [[], ["coarsening=stack"], ["coarsening=depth_only", "optimizer.ema=0.9"]],
     "method": [[], ["optimizer.ema=0.9"]],
+    "experiment": [[], ["scale=tiny"]],
 }
 
 
@@ -91,6 +92,33 @@ def test_experiments_are_diffs_that_win_over_the_defaults() -> None:
     assert point.settings.batch == 512 and point.settings.cycle.alpha == 0.25
     (point,) = compose.points(compose.read(["experiment=gpt_base", "batch=8"]))
     assert point.settings.batch == 8
+
+
+GRIDS = [f.stem for f in FILES if f.parts[0] == "experiment" and "sweeper" in (CONF / f).read_text()]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("scale", ["tiny", "small", "bert"])
+def test_every_grid_can_be_tried_at_every_scale(grid: str, scale: str) -> None:
+    found = compose.points(compose.read(["-m", f"scale={scale}", f"experiment={grid}"]))
+    alone = compose.points(compose.read([f"scale={scale}"]))[0].settings
+    rates = {float(rate) for swept in alone.scale.rates.values() for rate in swept.split(",")}
+    assert {point.settings.optimizer.lr for point in found} <= rates
+    assert {(point.settings.budget, point.settings.model) for point in found} == {(alone.budget, alone.model)}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_grid_without_a_scale_is_one_line(grid: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose.points(compose.read(["-m", f"experiment={grid}"]))
+    (line,) = caught.value.problems
+    assert line.startswith("scale=null") and line.endswith("give scale=NAME")
+
+
+def test_arguments_of_tasks_and_grids_are_no_part_of_a_run() -> None:
+    (point,) = compose.points(compose.read(["scale=tiny"]))
+    resolved = load(point.settings).resolved
+    assert set(resolved) == set(Settings.__dataclass_fields__) - set(ARGUMENTS)
 
 
 def test_the_schema_and_the_yaml_have_the_same_keys() -> None:

@@ -408,9 +408,10 @@ def _blame(load: Callable[[list[str]], DictConfig], overrides: list[str], error:
 
 def _explain(error: Exception, text: str | None, base: DictConfig | None) -> str:
     """Return one line about an error of Hydra or OmegaConf; `base` is what the override `text` should change."""
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        options = list(error.options)
+        # Hydra names no options for one choice of a list.
+        options = error.options or GlobalHydra.instance().config_loader().get_group_options(group)
         return mistake(group, name, ", ".join(options), f"choose one{nearest(name, options)}")
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if text is None or base is None:

@@ -9,17 +9,14 @@ from typing import Any
 
 import yaml
 
+from mlrun.config import ARGUMENTS
 from mlrun.errors import mistake
 
 # What may differ when a run is resumed: speed, names and what is told to whom, but nothing that moves the loss.
 RUNTIME = (
     "task",
     "run",
-    "runs",
-    "source",
-    "target",
-    "grown",
-    "fine",
+    *ARGUMENTS,
     "name",
     "log_every",
     "cache",
