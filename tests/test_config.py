@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from mlrun.plan.make import make_plan
 
 CONF = conf_dir()
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+# What the files of a group share.
+BASES = sorted(path.relative_to(CONF) for path in CONF.glob("*.yaml") if path.stem != "config")
 # Values that only the user can give.
 FREE_KEY = {"data.files": "data.files=[x.parquet]", "data.classes": "data.classes=1000"}
 
@@ -69,19 +72,41 @@ def test_every_yaml_file_composes_builds_and_plans(file: Path) -> None:
     raise AssertionError(found)
 
 
-@pytest.mark.parametrize("file", [Path("config.yaml"), *FILES], ids=str)
-def test_every_key_has_a_comment_above_it(file: Path) -> None:
-    """But `_target_`, names, keys that only hold others, and the second of a pair; experiments are diffs on these."""
-    lines = (CONF / file).read_text().partition("\nhydra:")[0].splitlines()
+def keys(file: Path) -> Iterator[tuple[str, bool]]:
+    """Yield every key at the left edge that has a value, and whether a comment stands above it."""
+    for above, line in pairwise((CONF / file).read_text().partition("\nhydra:")[0].splitlines()):
+        if key := re.match(r"(\w+):.", line):
+            yield key[1], above.startswith("#")
+
+
+def bases(file: Path) -> list[Path]:
+    """Return the files that a file is a diff on: those of its defaults, and theirs."""
+    defaults = yaml.safe_load((CONF / file).read_text()).get("defaults", [])
+    names = [name for name in defaults if isinstance(name, str) and "@" not in name and file != Path("config.yaml")]
+    found = [Path(f"{name}.yaml".lstrip("/")) if name[0] == "/" else file.parent / f"{name}.yaml" for name in names]
+    return found + [below for base in found for below in bases(base)]
+
+
+@pytest.mark.parametrize("file", [Path("config.yaml"), *BASES, *FILES], ids=str)
+def test_every_key_is_explained_once_in_its_file_or_in_that_it_is_a_diff_on(file: Path) -> None:
+    """But `_target_`, names, keys that only hold others, and the second of a pair; experiments and scales are diffs."""
+    lines = (CONF / file).read_text().splitlines()
     assert lines[0].startswith("#"), "the first line says what the file is"
     untold = {"_target_", "name", "beta2", "entity", "tags"}
-    for above, line in pairwise(lines):
-        key = re.match(r"(\w+):.", line)
-        if file.parts[0] not in ("experiment", "method") and key is not None and key[1] not in untold:
-            assert above.startswith("#"), f"{file}: {line}"
+    explained = {key for base in bases(file) for key, comment in keys(base) if comment}
+    for key, comment in keys(file):
+        if file.parts[0] not in ("experiment", "method", "scale") and key not in untold:
+            assert comment or key in explained, f"{file}: {key}"
 
 
-@pytest.mark.parametrize("file", [Path("config.yaml"), *FILES], ids=str)
+def test_what_files_share_is_no_choice_of_a_group() -> None:
+    """A file at the top of conf/ is in no group: help and completion do not list it."""
+    assert BASES and all(base.stem.startswith("_") for base in BASES)
+    used = {below for file in FILES for below in bases(file)}
+    assert set(BASES) <= used
+
+
+@pytest.mark.parametrize("file", [Path("config.yaml"), *BASES, *FILES], ids=str)
 def test_no_line_is_too_long_but_for_commands(file: Path) -> None:
     lines = (CONF / file).read_text().splitlines()
     assert [line for line in lines if len(line) > 120 and "mlrun " not in line] == []
