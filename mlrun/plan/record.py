@@ -7,9 +7,6 @@ from typing import Any
 
 from mlrun.plan.stages import Level, Plan, Stage
 
-# A float32 weight, its gradient and Adam's two moments, in bytes.
-STATE_BYTES = 16
-
 
 def as_dict(plan: Plan) -> dict[str, Any]:
     """Return the plan as it stands in plan.json; costs are per stage unless named otherwise."""
@@ -46,7 +43,7 @@ def _level_dict(plan: Plan, level: Level) -> dict[str, Any]:
         "flops_per_sample_body": level.flops.body,
         "flops_per_token": level.flops.total / plan.tokens_per_sample,
         "cost_to_level_1": level.flops.total / plan.level(1).flops.total,
-        "state_bytes": level.parameters * STATE_BYTES,
+        "state_bytes": level.state_bytes,
         "exact": None if level.resize is None else not level.inexact,
         "inexact_because": None if level.resize is None else list(level.inexact),
     }
