@@ -27,6 +27,8 @@ PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
 # The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
 LISTS = ("logger", "evaluation")
+# Arguments of a task or of a grid, no part of what a run is made of.
+ARGUMENTS = ("runs", "source", "target", "grown", "fine", "scale")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "cycle.optimizer_policy": ("reset", "carry"),
@@ -103,6 +105,14 @@ class Checkpoint:
 
 
 @dataclass
+class Scale:
+    """What the grids of conf/experiment take from conf/scale; nothing of a run by itself."""
+
+    alpha: float = MISSING
+    rates: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Settings:
     """Everything a run is made of, as Hydra sees it."""
 
@@ -132,6 +142,7 @@ class Settings:
     evaluation: dict[str, Any] = field(default_factory=dict)
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    scale: Scale | None = None
 
 
 # The sections of the settings that are dataclasses themselves.
@@ -257,7 +268,8 @@ def load(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None)
     if problems:
         raise UserError(problems)
     # With the types and the defaults of their classes: 0 and 0.0 are one setting.
-    resolved = {str(k): {**v, **asdict(built[k])} if k in GROUPS else v for k, v in plain.items()}
+    kept = {str(k): v for k, v in plain.items() if k not in ARGUMENTS}
+    resolved = {k: {**v, **asdict(built[k])} if k in GROUPS else v for k, v in kept.items()}
     sections = {name: _section(settings, name, plain[name], shared) for name in SECTIONS}
     return Config(Settings(**{**plain, **sections}), **built, resolved=resolved)
 
@@ -316,6 +328,8 @@ def unresolved(error: Exception) -> str:
     """Return the line about a value that a `${...}` does not give."""
     if isinstance(error, RecursionError):
         return "${...}: allowed: references that end; one of them leads to itself: give its value"
+    if "'scale." in reason(error):
+        return mistake("scale", "null", "a choice of the group", "the experiment is a grid at a scale: give scale=NAME")
     return mistake(str(getattr(error, "full_key", "")), "${...}", reason(error), "correct the reference")
 
 

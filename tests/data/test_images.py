@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from composed import choice
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -205,7 +206,7 @@ def test_hub_pictures_streamed_resume_anywhere(hub: ImageHub, tmp_path: Path) ->
 
 @pytest.mark.skipif(not CIFAR.is_dir(), reason="CIFAR-10 of ../shared is absent")
 def test_cifar_batches_are_normalised(tmp_path: Path) -> None:
-    node = OmegaConf.load(ROOT / "conf" / "data" / "cifar10.yaml")
+    node = choice("data", "cifar10")
     node.files = [str(CIFAR / "test.parquet")]
     node.update({"held_out": 0.5, "validation_samples": 256, "augment": None, "mix": None})
     del node["augment"], node["mix"]
@@ -456,7 +457,7 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "imagefolder", "imagenet"])
 def test_every_image_yaml_builds_its_spec_and_names_every_setting(name: str, tmp_path: Path) -> None:
-    node = OmegaConf.load(ROOT / "conf" / "data" / f"{name}.yaml")
+    node = choice("data", name)
     if OmegaConf.is_missing(node, "files"):
         node.files = [parquet(tmp_path / "x.parquet", [0])]
     if OmegaConf.is_missing(node, "classes"):
