@@ -19,7 +19,7 @@ import yaml
 
 from mlrun import files
 from mlrun.config import Config
-from mlrun.data.source import Broken
+from mlrun.data.source import Broken, same_content
 from mlrun.errors import UserError, mistake
 from mlrun.interop.read import open_folder
 from mlrun.log import log
@@ -68,6 +68,8 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
             remedy = f"choose a multiple of {ranks.world}, the number of processes"
             raise UserError(mistake("batch", config.settings.batch, f"a multiple of {ranks.world}", remedy))
         source = config.data.open(config.model, config.settings.seed, config.settings.cache, config.settings.batch)
+        for note in source.describe().get("notes", []) if ranks.first else []:
+            print(f"mlrun: {note}", flush=True)
         with claimed(folder, ranks):
             return Run(config, plan, folder, ranks, source, signals).go()
     finally:
@@ -132,10 +134,7 @@ class Run:
 
     def _same_data(self) -> None:
         """Raise UserError if the data is no longer what the run began with."""
-        before, now = self.progress.content, self.source.describe().get("content")
-        if before != now:
-            allowed = f"the data that this run began with ({before})"
-            raise UserError(mistake("data", now, allowed, "restore its files, or start a new folder with run=..."))
+        same_content(self.progress.content, self.source.describe().get("content"), "this run began with")
 
     def _stage(self, job: Job, stage: Stage) -> None:
         """Make the transfer into a stage, if it is due, then train it and leave its model in `current`."""
@@ -414,7 +413,7 @@ class Run:
         if not self.ranks.first:
             yield None
             return
-        plan = as_dict(self.plan)
+        plan = as_dict(self.plan) | {"data": self.source.describe()}
         _write_text(self.folder / "config.yaml", yaml.safe_dump(self.config.resolved, sort_keys=False))
         _write_text(self.folder / "plan.json", json.dumps(plan, indent=2) + "\n")
         keep = self.progress.log_bytes
@@ -447,11 +446,8 @@ def save_model(folder: Path, config: Config, final: Snapshot, source: Any, ranks
     if not ranks.first:
         return
     _write_text(folder / "config.json", json.dumps(config.resolved["model"], indent=2) + "\n")
-    described = source.describe()
-    if "tokenizer" in described:
-        _write_text(folder / "tokenizer.json", Path(described["tokenizer"]).read_text())
-    if "preprocessor" in described:
-        _write_text(folder / "preprocessor_config.json", json.dumps(described["preprocessor"], indent=2) + "\n")
+    for name, text in source.model_files().items():
+        _write_text(folder / name, text)
 
 
 def machine(ranks: Ranks) -> str:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mlrun.config import Hardware, build
+from mlrun.data.source import same_content
 from mlrun.errors import UserError, mistake
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.models.network import Network
@@ -39,6 +40,8 @@ def evaluate(folder: Path, hardware: Hardware | None = None) -> dict[str, Any]:
         if problems := data.problems(found.model):
             raise UserError(problems)
         source = data.open(found.model, config.seed, Path(config.cache))
+        if (told := _told(folder)) is not None:
+            same_content(told, source.describe().get("content"), "this run was trained on")
         net = _network(found, ranks, used)
         batch = config.eval.batch
         result = {"val_loss": held_out_loss(net, source.validation(batch), used, ranks)}
@@ -60,6 +63,14 @@ def _settings(folder: Path) -> DictConfig:
     if not (folder / "model").is_dir():
         raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
     return cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
+
+
+def _told(folder: Path) -> str | None:
+    """Return the digest of the data that a finished run was trained on; None if its summary does not tell."""
+    file = folder / "summary.json"
+    data = json.loads(file.read_text()).get("data") if file.is_file() else None
+    content: str | None = None if data is None else data.get("content")
+    return content
 
 
 def _hardware(config: DictConfig) -> Hardware:

@@ -5,6 +5,7 @@ Shapes: B samples of a batch, R rows of it that are wanted, K classes, C channel
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -127,6 +128,10 @@ class ImageSource:
         recipe = self.recipe
         counts = {"samples": self.samples, "validation_samples": len(self.chosen), "classes": recipe.classes}
         return counts | {"preprocessor": recipe.frame.hf_preprocessor()}
+
+    def model_files(self) -> dict[str, str]:
+        """Return how pixels are made, for Hugging Face (see Source.model_files)."""
+        return {"preprocessor_config.json": json.dumps(self.recipe.frame.hf_preprocessor(), indent=2) + "\n"}
 
 
 def _ahead(jobs: Iterator[Job], pool: ThreadPoolExecutor) -> Generator[Batch, None, None]:
