@@ -14,7 +14,7 @@ import yaml
 
 from mlrun import files
 from mlrun.config import Config
-from mlrun.data.source import Broken
+from mlrun.data.source import Broken, same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import Context, measure
 from mlrun.interop.read import open_folder
@@ -72,6 +72,8 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
             remedy = f"choose a multiple of {ranks.world}, the number of processes"
             raise UserError(mistake("batch", config.settings.batch, f"a multiple of {ranks.world}", remedy))
         source = config.data.open(config.model, config.settings.seed, config.settings.cache, config.settings.batch)
+        for note in source.describe().get("notes", []) if ranks.first else []:
+            print(f"mlrun: {note}", flush=True)
         with claimed(folder, ranks):
             return Run(config, plan, folder, ranks, source, signals).go()
     finally:
@@ -133,10 +135,7 @@ class Run:
 
     def _same_data(self) -> None:
         """Raise UserError if the data is no longer what the run began with."""
-        before, now = self.progress.content, self.source.describe().get("content")
-        if before != now:
-            allowed = f"the data that this run began with ({before})"
-            raise UserError(mistake("data", now, allowed, "restore its files, or start a new folder with run=..."))
+        same_content(self.progress.content, self.source.describe().get("content"), "this run began with")
 
     def _stage(self, job: Job, stage: Stage) -> None:
         """Make the transfer into a stage, if it is due, then train it and leave its model in `current`."""
@@ -197,10 +196,8 @@ class Run:
         with self.clock.during("checkpoint"):
             # First: a checkpoint of the trunk's end says that its model is written.
             if stage == self.plan.trunk[-1]:
-                described = self.source.describe()
-                save_model(
-                    self.folder / files.MODEL, self.config.resolved["model"], self.current, described, self.ranks
-                )
+                model, beside = self.config.resolved["model"], self.source.model_files()
+                save_model(self.folder / files.MODEL, model, self.current, beside, self.ranks)
             self._save(self.current)
 
     def _fork(self, step: int, current: Snapshot) -> None:
@@ -316,7 +313,7 @@ class Run:
         if not self.ranks.first:
             yield None
             return
-        plan = as_dict(self.plan)
+        plan = as_dict(self.plan) | {"data": self.source.describe()}
         files.write_text(self.folder / files.CONFIG, yaml.safe_dump(self.config.resolved, sort_keys=False))
         files.write_json(self.folder / files.PLAN, plan)
         keep = self.progress.log_bytes

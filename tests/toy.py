@@ -88,6 +88,9 @@ class Source:
     def describe(self) -> dict[str, Any]:
         return {"name": "toy"}
 
+    def model_files(self) -> dict[str, str]:
+        return {}
+
 
 def _sample(seed: int, index: int, length: int) -> np.ndarray:
     draws = np.random.default_rng([seed, index]).integers(0, 3, length + 1)
