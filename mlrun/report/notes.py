@@ -104,7 +104,7 @@ def _sure(group: Group, label: str) -> Iterator[str]:
     """Say how many methods were compared and which savings stand for all of them; and how sure the seeds make us."""
     seeds = {row.method: len(row.pairs) for row in group.rows if row.pairs}
     if alone := [f"{row.method} at rate {row.lr:g}" for row in group.rows if len(row.pairs) == 1]:
-        which = "" if len(alone) == len(seeds) == len(group.rows) else f" ({', '.join(alone)})"
+        which = f" ({', '.join(alone)})" if any(len(row.pairs) > 1 for row in group.rows) else ""
         yield f"{label}: one seed; differences between runs of one seed may be chance{which}."
     if any(count > 1 for count in seeds.values()):
         savings = {row.method: row.spread("flops").mean for row in group.rows if row.best}
@@ -142,10 +142,10 @@ def _cadence(group: Group, label: str) -> Iterator[str]:
 def _data(group: Group, label: str) -> Iterator[str]:
     """Say what is not known of the data, and of held-out documents that are in the training part too."""
     unknown = [run for run in group.runs if run.data.get("identity") is None]
-    if group.rows and unknown:
+    if unknown and any(row.pairs for row in group.rows):
         kept = "settings and content hash" if unknown[0].data.get("content") else "settings alone"
         which = f"{len(unknown)} of the runs, such as {unknown[0].folder}"
-        yield f"{label}: {which}, have no digests of their data and are matched by its {kept}."
+        yield f"{label}: no digests of the data of {which}: they are matched by its {kept}."
     copies = {(run.data.get("copies"), run.data.get("held_out_documents")) for run in group.runs}
     for copied, of in sorted(pair for pair in copies if pair[0]):
         yield f"{label}: {copied} of {of or 'the'} held-out documents are in the training part too, word for word."
@@ -198,12 +198,23 @@ def _left_out(group: Group, label: str) -> Iterator[str]:
             yield f"{label}: {run.folder} failed at {100 * run.progress:.0f}%; no mean leaves it out."
         elif not run.finished:
             yield f"{label}: {run.folder} is {run.status} at {100 * run.progress:.0f}% and in no mean."
+    yield from _copied(group, label)
     doubles = len(group.runs) - len({(pairing.family(run), run.lr, run.seed) for run in group.runs})
     if doubles > 0:
         yield (
             f"{label}: {doubles} of the runs repeat another's settings and seed; of a method's the one with the "
             "highest loss counts, of the baseline's that with the lowest."
         )
+
+
+def _copied(group: Group, label: str) -> Iterator[str]:
+    """Say which runs have other seeds and yet the very same losses: no seed gives another's."""
+    seen: dict[tuple[float, ...], Run] = {}
+    for run in group.runs:
+        losses = tuple(point.loss for point in run.evaluations)
+        other = seen.setdefault((run.lr, *losses), run)
+        if run.ended and other.seed != run.seed and len(losses) > 1:
+            yield f"{label}: {run.folder} and {other.folder} have other seeds and the same losses: is one a copy?"
 
 
 def _unpaired(group: Group, label: str, baselines: Sequence[Run]) -> Iterator[str]:

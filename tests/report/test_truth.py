@@ -109,7 +109,7 @@ def test_runs_without_digests_are_matched_by_what_there_is_and_that_is_said(tmp_
         straight(tmp_path / content / "b", "2level", [5, 3, 2], fake.TWO, plan={"data": {"content": content}})
         groups = compare(read_all(find([tmp_path / content])))
         assert sum(len(row.pairs) for g in groups for row in g.rows) == pairs
-        assert told(tmp_path / content, "have no digests of their data")
+    assert told(tmp_path / "x", "no digests of the data")
 
 
 def test_copies_across_the_held_out_split_are_reported(tmp_path: Path) -> None:
@@ -124,7 +124,8 @@ def test_copies_across_the_held_out_split_are_reported(tmp_path: Path) -> None:
     ("stages", "changes", "name"),
     [
         (HALF, {}, "scratch stops at 50%"),
-        (((1, 500), (1, 500)), {}, "scratch"),
+        (((1, 500), (1, 500)), {}, "scratch levels 1-1"),
+        (fake.TWO, {}, "scratch levels 1-2-1"),
         (fake.SCRATCH, {"init": "runs/A/model"}, "scratch init=A"),
         (fake.SCRATCH, {"summary": {"skipped_steps": 4}}, "scratch 4 steps skipped"),
         (fake.SCRATCH, {"cycle": {"a_key_of_tomorrow": 2}}, "scratch a_key_of_tomorrow=2"),
@@ -229,6 +230,12 @@ def test_a_baseline_rate_that_failed_was_tried(tmp_path: Path) -> None:
     assert "failed 1/1" in build.render(made(tmp_path))
 
 
+def test_a_copy_is_no_second_seed(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "scratch", [5, 4, 3], seed=1)
+    assert told(tmp_path, "have other seeds and the same losses")
+
+
 # 6. How sure
 
 
@@ -242,6 +249,14 @@ def test_holm_multiplies_by_how_many_are_left() -> None:
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.9}) == pytest.approx(
         {"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.9}
     )
+
+
+def test_a_factor_on_the_rate_is_another_rate(tmp_path: Path) -> None:
+    plan = fake.plan(fake.SCRATCH)
+    plan["stages"][0]["lr_scale"] = 2.0
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "scratch", [5, 4, 2.9], plan=plan)
+    assert group(tmp_path).rates == (1e-3, 2e-3) and not group(tmp_path).rows
 
 
 def test_of_many_methods_one_that_wins_by_chance_is_no_claim(tmp_path: Path) -> None:
