@@ -6,13 +6,11 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from mlrun.files import RUNTIME
 from mlrun.report.read import Run
 
-# These say where, under which name and how fast a run ran, not what it computed.
-IGNORED = (
-    "task", "run", "runs", "source", "target", "grown", "fine", "name", "seed", "log_every", "cache", "logger",
-    "evaluation", "hardware", "checkpoint", "hydra",
-)  # fmt: skip
+# What does not make a method: runs that differ in the seed alone are repeats.
+IGNORED = (*RUNTIME, "seed")
 # These make a method. Every other key, known or not, must be equal for two runs to be compared.
 METHOD = ("cycle", "coarsening", "growth", "init", "init_flops", "on_divergence")
 # Keys of a section that may differ: branches leave the trunk as it is.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -47,6 +48,10 @@ class Ranks:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
 
+    def total(self, value: int) -> int:
+        """Return the sum of all processes' values, on every process."""
+        return value if self.world == 1 else int(self.sum(torch.tensor(value, device=self.device)).item())
+
     def together(self, step: Callable[[], T]) -> list[T]:
         """Take a step on every process and return all results, in order of rank.
 
@@ -67,6 +72,15 @@ class Ranks:
             if problem is not None:
                 raise problem
         return [one for one, _ in found_all]  # type: ignore[misc]
+
+    def by_first(self, step: Callable[[], object]) -> None:
+        """Let the first process take a step; the others wait, and fail with it."""
+
+        def here() -> None:
+            if self.first:
+                step()
+
+        self.together(here)
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -113,3 +127,10 @@ def stop(ranks: Ranks) -> None:
     """Leave the other processes."""
     if (ranks.world > 1 or ranks.placement.collective) and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def machine(ranks: Ranks) -> str:
+    """Return what the seconds were measured on, in words."""
+    if ranks.device.type == "cuda":
+        return f"{ranks.world} x {torch.cuda.get_device_name(ranks.device)}, torch {torch.__version__}"
+    return f"{ranks.world} x CPU ({platform.machine()}), {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -8,7 +8,6 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,17 +17,18 @@ from PIL import Image
 from mlrun import config
 from mlrun.data.images import mixup
 from mlrun.data.images import randaugment as ra
-from mlrun.data.images.augment import Augment, Frame, _crop_box, _erase, evaluated, trained
+from mlrun.data.images.augment import Augment, _crop_box, _erase, evaluated, trained
 from mlrun.data.images.digits import Digits, last_of_each_class
 from mlrun.data.images.files import ImageFiles
+from mlrun.data.images.frame import Frame
 from mlrun.data.images.hub import ImageHub
 from mlrun.data.images.mixup import Mix
 from mlrun.errors import UserError
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.network import build
-from mlrun.run import save_model
 from mlrun.train.checkpoint.store import ALONE
+from mlrun.train.model_folder import save_model
 from mlrun.train.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -281,10 +281,9 @@ def test_a_run_of_pictures_keeps_how_its_pixels_are_made(tmp_path: Path) -> None
     data = Digits(**GREY, eval_crop=0.5, validation_samples=8)
     model = deit(28, 1, 10)
     target = {"_target_": "mlrun.models.deit.DeiT", **asdict(model)}
-    made = SimpleNamespace(resolved={"model": target})
     weights = Snapshot({"weights": dict(build(model, 0).state_dict())})
     opened = data.open(model, 0, str(tmp_path))
-    save_model(tmp_path / "run" / "model", made, weights, opened, ALONE)  # type: ignore[arg-type]
+    save_model(tmp_path / "run" / "model", target, weights, opened.describe(), ALONE)
     export_hf(tmp_path / "run", tmp_path / "hf")
     import_hf(tmp_path / "hf", tmp_path / "back")
     kept = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())

@@ -1,0 +1,34 @@
+"""The trained model as a folder: weights, their moving average, configuration, and how data is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlrun import files
+from mlrun.train.checkpoint import store
+from mlrun.train.parallel.processes import Ranks
+from mlrun.train.snapshot import Snapshot
+
+
+def save_model(
+    folder: Path, model: Mapping[str, Any], final: Snapshot, described: Mapping[str, Any], ranks: Ranks
+) -> None:
+    """Write a model folder; all processes call it.
+
+    Args:
+        model: its configuration, `_target_` and sizes.
+        described: the data's facts, among them the tokenizer's file or how pixels are made (Source.describe).
+    """
+    ranks.by_first(lambda: folder.mkdir(exist_ok=True))
+    store.save_weights(folder / "model.safetensors", final.weights, {}, ranks)
+    if "ema" in final.tensors:
+        store.save_weights(folder / "ema.safetensors", final.tensors["ema"], {}, ranks)
+    if not ranks.first:
+        return
+    files.write_json(folder / "config.json", model)
+    if "tokenizer" in described:
+        files.write_text(folder / "tokenizer.json", Path(described["tokenizer"]).read_text())
+    if "preprocessor" in described:
+        files.write_json(folder / "preprocessor_config.json", described["preprocessor"])
