@@ -31,6 +31,8 @@ WITHOUT_EFFECT = (
 )
 ROW = ("level", "length", "alpha")
 DIGESTS = ("train", "held_out", "tokenizer", "preprocessing")
+# Settings of the data that its content hash covers.
+HASHED = ("files", "validation_files", "tokenizer", "tokenizer_characters")
 # Ratios that are that of the width unless a user sets them.
 FOLLOWING = ("coarsening.ffn", "coarsening.head")
 
@@ -48,10 +50,12 @@ def data(run: Run) -> str:
 
     A run that has no digests is known by its settings and the hash that it has, if any.
     """
-    identity = run.data.get("identity")
+    identity, content = run.data.get("identity"), run.data.get("content")
     if identity is not None:
         return _text({name: identity.get(name) for name in DIGESTS})
-    return _text({"settings": run.config.get("data"), "content": run.data.get("content")})
+    covered = () if content is None else HASHED
+    settings = {key: value for key, value in run.config["data"].items() if key not in covered}
+    return _text({"settings": settings, "content": content})
 
 
 def setting(run: Run) -> str:
@@ -216,8 +220,9 @@ def _last(key: str) -> str:
 
 
 def _without_own(section: str, value: Any) -> Any:
-    own = FREE_KEY.get(section)
-    return {k: v for k, v in value.items() if k != own} if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        return value
+    return {k: v for k, v in value.items() if k != FREE_KEY.get(section) and f"{section}.{k}" not in IGNORED}
 
 
 def _text(value: Any) -> str:

@@ -112,6 +112,13 @@ def test_runs_without_digests_are_matched_by_what_there_is_and_that_is_said(tmp_
     assert told(tmp_path / "x", "no digests of the data")
 
 
+def test_a_content_hash_covers_where_the_tokenizer_lies(tmp_path: Path) -> None:
+    known = {"data": {"content": "x"}}
+    straight(tmp_path / "a", "scratch", [5, 4, 3], plan=known)
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, plan=known, data={"tokenizer": "a/tokenizer.json"})
+    assert len(rows(tmp_path)["2level"].pairs) == 1
+
+
 def test_copies_across_the_held_out_split_are_reported(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3], plan={"data": {"copies": 3, "held_out_documents": 40}})
     assert told(tmp_path, "3 of 40 held-out documents are in the training part too")
@@ -339,6 +346,12 @@ def test_a_better_from_scratch_run_with_another_warm_up_is_noted(tmp_path: Path)
 
 
 # 10. What else moves a number
+
+
+def test_how_many_samples_an_evaluation_takes_at_once_is_no_setting(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], eval={"batch": 8})
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    assert len(rows(tmp_path)["2level"].pairs) == 1
 
 
 def test_precision_is_matched(tmp_path: Path) -> None:
