@@ -49,6 +49,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         yield from _better_elsewhere(group, label)
         yield from _sure(group, label)
         yield from _untimed(group, label)
+        yield from _declared(group, label)
         yield from _unmatched(group, label)
         yield from _cadence(group, label)
         yield from _early(group, label)
@@ -130,6 +131,14 @@ def _untimed(group: Group, label: str) -> Iterator[str]:
     if unchecked:
         names = ", ".join(dict.fromkeys(unchecked))
         yield f"{label}: no plain step at level 1 shows whether these had the machine to themselves: {names}."
+
+
+def _declared(group: Group, label: str) -> Iterator[str]:
+    """Say whose weights are charged with what the user says that they cost."""
+    sources = {row.method: row.pairs[0].run.source for row in group.rows if row.pairs}
+    for method, source in sources.items():
+        if source is not None and source.get("declared") and source["flops"] is not None:
+            yield f"{label}: the source of {method} is charged with {source['flops']:.3g} FLOPs, some of it declared."
 
 
 def _cadence(group: Group, label: str) -> Iterator[str]:

@@ -54,7 +54,7 @@ def data(run: Run) -> str:
     if identity is not None:
         return _text({name: identity.get(name) for name in DIGESTS})
     covered = () if content is None else HASHED
-    settings = {key: value for key, value in run.config["data"].items() if key not in covered}
+    settings = {key: value for key, value in (run.config.get("data") or {}).items() if key not in covered}
     return _text({"settings": settings, "content": content})
 
 
@@ -162,8 +162,8 @@ def called(runs: Sequence[Run], taken: Collection[str] = ("scratch",)) -> str:
 
 
 def plainly(text: Any) -> str:
-    """Return a user's text as one line that breaks no table."""
-    return " ".join(str(text).replace("|", "/").split())
+    """Return a user's text as one line that breaks no table and moves no cursor."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).replace("|", "/").split())
 
 
 def _telling(flats: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -76,6 +76,12 @@ def test_a_one_stage_run_from_given_weights_is_no_baseline(tmp_path: Path) -> No
     assert set(rows(tmp_path)) == {"scratch init=A"}
 
 
+def test_a_declared_cost_is_called_that(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "grow", [5, 3, 2], LATE, init="x", source=source(1.0, None, declared=True))
+    assert told(tmp_path, "charged with 1 FLOPs, some of it declared")
+
+
 def test_seconds_of_a_source_from_another_machine_are_not_added(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3])
     given = source(1.0)
@@ -412,6 +418,10 @@ def test_a_name_labels_and_neither_hides_nor_merges(tmp_path: Path) -> None:
         (folder / "config.yaml").write_text(text.replace("\nname: 2level\n", "\nname: scratch | best\n"))
     assert set(rows(tmp_path)) == {"scratch / best (2level) alpha=0.5", "scratch / best (2level) alpha=0.7"}
     assert "scratch / best (2level)" in build.tables.runs(list(group(tmp_path).runs)).markdown()
+
+
+def test_a_name_is_printable_and_one_line() -> None:
+    assert pairing.plainly("a\n\x1b[2J|b\t c") == "a [2J/b c"
 
 
 def test_runs_of_one_method_with_names_of_their_own_stay_one_method(tmp_path: Path) -> None:
