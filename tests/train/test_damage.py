@@ -341,3 +341,10 @@ def test_a_file_system_without_locks_is_told_once_and_used(
     monkeypatch.setattr(fcntl, "flock", flock)
     with lock.claimed(tmp_path, ALONE):
         assert capsys.readouterr().out.count("this file system has no locks") == 1
+
+
+def test_a_folder_is_free_unless_another_process_holds_it(tmp_path: Path) -> None:
+    assert lock.free(tmp_path / "absent") and lock.free(tmp_path)
+    with lock.claimed(tmp_path, ALONE):
+        assert not lock.free(tmp_path)
+    assert lock.free(tmp_path)
