@@ -87,8 +87,9 @@ class Run:
 
     @property
     def lr(self) -> float:
-        """The peak learning rate at level 1."""
-        return float(self.config["optimizer"]["lr"])
+        """The peak learning rate at level 1, with the cycle's factor on it."""
+        scales = [stage.get("lr_scale", 1.0) for stage in self.trunk if stage["level"] == 1]
+        return float(self.config["optimizer"]["lr"]) * float(scales[-1] if scales else 1.0)
 
     @property
     def cadence(self) -> int | None:
