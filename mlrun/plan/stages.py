@@ -65,7 +65,7 @@ class Stage:
     @property
     def mean_step_flops(self) -> int:
         """FLOPs per sample of a step, the mean over its steps."""
-        return sum(turn.total for turn in self.step_flops) // len(self.step_flops)
+        return sum(step.total for step in self.step_flops) // len(self.step_flops)
 
     def cursor(self, step: int) -> int:
         """Return how many batches lie before that of `step`: a branch reads what the trunk reads after the fork."""
@@ -73,9 +73,10 @@ class Stage:
 
     def flops(self, steps: int, batch: int) -> Flops:
         """Return the FLOPs of entering the stage and taking `steps` steps."""
-        taken = [len(range(turn, steps, len(self.step_flops))) * batch for turn in range(len(self.step_flops))]
-        body = sum(n * turn.body for n, turn in zip(taken, self.step_flops, strict=True))
-        head = sum(n * turn.head for n, turn in zip(taken, self.step_flops, strict=True))
+        kinds = len(self.step_flops)
+        samples = [len(range(kind, steps, kinds)) * batch for kind in range(kinds)]
+        body = sum(n * step.body for n, step in zip(samples, self.step_flops, strict=True))
+        head = sum(n * step.head for n, step in zip(samples, self.step_flops, strict=True))
         return Flops(self.entry_flops.body + body, self.entry_flops.head + head)
 
 
