@@ -101,7 +101,8 @@ class Spent:
 class Plan:
     """What will run: the cycle's stages (the trunk), then its branches.
 
-    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1.
+    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1; `notes` are what a reader
+    should know of it, a line each.
     """
 
     name: str
@@ -111,6 +112,7 @@ class Plan:
     budget_steps: int
     levels: tuple[Level, ...]
     stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:

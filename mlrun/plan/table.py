@@ -64,8 +64,8 @@ def _level(level: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
 
 
 def notes(plan: Mapping[str, Any]) -> list[str]:
-    """Return why a transfer up does not keep the function, a line each."""
-    return [
+    """Return why a transfer up does not keep the function, and what else a reader should know, a line each."""
+    return [f"  {note}" for note in plan.get("notes", [])] + [
         f"  from level {level['level'] + 1} to {level['level']} not exact: {why}"
         for level in plan["levels"]
         for why in level["inexact_because"] or []
