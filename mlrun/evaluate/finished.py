@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from mlrun import files
 from mlrun.config import Hardware, build
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import Context, Evaluation, measure
@@ -31,7 +31,7 @@ def evaluate(folder: Path, hardware: Hardware, evaluations: Iterable[Evaluation]
         net = _network(found, ranks, hardware)
         result = measure(evaluations, net, Context(source, config.eval.batch, hardware, ranks))
         if ranks.first:
-            (folder / "evaluate.json").write_text(json.dumps(result, indent=2) + "\n")
+            files.write_json(folder / files.EVALUATION, result)
         return result
     finally:
         processes.stop(ranks)
@@ -39,11 +39,11 @@ def evaluate(folder: Path, hardware: Hardware, evaluations: Iterable[Evaluation]
 
 def _settings(folder: Path) -> DictConfig:
     """Return a run's config.yaml."""
-    if not (folder / "config.yaml").is_file():
+    if not (folder / files.CONFIG).is_file():
         raise UserError(mistake("run", folder, "a run folder", "it has no config.yaml"))
-    if not (folder / "model").is_dir():
+    if not (folder / files.MODEL).is_dir():
         raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
-    return cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
+    return cast(DictConfig, OmegaConf.load(folder / files.CONFIG))
 
 
 def _network(found: Checkpoint, ranks: Ranks, hardware: Hardware) -> Network:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlrun import files
 from mlrun.data import cache
 from mlrun.data.text import objectives, token_files, tokenizer
 from mlrun.data.text.windows import PackedText, StreamedText, Tokenized
@@ -109,7 +110,7 @@ def _pack(folder: Path, made: Tokenized, corpus: Corpus, limits: Limits) -> None
         part: token_files.write(arrays(made, corpus, part), folder / f"{part}.bin", limits[part]) for part in limits
     }
     made.tokenizer.save(str(folder / "tokenizer.json"))
-    cache.write_json(folder / "meta.json", {"tokens": counts, **made.key})
+    files.write_json(folder / "meta.json", {"tokens": counts, **made.key})
 
 
 def arrays(made: Tokenized, corpus: Corpus, part: Part) -> Iterator[np.ndarray]:
