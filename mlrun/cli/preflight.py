@@ -13,6 +13,7 @@ from mlrun.cli import capacity, run_folder, tasks
 from mlrun.cli.points import Point
 from mlrun.config import Config, reference_problems
 from mlrun.errors import UserError, mistake, nearest
+from mlrun.files import CHECKPOINTS
 from mlrun.plan.stages import Plan
 
 
@@ -120,7 +121,7 @@ def _run_problems(point: Point) -> list[str]:
 
 def _init_problems(init: str | None, run: Path) -> list[str]:
     """Only a run that begins reads `init`."""
-    if init is None or (init and os.path.isdir(os.path.expanduser(init))) or (run / "checkpoints").exists():
+    if init is None or (init and os.path.isdir(os.path.expanduser(init))) or (run / CHECKPOINTS).exists():
         return []
     return [mistake("init", init, "a model folder, ours or Hugging Face's", "correct the path, or leave it out")]
 

@@ -64,7 +64,7 @@ def place(points: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[str]:
     there = [p for p in sorted(sweep.iterdir()) if _NUMBERED.fullmatch(p.name)] if sweep.is_dir() else []
     if not there or not all(map(_NUMBERED.fullmatch, wanted)):
         return wanted
-    begun = {path.name: _text(_read(path / "config.yaml") or {}) for path in there}
+    begun = {path.name: _text(_read(path / CONFIG) or {}) for path in there}
     names = _claimed([_text(resolved) for _, resolved in points], begun)
     labels = {name: _label(name) for name in begun if name not in names}
     alike = _claimed([None if name else _label(own) for name, own in zip(names, wanted, strict=True)], labels)
@@ -113,7 +113,7 @@ def _read(config: Path) -> dict[str, Any] | None:
     """Return a config.yaml; None if there is none, or it is broken."""
     try:
         there = yaml.load(config.read_text(), Loader=_LOADER)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
         return None
     return there if isinstance(there, dict) else None
 

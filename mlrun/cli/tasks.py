@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mlrun import files
 from mlrun.cli.messages import Failed, first, print_error, print_once
 from mlrun.config import Config, Hardware, build, load
 from mlrun.errors import mistake
@@ -68,8 +68,8 @@ def missing(settings: DictConfig, own_run: bool) -> list[str]:
 def plan(config: Config, plan: Plan, folder: Path) -> None:
     """Write plan.json."""
     if first():
-        (folder / "plan.json").write_text(json.dumps(as_dict(plan), indent=2) + "\n")
-    print_once(f"written to {folder / 'plan.json'}")
+        files.write_json(folder / files.PLAN, as_dict(plan))
+    print_once(f"written to {folder / files.PLAN}")
 
 
 def train(config: Config, plan: Plan, folder: Path) -> None:

@@ -45,11 +45,11 @@ def evaluate(folder: Path, hardware: Hardware, evaluations: Iterable[Evaluation]
 
 def _settings(folder: Path) -> DictConfig:
     """Return a run's config.yaml."""
-    if not (folder / "config.yaml").is_file():
+    if not (folder / files.CONFIG).is_file():
         raise UserError(mistake("run", folder, "a run folder", "it has no config.yaml"))
-    if not (folder / "model").is_dir():
+    if not (folder / files.MODEL).is_dir():
         raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
-    return cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
+    return cast(DictConfig, OmegaConf.load(folder / files.CONFIG))
 
 
 def _content(folder: Path) -> str | None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from mlrun import files
 from mlrun.log import jsonl
 from mlrun.log.console import console
 from mlrun.log.sink import Guarded, Logger, Record, Sink
@@ -80,7 +81,7 @@ def start(
     Raises:
         UserError: a logger cannot start, or log.jsonl is not what the checkpoint says.
     """
-    path = run_folder / jsonl.NAME
+    path = run_folder / files.LOG
     jsonl.check(path, keep)
     listeners: list[Sink] = [console(plan, sys.stdout if stream is None else stream)]
     try:

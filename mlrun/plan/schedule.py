@@ -78,7 +78,7 @@ def short_warmups(plan: Plan, optimizer: Optimizer, policy: str) -> list[str]:
     found = []
     for stage in plan.trunk[-1:] if policy == "continue" else plan.trunk:
         span = _span(policy if policy == "continue" else "restart", stage, plan.trunk[-1])[1]
-        warmup = steps(optimizer.schedule.warmup, _rates(plan, stage, span))
+        warmup = steps(optimizer.schedule.warmup, plan.rates(stage.mean_step_flops, span))
         if warmup > span:
             reached = rate(plan, optimizer, policy, stage, stage.end - 1) / (optimizer.lr * stage.lr_scale)
             where = "the run" if policy == "continue" else f"stage {stage.index + 1}"
