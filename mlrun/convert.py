@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mlrun.config import build
 from mlrun.errors import UserError, mistake
+from mlrun.interop import ledger
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.interop.write import ours, save
 from mlrun.models.axes import FAMILIES, Resize
@@ -96,7 +97,8 @@ def interpolate_folders(kept: Path, grown: Path, alpha: float, target: Path, *, 
 
     note = _fine_note(base)
     notes = {} if note is None else {FINE: note}
-    save(target, base.family, base.model, stream, base, notes=notes, shard_bytes=shard_bytes)
+    spent = ledger.merged(ledger.read(base.folder), ledger.read(other.folder))
+    save(target, base.family, base.model, stream, base, spent=spent, notes=notes, shard_bytes=shard_bytes)
 
 
 def _fine_note(found: Checkpoint) -> dict[str, Any] | None:

@@ -10,7 +10,6 @@ import platform
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from mlrun import files
 from mlrun.config import Config
 from mlrun.data.shuffled_blocks import Broken
 from mlrun.errors import UserError, mistake
-from mlrun.interop.read import open_folder
+from mlrun.interop import initial, ledger
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel import operators, transfer
@@ -106,6 +105,7 @@ class Run:
         finished = _read_json(self.folder / "summary.json")
         if finished is not None and finished["status"] == "finished":
             return finished
+        self.plan = initial.charged(self.plan, self.config.settings, self.folder)
         found = store.load(self.folder / "checkpoints", self.ranks)
         if found is None:
             self.current = self._fresh()
@@ -187,7 +187,18 @@ class Run:
             # First: a checkpoint of the trunk's end says that its model is written.
             if stage == self.plan.trunk[-1]:
                 save_model(self.folder / "model", self.config, self.current, self.source, self.ranks)
+                self._save_ledger(stage)
             self._save(self.current)
+
+    def _save_ledger(self, stage: Stage) -> None:
+        """Write beside the model what it cost: where it started from, and this run up to here."""
+        if not self.ranks.first:
+            return
+        spent, seconds = self.plan.spent(stage.end, stage.index), self.clock.read()["training"]
+        name = self.folder.resolve().name
+        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, machine(self.ranks))
+        before = () if self.plan.source is None else ledger.of_source(self.plan.source)
+        ledger.write(self.folder / "model", (*before, own))
 
     def _fork(self, step: int, current: Snapshot) -> None:
         """Keep the state that a branch will start from once the trunk is done."""
@@ -269,14 +280,9 @@ class Run:
         keep = self.ranks.placement.shard_all
         if init is None:
             return Snapshot({"weights": keep(initials(model, self.config.settings.seed))})
-        found = open_folder(Path(init).expanduser(), "init")
-        # What is dropped in training is this run's choice.
-        theirs, own = found.model.without_dropout(), model.without_dropout()
-        if theirs != own:
-            differing = [f for f in asdict(own) if getattr(theirs, f, None) != getattr(own, f)]
-            allowed = f"a {type(model).__name__} of this run's sizes"
-            remedy = f"its {', '.join(differing) or 'architecture'} differ: set model.* to them"
-            raise UserError(mistake("init", init, allowed, remedy))
+        found = initial.opened(init)
+        if problems := initial.unlike(init, found.model, model):
+            raise UserError(problems)
         return Snapshot({"weights": keep((name, found[name].float()) for name in found)})
 
     def _trainee(self, stage: Stage) -> Trainee:

@@ -91,6 +91,8 @@ class Point:
     label: str
     own_run: bool  # False if the folder is the default, named by the clock
     launcher: DictConfig | None = None  # Hydra's, of a sweep
+    overrides: tuple[str, ...] = ()  # what the command line said, but for Hydra's own
+    model: str | None = None  # the chosen file of the group
 
     @property
     def on_this_machine(self) -> bool:
@@ -350,6 +352,7 @@ class _Composer:
         settings = config.hydra.job.config.override_dirname
         with open_dict(config):
             config.hydra.job.num = number
+            config.hydra.overrides.task = list(job)
             config.hydra.job.override_dirname = get_overrides_dirname(overrides=overrides, **settings)
         return config
 
@@ -374,7 +377,8 @@ def _point(config: DictConfig, place: str, label: str, launcher: DictConfig | No
     with open_dict(settings):
         del settings["hydra"]
     written = settings._get_node("run")
-    return Point(settings, folder, label, "${now:" not in str(written), launcher)
+    said, model = tuple(config.hydra.overrides.task), config.hydra.runtime.choices.get("model")
+    return Point(settings, folder, label, "${now:" not in str(written), launcher, said, model)
 
 
 def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from mlrun.cli import capacity, run_folder
+from mlrun.cli import capacity, initial, run_folder
 from mlrun.cli.compose import Point
-from mlrun.config import CHOICES, load, reference_problems
+from mlrun.config import CHOICES, Config, load, reference_problems
 from mlrun.errors import UserError, mistake
 from mlrun.plan.make import make_plan
+from mlrun.plan.stages import Plan
 
 # Tasks that make a plan and have a folder of their own; the others read the folders of finished runs.
 PLANNED = ("train", "plan")
@@ -50,15 +51,14 @@ def problems(point: Point) -> list[str]:
         return reference_problems(settings)
     training = settings.task == "train"
     try:
-        config = load(settings)
-        make_plan(config, sources=training)
+        config = load(initial.completed(settings, point.overrides, point.model, point.folder))
+        plan = make_plan(config, sources=training)
     except UserError as error:
         return error.problems
     found = _run_problems(point) or run_folder.problems(point.folder, config.resolved)
     if training and point.on_this_machine:
         found += device_problems(config.settings.hardware.device) + _cache_problems(config.settings.cache)
-        found += _init_problems(config.settings.init, point.folder)
-    return found
+    return found + _init_problems(config, plan, point.folder)
 
 
 def _cache_problems(cache: str) -> list[str]:
@@ -75,11 +75,20 @@ def _run_problems(point: Point) -> list[str]:
     return []
 
 
-def _init_problems(init: str | None, run: Path) -> list[str]:
+def _init_problems(config: Config, plan: Plan, run: Path) -> list[str]:
     """Only a run that begins reads `init`."""
-    if init is None or (init and os.path.isdir(os.path.expanduser(init))) or (run / "checkpoints").exists():
+    init, flops = config.settings.init, config.settings.init_flops
+    if init is None:
+        remedy = "it says what the model in init=... had cost"
+        return [] if flops is None else [mistake("init_flops", flops, "null without init", remedy)]
+    if (run / "checkpoints").exists():
         return []
-    return [mistake("init", init, "a model folder, ours or Hugging Face's", "correct the path, or leave it out")]
+    from mlrun.interop.initial import problems as unfit
+
+    try:
+        return unfit(init, plan.level(plan.stages[0].level).model, flops)
+    except UserError as error:
+        return error.problems
 
 
 @cache

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 # compose registers what a job's folder is resolved with, wherever a launcher unpickles `job`.
-from mlrun.cli import compose
+from mlrun.cli import compose, initial
 from mlrun.config import Config, Hardware, build, load
 from mlrun.errors import UserError, mistake
 from mlrun.plan.make import make_plan
@@ -71,15 +71,16 @@ def job(settings: DictConfig) -> None:
     hydra = HydraConfig.get()
     folder = _short(Path(hydra.runtime.output_dir))
     settings.run = str(folder)
+    given = hydra.overrides.task, hydra.runtime.choices.get("model")
     if hydra.mode != RunMode.MULTIRUN:
         with user_errors(everywhere=True):
-            TASKS[settings.task](settings, folder)
+            TASKS[settings.task](initial.completed(settings, *given, folder), folder)
         return
     print_once(f"\n-- run {hydra.job.num}: {folder}")
     note = folder / ERROR
     note.unlink(missing_ok=True)
     try:
-        TASKS[settings.task](settings, folder)
+        TASKS[settings.task](initial.completed(settings, *given, folder), folder)
     except (UserError, Failed) as error:
         _note(note, "".join(f"mlrun: {line}\n" for line in str(error).splitlines()))
     except Exception:
@@ -97,10 +98,14 @@ def _short(folder: Path) -> Path:
     return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
 
 
-def _planned(settings: DictConfig, sources: bool) -> tuple[Config, Plan]:
+def _planned(settings: DictConfig, folder: Path, sources: bool) -> tuple[Config, Plan]:
     """Return the configuration and its plan, printed."""
     config = load(settings)
     plan = make_plan(config, sources)
+    if config.settings.init is not None:
+        from mlrun.interop.initial import charged
+
+        plan = charged(plan, config.settings, folder)
     if first():
         show(as_dict(plan), config.settings.hardware.flops_per_second)
     return config, plan
@@ -109,7 +114,7 @@ def _planned(settings: DictConfig, sources: bool) -> tuple[Config, Plan]:
 def plan(settings: DictConfig, folder: Path | None) -> None:
     """Print the plan and write plan.json."""
     assert folder is not None
-    _, planned = _planned(settings, sources=False)
+    _, planned = _planned(settings, folder, sources=False)
     if first():
         (folder / "plan.json").write_text(json.dumps(as_dict(planned), indent=2) + "\n")
     print_once(f"written to {folder / 'plan.json'}")
@@ -118,7 +123,7 @@ def plan(settings: DictConfig, folder: Path | None) -> None:
 def train(settings: DictConfig, folder: Path | None) -> None:
     """Print the plan, run it, and say what came out."""
     assert folder is not None
-    config, planned = _planned(settings, sources=True)
+    config, planned = _planned(settings, folder, sources=True)
     from mlrun import run
     from mlrun.data.shuffled_blocks import Broken
     from mlrun.train.loop import Diverged, Stopped

@@ -40,6 +40,12 @@ ROLES: Mapping[Objective, Mapping[str, tuple[str, ...]]] = {
 }
 
 
+def has_one(folder: Path) -> bool:
+    """Return whether a tokenizer that we can read lies in a folder."""
+    has = {name for name in FILES if (folder / name).is_file()}
+    return OURS in has or {"vocab.json", "merges.txt"} <= has or "vocab.txt" in has
+
+
 def copy(source: Path, target: Path) -> None:
     """Copy the tokenizer's files, and make tokenizer.json where there is only a vocabulary.
 
@@ -51,8 +57,7 @@ def copy(source: Path, target: Path) -> None:
     for name in FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    has = {name for name in FILES if (source / name).is_file()}
-    if OURS not in has and ({"vocab.json", "merges.txt"} <= has or "vocab.txt" in has):
+    if not (source / OURS).is_file() and has_one(source):
         tokenizer.load(str(source)).save(str(target / OURS))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from mlrun.errors import UserError, mistake
-from mlrun.interop import tokenizers
+from mlrun.interop import ledger, tokenizers
 from mlrun.interop.families.base import Family
 from mlrun.interop.families.registry import table_of
 from mlrun.interop.name_tables import NameTable, groups, store
@@ -52,12 +52,14 @@ def save(
     stream: Stream,
     source: Checkpoint,
     *,
+    spent: ledger.Ledger | None = None,
     notes: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model folder whose tensors come from `stream`; ours go to `target`/model, as in a run.
 
-    `source` is where dtypes and the tokenizer come from; `notes` are further JSON files by name.
+    `source` is where dtypes and the tokenizer come from; `spent` is what the weights cost, None for what the source's
+    did; `notes` are further JSON files by name.
 
     Raises:
         UserError: the family cannot express the model, the target is in use, the disk is full, a tensor is wrong.
@@ -77,6 +79,7 @@ def save(
         written = {CONFIG: ours(model) if family is None else theirs(family, model, source, inner), **(notes or {})}
         for name, content in written.items():
             (inner / name).write_text(json.dumps(content, indent=2) + "\n")
+        ledger.write(inner, ledger.read(source.folder) if spent is None else spent)
 
 
 def _unlike(table: NameTable, source: Checkpoint) -> list[str]:

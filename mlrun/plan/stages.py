@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,7 +91,8 @@ class Spent:
 class Plan:
     """What will run: the cycle's stages (the trunk), then its branches.
 
-    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1.
+    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1. `source` is what the
+    weights that the first stage starts from cost before, as plan.json has it; None for a fresh start.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Plan:
     budget_steps: int
     levels: tuple[Level, ...]
     stages: tuple[Stage, ...]
+    source: Mapping[str, Any] | None = None
 
     @property
     def steps(self) -> int:
