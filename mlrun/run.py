@@ -5,10 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
-import os
-import platform
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,20 +20,21 @@ from mlrun.errors import UserError, mistake
 from mlrun.interop import initial, ledger
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
-from mlrun.multilevel import operators, transfer
-from mlrun.multilevel.growth.base import Context
+from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
+from mlrun.train import loop
 from mlrun.train.checkpoint import sharded, store
 from mlrun.train.clock import PURPOSES, Clock
-from mlrun.train.loop import Diverged, Job, Stopped, Trainee, held_out_loss, my_rows, record
-from mlrun.train.loop import train as train_stage
+from mlrun.train.divergence import Diverged
+from mlrun.train.loop import Evaluate, Fork, Job, Save, Trainee, held_out_loss, my_rows, record
+from mlrun.train.model_folder import save_model, save_weights, write_text
 from mlrun.train.optimizers import adamw
 from mlrun.train.parallel import processes
-from mlrun.train.parallel.placement import Placement, like
+from mlrun.train.parallel.placement import like
 from mlrun.train.parallel.processes import Ranks
-from mlrun.train.signals import Signals
-from mlrun.train.snapshot import Progress, Snapshot
+from mlrun.train.signals import Signals, Stopped
+from mlrun.train.snapshot import Progress, Snapshot, at_rest
 
 
 def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -95,7 +93,6 @@ class Run:
         self.config, self.plan, self.folder, self.ranks, self.source = config, plan, folder, ranks, source
         settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
         self.clock = Clock(settle)
-        self.carry = config.settings.cycle.optimizer_policy == "carry"
         self.signals = signals
         self.progress = Progress()
         self.kept: dict[int, Snapshot] = {}
@@ -144,49 +141,59 @@ class Run:
         if not progress.entered:
             with self.clock.during("transfer"):
                 self._enter(job, stage)
+            progress.entered, progress.unevaluated = True, stage.fork is None
         trainee = self._trainee(stage)
-
-        def took() -> None:
-            progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
-
-        def evaluate(step: int) -> None:
-            with self.clock.during("evaluation"):
-                took()
-                (self._evaluate if stage.fork is None else self._evaluate_branch)(job, stage, trainee, step)
-
-        def save(step: int) -> None:
-            with self.clock.during("checkpoint"):
-                progress.step = step
-                took()
-                self._save(_snapshot(trainee, self.ranks.placement))
-
-        def fork(step: int) -> None:
-            with self.clock.during("checkpoint"):
-                self._fork(step, _snapshot(trainee, self.ranks.placement))
-
-        if not progress.entered:
-            progress.entered = True
-            if stage.fork is None:
-                evaluate(progress.step)
-        rows = my_rows(self.plan.batch, self.ranks)
-        batches = self.source.batches(stage.cursor(progress.step) * self.plan.batch, self.plan.batch, rows)
         with self.clock.during("training"):
-            train_stage(job, stage, trainee, batches, progress.step, evaluate, save, fork)
-        took()
+            batches = self._batches(stage.cursor(progress.step))
+            for event in loop.train(job, stage, trainee, batches, progress.step, progress.unevaluated):
+                progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
+                match event:
+                    case Evaluate(step):
+                        with self.clock.during("evaluation"):
+                            self._evaluate(job, stage, trainee, step)
+                    case Fork(step):
+                        with self.clock.during("checkpoint"):
+                            self._fork(step, at_rest(trainee, self.ranks.placement))
+                    case Save(step):
+                        with self.clock.during("checkpoint"):
+                            progress.step = step
+                            self._save(at_rest(trainee, self.ranks.placement))
+        progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
         self._leave_stage(job, stage, trainee)
+
+    def _batches(self, number: int) -> Iterator[Any]:
+        """Return this process's rows of the global batches from one of them on."""
+        return self.source.batches(number * self.plan.batch, self.plan.batch, my_rows(self.plan.batch, self.ranks))
+
+    def _held_out(self) -> Iterator[Any]:
+        return iter(self.source.validation(self.config.settings.eval.batch))
+
+    def _enter(self, job: Job, stage: Stage) -> None:
+        """Move `current` to the stage's level, and log the receipt; a branch starts from its fork as it was there."""
+        if stage.fork is not None:
+            self.current = store.load_fork(self.folder / "checkpoints", stage.fork, self.ranks)
+            return
+        transition = Transition(
+            self.config, self.plan, self.ranks, self.clock, self.kept, self._batches, self._held_out, job.pause
+        )
+        self.current, receipt = transition.enter(stage, self.current, self.progress.step)
+        if receipt is not None:
+            self._write(record(job, stage, self.progress.step, "transfer", **receipt))
+            self.progress.receipts.append({"stage": stage.index, **receipt})
 
     def _leave_stage(self, job: Job, stage: Stage, trainee: Trainee) -> None:
         """Log that a stage is done, and save where it led to."""
         progress = self.progress
         self._write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
-        self.current = _snapshot(trainee, self.ranks.placement)
+        self.current = at_rest(trainee, self.ranks.placement)
         if self.config.growth.keeps_teacher:
             self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
         with self.clock.during("checkpoint"):
             # First: a checkpoint of the trunk's end says that its model is written.
             if stage == self.plan.trunk[-1]:
-                save_model(self.folder / "model", self.config, self.current, self.source, self.ranks)
+                described = self.source.describe()
+                save_model(self.folder / "model", self.config.resolved["model"], self.current, described, self.ranks)
                 self._save_ledger(stage)
             self._save(self.current)
 
@@ -196,7 +203,7 @@ class Run:
             return
         spent, seconds = self.plan.spent(stage.end, stage.index), self.clock.read()["training"]
         name = self.folder.resolve().name
-        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, machine(self.ranks))
+        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, processes.machine(self.ranks))
         before = () if self.plan.source is None else ledger.of_source(self.plan.source)
         ledger.write(self.folder / "model", (*before, own))
 
@@ -209,70 +216,6 @@ class Run:
         elif self.ranks.first:
             store.save_fork(folder, step, current)
         self.ranks.wait()
-
-    def _enter(self, job: Job, stage: Stage) -> None:
-        """Move `current` to the stage's level, and log the receipt; a branch starts from its fork as it was there."""
-        if stage.fork is not None:
-            self.current = store.load_fork(self.folder / "checkpoints", stage.fork, self.ranks)
-            return
-        averaged = self.current.tensors.pop("ema", None)
-        if stage.transfer is None:
-            if not self.carry:
-                self.current = Snapshot({"weights": self.current.weights})
-            return
-        before, level, placement = self.current, self.plan.level(stage.level), self.ranks.placement
-        if stage.transfer == "coalesce":
-            above = self.plan.level(stage.level - 1)
-            self.kept[above.number] = before
-            grown = after = transfer.coalesce(before, above, self.carry, placement)
-            pair, coarse = above, level
-        else:
-            grown = self._grown(stage, before, averaged)
-            after = self._blended(stage, grown)
-            pair, coarse = level, self.plan.level(stage.level + 1)
-        source_level, target_level = (pair, coarse) if stage.transfer == "coalesce" else (coarse, pair)
-        batch = next(iter(self.source.validation(self.config.settings.eval.batch)))
-        measured = tuple(
-            transfer.loss_and_logits(at, snapshot.weights, batch, self.ranks.device, placement)
-            for at, snapshot in ((source_level, before), (target_level, grown), (target_level, after))
-        )
-        receipt = transfer.receipt(stage.transfer, stage.alpha, pair, (measured[0], measured[1], measured[2][0]))
-        self._write(record(job, stage, self.progress.step, "transfer", **receipt))
-        self.progress.receipts.append({"stage": stage.index, **receipt})
-        self.current = after
-
-    def _grown(self, stage: Stage, coarse: Snapshot, averaged: dict[str, torch.Tensor] | None) -> Snapshot:
-        """Return the coarse model at the stage's level; what learning a mapping takes is training time."""
-        growth, size = self.config.growth, self.plan.batch
-        rows, first = my_rows(size, self.ranks), self.progress.step * size
-        context = Context(
-            self.config.settings.seed,
-            self.carry,
-            self.ranks,
-            self.config.settings,
-            lambda: self.source.batches(first, size, rows),
-        )
-        if growth.keeps_teacher:
-            self.kept[stage.level + 1] = Snapshot({"weights": coarse.weights})
-        whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.adam_steps)
-        with self.clock.during("training" if stage.entry_flops.total > 0 else "transfer"):
-            grown: Snapshot = growth.grow(whole, self.plan.level(stage.level), context)
-        return grown
-
-    def _blended(self, stage: Stage, grown: Snapshot) -> Snapshot:
-        """Return the decoalesced model after noise and interpolation with the model kept at this level."""
-        cycle, level = self.config.settings.cycle, self.plan.level(stage.level)
-        if cycle.noise > 0:
-            assert level.resize is not None
-            seed, placement = self.config.settings.seed, self.ranks.placement
-            weights, params = placement.gathering(grown.weights), level.model.params()
-            noisy = placement.shard_all(operators.iter_noise(weights, params, level.resize, cycle.noise, seed))
-            grown = Snapshot({**grown.tensors, "weights": noisy}, grown.adam_steps)
-        kept = self.kept.pop(stage.level, None)
-        if kept is None:
-            return grown
-        assert stage.alpha is not None
-        return transfer.interpolate(kept, grown, stage.alpha)
 
     def _fresh(self) -> Snapshot:
         """Return the first stage's model, from its seed or from the folder `init`."""
@@ -303,23 +246,26 @@ class Run:
         return Trainee(net, optimizer, ema, stage_loss)
 
     def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
-        """Log the held-out loss; at level 1 keep the best weights."""
+        """Log the held-out loss; of a branch with what a run would have cost that had this as its end."""
         values: dict[str, Any] = self._losses(trainee)
-        if stage.transfer == "decoalesce":
-            values |= self._copies(stage, trainee.net)
+        if stage.fork is not None:
+            own = self.plan.own(stage, step)
+            values |= {f"own_{name}": getattr(own, name) for name in ("step", "tokens", "flops", "flops_body")}
+            values["own_seconds"] = self.progress.forks[str(stage.fork)] + self.progress.stage_seconds[stage.index]
+        elif stage.transfer == "decoalesce":
+            values |= copy_similarity(trainee.net, self.plan.level(stage.level), self.ranks.placement)
         self._write(record(job, stage, step, "val", **values))
-        best = self.progress.best
-        if stage.level == 1 and math.isfinite(values["loss"]) and (best is None or values["loss"] < best):
-            self.progress.best = values["loss"]
-            meta = {"step": str(step), "val_loss": repr(values["loss"])}
-            save_weights(self.folder / "checkpoints" / store.BEST, trainee.net.state_dict(), meta, self.ranks)
+        self.progress.unevaluated = False
+        if stage.fork is None and stage.level == 1:
+            self._keep_best(trainee.net, values["loss"], step)
 
-    def _evaluate_branch(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
-        """Log the annealed held-out loss, and what a run would have cost that had this as its end."""
-        own = self.plan.own(stage, step)
-        values = {f"own_{name}": getattr(own, name) for name in ("step", "tokens", "flops", "flops_body")}
-        values["own_seconds"] = self.progress.forks[str(stage.fork)] + self.progress.stage_seconds[stage.index]
-        self._write(record(job, stage, step, "val", **self._losses(trainee), **values))
+    def _keep_best(self, net: Network, loss: float, step: int) -> None:
+        """Write the weights if their held-out loss is the lowest so far."""
+        best = self.progress.best
+        if math.isfinite(loss) and (best is None or loss < best):
+            self.progress.best = loss
+            meta = {"step": str(step), "val_loss": repr(loss)}
+            save_weights(self.folder / "checkpoints" / store.BEST, net.state_dict(), meta, self.ranks)
 
     def _losses(self, trainee: Trainee) -> dict[str, float]:
         """Return the held-out loss, and that of the averaged weights where there are any."""
@@ -333,21 +279,6 @@ class Run:
             model, device, precision = trainee.net.model, self.ranks.device, settings.hardware.precision
             values["ema_loss"] = loss(self.ranks.placement.network(model, trainee.ema, device, precision))
         return values
-
-    def _copies(self, stage: Stage, net: Network) -> dict[str, Any]:
-        """Return how alike the decoalesced copies still are, 1 for equal: the mean cosine, and that of each layer."""
-        level = self.plan.level(stage.level)
-        assert level.resize is not None
-        state = self.ranks.placement.gathering({name: t.detach() for name, t in net.state_dict().items()})
-        cosines = operators.similarity(state, level.model.params(), level.resize)
-        if not cosines:
-            return {}
-        layers: dict[str, list[float]] = {}
-        for name, cosine in cosines.items():
-            place = re.match(r"\w+\.\d+", name)
-            layers.setdefault(place.group() if place else "outside", []).append(cosine)
-        means = {layer: sum(values) / len(values) for layer, values in layers.items()}
-        return {"copy_similarity": sum(cosines.values()) / len(cosines), "copy_similarity_by_layer": means}
 
     def _save(self, current: Snapshot) -> None:
         self.progress.seconds = self.clock.read()
@@ -370,13 +301,13 @@ class Run:
         """Say in summary.json why the run ended before its time."""
         if self.ranks.first:
             summary = {"status": status, "reason": reason, "val_loss": self.last_val}
-            _write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def _finish(self) -> dict[str, Any]:
         """Write summary.json; the loss is that of the trunk's last evaluation."""
         summary = self._summary()
         if self.ranks.first:
-            _write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
             self.log.finish(summary)
             store.drop_forks(self.folder / "checkpoints")
         self.ranks.wait()
@@ -397,7 +328,7 @@ class Run:
             "skipped_steps": self._skipped(),
             "receipts": self.progress.receipts,
             "data": self.source.describe(),
-            "machine": machine(self.ranks),
+            "machine": processes.machine(self.ranks),
         }
 
     @property
@@ -421,58 +352,11 @@ class Run:
             yield None
             return
         plan = as_dict(self.plan)
-        _write_text(self.folder / "config.yaml", yaml.safe_dump(self.config.resolved, sort_keys=False))
-        _write_text(self.folder / "plan.json", json.dumps(plan, indent=2) + "\n")
+        write_text(self.folder / "config.yaml", yaml.safe_dump(self.config.resolved, sort_keys=False))
+        write_text(self.folder / "plan.json", json.dumps(plan, indent=2) + "\n")
         keep = self.progress.log_bytes
         with log.start(self.folder, self.config.logger, self.config.resolved, plan, keep=keep) as opened:
             yield opened
-
-
-def _snapshot(trainee: Trainee, placement: Placement) -> Snapshot:
-    """Return copies on the CPU of everything that a stage trains, as this process holds it."""
-    moments, taken = adamw.moments(trainee.net, trainee.optimizer)
-    kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **moments}
-    if trainee.ema is not None:
-        kinds["ema"] = trainee.ema
-    return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)
-
-
-def save_weights(path: Path, weights: Mapping[str, torch.Tensor], meta: Mapping[str, str], ranks: Ranks) -> None:
-    """Write a model's weights as one file, atomically; all processes call it."""
-    if ranks.placement.collective:
-        sharded.save_weights(path, weights, meta, ranks)
-    elif ranks.first:
-        store.save_weights(path, weights, meta)
-
-
-def save_model(folder: Path, config: Config, final: Snapshot, source: Any, ranks: Ranks) -> None:
-    """Write the trained model: weights, their moving average if there is one, configuration, and how data is read."""
-    save_weights(folder / "model.safetensors", final.weights, {}, ranks)
-    if "ema" in final.tensors:
-        save_weights(folder / "ema.safetensors", final.tensors["ema"], {}, ranks)
-    if not ranks.first:
-        return
-    _write_text(folder / "config.json", json.dumps(config.resolved["model"], indent=2) + "\n")
-    described = source.describe()
-    if "tokenizer" in described:
-        _write_text(folder / "tokenizer.json", Path(described["tokenizer"]).read_text())
-    if "preprocessor" in described:
-        _write_text(folder / "preprocessor_config.json", json.dumps(described["preprocessor"], indent=2) + "\n")
-
-
-def machine(ranks: Ranks) -> str:
-    """Return what the seconds were measured on, in words."""
-    if ranks.device.type == "cuda":
-        return f"{ranks.world} x {torch.cuda.get_device_name(ranks.device)}, torch {torch.__version__}"
-    return f"{ranks.world} x CPU ({platform.machine()}), {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

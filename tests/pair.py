@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -84,7 +83,7 @@ def config(name: str, **hardware: Any) -> Any:
 
 @dataclass(frozen=True)
 class Part:
-    """One run in `folder`, stopped after step `stop` as by a signal."""
+    """One run in `folder`, stopped as by a signal at the first event from step `stop` on."""
 
     folder: str
     run: str
@@ -95,17 +94,10 @@ class Part:
 
 def live(part: Part) -> None:
     """Opener the run to its end, or to where it is stopped."""
-    real = loop.record
-
-    def record(job: Any, stage: Any, step: int, kind: str, **values: Any) -> dict[str, Any]:
-        if step == part.stop:
-            os.kill(os.getpid(), signal.SIGUSR2)
-        return real(job, stage, step, kind, **values)
-
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         if part.stop is not None:
-            patch.setattr(loop, "record", record)
+            toy.stop_at(patch, part.stop)
             stack.enter_context(pytest.raises(loop.Stopped))
         toy.run(Path(part.folder), config(part.run, **part.hardware))
 

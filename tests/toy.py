@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.plan.make import make_plan
 from mlrun.run import train
+from mlrun.train import loop
 
 WORDS, SEQUENCE = 32, 16
 # The same for the command line, with the embedded speeches.
@@ -136,6 +139,46 @@ def records(folder: Path) -> list[dict[str, Any]]:
 def weights(folder: Path) -> dict[str, Tensor]:
     """Return the trained weights of a run."""
     return load_file(folder / "model" / "model.safetensors")
+
+
+def at_event(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None], kind: type | None = None) -> None:
+    """Act when the first event of the loop is due at or after a step, before the run answers it; once."""
+    real, acted = loop.train, False
+
+    def train(*args: Any) -> Iterator[loop.Event]:
+        nonlocal acted
+        for event in real(*args):
+            if not acted and event.step >= step and (kind is None or isinstance(event, kind)):
+                acted = True
+                act()
+            yield event
+
+    monkeypatch.setattr(loop, "train", train)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send this process a signal to stop, when the first event is due at or after a step."""
+    at_event(monkeypatch, step, lambda: os.kill(os.getpid(), signal.SIGUSR2))
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Make the gradients of some steps NaN."""
+    real = loop.train
+
+    def train(job: Any, stage: Any, trainee: Any, batches: Iterator[Any], start: int, owed: bool) -> Iterator[Any]:
+        taken = start
+
+        def counted() -> Iterator[Any]:
+            nonlocal taken
+            for batch in batches:
+                taken += 1
+                yield batch
+
+        first = next(trainee.net.parameters())
+        first.register_hook(lambda gradient: torch.full_like(gradient, torch.nan) if taken in steps else gradient)
+        yield from real(job, stage, trainee, counted(), start, owed)
+
+    monkeypatch.setattr(loop, "train", train)
 
 
 def samples_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -23,13 +23,9 @@ from mlrun.train.divergence import Diverged, Guard
 from mlrun.train.optimizers.adamw import set_rate
 from mlrun.train.parallel.placement import local
 from mlrun.train.parallel.processes import Ranks
-from mlrun.train.signals import NOTHING, STOP, Signals
+from mlrun.train.signals import NOTHING, STOP, Signals, Stopped
 
 Batch = Mapping[str, Tensor]
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; its state is saved."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +38,11 @@ class Job:
     clock: Clock
     write: Callable[[dict[str, Any]], None]
     signals: Signals
+
+    def pause(self) -> None:
+        """Raise Stopped if a signal asks any process to stop; all of them call it, in between two pieces of work."""
+        if self.ranks.most(self.signals.asked) == STOP:
+            raise Stopped("stopped by a signal")
 
 
 @dataclass(frozen=True)
@@ -57,27 +58,43 @@ class Trainee:
     stage_loss: nn.Module | None = None
 
 
+@dataclass(frozen=True)
+class Evaluate:
+    """The held-out set is due after `step` steps."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A branch starts from the state after `step` steps."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Save:
+    """A checkpoint is due after `step` steps; `asked` says what a signal asked for (see `mlrun.train.signals`)."""
+
+    step: int
+    asked: int
+
+
+Event = Evaluate | Fork | Save
+
+
 def train(
-    job: Job,
-    stage: Stage,
-    trainee: Trainee,
-    batches: Iterator[Batch],
-    start: int,
-    evaluate: Callable[[int], None],
-    save: Callable[[int], None],
-    fork: Callable[[int], None],
-) -> None:
-    """Train one stage from step `start` of the run to its end.
+    job: Job, stage: Stage, trainee: Trainee, batches: Iterator[Batch], start: int, owed: bool = False
+) -> Iterator[Event]:
+    """Train one stage from step `start` of the run to its end, and yield what is due on the way, in its order.
 
     Args:
         batches: this process's rows of the global batches, the next one being that of step `start`.
-        evaluate: called with the number of steps done wherever the held-out set is due; in a branch at its end.
-        save: called with the number of steps done wherever a checkpoint is due.
-        fork: called with the number of steps done wherever a branch starts from, before any `save` there.
+        owed: the evaluation before the first step is still due.
 
     Raises:
         Diverged: the loss or the gradient is not finite, and with `skip` in too many steps on end.
-        Stopped: a signal came; `save` was called.
+        Stopped: a signal came; a `Save` was yielded.
     """
     settings, ranks = job.settings, job.ranks
     forward = _prepare(trainee, settings.hardware, ranks)
@@ -85,8 +102,10 @@ def train(
     parameters = list(trainee.net.parameters())
     evaluate_every = due(job.plan, stage, settings.eval.every)
     save_every = due(job.plan, stage, settings.checkpoint.every)
-    forks = job.plan.forks
     guard = Guard(settings.on_divergence, ranks.device)
+    if owed:
+        yield Evaluate(start)
+        yield from _saves(job, guard, start, False)
     logged_at, logged_step = job.clock.read()["training"], start
     for step in range(start, stage.end):
         # The rate depends on the step alone, so a resumed run takes the same one.
@@ -123,17 +142,22 @@ def train(
             logged_at, logged_step = seconds, done
 
         if done == stage.end or (done % evaluate_every == 0 and stage.fork is None):
-            evaluate(done)
-        if done in forks:
+            yield Evaluate(done)
+        if done in job.plan.forks:
             guard.check(done)
-            fork(done)
-        asked = ranks.most(job.signals.asked)
-        if asked != NOTHING or (done % save_every == 0 and done != stage.end):
-            guard.check(done)
-            save(done)
-            job.signals.answered(asked)
-        if asked == STOP:
-            raise Stopped(f"stopped by a signal after step {done}")
+            yield Fork(done)
+        yield from _saves(job, guard, done, done % save_every == 0 and done != stage.end)
+
+
+def _saves(job: Job, guard: Guard, done: int, due: bool) -> Iterator[Event]:
+    """Yield a save if one is due or asked for by a signal; then stop if that was asked for."""
+    asked = job.ranks.most(job.signals.asked)
+    if asked != NOTHING or due:
+        guard.check(done)
+        yield Save(done, asked)
+        job.signals.answered(asked)
+    if asked == STOP:
+        raise Stopped(f"stopped by a signal after step {done}")
 
 
 def due(plan: Plan, stage: Stage, every: str) -> int:

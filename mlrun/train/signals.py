@@ -11,6 +11,10 @@ from contextlib import contextmanager
 NOTHING, SAVE, STOP = 0, 1, 2
 
 
+class Stopped(Exception):
+    """A signal asked the run to stop; what it takes to go on is saved."""
+
+
 class Signals:
     """What signals asked for since the last answer.
 

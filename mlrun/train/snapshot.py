@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+from mlrun.train.optimizers import adamw
+from mlrun.train.parallel.placement import Placement
+
+if TYPE_CHECKING:
+    from mlrun.train.loop import Trainee
 
 
 @dataclass
@@ -26,11 +32,15 @@ class Snapshot:
 
 @dataclass
 class Progress:
-    """How far a run has come; `entered` says that the transfer into `stage` was made."""
+    """How far a run has come.
+
+    `entered` says that the transfer into `stage` was made, `unevaluated` that the evaluation at `step` is still due.
+    """
 
     stage: int = 0
     step: int = 0
     entered: bool = False
+    unevaluated: bool = False
     log_bytes: int = 0
     content: str | None = None  # of the data, where it can be told
     best: float | None = None
@@ -38,3 +48,12 @@ class Progress:
     stage_seconds: list[float] = field(default_factory=list)
     receipts: list[dict[str, Any]] = field(default_factory=list)
     forks: dict[str, float] = field(default_factory=dict)  # training seconds up to each, by its step
+
+
+def at_rest(trainee: Trainee, placement: Placement) -> Snapshot:
+    """Return copies on the CPU of everything that a stage trains, as this process holds it."""
+    moments, taken = adamw.moments(trainee.net, trainee.optimizer)
+    kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **moments}
+    if trainee.ema is not None:
+        kinds["ema"] = trainee.ema
+    return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)

@@ -8,7 +8,6 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +26,8 @@ from mlrun.errors import UserError
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.network import build
-from mlrun.run import save_model
 from mlrun.train.checkpoint.store import ALONE
+from mlrun.train.model_folder import save_model
 from mlrun.train.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -281,10 +280,9 @@ def test_a_run_of_pictures_keeps_how_its_pixels_are_made(tmp_path: Path) -> None
     data = Digits(**GREY, eval_crop=0.5, validation_samples=8)
     model = deit(28, 1, 10)
     target = {"_target_": "mlrun.models.deit.DeiT", **asdict(model)}
-    made = SimpleNamespace(resolved={"model": target})
     weights = Snapshot({"weights": dict(build(model, 0).state_dict())})
     opened = data.open(model, 0, str(tmp_path))
-    save_model(tmp_path / "run" / "model", made, weights, opened, ALONE)  # type: ignore[arg-type]
+    save_model(tmp_path / "run" / "model", target, weights, opened.describe(), ALONE)
     export_hf(tmp_path / "run", tmp_path / "hf")
     import_hf(tmp_path / "hf", tmp_path / "back")
     kept = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())

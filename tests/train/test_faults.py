@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import toy
 
 from mlrun import files
@@ -118,25 +116,10 @@ def test_a_read_only_folder_is_refused_before_any_work(mounted: Any) -> None:
         toy.run(disk / "run", toy.make())
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
-    """Make the gradients of some steps of this process NaN."""
-    real, taken = loop._gradients, 0
-
-    def gradients(forward: Any, *args: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        loss = real(forward, *args)
-        if taken in steps:
-            next(forward.parameters()).grad.fill_(torch.nan)
-        return loss
-
-    monkeypatch.setattr(loop, "_gradients", gradients)
-
-
 def test_a_divergence_between_two_log_lines_never_reaches_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil(monkeypatch, 7)
+    toy.spoil(monkeypatch, 7)
     with pytest.raises(loop.Diverged, match=r"step 8.*last good checkpoint is .*last\.safetensors, of step 6"):
         toy.run(tmp_path, toy.make(log_every=1000, **OFTEN))
     found = store.load(tmp_path / "checkpoints")
@@ -147,7 +130,7 @@ def test_a_divergence_between_two_log_lines_never_reaches_a_checkpoint(
 
 
 def test_skipped_steps_are_left_out_logged_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoil(monkeypatch, 3, 9)
+    toy.spoil(monkeypatch, 3, 9)
     summary = toy.run(tmp_path, toy.make(on_divergence="skip"))
     assert summary["skipped_steps"] == 2
     train = [r for r in toy.records(tmp_path) if r["kind"] == "train"]
@@ -157,7 +140,7 @@ def test_skipped_steps_are_left_out_logged_and_counted(tmp_path: Path, monkeypat
 
 
 def test_a_run_that_only_skips_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoil(monkeypatch, *range(1, 100))
+    toy.spoil(monkeypatch, *range(1, 100))
     with pytest.raises(loop.Diverged, match=f"{MOST_SKIPPED + 1} steps in a row"):
         toy.run(tmp_path, toy.make(budget="60 steps", on_divergence="skip"))
 
@@ -178,22 +161,11 @@ def test_without_a_whole_checkpoint_the_run_is_refused(tmp_path: Path) -> None:
     assert len(caught.value.problems) == 2
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    real = loop.record
-
-    def record(job: Any, stage: Any, done: int, kind: str, **values: Any) -> dict[str, Any]:
-        if done == step:
-            os.kill(os.getpid(), signal.SIGUSR2)
-        return real(job, stage, done, kind, **values)
-
-    monkeypatch.setattr(loop, "record", record)
-
-
 def test_data_that_changed_under_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = "as it was"
     monkeypatch.setattr(toy.Source, "describe", lambda self: {"content": content})
     with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
-        stop_at(patch, 5)
+        toy.stop_at(patch, 5)
         toy.run(tmp_path, toy.make())
     content = "with a shard changed"
     with pytest.raises(UserError, match="the data that this run began with"):

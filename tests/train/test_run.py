@@ -18,6 +18,7 @@ import toy
 from mlrun import run
 from mlrun.config import Cycle, Hardware, Optimizer, Row, Schedule
 from mlrun.errors import UserError
+from mlrun.multilevel import operators
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.plan.make import make_plan
 from mlrun.train import loop
@@ -98,15 +99,8 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
 
 def test_sigterm_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.run(tmp_path / "whole", toy.make())
-    real = loop.record
-
-    def record(job: Any, stage: Any, step: int, kind: str, **values: Any) -> dict[str, Any]:
-        if step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(job, stage, step, kind, **values)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "record", record)
+        toy.at_event(patch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(loop.Stopped):
             toy.run(tmp_path / "stopped", toy.make())
     assert json.loads((tmp_path / "stopped/summary.json").read_text())["status"] == "interrupted"
@@ -161,10 +155,8 @@ def test_width_receipts_are_exact_and_say_so(tmp_path: Path) -> None:
 
 
 def test_a_receipt_above_tolerance_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = run.transfer.operators.iter_decoalesce
-    monkeypatch.setattr(
-        run.transfer.operators, "iter_decoalesce", lambda *a, **k: ((n, t * 1.01) for n, t in real(*a, **k))
-    )
+    real = operators.iter_decoalesce
+    monkeypatch.setattr(operators, "iter_decoalesce", lambda *a, **k: ((n, t * 1.01) for n, t in real(*a, **k)))
     with pytest.raises(UserError, match="changed the logits"):
         toy.run(tmp_path, toy.make(coarsening=Uniform(width=2, ffn=2, head=2)))
 

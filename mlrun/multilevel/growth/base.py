@@ -29,13 +29,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may use beside the weights: `carry` asks for Adam's moments; batches are those that come next."""
+    """What a method may use beside the weights: `carry` asks for Adam's moments; batches are those that come next.
+
+    `pause` raises Stopped if a signal asks for it: what takes long calls it between two pieces of work.
+    """
 
     seed: int
     carry: bool
     ranks: Ranks
     settings: Settings
     batches: Callable[[], Iterator[Mapping[str, Tensor]]]
+    pause: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,7 @@ def _backward(net: nn.Module, leaves: dict[str, Tensor], batch: Batch, context: 
     size = min(hardware.micro_batch or rows, rows)
     total = 0.0
     for first in range(0, rows, size):
+        context.pause()
         part = {key: value[first : first + size].to(device) for key, value in batch.items()}
         with autocast(hardware, device):
             loss = functional_call(net, leaves, (part,)) * (len(next(iter(part.values()))) / rows)

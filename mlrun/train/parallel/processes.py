@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -113,3 +114,10 @@ def stop(ranks: Ranks) -> None:
     """Leave the other processes."""
     if (ranks.world > 1 or ranks.placement.collective) and dist.is_initialized():
         dist.destroy_process_group()
+
+
+def machine(ranks: Ranks) -> str:
+    """Return what the seconds were measured on, in words."""
+    if ranks.device.type == "cuda":
+        return f"{ranks.world} x {torch.cuda.get_device_name(ranks.device)}, torch {torch.__version__}"
+    return f"{ranks.world} x CPU ({platform.machine()}), {torch.get_num_threads()} threads, torch {torch.__version__}"
