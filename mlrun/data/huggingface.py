@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from omegaconf import MISSING
+
+from mlrun.data import cache
 from mlrun.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -97,3 +102,35 @@ def readable(key: str, label: str) -> Iterator[None]:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         remedy = OFFLINE if unreachable(error) else "repair or replace it, or correct data.format"
         raise UserError(f"{key}: {label} cannot be read ({reason}); {remedy}") from error
+
+
+@dataclass(frozen=True)
+class HubSource:
+    """One split of one data set; `text` is the column, `revision` a branch or commit."""
+
+    path: str = MISSING
+    name: str | None = None
+    split: str = "train"
+    text: str = "text"
+    revision: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Return how messages call it."""
+        return " ".join(part for part in (self.path, self.name, self.split) if part is not None)
+
+    def load(self, streaming: bool) -> Dataset | IterableDataset:
+        """Return the split, downloaded into the Hugging Face cache or streamed."""
+        settings = {"name": self.name, "split": self.split, "revision": self.revision, "streaming": streaming}
+        return load("data.sources", self.label, self.path, **settings)
+
+    def facts(self, loaded: Dataset | IterableDataset, streaming: bool) -> dict[str, Any]:
+        """Return what names the content: a local folder's hashes, the cached files, or the hub's commit."""
+        if Path(self.path).exists():
+            files = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
+            return {**asdict(self), "files": cache.file_facts(files)}
+        if streaming:
+            return {**asdict(self), "commit": commit("data.sources", self.label, self.path, self.revision)}
+        # .../<name>/<version>/<commit of the hub>/<file>.arrow
+        names = ["/".join(Path(file["filename"]).parts[-4:]) for file in loaded.cache_files]
+        return {**asdict(self), "cached": sorted(names), "rows": len(loaded)}

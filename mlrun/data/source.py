@@ -1,14 +1,17 @@
-"""What a spec opens: batches by sample index, and a fixed held-out set."""
+"""What a spec opens: batches by sample index, and a fixed held-out set. No torch here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 Batch = dict[str, "Tensor"]
+Arrays = dict[str, np.ndarray]
 
 
 class Source(Protocol):
@@ -30,3 +33,15 @@ class Source(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """Return JSON-able facts: what the data is, its content hash, how much there is of it."""
+
+
+def spread(total: int, chosen: int) -> np.ndarray:
+    """Return `chosen` of `total` numbers, evenly spaced: a small held-out set still has a bit of every part."""
+    return np.arange(chosen) * total // chosen
+
+
+def tensors(arrays: Arrays) -> Batch:
+    """Return the arrays as torch tensors."""
+    import torch
+
+    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}

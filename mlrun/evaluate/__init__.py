@@ -35,7 +35,10 @@ def evaluate(folder: Path, hardware: Hardware | None = None) -> dict[str, Any]:
     ranks = processes.start(_hardware(config) if hardware is None else hardware)
     try:
         used = _hardware(config) if hardware is None else hardware
-        source = build(config.data, "data").open(found.model, config.seed, Path(config.cache))
+        data = build(config.data, "data")
+        if problems := data.problems(found.model):
+            raise UserError(problems)
+        source = data.open(found.model, config.seed, Path(config.cache))
         net = _network(found, ranks, used)
         batch = config.eval.batch
         result = {"val_loss": held_out_loss(net, source.validation(batch), used, ranks)}

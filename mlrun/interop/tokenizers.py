@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
-from mlrun.models.base import Model, Objective
+from mlrun.data.text.special_tokens import NAMES
+from mlrun.models.base import Model
 from mlrun.train.checkpoint.tensor_files import read_json
 
 OURS, THEIRS = "tokenizer.json", "tokenizer_config.json"
@@ -24,20 +24,6 @@ FILES = (
     "chat_template.jinja",
     "preprocessor_config.json",
 )
-# What each role is called in published tokenizers; the first that exists is taken.
-_END = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
-ROLES: Mapping[Objective, Mapping[str, tuple[str, ...]]] = {
-    "causal": {"eos_token": _END},
-    "mlm": {
-        "unk_token": ("[UNK]", "<unk>"),
-        "sep_token": ("[SEP]", "</s>"),
-        "pad_token": ("[PAD]", "<pad>"),
-        "cls_token": ("[CLS]", "<s>"),
-        "mask_token": ("[MASK]", "<mask>"),
-    },
-    "span": {"pad_token": ("<pad>", "[PAD]"), "eos_token": _END, "unk_token": ("<unk>", "[UNK]")},
-    "image": {},
-}
 
 
 def has_one(folder: Path) -> bool:
@@ -76,7 +62,7 @@ def describe(folder: Path, model: Model) -> None:
 def special_tokens(folder: Path, model: Model) -> dict[str, str]:
     """Return the token of each role that the folder's tokenizer has."""
     known = vocabulary(folder)
-    found = {role: next((n for n in names if n in known), None) for role, names in ROLES[model.objective].items()}
+    found = {role: next((n for n in names if n in known), None) for role, names in NAMES[model.objective].items()}
     return {role: name for role, name in found.items() if name is not None}
 
 

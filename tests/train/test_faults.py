@@ -23,8 +23,9 @@ import toy
 from mlrun import files
 from mlrun.cli import compose, preflight
 from mlrun.data import shuffled_blocks
-from mlrun.data.text.hub import Hub, HubSource
-from mlrun.data.text.streamed import StreamedText
+from mlrun.data.huggingface import HubSource
+from mlrun.data.text.hub import Hub
+from mlrun.data.text.windows import StreamedText
 from mlrun.errors import UserError
 from mlrun.models.gpt import GPT
 from mlrun.train import loop

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlrun.data.images.frame import Frame
 from mlrun.errors import mistake
 
 if TYPE_CHECKING:
@@ -51,58 +52,6 @@ class Augment:
             for name, good, allowed in checks
             if not good
         ]
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What the model is given: side in pixels, mean and deviation per channel, and the share kept in evaluation."""
-
-    side: int
-    mean: list[float]
-    std: list[float]
-    eval_crop: float
-
-    @property
-    def mode(self) -> str:
-        """Return Pillow's name of the colour space."""
-        return {1: "L", 3: "RGB"}[len(self.mean)]
-
-    @property
-    def fill(self) -> int | tuple[int, ...]:
-        """Return the mean colour, for what an operation moves in from outside."""
-        values = tuple(round(255 * mean) for mean in self.mean)
-        return values if len(values) > 1 else values[0]
-
-    @property
-    def shorter(self) -> int:
-        """Return the length that the shorter side of an evaluated picture is resized to."""
-        return round(self.side / self.eval_crop)
-
-    def hf_preprocessor(self) -> dict[str, Any]:
-        """Return the preprocessor_config.json with which `transformers` makes the pixels of `evaluated`.
-
-        The processor is CLIP's: those of ViT and DeiT squeeze a picture that is not square.
-        """
-        return {
-            "image_processor_type": "CLIPImageProcessor",
-            "do_convert_rgb": self.mode == "RGB",
-            "do_resize": True,
-            "size": {"shortest_edge": self.shorter},
-            "resample": 3,  # bicubic
-            "do_center_crop": True,
-            "crop_size": {"height": self.side, "width": self.side},
-            "do_rescale": True,
-            "rescale_factor": 1 / 255,
-            "do_normalize": True,
-            "image_mean": list(self.mean),
-            "image_std": list(self.std),
-        }
-
-    def normal(self, picture: Image) -> np.ndarray:
-        """Return the picture as normalised float32 (C, H, W)."""
-        pixels_HWC = np.asarray(picture, np.float32).reshape(picture.height, picture.width, -1) / 255
-        scaled_HWC = (pixels_HWC - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
-        return np.ascontiguousarray(scaled_HWC.transpose(2, 0, 1))
 
 
 def evaluated(picture: Image, frame: Frame) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +10,9 @@ import numpy as np
 from omegaconf import MISSING
 
 from mlrun.data import cache as cached
+from mlrun.data.held_out import held_out
 from mlrun.data.images.spec import Images
-from mlrun.data.text.corpus import held_out
-from mlrun.data.text.files import local_problems, resolve
+from mlrun.data.paths import local_problems, resolve, with_folders
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
     from mlrun.data.images.source import ImageSource, Recipe
 
 FORMATS = ("parquet", "imagefolder")
-
-
-def with_folders(patterns: Sequence[str]) -> list[str]:
-    """Return the patterns with each folder replaced by everything in it."""
-    return [f"{p}/**" if Path(p).expanduser().is_dir() else p for p in patterns]
 
 
 def undecoded(dataset: Dataset, image: str, label: str) -> Dataset:

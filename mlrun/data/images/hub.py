@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from mlrun.data import cache as cached
+from mlrun.data.huggingface import HubSource
 from mlrun.data.images.spec import Images
-from mlrun.data.text.hub import HubSource
 from mlrun.errors import mistake
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ import numpy as np
 
 from mlrun.data import counter_rng
 from mlrun.data.images import mixup
-from mlrun.data.images.augment import Augment, Frame, evaluated, trained
+from mlrun.data.images.augment import Augment, evaluated, trained
 from mlrun.data.images.collections import Opener, Pictures
-from mlrun.data.text.packed import spread, tensors
+from mlrun.data.images.frame import Frame
+from mlrun.data.source import spread, tensors
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from omegaconf import MISSING
 
-from mlrun.data.images.augment import Augment, Frame
+from mlrun.data.images.augment import Augment
+from mlrun.data.images.frame import Frame
 from mlrun.data.images.mixup import Mix
 from mlrun.errors import UserError, mistake
 
@@ -73,12 +74,10 @@ class Images(ABC):
     def open(self, model: Model, seed: int, cache: str, batch: int = 1) -> Source:
         """Open the pictures; `batch` is the least a training epoch must hold.
 
-        Raises UserError for everything that only reading shows.
+        `problems` comes first. Raises UserError for everything that only reading shows.
         """
         from mlrun.data.images.source import Recipe
 
-        if found := self.problems(model):
-            raise UserError(found)
         frame = Frame(model.sizes()["image"], list(self.mean), list(self.std), self.eval_crop)
         recipe = Recipe(frame, self.classes, self.augment, self.mix, self.workers, seed)
         source = self.pictures(recipe, Path(cache).expanduser())

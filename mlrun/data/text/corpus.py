@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Literal, Protocol, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
-Part = Literal["train", "validation"]
-Item = TypeVar("Item")
+from mlrun.data.held_out import Part
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
 
 
 class Corpus(Protocol):
@@ -19,12 +21,11 @@ class Corpus(Protocol):
         """Yield the texts of one part, reading as it goes."""
 
 
-def held_out(index: int, fraction: float) -> bool:
-    """Say whether document `index` is held out: as evenly spread over the corpus as the fraction allows."""
-    return int((index + 1) * fraction) > int(index * fraction)
+class StreamedCorpus(Corpus, Protocol):
+    """Documents that can also be read as one resumable stream."""
 
+    def rows(self) -> IterableDataset:
+        """Return all training sources as one stream of rows `text`, held-out documents included."""
 
-def select(items: Iterable[Item], part: Part, fraction: float) -> Iterator[Item]:
-    """Yield the items that belong to a part; fraction 0 leaves all of them in training."""
-    wanted = part == "validation"
-    return (item for index, item in enumerate(items) if held_out(index, fraction) == wanted)
+    def trains_on(self, index: int) -> bool:
+        """Say whether document `index` of the stream is for training."""

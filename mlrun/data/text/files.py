@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING
 
 from mlrun.data import cache
-from mlrun.data.text.corpus import Part, select
+from mlrun.data.held_out import Part, select
+from mlrun.data.paths import local_problems, resolve
 from mlrun.data.text.spec import Text
 from mlrun.errors import mistake, nearest
 
 FORMATS = ("text", "json", "parquet")
 # What one document is in a text file, and the loader's word for it.
 DOCUMENTS = {"line": "line", "paragraph": "paragraph", "file": "document"}
-
-
-def resolve(patterns: Sequence[str]) -> list[str]:
-    """Return the files that names and globs stand for: in the given order, those of one glob by name."""
-    found = (glob.glob(str(Path(pattern).expanduser()), recursive=True) for pattern in patterns)
-    return [name for names in found for name in sorted(names) if Path(name).is_file()]
-
-
-def file_problems(key: str, patterns: Sequence[str]) -> list[str]:
-    """Return a line for each pattern without files, and for each empty file."""
-    missing = [
-        mistake(key, pattern, "existing files or globs", f"nothing is there (looked from {Path.cwd()}); correct it")
-        for pattern in patterns
-        if not resolve([pattern])
-    ]
-    empty = [
-        mistake(key, name, "files that hold something", "it is empty; remove it or fill it")
-        for name in resolve(patterns)
-        if Path(name).stat().st_size == 0
-    ]
-    return missing + empty
-
-
-def local_problems(
-    format: str, formats: Sequence[str], files: Sequence[str], validation_files: Sequence[str], held_out: float
-) -> list[str]:
-    """Return what is wrong with where local data comes from: text and pictures name it alike."""
-    found = []
-    if format not in formats:
-        found.append(mistake("data.format", format, ", ".join(formats), f"choose one{nearest(str(format), formats)}"))
-    if not files:
-        found.append(mistake("data.files", list(files), "one or more file names or globs", "name the files"))
-    if not 0 < held_out < 1:
-        found.append(mistake("data.held_out", held_out, "over 0 and under 1", "correct it"))
-    found += file_problems("data.files", files) + file_problems("data.validation_files", validation_files)
-    train, other = ({str(Path(file).resolve()) for file in resolve(names)} for names in (files, validation_files))
-    key, allowed = "data.validation_files", "files that are not in data.files"
-    return found + [mistake(key, file, allowed, "remove it from one") for file in sorted(train & other)]
 
 
 @dataclass(frozen=True)

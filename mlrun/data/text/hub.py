@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from mlrun.data import cache
-from mlrun.data.text.corpus import Part, held_out, select
-from mlrun.data.text.spec import Settings, Text
+from mlrun.data.held_out import Part, held_out, select
+from mlrun.data.huggingface import HubSource
+from mlrun.data.text import prepare
+from mlrun.data.text.prepare import ModelSide
+from mlrun.data.text.spec import Text
 from mlrun.errors import mistake
 
 if TYPE_CHECKING:
@@ -23,42 +24,6 @@ if TYPE_CHECKING:
 
 # The order in which documents of several sources take turns; the samples' order has its own seed.
 _MIX_SEED = 0
-
-
-@dataclass(frozen=True)
-class HubSource:
-    """One split of one data set; `text` is the column, `revision` a branch or commit."""
-
-    path: str = MISSING
-    name: str | None = None
-    split: str = "train"
-    text: str = "text"
-    revision: str | None = None
-
-    @property
-    def label(self) -> str:
-        """Return how messages call it."""
-        return " ".join(part for part in (self.path, self.name, self.split) if part is not None)
-
-    def load(self, streaming: bool) -> Dataset | IterableDataset:
-        """Return the split, downloaded into the Hugging Face cache or streamed."""
-        from mlrun.data import huggingface
-
-        settings = {"name": self.name, "split": self.split, "revision": self.revision, "streaming": streaming}
-        return huggingface.load("data.sources", self.label, self.path, **settings)
-
-    def facts(self, loaded: Dataset | IterableDataset, streaming: bool) -> dict[str, Any]:
-        """Return what names the content: a local folder's hashes, the cached files, or the hub's commit."""
-        if Path(self.path).exists():
-            files = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
-            return {**asdict(self), "files": cache.file_facts(files)}
-        if streaming:
-            from mlrun.data import huggingface
-
-            return {**asdict(self), "commit": huggingface.commit("data.sources", self.label, self.path, self.revision)}
-        # .../<name>/<version>/<commit of the hub>/<file>.arrow
-        names = ["/".join(Path(file["filename"]).parts[-4:]) for file in loaded.cache_files]
-        return {**asdict(self), "cached": sorted(names), "rows": len(loaded)}
 
 
 @dataclass(frozen=True)
@@ -154,8 +119,8 @@ class Hub(Text):
             if not good
         ]
 
-    def prepare(self, settings: Settings) -> Source:
+    def prepare(self, model_side: ModelSide) -> Source:
         """Return a stream, or packed windows."""
-        from mlrun.data.text import prepare
-
-        return prepare.streamed(self, settings) if self.streaming else prepare.packed(self, settings)
+        if self.streaming:
+            return prepare.streamed(self.corpus(), self.recipe, model_side, self.block)
+        return super().prepare(model_side)

@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from mlrun.data import counter_rng
+from mlrun.data.source import Arrays
 from mlrun.data.text.tokenizer import Vocabulary
 from mlrun.errors import UserError, mistake
 
-Arrays = dict[str, np.ndarray]
 IGNORED = -100  # the label that no loss counts
 
 

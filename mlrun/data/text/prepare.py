@@ -1,26 +1,23 @@
-"""From a text spec to an open Source: tokenizer, packed token files, objective."""
+"""From a corpus to an open Source: tokenizer, packed token files, objective."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlrun.data import cache
 from mlrun.data.text import objectives, token_files, tokenizer
-from mlrun.data.text.packed import PackedText
-from mlrun.data.text.streamed import StreamedText
-from mlrun.data.text.tokenized import Tokenized
+from mlrun.data.text.windows import PackedText, StreamedText, Tokenized
 from mlrun.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
     from tokenizers import Tokenizer
 
-    from mlrun.data.text.corpus import Corpus, Part
-    from mlrun.data.text.hub import Hub
-    from mlrun.data.text.spec import Settings, Text
+    from mlrun.data.held_out import Part
+    from mlrun.data.text.corpus import Corpus, StreamedCorpus
 
     Limits = dict[Part, int | None]
 
@@ -28,61 +25,82 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-def packed(text: Text, settings: Settings) -> PackedText:
+@dataclass(frozen=True)
+class Recipe:
+    """How documents become samples, as the data's settings say it."""
+
+    sequence: int
+    tokenizer: str | None
+    tokenizer_characters: int
+    mask_rate: float
+    mask_span: float
+    validation_samples: int | None
+
+
+@dataclass(frozen=True)
+class ModelSide:
+    """What a run adds: the model's side, the seed, the least samples of an epoch, the cache folder."""
+
+    objective: str
+    vocab: int
+    sentinels: int
+    seed: int
+    batch: int
+    cache: Path
+
+
+def packed(corpus: Corpus, recipe: Recipe, side: ModelSide) -> PackedText:
     """Return the corpus as packed windows, prepared in the cache if it is not there yet."""
-    corpus = text.corpus()
-    facts = corpus.facts()
-    made = tokenize(text, settings, corpus, facts)
+    made = tokenize(corpus, corpus.facts(), recipe, side)
     limits: Limits = {"train": None, "validation": None}
-    where = settings.cache / "text" / cache.digest(made.key)
+    where = side.cache / "text" / cache.digest(made.key)
     folder = cache.build(where, lambda new: _pack(new, made, corpus, limits))
-    source = PackedText(folder, made, settings.seed, text.validation_samples)
-    if source.samples < settings.batch:
+    source = PackedText(folder, made, side.seed, recipe.validation_samples)
+    if source.samples < side.batch:
         raise UserError(
-            f"data: the corpus holds {source.samples} training sequences of {text.sequence} tokens, fewer than one "
-            f"batch={settings.batch}; give more text, or lower batch or data.sequence"
+            f"data: the corpus holds {source.samples} training sequences of {recipe.sequence} tokens, fewer than one "
+            f"batch={side.batch}; give more text, or lower batch or data.sequence"
         )
     return source
 
 
-def streamed(text: Hub, settings: Settings) -> StreamedText:
+def streamed(corpus: StreamedCorpus, recipe: Recipe, side: ModelSide, block: int) -> StreamedText:
     """Return the corpus as a stream of windows: only the held-out set and the marks are kept in the cache.
 
     The held-out set is the first `validation_samples` windows of the held-out documents.
     """
-    corpus = text.corpus()
-    assert text.validation_samples is not None, "problems() comes first"
-    tokenized = tokenize(text, settings, corpus, corpus.facts())
-    limit = tokenized.length(text.validation_samples)
+    assert recipe.validation_samples is not None, "problems() comes first"
+    tokenized = tokenize(corpus, corpus.facts(), recipe, side)
+    limit = tokenized.length(recipe.validation_samples)
     made = replace(tokenized, key={**tokenized.key, "validation": limit})
-    where = settings.cache / "streams" / cache.digest(made.key)
+    where = side.cache / "streams" / cache.digest(made.key)
     folder = cache.build(where, lambda new: _pack(new, made, corpus, {"validation": limit}))
-    return StreamedText(folder, made, settings.seed, corpus.rows, corpus.trains_on, text.block)
+    return StreamedText(folder, made, side.seed, corpus.rows, corpus.trains_on, block)
 
 
-def tokenize(text: Text, settings: Settings, corpus: Corpus, facts: dict[str, Any]) -> Tokenized:
+def tokenize(corpus: Corpus, facts: dict[str, Any], recipe: Recipe, side: ModelSide) -> Tokenized:
     """Return how the corpus becomes samples: its tokenizer, vocabulary, objective and content key."""
-    given = text.tokenizer
-    made = _trained(text, settings, corpus, facts) if given is None else tokenizer.load(given)
-    words = tokenizer.vocabulary(made, settings.objective, settings.vocab)
-    goal = objectives.objective(settings.objective, text.sequence, text.mask_rate, text.mask_span, words)
+    given = recipe.tokenizer
+    made = _trained(corpus, facts, recipe, side) if given is None else tokenizer.load(given)
+    words = tokenizer.vocabulary(made, side.objective, side.vocab)
+    goal = objectives.objective(side.objective, recipe.sequence, recipe.mask_rate, recipe.mask_span, words)
     key = {"version": VERSION, "corpus": facts, "tokenizer": tokenizer.content_hash(made), "end": words.end}
     return Tokenized(made, words, goal, key)
 
 
-def _trained(text: Text, settings: Settings, corpus: Corpus, facts: dict[str, Any]) -> Tokenizer:
-    size = settings.vocab - settings.sentinels
-    characters = text.tokenizer_characters
+def _trained(corpus: Corpus, facts: dict[str, Any], recipe: Recipe, side: ModelSide) -> Tokenizer:
+    size = side.vocab - side.sentinels
+    characters = recipe.tokenizer_characters
     key = {
         "version": VERSION,
         "corpus": facts,
         "size": size,
-        "objective": settings.objective,
+        "objective": side.objective,
         "characters": characters,
     }
-    folder = settings.cache / "tokenizers" / cache.digest(key)
+    folder = side.cache / "tokenizers" / cache.digest(key)
     texts = tokenizer.first_characters(corpus.documents("train"), characters)
-    return tokenizer.trained(folder, texts, size, settings.objective)
+    return tokenizer.trained(folder, texts, size, side.objective)
 
 
 def _pack(folder: Path, made: Tokenized, corpus: Corpus, limits: Limits) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.data import cache
-from mlrun.data.text.corpus import Part, select
+from mlrun.data.held_out import Part, select
 from mlrun.data.text.spec import Text
 from mlrun.errors import UserError
 

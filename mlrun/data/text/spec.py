@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlrun.data.text import tokenizer
+from mlrun.data.text import prepare, tokenizer
 from mlrun.data.text.objectives import SpanSizes, masked_count, span_sizes
+from mlrun.data.text.prepare import ModelSide, Recipe
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
@@ -17,18 +18,6 @@ if TYPE_CHECKING:
     from mlrun.models.base import Model
 
 OBJECTIVES = ("causal", "mlm", "span")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a run adds to a spec: the model's side, the seed, the least samples of an epoch, the cache folder."""
-
-    objective: str
-    vocab: int
-    sentinels: int
-    seed: int
-    batch: int
-    cache: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,18 +102,26 @@ class Text(ABC):
     def _span_sizes(self) -> SpanSizes:
         return span_sizes(self.sequence, self.mask_rate, self.mask_span)
 
+    @property
+    def recipe(self) -> Recipe:
+        """Return how documents become samples."""
+        return Recipe(
+            self.sequence,
+            self.tokenizer,
+            self.tokenizer_characters,
+            self.mask_rate,
+            self.mask_span,
+            self.validation_samples,
+        )
+
     def open(self, model: Model, seed: int, cache: str, batch: int = 1) -> Source:
         """Prepare the data in the folder `cache` and return it; `batch` is the least a training epoch must hold.
 
-        Raises UserError for everything that only reading shows.
+        `problems` comes first. Raises UserError for everything that only reading shows.
         """
-        if found := self.problems(model):
-            raise UserError(found)
         vocab, sentinels = model.sizes()["vocab"], self._sentinels(model)
-        return self.prepare(Settings(model.objective, vocab, sentinels, seed, batch, Path(cache).expanduser()))
+        return self.prepare(ModelSide(model.objective, vocab, sentinels, seed, batch, Path(cache).expanduser()))
 
-    def prepare(self, settings: Settings) -> Source:
+    def prepare(self, model_side: ModelSide) -> Source:
         """Return the data as packed windows; a stream overrides it."""
-        from mlrun.data.text import prepare
-
-        return prepare.packed(self, settings)
+        return prepare.packed(self.corpus(), self.recipe, model_side)

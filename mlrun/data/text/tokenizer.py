@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlrun.data import cache
+from mlrun.data.text import special_tokens
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
@@ -22,12 +23,6 @@ SPECIAL: dict[str, tuple[str, ...]] = {
     "causal": ("<|endoftext|>",),
     "mlm": ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
     "span": ("<pad>", "</s>", "<unk>"),
-}
-# What each role is called in published tokenizers, by objective; the first that exists is taken.
-_ROLES: dict[str, dict[str, tuple[str, ...]]] = {
-    "causal": {"end": ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")},
-    "mlm": {"start": ("[CLS]", "<s>"), "end": ("[SEP]", "</s>"), "mask": ("[MASK]", "<mask>")},
-    "span": {"pad": ("<pad>", "[PAD]"), "end": ("</s>", "<eos>", "[SEP]")},
 }
 # RoBERTa's special tokens, which its vocab.json holds among the words.
 _ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -61,7 +56,8 @@ def vocabulary(tokenizer: Tokenizer, objective: str, limit: int) -> Vocabulary:
     size = max(ids.values()) + 1
     if size > limit:
         raise UserError(too_small(size, limit))
-    roles = {role: _find(ids, role, names) for role, names in _ROLES[objective].items()}
+    names = special_tokens.NAMES[objective]
+    roles = {role: _find(ids, role, names[key]) for role, key in special_tokens.NEEDED[objective].items()}
     added = tokenizer.get_added_tokens_decoder()
     special = {i for i, token in added.items() if token.special} | set(roles.values())
     first = ids.get("<extra_id_0>")

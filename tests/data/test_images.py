@@ -17,9 +17,10 @@ from PIL import Image
 from mlrun import config
 from mlrun.data.images import mixup
 from mlrun.data.images import randaugment as ra
-from mlrun.data.images.augment import Augment, Frame, _crop_box, _erase, evaluated, trained
+from mlrun.data.images.augment import Augment, _crop_box, _erase, evaluated, trained
 from mlrun.data.images.digits import Digits, last_of_each_class
 from mlrun.data.images.files import ImageFiles
+from mlrun.data.images.frame import Frame
 from mlrun.data.images.hub import ImageHub
 from mlrun.data.images.mixup import Mix
 from mlrun.errors import UserError

@@ -1,0 +1,151 @@
+"""Text as a Source: windows of tokens, from packed files or from a stream.
+
+Shapes: B samples, N tokens, W tokens of a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mlrun.data import cache, counter_rng
+from mlrun.data.shuffled_blocks import Blocks, Row
+from mlrun.data.source import spread, tensors
+from mlrun.data.text import token_files
+from mlrun.data.text.objectives import Objective
+from mlrun.data.text.tokenizer import Vocabulary
+from mlrun.errors import UserError
+
+if TYPE_CHECKING:
+    from datasets import IterableDataset
+    from tokenizers import Tokenizer
+
+    from mlrun.data.source import Batch
+
+# The masks of the held-out set never change, whatever the run's seed.
+VALIDATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Tokenizer, vocabulary and objective of one corpus, and the JSON-able key of its cached token files."""
+
+    tokenizer: Tokenizer
+    vocabulary: Vocabulary
+    objective: Objective
+    key: dict[str, Any]
+
+    @property
+    def dtype(self) -> str:
+        """Return the numpy type of stored ids."""
+        return token_files.token_type(self.vocabulary.size)
+
+    def windows(self, tokens: int) -> int:
+        """Return how many whole windows that many tokens give."""
+        return max(0, tokens - self.objective.window + self.objective.stride) // self.objective.stride
+
+    def length(self, windows: int) -> int:
+        """Return how many tokens that many windows take."""
+        return windows * self.objective.stride + self.objective.window - self.objective.stride
+
+    def gather(self, tokens_N: np.ndarray, number_B: np.ndarray) -> np.ndarray:
+        """Return the windows (B, W), as int64, that have these numbers."""
+        offset_BW = number_B[:, None] * self.objective.stride + np.arange(self.objective.window)
+        return tokens_N[offset_BW].astype(np.int64)
+
+
+class TextSource:
+    """The held-out half of a text source."""
+
+    samples: int | None = None
+
+    def __init__(self, folder: Path, made: Tokenized, seed: int, validation_samples: int | None) -> None:
+        self.folder, self.made, self.seed = folder, made, seed
+        self.held_out = token_files.read(folder / "validation.bin", made.dtype)
+        windows = made.windows(len(self.held_out))
+        if windows == 0:
+            raise UserError(
+                f"data: the {len(self.held_out)} held-out tokens do not fill one window of {made.objective.window}; "
+                "hold out more documents, give larger validation files, or shorten data.sequence"
+            )
+        chosen = windows if validation_samples is None else min(windows, validation_samples)
+        self.chosen = spread(windows, chosen)
+
+    def validation(self, size: int) -> Iterator[Batch]:
+        """Yield the fixed held-out windows (see Source.validation)."""
+        for start in range(0, len(self.chosen), size):
+            number_B = self.chosen[start : start + size]
+            window_BW = self.made.gather(self.held_out, number_B)
+            yield tensors(self.made.objective.examples(window_BW, number_B, VALIDATION_SEED))
+
+    def describe(self) -> dict[str, Any]:
+        """Return JSON-able facts."""
+        return {
+            "samples": self.samples,
+            "validation_samples": len(self.chosen),
+            "vocabulary": self.made.vocabulary.size,
+            "tokenizer": str(self.folder / "tokenizer.json"),
+            "content": cache.digest(self.made.key),
+        }
+
+
+class PackedText(TextSource):
+    """All windows of a corpus on disk, in another order every epoch, at random access."""
+
+    samples: int
+
+    def __init__(self, folder: Path, made: Tokenized, seed: int, validation_samples: int | None) -> None:
+        super().__init__(folder, made, seed, validation_samples)
+        self.tokens = token_files.read(folder / "train.bin", made.dtype)
+        self.samples = made.windows(len(self.tokens))
+
+    def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[Batch]:
+        """Yield batches from sample `start` on, for ever (see Source.batches)."""
+        for first in count(start, size):
+            index_B = np.arange(first, first + size)[slice(None) if rows is None else rows]
+            number_B = counter_rng.epoch_order(index_B, self.samples, self.seed)
+            window_BW = self.made.gather(self.tokens, number_B)
+            yield tensors(self.made.objective.examples(window_BW, index_B, self.seed))
+
+
+class StreamedText(TextSource):
+    """Windows of a stream without known length, shuffled within blocks; resumes at the nearest noted block."""
+
+    def __init__(
+        self,
+        folder: Path,
+        made: Tokenized,
+        seed: int,
+        load: Callable[[], IterableDataset],
+        keep: Callable[[int], bool],
+        block: int,
+    ) -> None:
+        super().__init__(folder, made, seed, validation_samples=None)
+        self.keep = keep
+        marks = folder / f"block-{block}-window-{made.objective.window}-{made.objective.stride}"
+        marks.mkdir(exist_ok=True)
+        self.blocks = Blocks(load, self._windows, block, marks)
+
+    def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[Batch]:
+        """Yield batches from sample `start` on, for ever (see Source.batches)."""
+        samples = self.blocks.samples(start, self.seed)
+        kept = slice(None) if rows is None else rows
+        for first in count(start, size):
+            window_BW = np.stack(list(islice(samples, size)))[kept].astype(np.int64)
+            index_B = np.arange(first, first + size)[kept]
+            yield tensors(self.made.objective.examples(window_BW, index_B, self.seed))
+
+    def _windows(self, rows: list[Row], carry: list[int]) -> tuple[list[np.ndarray], list[int]]:
+        """Return the windows that these documents complete, and the ids left over."""
+        made = self.made
+        texts = (row["text"] for row in rows if self.keep(row["index"]) and row["text"] is not None)
+        arrays = token_files.encode(texts, made.tokenizer, made.vocabulary.end, made.dtype)
+        tokens_N = np.concatenate([np.asarray(carry, made.dtype), *arrays])
+        windows = made.windows(len(tokens_N))
+        items = list(made.gather(tokens_N, np.arange(windows)).astype(made.dtype))
+        return items, tokens_N[windows * made.objective.stride :].tolist()

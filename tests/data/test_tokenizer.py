@@ -1,0 +1,79 @@
+"""Tokenizers: trained on the training part or given, with the tokens that an objective needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from corpora import SHARED, bert, error_of, given_tokenizer, gpt, sentences, t5, write_lines
+
+from mlrun.data.held_out import held_out
+from mlrun.data.text import token_files, tokenizer
+from mlrun.data.text.files import Files
+
+
+def test_training_a_tokenizer_is_deterministic_and_fills_the_vocabulary() -> None:
+    made = [tokenizer.train(iter(sentences(300)), 400, "mlm") for _ in range(2)]
+    assert tokenizer.content_hash(made[0]) == tokenizer.content_hash(made[1])
+    assert made[0].get_vocab_size() == 400
+
+
+def test_the_tokenizer_learns_from_the_training_part_only(tmp_path: Path, cache: str) -> None:
+    lines = [f"zq{'zq' * 30}" if held_out(number, 0.05) else line for number, line in enumerate(sentences(100))]
+    data = Files(sequence=8, files=[str(write_lines(tmp_path / "x.txt", lines))], format="text", document="line")
+    words = data.open(gpt(400), 0, cache).made.tokenizer.get_vocab()
+    assert not [word for word in words if "zq" in word and "endoftext" not in word]
+
+
+def test_a_given_tokenizer_is_used(spec: Files, cache: str, corpus: Path, tmp_path: Path) -> None:
+    made = tokenizer.train(iter(sentences(50)), 300, "causal")
+    made.save(str(tmp_path / "tokenizer.json"))
+    for name in (tmp_path, tmp_path / "tokenizer.json"):
+        data = Files(sequence=16, files=[str(corpus)], format="text", document="line", tokenizer=str(name))
+        assert data.problems(gpt()) == [] and tokenizer.given_size(str(name)) == 300
+        ids = made.encode(corpus.read_text().splitlines()[0]).ids
+        source = data.open(gpt(), 0, cache)
+        assert token_files.read(source.folder / "train.bin", "uint16")[: len(ids)].tolist() == ids
+        assert Path(source.describe()["tokenizer"]).is_file()
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the GPT-2 and BERT vocabularies of ../shared are absent")
+@pytest.mark.parametrize(
+    ("name", "size", "text", "tokens"),
+    [
+        ("gpt2-vocab.json", 50257, "Hello world", [15496, 995]),
+        ("bert-base-uncased-vocab.txt", 30522, "Hello World!", [7592, 2088, 999]),
+    ],
+)
+def test_published_vocabularies_give_the_published_ids(name: str, size: int, text: str, tokens: list[int]) -> None:
+    path = str(SHARED / "vocab" / name)
+    assert tokenizer.given_size(path) == size
+    assert tokenizer.load(path).encode(text, add_special_tokens=False).ids == tokens
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the novels of ../shared are absent")
+def test_novels_load_as_parquet_with_the_bert_vocabulary(cache: str) -> None:
+    files = [str(SHARED / "novels" / "validation.parquet")]
+    vocab = str(SHARED / "vocab" / "bert-base-uncased-vocab.txt")
+    data = Files(sequence=64, files=files, format="parquet", tokenizer=vocab, held_out=0.2, validation_samples=8)
+    batch = next(data.open(bert(30522), 0, cache).batches(0, 2))
+    assert (batch["tokens"][:, 0] == 101).all() and (batch["tokens"][:, -1] == 102).all()
+
+
+def test_sentinels_are_the_tokenizers_own_if_it_has_them() -> None:
+    made = tokenizer.train(iter(sentences(50)), 300, "span")
+    assert tokenizer.vocabulary(made, "span", 340).first_sentinel == 339
+    made.add_special_tokens([f"<extra_id_{n}>" for n in reversed(range(10))])
+    words = tokenizer.vocabulary(made, "span", 340)
+    assert (words.first_sentinel, words.sentinels) == (made.token_to_id("<extra_id_0>"), 10)
+
+
+def test_a_given_tokenizer_needs_the_special_tokens_of_the_objective(corpus: Path, tmp_path: Path, cache: str) -> None:
+    data = Files(sequence=16, files=[str(corpus)], format="text", tokenizer=given_tokenizer(tmp_path))
+    assert "no start token" in error_of(lambda: data.open(bert(), 0, cache))
+
+
+def test_too_few_sentinels_are_refused(corpus: Path, tmp_path: Path, cache: str) -> None:
+    tokenizer.train(iter(sentences(50)), 300, "span").save(str(tmp_path / "tokenizer.json"))
+    given = {"files": [str(corpus)], "format": "text", "tokenizer": str(tmp_path)}
+    assert "at least 303" in error_of(lambda: Files(sequence=64, **given).open(t5(302), 0, cache))
