@@ -17,7 +17,7 @@ from mlrun import files
 from mlrun.config import Config
 from mlrun.data.shuffled_blocks import Broken
 from mlrun.errors import UserError, mistake
-from mlrun.interop import initial, ledger
+from mlrun.interop import initial, ledger, published, tokenizers
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
@@ -195,6 +195,7 @@ class Run:
                 described = self.source.describe()
                 save_model(self.folder / "model", self.config.resolved["model"], self.current, described, self.ranks)
                 self._save_ledger(stage)
+                self._save_facts(described)
             self._save(self.current)
 
     def _save_ledger(self, stage: Stage) -> None:
@@ -206,6 +207,20 @@ class Run:
         own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, processes.machine(self.ranks))
         before = () if self.plan.source is None else ledger.of_source(self.plan.source)
         ledger.write(self.folder / "model", (*before, own))
+
+    def _save_facts(self, described: dict[str, Any]) -> None:
+        """Write beside the model what an export says of it: special ids as they were published, or classes."""
+        if not self.ranks.first:
+            return
+        init, folder, model = self.config.settings.init, self.folder / "model", self.config.model
+        if model.objective == "image":
+            facts = published.of_classes(described["labels"]) if "labels" in described else {}
+        elif init is not None and Path(init).expanduser().is_dir() and (said := initial.facts(init)):
+            facts = said
+        else:
+            facts = tokenizers.facts_of_run(folder, model, described.get("end"))
+        if facts:
+            published.write(folder, facts)
 
     def _fork(self, step: int, current: Snapshot) -> None:
         """Keep the state that a branch will start from once the trunk is done."""

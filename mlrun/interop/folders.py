@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlrun.errors import UserError, mistake
-from mlrun.interop import tokenizers
 from mlrun.interop.families.registry import family_of
 from mlrun.interop.read import open_folder
-from mlrun.interop.write import save
+from mlrun.interop.write import save, special_ids
 
 
 def export_hf(model_folder: Path, target: Path) -> None:
@@ -22,7 +21,7 @@ def export_hf(model_folder: Path, target: Path) -> None:
     if source.family is not None:
         remedy = "it is a Hugging Face folder already"
         raise UserError(mistake("run", model_folder, "a run folder or a model folder of ours", remedy))
-    family = family_of(source.model, tokenizers.special_ids(source.folder, source.model))
+    family = family_of(source.model, special_ids(source))
     save(target, family, source.model, source.stream, source)
 
 

@@ -13,6 +13,7 @@ from mlrun.config import Settings
 from mlrun.data.text import tokenizer as tokenizers
 from mlrun.errors import UserError, mistake
 from mlrun.interop import ledger
+from mlrun.interop.published import IDS, Facts
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.interop.tokenizers import has_one
 from mlrun.interop.write import ours
@@ -25,12 +26,13 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Initial:
-    """A model to start from: `tokenizer` is its file, None if none is there."""
+    """A model to start from: `tokenizer` is its file, None if none is there; `facts` as in `Checkpoint`."""
 
     folder: Path
     model: Model
     tokenizer: Path | None
     ledger: ledger.Ledger
+    facts: Facts | None
 
 
 def opened(init: str) -> Checkpoint:
@@ -53,12 +55,19 @@ def _look(init: str, files: tuple[tuple[Path, int], ...]) -> Initial:
     """Read the folder, once for all points of a sweep; `files` tell it from what it was or will be."""
     found = opened(init)
     tokenizer = tokenizers.given_files(str(found.folder)) if has_one(found.folder) else None
-    return Initial(found.folder, found.model, None if tokenizer is None else tokenizer[0], ledger.read(found.folder))
+    return Initial(
+        found.folder, found.model, None if tokenizer is None else tokenizer[0], ledger.read(found.folder), found.facts
+    )
 
 
 def settings_of(found: Initial) -> dict[str, Any]:
     """Return the folder's model as a choice of the group `model`."""
     return ours(found.model)
+
+
+def facts(init: str) -> Facts:
+    """Return the special ids that were published with the model; class names are those of the data."""
+    return {key: value for key, value in (look(init).facts or {}).items() if key in IDS}
 
 
 def problems(init: str, model: Model, init_flops: str | None) -> list[str]:

@@ -14,8 +14,8 @@ from typing import Any
 from torch import Tensor
 
 from mlrun.errors import UserError, mistake
-from mlrun.interop import ledger, tokenizers
-from mlrun.interop.families.base import Family
+from mlrun.interop import ledger, published, tokenizers
+from mlrun.interop.families.base import Family, SpecialIds
 from mlrun.interop.families.registry import table_of
 from mlrun.interop.name_tables import NameTable, groups, store
 from mlrun.interop.read import CONFIG, INNER, Checkpoint, layout
@@ -72,13 +72,17 @@ def save(
     with fresh(target) as folder:
         inner = folder / INNER if family is None else folder
         inner.mkdir(exist_ok=True)
-        tokenizers.copy(source.folder, inner)
+        tokenizers.copy(source.folder, inner, model)
         if family is not None:
-            tokenizers.describe(inner, model)
+            tokenizers.describe(inner, model, source.facts)
         _write_tensors(inner, table, model, stream, source, shard_bytes)
-        written = {CONFIG: ours(model) if family is None else theirs(family, model, source, inner), **(notes or {})}
+        written = {CONFIG: ours(model) if family is None else theirs(family, model, source), **(notes or {})}
         for name, content in written.items():
             (inner / name).write_text(json.dumps(content, indent=2) + "\n")
+        if family is None and source.facts is not None:
+            published.write(inner, source.facts)
+        elif source.family is None and model.objective in ("causal", "span"):
+            published.generation(inner, written[CONFIG])
         ledger.write(inner, ledger.read(source.folder) if spent is None else spent)
 
 
@@ -110,10 +114,20 @@ def ours(model: Model) -> dict[str, Any]:
     return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(model)}
 
 
-def theirs(family: Family, model: Model, source: Checkpoint, folder: Path) -> dict[str, Any]:
+def special_ids(source: Checkpoint) -> SpecialIds:
+    """Return the id of each role: as published, or by what the tokenizer's special tokens are called."""
+    if source.facts is None:
+        return tokenizers.special_ids(source.folder, source.model)
+    given = {key.removesuffix("_id"): source.facts.get(key) for key in published.IDS}
+    return {role: number for role, number in given.items() if type(number) is int}
+
+
+def theirs(family: Family, model: Model, source: Checkpoint) -> dict[str, Any]:
     """Return a Hugging Face config.json."""
     architecture, kind = next(iter(family.architectures.items()))
     dtype = source.dtype(next(iter(model.params())))
-    settings = family.write(model, tokenizers.special_ids(folder, model))
+    settings = family.write(model, special_ids(source))
+    if source.facts is not None:
+        settings = {key: value for key, value in settings.items() if key not in published.IDS} | dict(source.facts)
     named = {"architectures": [architecture], "model_type": kind, "torch_dtype": str(dtype).removeprefix("torch.")}
     return named | settings
