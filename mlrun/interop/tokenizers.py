@@ -47,7 +47,8 @@ def copy(source: Path, target: Path, model: Model) -> None:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
     if not (source / OURS).is_file() and has_one(source):
-        tokenizer.load(str(source)).save(str(target / OURS))
+        made = tokenizer.load(str(source)).to_str(pretty=True)
+        (target / OURS).write_text(made, encoding="utf-8")
         _frame(target, special_tokens(target, model))
 
 
@@ -92,7 +93,7 @@ def _frame(folder: Path, special: Mapping[str, str]) -> None:
         single, pair, used = f"$A {end}", f"$A {end} $B {end}", (str(end),)
     ids = [(name, tokenizer.token_to_id(name)) for name in used]
     tokenizer.post_processor = TemplateProcessing(single=single, pair=pair, special_tokens=ids)
-    tokenizer.save(str(folder / OURS))
+    (folder / OURS).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
 
 
 def facts_of_run(folder: Path, model: Model, end: int | None) -> Facts:

@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mlrun.errors import UserError, mistake
+from mlrun.errors import UserError
 from mlrun.interop import ledger, published, tokenizers
 from mlrun.interop.families.base import Family, SpecialIds
 from mlrun.interop.families.registry import table_of
 from mlrun.interop.name_tables import NameTable, groups, store
 from mlrun.interop.read import CONFIG, INNER, Checkpoint, layout
+from mlrun.interop.target import fresh
 from mlrun.models.axes import at_depth
 from mlrun.models.base import Model
 from mlrun.train.checkpoint.tensor_files import SHARD_BYTES, TensorInfo, Writer
 
 # All layers' tensors of one of our templates, in order of depth.
 Stream = Callable[[str], Iterator[Tensor]]
-
-
-@contextmanager
-def fresh(target: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `target` when the block ends well, and nothing at all when it does not."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(mistake("target", target, "a new or an empty folder", "remove it or name another"))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(mistake("target", target, "a place to write to", f"{error.strerror}; name another")) from None
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def save(

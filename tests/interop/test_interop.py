@@ -595,7 +595,7 @@ def test_places_that_cannot_serve_are_refused(llama: Path, tmp_path: Path) -> No
     (tmp_path / "nothing").mkdir()
     refused: list[tuple[Callable[[], None], str]] = [
         (lambda: import_hf(llama, tmp_path / "used"), "a new or an empty folder"),
-        (lambda: import_hf(llama, llama / "config.json" / "new"), "a place to write to"),
+        (lambda: import_hf(llama, tmp_path / "used" / "notes" / "new"), "a place to write to"),
         (lambda: import_hf(tmp_path / "absent", tmp_path / "new"), "name a folder that exists"),
         (lambda: import_hf(tmp_path / "nothing", tmp_path / "new"), "no model is there yet"),
         (lambda: import_hf(tmp_path / "run", tmp_path / "new"), "a model of ours already"),
