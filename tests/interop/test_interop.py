@@ -34,11 +34,15 @@ transformers = pytest.importorskip("transformers")
 CLASSES = {
     "gpt": "AutoModelForCausalLM",
     "gpt untied": "AutoModelForCausalLM",
+    "gpt relu": "AutoModelForCausalLM",
     "bert": "AutoModelForMaskedLM",
     "roberta": "AutoModelForMaskedLM",
     "deit": "AutoModelForImageClassification",
     "deit distilled": "DeiTForImageClassificationWithTeacher",
+    "deit one head": "DeiTForImageClassification",
     "llama": "AutoModelForCausalLM",
+    "llama stretched": "AutoModelForCausalLM",
+    "qwen2": "AutoModelForCausalLM",
     "llama tied qk": "AutoModelForCausalLM",
     "t5": "AutoModelForSeq2SeqLM",
     "t5 v1.1": "AutoModelForSeq2SeqLM",
@@ -535,17 +539,24 @@ def test_an_index_cannot_lead_out_of_its_folder(llama: Path, tmp_path: Path) -> 
     assert "not the name of a file" in problems(lambda: import_hf(llama, tmp_path / "new"), tmp_path / "new")[0]
 
 
+STRETCHED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 OPTIONS: Iterable[tuple[str, dict[str, Any], str]] = [
     ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
-    ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_parameters"),
+    ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5}}, "rope_parameters"),
+    ("llama stretched", {"rope_scaling": {"rope_type": "llama3"} | STRETCHED | {"factor": "8"}}, "factor=8"),
+    ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+    ("llama", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    ("llama", {"model_type": "mistral"}, "model_type=mistral: allowed: llama"),
+    ("llama", {"architectures": None}, "name LlamaForCausalLM, if it is one"),
+    ("qwen2", {"use_sliding_window": True}, "use_sliding_window=True"),
     ("llama", {"attention_bias": True}, "attention_bias=True"),
     ("llama", {"hidden_act": "relu"}, "hidden_act=relu"),
     ("llama", {"num_key_value_heads": 3}, "num_key_value_heads=3"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
     ("llama", {"hidden_size": None}, "hidden_size=missing"),
     ("llama", {"hidden_size": "16"}, "hidden_size=16"),
-    ("llama", {"architectures": ["MistralForCausalLM"]}, "architectures=MistralForCausalLM"),
-    ("gpt", {"activation_function": "relu"}, "activation_function=relu"),
+    ("llama", {"architectures": ["MistralForCausalLM"]}, "model_type=llama: allowed: mistral"),
+    ("gpt", {"activation_function": "silu"}, "activation_function=silu"),
     ("gpt", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
     ("bert", {"architectures": ["ElectraForMaskedLM"]}, "architectures=ElectraForMaskedLM"),
