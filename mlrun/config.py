@@ -1,6 +1,6 @@
 """The settings of a run: dataclasses that Hydra checks, and the typed `Config` that the plan reads. No torch here.
 
-Groups with a `_target_` (model, coarsening, growth, data, logger) are checked against the class that they name.
+Groups with a `_target_` (see `GROUPS`, `LISTS`) are checked against the class that they name.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from mlrun.errors import UserError, mistake, nearest
 REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 # The groups that name a class in `_target_`.
-GROUPS = ("model", "coarsening", "growth", "data", "logger")
+GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
+# The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
+LISTS = ("logger", "evaluation")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
     "cycle.optimizer_policy": ("reset", "carry"),
     "cycle.lr_policy": ("restart", "continue", "rewarm"),
     "on_divergence": ("stop", "skip"),
@@ -68,20 +69,6 @@ class Schedule:
     warmup: str = "5%"
     decay: str = "20%"
     floor: float = 0.1
-
-
-@dataclass
-class Optimizer:
-    """AdamW and what goes with it."""
-
-    lr: float = MISSING
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float | None = 1.0
-    ema: float | None = None
-    schedule: Schedule = field(default_factory=Schedule)
 
 
 @dataclass
@@ -139,8 +126,9 @@ class Settings:
     cycle: Cycle = field(default_factory=Cycle)
     hardware: Hardware = field(default_factory=Hardware)
     data: Any = MISSING
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    logger: Any = MISSING
+    optimizer: Any = MISSING
+    logger: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
@@ -154,7 +142,9 @@ class Config:
     coarsening: Any
     growth: Any
     data: Any
-    logger: Any
+    optimizer: Any
+    logger: dict[str, Any]  # by the name of the choice
+    evaluation: dict[str, Any]
     resolved: dict[str, Any]
 
 
@@ -171,17 +161,37 @@ def allowed_packages() -> list[str]:
     return ["mlrun", *(name.strip() for name in extra.split(",") if name.strip())]
 
 
-def locate(path: str, key: str) -> type:
-    """Return the dataclass that a `_target_` names; UserError if it is foreign, missing or no dataclass."""
+def within(module: str, packages: Iterable[str]) -> bool:
+    """Return whether a module is one of the packages, or in one."""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def found_class(path: str, key: str, packages: Sequence[str]) -> type:
+    """Return the class under a dotted name; UserError if it is missing, no class, or not defined in the packages.
+
+    A module of ours holds what it imports too, such as `os`: where the class was defined decides, and nothing that
+    lies outside of the packages is imported to find out.
+    """
     module, _, name = path.rpartition(".")
-    if path.partition(".")[0] not in allowed_packages():
-        remedy = f"add its package to the environment variable {PACKAGES_VARIABLE} if you trust it"
-        raise UserError(mistake(f"{key}._target_", path, ", ".join(allowed_packages()), remedy))
+    remedy = f"add its package to the environment variable {PACKAGES_VARIABLE} if you trust it"
+    if not within(module, packages):
+        raise UserError(mistake(key, path, ", ".join(packages), remedy))
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(mistake(f"{key}._target_", path, "an importable class", f"{error}")) from None
-    if not (inspect.isclass(found) and is_dataclass(found)):
+        raise UserError(mistake(key, path, "an importable class", f"{error}")) from None
+    if not inspect.isclass(found):
+        raise UserError(mistake(key, path, "a class", "name the class that is to be made"))
+    if not within(found.__module__, packages):
+        origin = f"it comes from {found.__module__}: {remedy}"
+        raise UserError(mistake(key, path, f"a class defined in {', '.join(packages)}", origin))
+    return found
+
+
+def locate(path: str, key: str) -> type:
+    """Return the dataclass that a `_target_` names; UserError if it is foreign, missing or no dataclass."""
+    found = found_class(path, f"{key}._target_", allowed_packages())
+    if not is_dataclass(found):
         raise UserError(mistake(f"{key}._target_", path, "a dataclass", "name the class that the group builds"))
     return found
 
@@ -189,14 +199,12 @@ def locate(path: str, key: str) -> type:
 def build(node: DictConfig, key: str) -> Any:
     """Return the object that a `_target_` group describes; names and types are those of its class."""
     if "_target_" not in node:
-        raise UserError(mistake(f"{key}._target_", "missing", "a class", f"copy it from a file in conf/{key}"))
+        remedy = f"copy it from a file in conf/{key.partition('.')[0]}"
+        raise UserError(mistake(f"{key}._target_", "missing", "a class", remedy))
     found = locate(str(node["_target_"]), key)
-    known = [f.name for f in fields(found)]
     given = {str(name): value for name, value in node.items() if name != "_target_"}
-    unknown = [n for n in given if n not in known]
-    if unknown:
-        allowed = ", ".join(known) or "no setting"
-        raise UserError([mistake(f"{key}.{n}", given[n], allowed, f"remove it{nearest(n, known)}") for n in unknown])
+    if unknown := _unknown(given, found, f"{key}."):
+        raise UserError(unknown)
     return _typed(found, given, key)
 
 
@@ -205,7 +213,8 @@ def _typed(found: type, given: Mapping[str, Any], key: str) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(found), OmegaConf.create(dict(given))))
     except OmegaConfBaseException as error:
         name = error.full_key or ""
-        line = mistake(f"{key}.{name}", given.get(name, "missing"), reason(error), "correct the value")
+        shown = OmegaConf.select(OmegaConf.create(dict(given)), name, default="missing")
+        line = mistake(f"{key}.{name}", shown, reason(error), "correct the value")
         raise UserError(line) from None
 
 
@@ -225,20 +234,28 @@ def load(settings: DictConfig) -> Config:
         raise UserError(unresolved(error)) from None
     assert isinstance(plain, dict)
     problems = _unknown(plain, Settings, "") + _choice_problems(settings)
-    built: dict[str, Any] = {}
-    for key in GROUPS:
-        if not isinstance(plain[key], dict):
-            problems.append(mistake(key, plain[key], "a choice of the group", f"give {key}=NAME"))
-            continue
-        try:
-            built[key] = build(DictConfig(plain[key]), key)
-        except UserError as error:
-            problems += error.problems
+    built = {key: _built(plain[key], key, problems) for key in GROUPS}
+    for key in LISTS:
+        built[key] = {name: _built(node, f"{key}.{name}", problems) for name, node in plain[key].items()}
     if problems:
         raise UserError(problems)
     typed = OmegaConf.to_object(settings)
     assert isinstance(typed, Settings)
-    return Config(typed, **built, resolved={str(k): v for k, v in plain.items()})
+    # With the types and the defaults of their classes: 0 and 0.0 are one setting.
+    resolved = {str(k): {**v, **asdict(built[k])} if k in GROUPS else v for k, v in plain.items()}
+    return Config(typed, **built, resolved=resolved)
+
+
+def _built(node: Any, key: str, problems: list[str]) -> Any:
+    """Return the object of one choice; what is wrong with it joins `problems`."""
+    try:
+        if not isinstance(node, dict):
+            group = key.partition(".")[0]
+            raise UserError(mistake(key, node, "a choice of the group", f"give {group}=NAME"))
+        return build(DictConfig(node), key)
+    except UserError as error:
+        problems += error.problems
+        return None
 
 
 def reference_problems(settings: DictConfig) -> list[str]:
@@ -260,14 +277,20 @@ def unresolved(error: Exception) -> str:
 def _unknown(plain: Mapping[Any, Any], schema: type, prefix: str) -> list[str]:
     """Return a line for each key that `+key=value` or a YAML file added beside those of the schema."""
     known = {f.name: f.default_factory for f in fields(schema)}
+    allowed = ", ".join(known) or "no setting"
     problems = [
-        mistake(f"{prefix}{key}", value, ", ".join(known), f"remove it{nearest(str(key), list(known))}")
+        mistake(f"{prefix}{key}", value, allowed, f"remove it{nearest(str(key), list(known))}")
         for key, value in plain.items()
         if key not in known
     ]
     for key, below in known.items():
-        if inspect.isclass(below) and is_dataclass(below):
+        if key not in plain or not (inspect.isclass(below) and is_dataclass(below)):
+            continue
+        if isinstance(plain[key], Mapping):
             problems += _unknown(plain[key], below, f"{prefix}{key}.")
+        else:
+            names = ", ".join(f"{prefix}{key}.{f.name}" for f in fields(below))
+            problems.append(mistake(f"{prefix}{key}", plain[key], names, "give one of these"))
     return problems
 
 
@@ -275,6 +298,6 @@ def _choice_problems(settings: DictConfig) -> list[str]:
     problems = []
     for key, allowed in CHOICES.items():
         given = OmegaConf.select(settings, key)
-        if given not in allowed:
+        if given is not None and given not in allowed:  # what a group leaves out has the default of its class
             problems.append(mistake(key, given, ", ".join(allowed), f"choose one{nearest(str(given), allowed)}"))
     return problems

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mlrun.config import build
 from mlrun.errors import UserError, mistake
+from mlrun.files import read_json
 from mlrun.interop import ledger
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.interop.target import judge
@@ -24,7 +25,7 @@ from mlrun.models.axes import FAMILIES, Resize
 from mlrun.models.base import RATES, Model
 from mlrun.multilevel import operators
 from mlrun.multilevel.coarsening.base import Coarsening, Ratios
-from mlrun.train.checkpoint.tensor_files import SHARD_BYTES, read_json
+from mlrun.train.checkpoint.tensor_files import SHARD_BYTES
 
 FINE = "fine.json"
 

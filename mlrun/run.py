@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ import yaml
 
 from mlrun import files
 from mlrun.config import Config
-from mlrun.data.shuffled_blocks import Broken
+from mlrun.data.source import Broken
 from mlrun.errors import UserError, mistake
+from mlrun.evaluate.base import Context, measure
 from mlrun.interop import initial, ledger, published, tokenizers
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
@@ -24,17 +24,18 @@ from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train import loop
-from mlrun.train.checkpoint import sharded, store
+from mlrun.train.checkpoint import store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
-from mlrun.train.loop import Evaluate, Fork, Job, Save, Trainee, held_out_loss, my_rows, record
-from mlrun.train.model_folder import save_model, save_weights, write_text
-from mlrun.train.optimizers import adamw
+from mlrun.train.lock import claimed
+from mlrun.train.loop import Evaluate, Fork, Job, Save, Trainee, my_rows, record
+from mlrun.train.model_folder import save_model
+from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel import processes
 from mlrun.train.parallel.placement import like
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.signals import Signals, Stopped
-from mlrun.train.snapshot import Progress, Snapshot, at_rest
+from mlrun.train.snapshot import Progress, Snapshot
 
 
 def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
@@ -53,8 +54,8 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
         signals.pass_on()
         raise
     except OSError as error:
-        if error.errno in files.FULL_OR_FORBIDDEN:
-            raise UserError(files.reason(error, folder)) from None
+        if (reason := files.reason(error, folder)) is not None:
+            raise UserError(reason) from None
         raise
 
 
@@ -71,21 +72,6 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         processes.stop(ranks)
 
 
-@contextmanager
-def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
-    """Hold a run folder; a second process that wants it is refused."""
-    if not ranks.first:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(mistake("run", folder, "a folder that no other process uses", "wait for it")) from None
-        yield
-
-
 class Run:
     """One cycle in one folder. What a stage needs is handed to it; this object only holds what outlives a stage."""
 
@@ -94,17 +80,21 @@ class Run:
         settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
         self.clock = Clock(settle)
         self.signals = signals
+        self.checkpoints = store.Checkpoints(folder / files.CHECKPOINTS, plan, ranks)
         self.progress = Progress()
         self.kept: dict[int, Snapshot] = {}
 
     def go(self) -> dict[str, Any]:
         """Run every stage that is left, then write the model and the summary."""
-        finished = _read_json(self.folder / "summary.json")
-        if finished is not None and finished["status"] == "finished":
-            return finished
+        summary = self.folder / files.SUMMARY
+        before = files.read_json(summary, "remove it, and the run goes on") if summary.exists() else {}
+        if before.get("status") == "finished":
+            return before
         self.plan = initial.charged(self.plan, self.config.settings, self.folder)
-        found = store.load(self.folder / "checkpoints", self.ranks)
+        found = self.checkpoints.load()
         if found is None:
+            if (note := self.checkpoints.begin()) is not None and self.ranks.first:
+                print(f"mlrun: {note}", flush=True)
             self.current = self._fresh()
             self.progress.content = self.source.describe().get("content")
         else:
@@ -153,11 +143,11 @@ class Run:
                             self._evaluate(job, stage, trainee, step)
                     case Fork(step):
                         with self.clock.during("checkpoint"):
-                            self._fork(step, at_rest(trainee, self.ranks.placement))
+                            self._fork(step, trainee.at_rest(self.ranks.placement))
                     case Save(step):
                         with self.clock.during("checkpoint"):
                             progress.step = step
-                            self._save(at_rest(trainee, self.ranks.placement))
+                            self._save(trainee.at_rest(self.ranks.placement))
         progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
         self._leave_stage(job, stage, trainee)
 
@@ -171,7 +161,7 @@ class Run:
     def _enter(self, job: Job, stage: Stage) -> None:
         """Move `current` to the stage's level, and log the receipt; a branch starts from its fork as it was there."""
         if stage.fork is not None:
-            self.current = store.load_fork(self.folder / "checkpoints", stage.fork, self.ranks)
+            self.current = self.checkpoints.load_fork(stage.fork)
             return
         transition = Transition(
             self.config, self.plan, self.ranks, self.clock, self.kept, self._batches, self._held_out, job.pause
@@ -185,7 +175,7 @@ class Run:
         """Log that a stage is done, and save where it led to."""
         progress = self.progress
         self._write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
-        self.current = at_rest(trainee, self.ranks.placement)
+        self.current = trainee.at_rest(self.ranks.placement)
         if self.config.growth.keeps_teacher:
             self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
@@ -193,26 +183,25 @@ class Run:
             # First: a checkpoint of the trunk's end says that its model is written.
             if stage == self.plan.trunk[-1]:
                 described = self.source.describe()
-                save_model(self.folder / "model", self.config.resolved["model"], self.current, described, self.ranks)
-                self._save_ledger(stage)
-                self._save_facts(described)
+                save_model(
+                    self.folder / files.MODEL, self.config.resolved["model"], self.current, described, self.ranks
+                )
+                if self.ranks.first:
+                    self._save_ledger(stage)
+                    self._save_facts(described)
             self._save(self.current)
 
     def _save_ledger(self, stage: Stage) -> None:
         """Write beside the model what it cost: where it started from, and this run up to here."""
-        if not self.ranks.first:
-            return
         spent, seconds = self.plan.spent(stage.end, stage.index), self.clock.read()["training"]
         name = self.folder.resolve().name
         own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, processes.machine(self.ranks))
         before = () if self.plan.source is None else ledger.of_source(self.plan.source)
-        ledger.write(self.folder / "model", (*before, own))
+        ledger.write(self.folder / files.MODEL, (*before, own))
 
     def _save_facts(self, described: dict[str, Any]) -> None:
         """Write beside the model what an export says of it: special ids as they were published, or classes."""
-        if not self.ranks.first:
-            return
-        init, folder, model = self.config.settings.init, self.folder / "model", self.config.model
+        init, folder, model = self.config.settings.init, self.folder / files.MODEL, self.config.model
         if model.objective == "image":
             facts = published.of_classes(described["labels"]) if "labels" in described else {}
         elif init is not None and Path(init).expanduser().is_dir() and (said := initial.facts(init)):
@@ -225,12 +214,7 @@ class Run:
     def _fork(self, step: int, current: Snapshot) -> None:
         """Keep the state that a branch will start from once the trunk is done."""
         self.progress.forks[str(step)] = self.clock.read()["training"]
-        folder = self.folder / "checkpoints"
-        if self.ranks.placement.collective:
-            sharded.save_fork(folder, step, current, self.ranks)
-        elif self.ranks.first:
-            store.save_fork(folder, step, current)
-        self.ranks.wait()
+        self.checkpoints.save_fork(step, current)
 
     def _fresh(self) -> Snapshot:
         """Return the first stage's model, from its seed or from the folder `init`."""
@@ -244,7 +228,7 @@ class Run:
         return Snapshot({"weights": keep((name, found[name].float()) for name in found)})
 
     def _trainee(self, stage: Stage) -> Trainee:
-        spec, hardware = self.config.settings.optimizer, self.config.settings.hardware
+        spec, hardware = self.config.optimizer, self.config.settings.hardware
         model = self.plan.level(stage.level).model
         net = self.ranks.placement.network(model, self.current.weights, self.ranks.device, hardware.precision)
         for block in blocks(net):
@@ -253,16 +237,18 @@ class Run:
         if stage.transfer == "decoalesce":
             coarse = self.plan.level(stage.level + 1)
             stage_loss = self.config.growth.stage_loss(net, stage, coarse, self.kept.get(coarse.number))
-        optimizer = adamw.adamw(net, spec)
-        if self.current.adam_steps > 0:
-            adamw.load_moments(net, optimizer, self.current.tensors, self.current.adam_steps)
+        optimizer = Stepping(spec, net)
+        optimizer.load(self.current.tensors, self.current.optimizer_steps)
         start = self.current.tensors.get("ema", self.current.weights)
         ema = {n: like(p, start[n]) for n, p in net.named_parameters()} if spec.ema is not None else None
         return Trainee(net, optimizer, ema, stage_loss)
 
     def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the held-out loss; of a branch with what a run would have cost that had this as its end."""
-        values: dict[str, Any] = self._losses(trainee)
+        try:
+            values: dict[str, Any] = self._measured(job, trainee)
+        except Stopped:
+            return  # the loop saves and stops; `unevaluated` says what is still due
         if stage.fork is not None:
             own = self.plan.own(stage, step)
             values |= {f"own_{name}": getattr(own, name) for name in ("step", "tokens", "flops", "flops_body")}
@@ -280,52 +266,46 @@ class Run:
         if math.isfinite(loss) and (best is None or loss < best):
             self.progress.best = loss
             meta = {"step": str(step), "val_loss": repr(loss)}
-            save_weights(self.folder / "checkpoints" / store.BEST, net.state_dict(), meta, self.ranks)
+            self.checkpoints.save_best(net.state_dict(), meta)
 
-    def _losses(self, trainee: Trainee) -> dict[str, float]:
-        """Return the held-out loss, and that of the averaged weights where there are any."""
-        settings = self.config.settings
-
-        def loss(net: Network) -> float:
-            return held_out_loss(net, self.source.validation(settings.eval.batch), settings.hardware, self.ranks)
-
-        values = {"loss": loss(trainee.net)}
+    def _measured(self, job: Job, trainee: Trainee) -> dict[str, float]:
+        """Return what the evaluations say of the network, and as `ema_...` of its averaged weights."""
+        settings, ranks = self.config.settings, self.ranks
+        context = Context(self.source, settings.eval.batch, settings.hardware, ranks, job.pause)
+        values = measure(self.config.evaluation.values(), trainee.net, context)
         if trainee.ema is not None:
-            model, device, precision = trainee.net.model, self.ranks.device, settings.hardware.precision
-            values["ema_loss"] = loss(self.ranks.placement.network(model, trainee.ema, device, precision))
+            averaged = ranks.placement.network(
+                trainee.net.model, trainee.ema, ranks.device, settings.hardware.precision
+            )
+            found = measure(self.config.evaluation.values(), averaged, context)
+            values |= {f"ema_{name}": value for name, value in found.items()}
         return values
 
     def _save(self, current: Snapshot) -> None:
         self.progress.seconds = self.clock.read()
         if self.ranks.first:
             self.progress.log_bytes = self.log.offset()
-        folder = self.folder / "checkpoints"
-        if self.ranks.placement.collective:
-            sharded.save(folder, self.progress, current, self.kept, self.ranks)
-        elif self.ranks.first:
-            store.save(folder, self.progress, current, self.kept)
-        self.ranks.wait()
+        self.checkpoints.save(self.progress, current, self.kept)
 
     def _last_good(self) -> str:
-        found = store.present(self.folder / "checkpoints", "last")
-        if not found:
+        newest = self.checkpoints.newest()
+        if newest is None:
             return "no checkpoint was due before that"
-        return f"the last good checkpoint is {found[0]}, of step {self.progress.step}"
+        return f"the last good checkpoint is {newest}, of step {self.progress.step}"
 
     def _leave(self, status: str, reason: str) -> None:
         """Say in summary.json why the run ended before its time."""
         if self.ranks.first:
             summary = {"status": status, "reason": reason, "val_loss": self.last_val}
-            write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            files.write_json(self.folder / files.SUMMARY, summary)
 
     def _finish(self) -> dict[str, Any]:
         """Write summary.json; the loss is that of the trunk's last evaluation."""
         summary = self._summary()
         if self.ranks.first:
-            write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            files.write_json(self.folder / files.SUMMARY, summary)
             self.log.finish(summary)
-            store.drop_forks(self.folder / "checkpoints")
-        self.ranks.wait()
+        self.checkpoints.drop_forks()
         return summary
 
     def _summary(self) -> dict[str, Any]:
@@ -349,12 +329,12 @@ class Run:
     @property
     def last_val(self) -> float | None:
         """The trunk's newest held-out loss in the log: it survives a restart between the last step and the summary."""
-        with open(self.folder / "log.jsonl") as lines:
+        with open(self.folder / files.LOG) as lines:
             losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val" and "branch" not in r]
         return losses[-1] if losses else None
 
     def _skipped(self) -> int:
-        with open(self.folder / "log.jsonl") as lines:
+        with open(self.folder / files.LOG) as lines:
             return sum("skipped" in json.loads(line) for line in lines)
 
     def _write(self, values: dict[str, Any]) -> None:
@@ -367,15 +347,8 @@ class Run:
             yield None
             return
         plan = as_dict(self.plan)
-        write_text(self.folder / "config.yaml", yaml.safe_dump(self.config.resolved, sort_keys=False))
-        write_text(self.folder / "plan.json", json.dumps(plan, indent=2) + "\n")
+        files.write_text(self.folder / files.CONFIG, yaml.safe_dump(self.config.resolved, sort_keys=False))
+        files.write_json(self.folder / files.PLAN, plan)
         keep = self.progress.log_bytes
         with log.start(self.folder, self.config.logger, self.config.resolved, plan, keep=keep) as opened:
             yield opened
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded

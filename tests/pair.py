@@ -21,7 +21,7 @@ import pytest
 import torch
 import toy
 
-from mlrun.config import Cycle, Eval, Hardware, Optimizer, Row, Schedule
+from mlrun.config import Cycle, Eval, Hardware, Row, Schedule
 from mlrun.models.bert import BERT
 from mlrun.models.llama import Llama
 from mlrun.multilevel.coarsening.fpi import FPI
@@ -33,12 +33,13 @@ from mlrun.multilevel.growth.fresh import Fresh
 from mlrun.multilevel.growth.mslt import MSLT
 from mlrun.multilevel.growth.staged import Staged
 from mlrun.train import loop
+from mlrun.train.optimizers.adamw import AdamW
 
 DIMS = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}
 GROW = (Row(2, "30%"), Row(1, "40%"), Row(1, "20%"))
 BOTH = Uniform(width=2, ffn=2, head=2, depth=2, layers="strided")
-AVERAGED = Optimizer(lr=1e-2, ema=0.9)
-DECAYED = Optimizer(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="1 steps", decay="2 steps"))
+AVERAGED = AdamW(lr=1e-2, ema=0.9)
+DECAYED = AdamW(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="1 steps", decay="2 steps"))
 
 
 def cycle(stages: Any = toy.V_CYCLE, policy: str = "reset", **changes: Any) -> Cycle:
@@ -58,7 +59,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "3 levels": {
         "model": replace(toy.model(), layer=4, tied=False),
         "cycle": cycle((Row(1, "10%"), Row(2, "10%"), Row(3, "20%"), Row(2, "20%"), Row(1, "30%")), "carry"),
-        "optimizer": Optimizer(lr=1e-2),
+        "optimizer": AdamW(lr=1e-2),
     },
     "llama": {
         "cycle": cycle(noise=0.05),
@@ -66,6 +67,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "model": Llama(toy.WORDS, toy.SEQUENCE, 16, kv_head=2, group=2, head_dim=8, ffn=32, layer=2, qk_norm=True),
     },
     "bert": {"model": BERT(vocab=toy.WORDS, position=toy.SEQUENCE, token_type=1, **DIMS)},
+    "ragged": {"data": toy.Toy(ragged=True), "cycle": cycle(policy="carry")},
     "aki": growing(AKI(), FPI(width=2, ffn=2, head=2, depth=2)),
     "staged": growing(Staged(), Uniform(width=2, ffn=2, head=2), "carry"),
     "expand": growing(Expand(), Uniform(depth=2), optimizer=AVERAGED),

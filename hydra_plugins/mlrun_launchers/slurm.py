@@ -38,7 +38,8 @@ else:
             ids = ", ".join(sorted({str(job.job_id).partition("_")[0] for job in jobs}))
             logs = str(self.params["submitit_folder"]).removesuffix("/%j")
             print(f"mlrun: {len(jobs)} runs are SLURM job {ids}; what they print is in {logs}", flush=True)
-            folders = [resolved(self.hydra_context, self.config, given, number).folder for number, given in numbered]
+            known = (self.hydra_context, self.config)
+            folders = [resolved(*known, given, number, self.task_function).folder for number, given in numbered]
             return [self._waited(job, folder) for job, folder in zip(jobs, folders, strict=True)]
 
         def _executor(self) -> Any:

@@ -18,9 +18,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from mlrun.config import conf_dir
 from mlrun.errors import UserError, mistake
 
-# What takes part in this: the other tasks read folders of their own.
-TASKS = ("train", "plan")
-
 
 def completed(settings: DictConfig, overrides: Sequence[str], choice: str | None, run: Path) -> DictConfig:
     """Return the settings with what `init` brings; `choice` is the group file that the model came from.
@@ -30,7 +27,7 @@ def completed(settings: DictConfig, overrides: Sequence[str], choice: str | None
     Raises:
         UserError: the folder holds no model that we can read, or another tokenizer than the one given.
     """
-    if settings.get("init") is None or settings.task not in TASKS:
+    if settings.get("init") is None:
         return settings
     done = copy.deepcopy(settings)
     said = _said(settings, overrides, choice)

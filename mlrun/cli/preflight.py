@@ -4,38 +4,49 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from mlrun.cli import capacity, initial, run_folder
-from mlrun.cli.compose import Point
-from mlrun.config import CHOICES, Config, load, reference_problems
-from mlrun.errors import UserError, mistake
-from mlrun.plan.make import make_plan
+from mlrun import files
+from mlrun.cli import capacity, initial, run_folder, tasks
+from mlrun.cli.points import Point
+from mlrun.config import Config, reference_problems
+from mlrun.errors import UserError, mistake, nearest
 from mlrun.plan.stages import Plan
 
-# Tasks that make a plan and have a folder of their own; the others read the folders of finished runs.
-PLANNED = ("train", "plan")
+
+@dataclass(frozen=True)
+class Checked:
+    """A point whose folder is settled, and its configuration and plan if its task has one."""
+
+    point: Point
+    planned: tuple[Config, Plan] | None = None
 
 
-def check(points: Sequence[Point]) -> None:
-    """Raise UserError with every problem of every configuration, each line once; writes nothing."""
+def check(points: Sequence[Point]) -> list[Checked]:
+    """Return the points with their plans; UserError with every problem of all, each line once. Writes nothing."""
     found: dict[str, list[str]] = {}
+    checked: list[Checked] = []
     for point in points:
-        for line in problems(point):
-            found.setdefault(line, []).append(point.label)
+        try:
+            checked.append(_planned(point))
+        except UserError as error:
+            _add(found, error.problems, point)
+    if not found:
+        checked = _placed(checked)
+        for one in checked:
+            _add(found, _surroundings(one), one.point)
     if found:
         raise UserError([_line(line, labels, len(points)) for line, labels in found.items()])
     if points[0].shares_machine:
         _room(points)
+    return checked
 
 
-def _room(points: Sequence[Point]) -> None:
-    """Raise UserError if this machine has no room for runs side by side."""
-    launcher = points[0].launcher
-    assert launcher is not None
-    wanted = {point.settings.hardware.device for point in points if point.settings.task == "train"}
-    capacity.shares(launcher.runs_at_a_time, launcher.processes_per_run, "cuda" if "cuda" in wanted else "cpu")
+def _add(found: dict[str, list[str]], lines: Sequence[str], point: Point) -> None:
+    for line in lines:
+        found.setdefault(line, []).append(point.label)
 
 
 def _line(line: str, labels: Sequence[str], total: int) -> str:
@@ -44,21 +55,51 @@ def _line(line: str, labels: Sequence[str], total: int) -> str:
     return f"{line} (in {len(labels)} of {total} runs, such as {labels[0]})"
 
 
-def problems(point: Point) -> list[str]:
-    """Return what is wrong with one configuration, a line each."""
+def _planned(point: Point) -> Checked:
+    """Return a point with its plan; UserError with what is wrong in its settings."""
     settings = point.settings
-    if settings.task in CHOICES["task"] and settings.task not in PLANNED:
-        return reference_problems(settings)
-    training = settings.task == "train"
-    try:
-        config = load(initial.completed(settings, point.overrides, point.model, point.folder))
-        plan = make_plan(config, sources=training)
-    except UserError as error:
-        return error.problems
+    task = tasks.TASKS.get(settings.task)
+    if task is None:
+        known = list(tasks.TASKS)
+        raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
+    if task.planned:
+        return Checked(point, tasks.planned(initial.completed(settings, point.said, point.model, point.folder)))
+    if problems := reference_problems(settings) or tasks.missing(settings, point.own_run):
+        raise UserError(problems)
+    return Checked(point)
+
+
+def _placed(checked: list[Checked]) -> list[Checked]:
+    """Return the points of a sweep in the folders that were begun with their configurations, or else in new ones."""
+    wanted = [(one.point.folder, one.planned[0].resolved) for one in checked if one.planned is not None]
+    if len(wanted) != len(checked) or checked[0].point.overrides is None:
+        return checked
+    names = run_folder.place(wanted)
+    return [
+        replace(one, point=replace(one.point, folder=one.point.folder.parent / name))
+        for one, name in zip(checked, names, strict=True)
+    ]
+
+
+def _surroundings(one: Checked) -> list[str]:
+    """Return what is wrong with the folder and the machine, a line each; the configuration learns its folder."""
+    if one.planned is None:
+        return []
+    point, (config, plan) = one.point, one.planned
+    if point.overrides is not None:
+        config.settings.run = config.resolved["run"] = str(run_folder.short(point.folder))
     found = _run_problems(point) or run_folder.problems(point.folder, config.resolved)
-    if training and point.on_this_machine:
+    if tasks.TASKS[config.settings.task].trains and point.on_this_machine:
         found += device_problems(config.settings.hardware.device) + _cache_problems(config.settings.cache)
     return found + _init_problems(config, plan, point.folder)
+
+
+def _room(points: Sequence[Point]) -> None:
+    """Raise UserError if this machine has no room for runs side by side."""
+    launcher = points[0].launcher
+    assert launcher is not None
+    wanted = {point.settings.hardware.device for point in points if point.settings.task == "train"}
+    capacity.shares(launcher.runs_at_a_time, launcher.processes_per_run, "cuda" if "cuda" in wanted else "cpu")
 
 
 def _cache_problems(cache: str) -> list[str]:
@@ -81,7 +122,7 @@ def _init_problems(config: Config, plan: Plan, run: Path) -> list[str]:
     if init is None:
         remedy = "it says what the model in init=... had cost"
         return [] if flops is None else [mistake("init_flops", flops, "null without init", remedy)]
-    if (run / "checkpoints").exists():
+    if (run / files.CHECKPOINTS).exists():
         return []
     from mlrun.interop.initial import problems as unfit
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import MISSING
 
+from mlrun import files
 from mlrun.data import cache
 from mlrun.errors import UserError, nearest
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 OFFLINE = "go online, or run once online so that it is in the Hugging Face cache, or use local files (data=parquet)"
 WRONG = "correct its path, name, split or revision"
+FULL = "free some space, or move the Hugging Face cache (HF_HOME)"
 FAILURES = (OSError, ValueError, RuntimeError)  # what `datasets` raises for whatever goes wrong
 # Packages below `datasets` whose own errors are those of a connection, whichever of them a version stands on.
 NETWORK = frozenset({"aiohttp", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"})
@@ -48,7 +50,7 @@ def _asked(key: str, label: str, question: Callable[[], Answer]) -> Answer:
         return question()
     except Exception as error:  # of `datasets`, of `huggingface_hub`, and of whatever they talk through
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        remedy = OFFLINE if unreachable(error) else WRONG
+        remedy = FULL if files.full_or_forbidden(error) else OFFLINE if unreachable(error) else WRONG
         raise UserError(f"{key}: {label} cannot be loaded ({reason}); {remedy}") from error
 
 
@@ -127,8 +129,8 @@ class HubSource:
     def facts(self, loaded: Dataset | IterableDataset, streaming: bool) -> dict[str, Any]:
         """Return what names the content: a local folder's hashes, the cached files, or the hub's commit."""
         if Path(self.path).exists():
-            files = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
-            return {**asdict(self), "files": cache.file_facts(files)}
+            found = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
+            return {**asdict(self), "files": cache.file_facts(found)}
         if streaming:
             return {**asdict(self), "commit": commit("data.sources", self.label, self.path, self.revision)}
         # .../<name>/<version>/<commit of the hub>/<file>.arrow

@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlrun import files
 from mlrun.data import cache, counter_rng, huggingface
+from mlrun.data.source import Broken
 from mlrun.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,10 +35,6 @@ Expand = Callable[[list[Row], list[int]], tuple[list[Any], list[int]]]
 _ROWS = 64  # read at once; a mark points at the first of them
 # Seconds before each further attempt to open a stream that broke off; `datasets` itself has tried for minutes by then.
 WAITS = (5, 20, 60)
-
-
-class Broken(Exception):
-    """A stream broke off and cannot be opened again, or gives what cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +115,29 @@ class Blocks:
                 time.sleep(wait)
 
     def _nearest(self, block: int) -> Mark:
-        """Return the last mark at or before a block; the beginning is one."""
+        """Return the last whole mark at or before a block; the beginning is one."""
         known = [int(file.stem) for file in self.folder.glob("[0-9]*.json")]
-        usable = [number for number in known if number <= block]
-        return Mark(**loads(self._file(max(usable)).read_text())) if usable else Mark()
+        marks = (self._mark(number) for number in sorted(known, reverse=True) if number <= block)
+        return next((mark for mark in marks if mark is not None), Mark())
+
+    def _mark(self, block: int) -> Mark | None:
+        """Return the mark of a block, None if its file is damaged."""
+        try:
+            digest, values = loads(self._file(block).read_text())
+            return Mark(**values) if digest == cache.digest(values) else None
+        except (OSError, ValueError, TypeError):
+            return None
 
     def _note(self, mark: Mark) -> None:
-        if not self._file(mark.block).exists():
-            cache.write_json(self._file(mark.block), asdict(mark))
+        file = self._file(mark.block)
+        if file.exists():
+            return
+        values = asdict(mark)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)  # the cache may have been emptied meanwhile
+            cache.write_json(file, [cache.digest(values), values])
+        except OSError as error:
+            raise Broken(files.reason(error, self.folder)) from error
 
     def _file(self, block: int) -> Path:
         return self.folder / f"{block:09d}.json"

@@ -14,6 +14,10 @@ Batch = dict[str, "Tensor"]
 Arrays = dict[str, np.ndarray]
 
 
+class Broken(Exception):
+    """Data that was opened can no longer be read, or gives what cannot be read; the run can be resumed."""
+
+
 class Source(Protocol):
     """Open data. Samples are numbered from 0 over all epochs; a sample's content depends on (seed, number) only."""
 

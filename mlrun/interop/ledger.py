@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError
-from mlrun.train.checkpoint.tensor_files import read_json
+from mlrun.files import read_json
 
 FILE = "ledger.json"
 # Of each file of weights so many bytes at both ends tell it from others.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError
-from mlrun.train.checkpoint.tensor_files import read_json
+from mlrun.files import read_json
 
 FILE = "published.json"
 GENERATION = "generation_config.json"

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mlrun.config import build
 from mlrun.errors import UserError, mistake, nearest
+from mlrun.files import read_json
 from mlrun.interop import published
 from mlrun.interop.families.base import Family
 from mlrun.interop.families.registry import find_family, read_model, table_of
@@ -26,7 +27,7 @@ from mlrun.interop.name_tables import NameTable, Shape, Stored, groups, stored_s
 from mlrun.interop.published import Facts
 from mlrun.models.axes import at_depth, depth_axis, expand
 from mlrun.models.base import Model
-from mlrun.train.checkpoint.tensor_files import Shards, open_shards, read_json
+from mlrun.train.checkpoint.tensor_files import Shards, open_shards
 
 CONFIG, INNER = "config.json", "model"
 

@@ -52,7 +52,8 @@ def fresh(target: Path) -> Iterator[Path]:
             yield temporary
             _install(temporary, target)
         except OSError as error:
-            raise UserError(files.reason(error, target)) from None
+            other = mistake("target", target, "a place to write to", f"{error}; name another")
+            raise UserError(files.reason(error, target) or other) from None
 
 
 @contextmanager

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlrun.data.text.special_tokens import NAMES
+from mlrun.files import read_json
 from mlrun.interop.published import Facts
 from mlrun.models.base import Model
-from mlrun.train.checkpoint.tensor_files import read_json
 
 OURS, THEIRS = "tokenizer.json", "tokenizer_config.json"
 FILES = (

@@ -23,6 +23,8 @@ Sizes = Mapping[str, int]
 Group = tuple[int, ...]
 Keep = Literal["mean", "first"]
 DepthScale = Literal["copy", "ode", "identity"]
+# What a tensor is, and so how it goes through an operator: a weight, a gradient or the square of one.
+Rule = Literal["weight", "gradient", "square"]
 
 # The axes that each ratio moves. In grouped-query attention a unit of `kv_head` holds its query heads.
 FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -60,6 +62,11 @@ class Param:
     mean: float = 0.0
     std: float = 0.0
     residual: bool = False
+
+    @property
+    def hidden(self) -> bool:
+        """True of a matrix from one resized axis to another: no vector, no table by index, no head."""
+        return len(self.dims) == 2 and all(any(f.role for f in factors(dim)) for dim in self.dims)
 
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """Return the tensor's shape at these axis sizes; an unknown axis raises KeyError."""

@@ -16,12 +16,12 @@ were the first.
 Depth is a merge too. Layers copy. With depth_scale "ode" the `residual` parameters (the step of the ODE)
 split; with "identity" they go up once, so that the other copies of a layer add nothing at first.
 
-Gradients (Adam's `exp_avg`) obey the dual rule. With u = D w (decoalesce) and f(D w) = f_coarse(w), the
-chain rule says grad_w = D^T grad_u, and grad_u is equal on equal units. So what copies in the weights
-splits in the gradients and the reverse: for width exactly, for "ode" to first order in the step. "identity"
-is dual alike: a layer whose residual projection is zero has no gradient inside. Depth "copy" does not keep
-the function; each copy sits on the residual stream where the coarse layer sat, so its gradients copy as
-well. `exp_avg_sq` is a squared gradient: the rule is applied to its root, then squared.
+Optimizer state that is a gradient (a momentum, Adam's `exp_avg`) obeys the dual rule. With u = D w (decoalesce)
+and f(D w) = f_coarse(w), the chain rule says grad_w = D^T grad_u, and grad_u is equal on equal units. So what
+copies in the weights splits in the gradients and the reverse: for width exactly, for "ode" to first order in the
+step. "identity" is dual alike: a layer whose residual projection is zero has no gradient inside. Depth "copy"
+does not keep the function; each copy sits on the residual stream where the coarse layer sat, so its gradients
+copy as well. Of a squared gradient (Adam's `exp_avg_sq`) the rule is applied to the root, then squared.
 
 Every step is a gather, a sum over groups or a repeat: the cost is proportional to the parameters. Half
 precision is computed in float32 and rounded once. Inputs never change, and no output shares memory with an
@@ -38,10 +38,9 @@ import torch
 from torch import Tensor
 
 from mlrun.errors import UserError, mistake, nearest
-from mlrun.models.axes import Group, Merge, Param, Params, Resize, Sizes, at_depth, depth_axis, expand, factors
+from mlrun.models.axes import Group, Merge, Param, Params, Resize, Rule, Sizes, at_depth, depth_axis, expand, factors
 
 State = Mapping[str, Tensor]
-Rule = Literal["weight", "gradient", "square"]
 Kind = Literal["copy", "split", "once"]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from mlrun.config import Config
+from mlrun.models.axes import Rule
 from mlrun.models.network import Network
 from mlrun.multilevel import operators, transfer
 from mlrun.multilevel.growth.base import Context
@@ -45,6 +46,11 @@ class Transition:
     def _carry(self) -> bool:
         return self.config.settings.cycle.optimizer_policy == "carry"
 
+    @property
+    def _carried(self) -> Mapping[str, Rule]:
+        """The optimizer's state that goes along, by kind, with its rule."""
+        return self.config.optimizer.state if self._carry else {}
+
     def enter(self, stage: Stage, before: Snapshot, step: int) -> tuple[Snapshot, dict[str, Any] | None]:
         """Return the model that a stage of the trunk starts from, and the receipt of a change of level.
 
@@ -57,7 +63,7 @@ class Transition:
         if stage.transfer == "coalesce":
             pair = self.plan.level(stage.level - 1)
             self.kept[pair.number] = before
-            grown = after = transfer.coalesce(before, pair, self._carry, self.ranks.placement)
+            grown = after = transfer.coalesce(before, pair, self._carried, self.ranks.placement)
             source, target = pair, self.plan.level(stage.level)
         else:
             grown = self._grown(stage, before, averaged, step)
@@ -81,10 +87,18 @@ class Transition:
     def _grown(self, stage: Stage, coarse: Snapshot, averaged: dict[str, Tensor] | None, step: int) -> Snapshot:
         """Return the coarse model at the stage's level; what learning a mapping takes is training time."""
         growth, settings = self.config.growth, self.config.settings
-        context = Context(settings.seed, self._carry, self.ranks, settings, lambda: self.batches(step), self.pause)
+        context = Context(
+            settings.seed,
+            self._carried,
+            self.ranks,
+            settings,
+            lambda: self.batches(step),
+            self.kept.get(stage.level),
+            self.pause,
+        )
         if growth.keeps_teacher:
             self.kept[stage.level + 1] = Snapshot({"weights": coarse.weights})
-        whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.adam_steps)
+        whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.optimizer_steps)
         with self.clock.during("training" if stage.entry_flops.total > 0 else "transfer"):
             grown: Snapshot = growth.grow(whole, self.plan.level(stage.level), context)
         return grown
@@ -97,7 +111,7 @@ class Transition:
             placement, params = self.ranks.placement, level.model.params()
             weights = placement.gathering(grown.weights)
             noisy = operators.iter_noise(weights, params, level.resize, settings.cycle.noise, settings.seed)
-            grown = Snapshot({**grown.tensors, "weights": placement.shard_all(noisy)}, grown.adam_steps)
+            grown = Snapshot({**grown.tensors, "weights": placement.shard_all(noisy)}, grown.optimizer_steps)
         kept = self.kept.pop(stage.level, None)
         if kept is None:
             return grown

@@ -35,7 +35,7 @@ def make_plan(config: Config, sources: bool = True) -> Plan:
     tokens = config.model.tokens(data.sequence)
     plan = Plan(settings.cycle.name, settings.batch, data.sequence, tokens, budget, levels, stages)
     _refuse_overspending(plan)
-    return replace(plan, stages=(*stages, *branches.stages(settings, plan)))
+    return replace(plan, stages=(*stages, *branches.stages(config, plan)))
 
 
 def _levels(config: Config) -> tuple[Level, ...]:
@@ -46,7 +46,8 @@ def _levels(config: Config) -> tuple[Level, ...]:
         resize = _coarser(config, model, number) if number < deepest else None
         parameters = parameter_count(model.params(), model.sizes())
         inexact = () if resize is None else tuple(config.growth.inexact(resize, _post_norm(model)))
-        levels.append(Level(number, model, parameters, model.flops(sequence, targets), resize, inexact))
+        state = config.optimizer.state_bytes(model)
+        levels.append(Level(number, model, parameters, model.flops(sequence, targets), resize, inexact, state))
         model = model.resize(resize.coarse) if resize is not None else model
     return tuple(levels)
 
@@ -119,11 +120,11 @@ def _cost(config: Config, level: Level, transfer: str | None) -> Cost:
 def _refuse_growth(config: Config, levels: tuple[Level, ...], transfers: list[str | None]) -> None:
     """Raise UserError for what the growing method cannot do in this cycle, all lines at once."""
     rows = list(zip(config.settings.cycle.stages, transfers, strict=True))
-    problems = config.growth.policy_problems(config.settings) if "decoalesce" in transfers else []
+    problems = config.growth.policy_problems(config) if "decoalesce" in transfers else []
     for level in sorted({row.level for row, transfer in rows if transfer == "decoalesce"}):
         model, resize = levels[level - 1].model, levels[level - 1].resize
         assert resize is not None
-        problems += config.growth.size_problems(model, resize, config.settings)
+        problems += config.growth.size_problems(model, resize)
     down = {row.level for row, transfer in rows if transfer == "coalesce"}
     empty = [n for n in down if 0 in levels[n - 1].sizes.values()]
     problems += [

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from mlrun.config import Optimizer, Schedule
+from mlrun.config import Schedule
 from mlrun.units import Rates, parse
 
 if TYPE_CHECKING:
     from mlrun.plan.stages import Plan, Stage
+
+
+class Optimizer(Protocol):
+    """What the rate follows from."""
+
+    @property
+    def lr(self) -> float:
+        """The peak at level 1."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """What it is at each step."""
 
 
 def factor(schedule: Schedule, step: int, span: int, rates: Rates) -> float:

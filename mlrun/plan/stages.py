@@ -15,6 +15,7 @@ class Level:
     """One model size; level 1 is the model you want. `resize` leads to the next coarser level, if there is one.
 
     `inexact` says why growing into this level changes the function, one line each; empty if it does not.
+    `state_bytes` is what training keeps of it in float32: weights, gradients and the optimizer's state.
     """
 
     number: int
@@ -23,6 +24,7 @@ class Level:
     flops: Flops
     resize: Resize | None = None
     inexact: tuple[str, ...] = ()
+    state_bytes: int = 0
 
     @property
     def sizes(self) -> Sizes:

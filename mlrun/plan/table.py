@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mlrun.models.axes import FAMILIES
-from mlrun.plan.record import hours
-from mlrun.units import human
+from mlrun.plan.record import predicted_seconds
+from mlrun.units import duration, human
 
 # Columns that a file or a pipe is given, where no terminal says how many there are.
 WIDTH = 160
@@ -116,19 +116,8 @@ def _cost(record: Mapping[str, Any], flops_per_second: float | None) -> list[str
         human(record["tokens"]),
         human(record["flops"]),
         f"{record['share']:.1%}",
-        duration(hours(record, flops_per_second)),
+        duration(predicted_seconds(record, flops_per_second)),
     ]
-
-
-def duration(predicted: float | None) -> str:
-    """Return hours in the largest unit that leaves at least one: 2.5 h, 12 min, 3.1 s; n/a if they are not known."""
-    if predicted is None:
-        return "n/a"
-    seconds = predicted * 3600
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.2g} s"
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

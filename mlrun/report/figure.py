@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlrun.report import pairing
 from mlrun.report.compare import Group, Row
 from mlrun.report.curves import Point, thin
 from mlrun.report.endings import Ending
@@ -93,11 +94,11 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
 
 def chosen(group: Group) -> list[Curve]:
     """Return what is drawn: the baseline, and each method at its best rate, the lowest final losses first."""
-    baselines = list(group.baselines.values()) or [run for run in group.runs if run.baseline]
+    baselines = list(group.baselines.values()) or [run for run in group.runs if pairing.baseline(run)]
     curves = [_curve("baseline", BASELINE, baselines, None)]
     best = sorted((row for row in group.rows if row.best), key=_order)[: len(COLOURS)]
     for row, colour in zip(best, COLOURS, strict=False):
-        runs = [*(pair.run for pair in row.pairs), *row.unpaired, *row.unfinished]
+        runs = [*(pair.run for pair in row.pairs), *row.unpaired, *row.failed, *row.unfinished]
         curves.append(_curve(row.method, colour, runs, row))
     return [curve for curve in curves if any(curve.seeds)]
 
@@ -109,7 +110,7 @@ def _order(row: Row) -> float:
 
 def _curve(name: str, colour: str, runs: Any, row: Row | None) -> Curve:
     runs = list(runs)
-    label = f"{runs[0].config['cycle']['name']} (baseline)" if row is None and runs else name
+    label = f"{pairing.called(runs)} (baseline)" if row is None and runs else name
     if runs and not any(run.finished for run in runs):
         label += f", {runs[0].status}"
     seeds = tuple(thin(run.evaluations) for run in runs if len(run.evaluations) > 0)

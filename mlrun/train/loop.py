@@ -1,10 +1,10 @@
-"""The one training loop, and evaluation. Knows networks, batches and numbers; no configuration framework."""
+"""The one training loop. Knows networks, batches and numbers; no configuration framework."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mlrun.config import Hardware, Settings
+from mlrun.models.base import Model
 from mlrun.models.dropout import seed_masks
 from mlrun.models.network import Network, blocks
 from mlrun.plan import schedule
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train.clock import Clock
 from mlrun.train.divergence import Diverged, Guard
-from mlrun.train.optimizers.adamw import set_rate
-from mlrun.train.parallel.placement import local
+from mlrun.train.optimizers.stepping import Stepping
+from mlrun.train.parallel.placement import Placement, local
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.signals import NOTHING, STOP, Signals, Stopped
+from mlrun.train.snapshot import Snapshot
 
 Batch = Mapping[str, Tensor]
 
@@ -53,9 +55,17 @@ class Trainee:
     """
 
     net: Network
-    optimizer: torch.optim.AdamW
+    optimizer: Stepping
     ema: dict[str, Tensor] | None
     stage_loss: nn.Module | None = None
+
+    def at_rest(self, placement: Placement) -> Snapshot:
+        """Return copies on the CPU of everything that the stage trains, as this process holds it."""
+        state, taken = self.optimizer.state()
+        kinds: dict[str, Any] = {"weights": self.net.state_dict(), **state}
+        if self.ema is not None:
+            kinds["ema"] = self.ema
+        return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,7 @@ def train(
         Diverged: the loss or the gradient is not finite, and with `skip` in too many steps on end.
         Stopped: a signal came; a `Save` was yielded.
     """
-    settings, ranks = job.settings, job.ranks
+    settings, ranks, spec = job.settings, job.ranks, trainee.optimizer.optimizer
     forward = _prepare(trainee, settings.hardware, ranks)
     at_step = getattr(trainee.stage_loss, "at_step", lambda step: None)
     parameters = list(trainee.net.parameters())
@@ -109,23 +119,23 @@ def train(
     logged_at, logged_step = job.clock.read()["training"], start
     for step in range(start, stage.end):
         # The rate depends on the step alone, so a resumed run takes the same one.
-        lr = schedule.rate(job.plan, settings.optimizer, settings.cycle.lr_policy, stage, step)
-        set_rate(trainee.optimizer, lr)
+        lr = schedule.rate(job.plan, spec, settings.cycle.lr_policy, stage, step)
+        trainee.optimizer.set_rate(lr)
         at_step(step)
 
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
         # has masks of its own, which a resumed run draws again.
         masks = partial(seed_masks, settings.seed, step, ranks.rank)
-        loss = _gradients(forward, next(batches), settings.hardware, ranks, masks)
+        loss = _gradients(forward, trainee.net.model, next(batches), settings.hardware, ranks, masks)
 
         # Clipping also measures the norm; without a limit it only measures.
-        limit = settings.optimizer.clip if settings.optimizer.clip is not None else math.inf
+        limit = spec.clip if spec.clip is not None else math.inf
         norm = ranks.placement.gather(nn.utils.clip_grad_norm_(parameters, limit))
         done = step + 1
         skipped = guard.leaves_out(norm, done)
         if not skipped:
-            _step(trainee, settings.optimizer.ema)
-        trainee.optimizer.zero_grad(set_to_none=True)
+            _step(trainee, spec.ema)
+        trainee.optimizer.zero_grad()
 
         if skipped:
             job.write(record(job, stage, done, "train", loss=math.nan, lr=lr, grad_norm=math.nan, skipped=True))
@@ -215,27 +225,36 @@ def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
     return torch.compile(module) if hardware.compile else module  # type: ignore[return-value]
 
 
+def micro_batches(model: Model, batch: Batch, hardware: Hardware, ranks: Ranks) -> Iterator[tuple[int, Batch, float]]:
+    """Yield (first row, rows on the device, weight) of each micro-batch of this process's rows.
+
+    The weighted mean losses, summed over micro-batches and averaged over processes, are the mean over the labels of
+    the global batch, however it is cut up.
+    """
+    rows, labels = samples(batch), max(1, ranks.total(model.label_count(batch)))
+    size = min(hardware.micro_batch or rows, rows)
+    for first in range(0, rows, size):
+        part = {key: value[first : first + size] for key, value in batch.items()}
+        weight = model.label_count(part) * ranks.world / labels
+        yield first, {key: value.to(ranks.device, non_blocking=True) for key, value in part.items()}, weight
+
+
 def _gradients(
-    forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Ranks, masks: Callable[[int], None]
+    forward: nn.Module, model: Model, batch: Batch, hardware: Hardware, ranks: Ranks, masks: Callable[[int], None]
 ) -> Tensor:
-    """Accumulate the gradient of the mean loss over this process's rows; return that loss, detached.
+    """Accumulate the gradient of the mean loss; return this process's share of that loss, detached.
 
     `masks` is told the first row of each micro-batch before its forward pass. DDP sums over the processes once, with
     the last micro-batch. Shards are summed with each: to wait would mean to hold the gradient whole.
     """
-    rows = samples(batch)
-    size = min(hardware.micro_batch or rows, rows)
-    starts = range(0, rows, size)
     total = torch.zeros((), device=ranks.device)
-    for first in starts:
-        last = first == starts[-1]
+    for first, part, weight in micro_batches(model, batch, hardware, ranks):
+        last = first + samples(part) == samples(batch)
         quiet = forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else _NOTHING
         with quiet:
-            rows_here = slice(first, first + size)
-            part = {key: value[rows_here].to(ranks.device, non_blocking=True) for key, value in batch.items()}
             masks(first)
             with autocast(hardware, ranks.device):
-                loss = forward(part) * (samples(part) / rows)
+                loss = forward(part) * weight
             loss.backward()
         total += loss.detach()
     return total
@@ -254,42 +273,6 @@ def _average(ema: dict[str, Tensor], net: Network, decay: float) -> None:
     weights = dict(net.named_parameters())
     averages = [local(average) for average in ema.values()]
     torch._foreach_lerp_(averages, [local(weights[name].detach()) for name in ema], 1 - decay)
-
-
-def shared_out(batches: Iterable[Batch], ranks: Ranks) -> Iterator[tuple[Batch, bool]]:
-    """Yield this process's share of held-out batches, and whether each counts.
-
-    Where forward passes are joint ones, a process that has none left takes part with one that does not count.
-    """
-    index, spare = -1, None
-    for index, batch in enumerate(batches):
-        if index % ranks.world == 0:
-            spare = batch
-        if index % ranks.world == ranks.rank:
-            yield batch, True
-    if ranks.placement.collective and spare is not None and index % ranks.world < ranks.rank:
-        yield spare, False
-
-
-def held_out_loss(net: Network, batches: Iterable[Batch], hardware: Hardware, ranks: Ranks) -> float:
-    """Return the mean loss over held-out batches, weighted by their samples."""
-    return held_out_mean(net, batches, hardware, ranks, lambda batch: float(net(batch)) * samples(batch))
-
-
-@torch.no_grad()
-def held_out_mean(
-    net: Network, batches: Iterable[Batch], hardware: Hardware, ranks: Ranks, total: Callable[[Batch], float]
-) -> float:
-    """Return the mean per sample of `total`, a batch's sum, over held-out batches; the processes share the batches."""
-    net.eval()
-    sums = torch.zeros(2, dtype=torch.float64)
-    for batch, counts in shared_out(batches, ranks):
-        here = {key: value.to(ranks.device) for key, value in batch.items()}
-        with autocast(hardware, ranks.device):
-            sums += counts * torch.tensor([total(here), samples(here)], dtype=torch.float64)
-    ranks.placement.reshard(net.train())
-    value, seen = ranks.sum(sums.to(ranks.device)).tolist()
-    return value / seen
 
 
 def samples(batch: Batch) -> int:

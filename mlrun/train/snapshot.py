@@ -1,28 +1,30 @@
-"""A model at rest, and how far a run has come."""
+"""A model at rest, and how far a run has come: the values that a checkpoint holds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from mlrun.train.optimizers import adamw
-from mlrun.train.parallel.placement import Placement
+from mlrun.plan.stages import Plan
 
 if TYPE_CHECKING:
-    from mlrun.train.loop import Trainee
+    from torch import Tensor
+
+# The kind under which parameters have their own counts of the optimizer's steps, where these differ.
+STEP = "step"
 
 
 @dataclass
 class Snapshot:
-    """A model at rest: `tensors[kind][name]` with kinds weights, exp_avg, exp_avg_sq, ema; Adam's steps taken.
+    """A model at rest: `tensors[kind][name]` with kinds weights, ema and the optimizer's own; its steps taken.
 
     The tensors are whole, or what this process keeps of them (see `mlrun.train.parallel.placement`).
     """
 
     tensors: dict[str, dict[str, Tensor]]
-    adam_steps: int = 0
+    optimizer_steps: int = 0
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -50,10 +52,81 @@ class Progress:
     forks: dict[str, float] = field(default_factory=dict)  # training seconds up to each, by its step
 
 
-def at_rest(trainee: Trainee, placement: Placement) -> Snapshot:
-    """Return copies on the CPU of everything that a stage trains, as this process holds it."""
-    moments, taken = adamw.moments(trainee.net, trainee.optimizer)
-    kinds: dict[str, Any] = {"weights": trainee.net.state_dict(), **moments}
-    if trainee.ema is not None:
-        kinds["ema"] = trainee.ema
-    return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)
+def as_record(progress: Progress) -> dict[str, Any]:
+    """Return the progress as JSON has it."""
+    return asdict(progress)
+
+
+def read_progress(record: Any, plan: Plan) -> Progress:
+    """Return the progress that a record describes.
+
+    Raises:
+        ValueError: no run of this plan can be there; the first wrong field is named.
+    """
+    names = {field.name for field in fields(Progress)}
+    if not isinstance(record, dict) or record.keys() != names:
+        raise ValueError("the fields of its progress are not those of a run")
+    progress = Progress(**record)
+    for name, fine in _checks(progress, plan):
+        if not fine:
+            raise ValueError(f"its progress has {name} {record[name]!r}, where no run of this plan can be")
+    return progress
+
+
+def _checks(p: Progress, plan: Plan) -> Iterator[tuple[str, bool]]:
+    """Yield (field, whether it is as it must be), each once those before it are."""
+    yield "stage", _count(p.stage) and p.stage <= len(plan.stages)
+    over = p.stage == len(plan.stages)
+    yield "entered", isinstance(p.entered, bool) and not (p.entered and over)
+    first, last = (plan.steps, plan.steps) if over else (plan.stages[p.stage].first, plan.stages[p.stage].end)
+    yield "step", _count(p.step) and first <= p.step <= (last if p.entered else first)
+    yield "unevaluated", isinstance(p.unevaluated, bool) and (p.entered or not p.unevaluated)
+    yield "log_bytes", _count(p.log_bytes)
+    yield "content", p.content is None or isinstance(p.content, str)
+    yield "best", p.best is None or (isinstance(p.best, float) and math.isfinite(p.best))
+    yield "seconds", _durations(p.seconds)
+    yield "stage_seconds", isinstance(p.stage_seconds, list) and all(map(_duration, p.stage_seconds))
+    yield "stage_seconds", len(p.stage_seconds) == p.stage + p.entered
+    yield "receipts", isinstance(p.receipts, list) and all(isinstance(one, dict) for one in p.receipts)
+    yield "forks", _durations(p.forks) and p.forks.keys() <= {str(step) for step in plan.forks}
+
+
+def _count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _duration(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _durations(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_duration, value.values()))
+
+
+def flat(current: Snapshot, kept: Mapping[int, Snapshot]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return all tensors by their path in a checkpoint, and the optimizer's steps by snapshot."""
+    snapshots = {"current": current} | {f"kept/{level}": s for level, s in kept.items()}
+    tensors = {
+        f"{key}/{k}/{n}": t for key, s in snapshots.items() for k, ts in s.tensors.items() for n, t in ts.items()
+    }
+    return tensors, {key: s.optimizer_steps for key, s in snapshots.items()}
+
+
+def nested(tensors: Mapping[str, Tensor], steps: Any) -> tuple[Snapshot, dict[int, Snapshot]]:
+    """Return the snapshots that `flat` took apart: the current one, and those kept by level.
+
+    Raises:
+        ValueError: the steps are not those of these tensors.
+    """
+    snapshots: dict[str, Snapshot] = {}
+    for path, tensor in tensors.items():
+        key, kind, name = path.rsplit("/", 2)
+        snapshots.setdefault(key, Snapshot({})).tensors.setdefault(kind, {})[name] = tensor
+    if not isinstance(steps, dict) or steps.keys() != snapshots.keys() or not all(map(_count, steps.values())):
+        raise ValueError(f"the optimizer's steps {steps!r} are not those of its tensors")
+    if "current" not in snapshots or any("weights" not in snapshot.tensors for snapshot in snapshots.values()):
+        raise ValueError("a model's weights are missing")
+    for key, taken in steps.items():
+        snapshots[key].optimizer_steps = taken
+    current = snapshots.pop("current")
+    return current, {int(key.removeprefix("kept/")): snapshot for key, snapshot in snapshots.items()}

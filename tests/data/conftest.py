@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from corpora import sentences, write_lines
+from corpora import given_tokenizer, hub_folder, sentences, write_lines
 
+from mlrun.data.huggingface import HubSource
 from mlrun.data.text.files import Files
+from mlrun.data.text.hub import Hub
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +30,18 @@ def spec(corpus: Path) -> Files:
 @pytest.fixture
 def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+@pytest.fixture
+def stream(tmp_path: Path, hub_cache: None) -> Hub:
+    names = [hub_folder(tmp_path / "a", sentences(150)), hub_folder(tmp_path / "b", sentences(100, seed=1))]
+    return Hub(
+        sequence=16,
+        sources=[HubSource(path=name) for name in names],
+        weights=[3, 2],
+        held_out=0.05,
+        streaming=True,
+        block=64,
+        validation_samples=6,
+        tokenizer=given_tokenizer(tmp_path),
+    )

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from corpora import ROOT, equal, error_of, given_tokenizer, gpt, hub_folder, problem, sentences
+from corpora import ROOT, equal, error_of, gpt, hub_folder, problem, sentences
 
 from mlrun.data import shuffled_blocks as data_stream
 from mlrun.data.huggingface import HubSource
@@ -37,21 +37,6 @@ def test_weights_mix_the_sources_each_document_once(tmp_path: Path, hub_cache: N
     texts = [row["text"] for row in data.corpus().rows()]
     assert sorted(texts) == sorted(lines) and texts != lines
     assert 5 < sum(text in lines[:30] for text in texts[:45]) < 25
-
-
-@pytest.fixture
-def stream(tmp_path: Path, hub_cache: None) -> Hub:
-    names = [hub_folder(tmp_path / "a", sentences(150)), hub_folder(tmp_path / "b", sentences(100, seed=1))]
-    return Hub(
-        sequence=16,
-        sources=[HubSource(path=name) for name in names],
-        weights=[3, 2],
-        held_out=0.05,
-        streaming=True,
-        block=64,
-        validation_samples=6,
-        tokenizer=given_tokenizer(tmp_path),
-    )
 
 
 def test_a_stream_resumes_anywhere_with_and_without_its_marks(stream: Hub, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from corpora import bert, gpt, t5
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlrun.data.text import token_files
 from mlrun.data.text.files import Files
 from mlrun.data.text.objectives import IGNORED, Masked, Spans, span_sizes
 from mlrun.data.text.tokenizer import Vocabulary
@@ -27,7 +26,7 @@ def test_labels_are_the_next_tokens_and_each_token_is_a_label_once(spec: Files, 
     source = spec.open(gpt(), 0, cache)
     batch = next(source.batches(0, source.samples))
     assert (batch["tokens"][:, 1:] == batch["labels"][:, :-1]).all()
-    ids = token_files.read(source.folder / "train.bin", source.made.dtype)
+    ids = np.fromfile(source.folder / "train.bin", source.made.dtype)
     labels = Counter(batch["labels"].flatten().tolist())
     assert labels == Counter(ids[1 : 1 + 16 * source.samples].tolist())
 

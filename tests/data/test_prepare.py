@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from corpora import ROOT, WIDTH, equal, gpt, sentences, write_lines
 
@@ -21,7 +22,7 @@ def test_packed_ids_are_the_documents_with_an_end_after_each(spec: Files, cache:
     source = spec.open(gpt(), 0, cache)
     lines = corpus.read_text().splitlines()
     for part, wanted in (("train", False), ("validation", True)):
-        ids = token_files.read(source.folder / f"{part}.bin", source.made.dtype).tolist()
+        ids = np.fromfile(source.folder / f"{part}.bin", source.made.dtype).tolist()
         text = source.made.tokenizer.decode(ids, skip_special_tokens=False)
         kept = [line for number, line in enumerate(lines) if held_out(number, 0.05) == wanted]
         assert text == "".join(f"{line}<|endoftext|>" for line in kept)
@@ -31,7 +32,7 @@ def test_special_tokens_written_in_a_document_stay_text(tmp_path: Path, cache: s
     lines = [f"{line} <|endoftext|> [MASK]" for line in sentences(50)]
     data = Files(sequence=8, files=[str(write_lines(tmp_path / "x.txt", lines))], format="text", document="line")
     source = data.open(gpt(), 0, cache)
-    ids = token_files.read(source.folder / "validation.bin", source.made.dtype)
+    ids = np.fromfile(source.folder / "validation.bin", source.made.dtype)
     assert (ids == source.made.vocabulary.end).sum() == 2
 
 
@@ -66,7 +67,7 @@ def test_validation_files_are_not_trained_on(tmp_path: Path, cache: str) -> None
     files = {"files": [str(tmp_path / "train.txt")], "validation_files": [str(tmp_path / "validation.txt")]}
     source = Files(sequence=16, format="text", document="line", **files).open(gpt(), 0, cache)
     counts = json.loads((source.folder / "meta.json").read_text())["tokens"]
-    ids = {part: token_files.read(source.folder / f"{part}.bin", "uint16") for part in counts}
+    ids = {part: np.fromfile(source.folder / f"{part}.bin", "uint16") for part in counts}
     assert all((ids[part] == source.made.vocabulary.end).sum() == 100 for part in counts)
     assert source.made.tokenizer.decode(ids["validation"][:8].tolist()).startswith("d100 ")
 

@@ -9,7 +9,7 @@ import numpy as np
 from corpora import error_of, gpt
 
 from mlrun.data.held_out import held_out
-from mlrun.data.text import sotu, token_files
+from mlrun.data.text import sotu
 from mlrun.data.text.sotu import Sotu
 
 
@@ -17,7 +17,7 @@ def test_held_out_speeches_never_appear_in_training(cache: str) -> None:
     data = Sotu(sequence=64, tokenizer_characters=300_000)
     source = data.open(gpt(512), seed=0, cache=cache)
     made, speeches = source.made, data.corpus()
-    text = {name: token_files.read(source.folder / f"{name}.bin", made.dtype) for name in ("train", "validation")}
+    text = {name: np.fromfile(source.folder / f"{name}.bin", made.dtype) for name in ("train", "validation")}
     ends = {name: np.flatnonzero(ids == made.vocabulary.end) for name, ids in text.items()}
     parts = {name: [t.tobytes() for t in np.split(ids, ends[name] + 1)[:-1]] for name, ids in text.items()}
     held = list(speeches.documents("validation"))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_models import SPAN, TINY, a_batch, reference, reference_logits, scatter, widen
+from test_models import SPAN, TINY, a_batch, everywhere, reference, reference_logits, scatter, widen
 from torch import Tensor
 
 from mlrun.convert import coalesce_folder
@@ -76,7 +76,7 @@ def logits(state: dict[str, Tensor], model: Model, dtype: torch.dtype) -> Tensor
 
 
 def inputs(model: Model, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    return {key: value for key, value in a_batch(model, dtype).items() if key != "positions"}
+    return everywhere(a_batch(model, dtype))
 
 
 def load(folder: Path, name: str, dtype: torch.dtype) -> torch.nn.Module:

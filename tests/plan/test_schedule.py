@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlrun.config import Optimizer, Schedule
+from mlrun.config import Schedule
 from mlrun.models.layers import Flops
 from mlrun.plan.schedule import factor, rate
 from mlrun.plan.stages import Level, Plan, Stage
+from mlrun.train.optimizers.adamw import AdamW
 from mlrun.units import UNITS, Length, Rates, human, parse
 
 RATES = Rates(samples=16, tokens=2048, flops=10**12, whole=1000)
@@ -113,7 +114,7 @@ def plan() -> Plan:
 
 def rates(policy: str) -> list[float]:
     """Return the rate of each step over its level's peak."""
-    whole, optimizer = plan(), Optimizer(lr=0.1, schedule=Schedule(shape="linear", warmup="10%", floor=0.0))
+    whole, optimizer = plan(), AdamW(lr=0.1, schedule=Schedule(shape="linear", warmup="10%", floor=0.0))
     return [
         rate(whole, optimizer, policy, stage, step) / 0.1 / stage.lr_scale
         for stage in whole.stages
@@ -142,5 +143,5 @@ def test_rewarm_is_continue_with_a_warm_up_at_each_transfer() -> None:
 
 
 def test_a_level_has_its_own_factor_on_the_rate() -> None:
-    whole, optimizer = plan(), Optimizer(lr=0.1, schedule=Schedule(shape="constant", warmup="0%"))
+    whole, optimizer = plan(), AdamW(lr=0.1, schedule=Schedule(shape="constant", warmup="0%"))
     assert [rate(whole, optimizer, "restart", stage, stage.first) for stage in whole.stages] == [0.1, 0.2, 0.1]

@@ -21,15 +21,18 @@ import pytest
 import toy
 
 from mlrun import files
-from mlrun.cli import compose, preflight
+from mlrun.cli import command, points, preflight
 from mlrun.data import shuffled_blocks
 from mlrun.data.huggingface import HubSource
+from mlrun.data.source import Broken
+from mlrun.data.text.files import Files
 from mlrun.data.text.hub import Hub
-from mlrun.data.text.windows import StreamedText
+from mlrun.data.text.windows import PackedText, StreamedText
 from mlrun.errors import UserError
 from mlrun.models.gpt import GPT
+from mlrun.plan.make import make_plan
 from mlrun.train import loop
-from mlrun.train.checkpoint import store
+from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.divergence import MOST_SKIPPED
 
 OFTEN = {"checkpoint": toy.Checkpoint(every="2 steps")}
@@ -67,7 +70,7 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(mounted: Any, tm
     (disk / "ballast").write_bytes(b"0" * int(1.5 * size))
     with pytest.raises(UserError, match=r"No space left on device: free some space; then the same command goes on"):
         toy.run(disk / "run", toy.make(**OFTEN))
-    assert store.load(disk / "run/checkpoints") is not None
+    assert Checkpoints(disk / "run/checkpoints", make_plan(toy.make(**OFTEN))).load() is not None
     subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(disk)], check=True)
     toy.run(disk / "run", toy.make(**OFTEN))
     same_end(disk / "run", tmp_path / "whole")
@@ -112,7 +115,7 @@ def test_the_reason_inside_a_safetensors_error_is_found() -> None:
 def test_a_read_only_folder_is_refused_before_any_work(mounted: Any) -> None:
     disk = mounted("ro,size=1m")
     with pytest.raises(UserError, match="allowed: a folder that can be written"):
-        preflight.check(compose.points(compose.read([f"run={disk}/run"])))
+        preflight.check(points.of(command.read([f"run={disk}/run"])))
     with pytest.raises(UserError, match="Read-only file system: choose a folder"):
         toy.run(disk / "run", toy.make())
 
@@ -123,7 +126,7 @@ def test_a_divergence_between_two_log_lines_never_reaches_a_checkpoint(
     toy.spoil(monkeypatch, 7)
     with pytest.raises(loop.Diverged, match=r"step 8.*last good checkpoint is .*last\.safetensors, of step 6"):
         toy.run(tmp_path, toy.make(log_every=1000, **OFTEN))
-    found = store.load(tmp_path / "checkpoints")
+    found = Checkpoints(tmp_path / "checkpoints", make_plan(toy.make(**OFTEN))).load()
     assert found is not None
     assert all(bool(t.isfinite().all()) for t in found[1].weights.values())
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -155,7 +158,7 @@ def test_skipping_costs_a_healthy_run_nothing(tmp_path: Path) -> None:
 def test_without_a_whole_checkpoint_the_run_is_refused(tmp_path: Path) -> None:
     toy.run(tmp_path, toy.make(**OFTEN))
     (tmp_path / "summary.json").unlink()
-    for name in (store.LAST, store.BEFORE):
+    for name in ("last.safetensors", "before.safetensors"):
         (tmp_path / "checkpoints" / name).write_bytes(b"not a checkpoint")
     with pytest.raises(UserError) as caught:
         toy.run(tmp_path, toy.make(**OFTEN))
@@ -209,7 +212,7 @@ def test_a_stream_that_stays_away_names_the_last_checkpoint_and_the_run_resumes(
                 self.blocks._reads(None).__next__()
 
     monkeypatch.setattr(shuffled_blocks, "WAITS", (0, 0))
-    with monkeypatch.context() as patch, pytest.raises(shuffled_blocks.Broken) as caught:
+    with monkeypatch.context() as patch, pytest.raises(Broken) as caught:
         patch.setattr(StreamedText, "batches", batches)
         toy.run(tmp_path / "cut", streamed(tmp_path))
     line = str(caught.value)
@@ -217,6 +220,31 @@ def test_a_stream_that_stays_away_names_the_last_checkpoint_and_the_run_resumes(
     summary = json.loads((tmp_path / "cut/summary.json").read_text())
     assert summary["status"] == "failed" and summary["reason"] == line
     toy.run(tmp_path / "cut", streamed(tmp_path))
+    same_end(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_a_cache_that_is_cut_while_a_run_reads_it_is_one_line_and_the_run_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "corpus.txt").write_text("\n".join(f"speech {n}: the state of the union is strong" for n in range(300)))
+    model = GPT(vocab=300, position=16, embed=16, head=2, head_dim=8, ffn=32, layer=2)
+    data = Files(sequence=16, files=[str(tmp_path / "corpus.txt")], format="text", document="line")
+    config = replace(toy.make(model=model, cache=str(tmp_path / "cache"), **OFTEN), data=data)
+    toy.run(tmp_path / "whole", config)
+    real = PackedText.batches
+
+    def batches(self: PackedText, *where: Any) -> Iterator[Any]:
+        for number, batch in enumerate(real(self, *where)):
+            if number == 5:
+                os.truncate(self.folder / "train.bin", 0)
+            yield batch
+
+    with monkeypatch.context() as patch, pytest.raises(Broken, match=r"train\.bin was cut") as caught:
+        patch.setattr(PackedText, "batches", batches)
+        toy.run(tmp_path / "cut", config)
+    assert "the last good checkpoint is" in str(caught.value) and "\n" not in str(caught.value)
+    toy.run(tmp_path / "cut", config)
+    assert "train.bin has 0 of its" in capsys.readouterr().err
     same_end(tmp_path / "cut", tmp_path / "whole")
 
 
@@ -228,10 +256,11 @@ def test_a_deleted_shard_is_named_although_its_tokens_are_cached(tmp_path: Path)
         "data=text", f"data.files=[{shards[0]},{shards[1]}]", "data.sequence=16", "model.vocab=300", "run=unused",
         "model.position=16", "budget=20 steps", f"cache={tmp_path}/cache",
     ]  # fmt: skip
-    (point,) = compose.points(compose.read(given))
-    assert preflight.problems(point) == []
+    (point,) = points.of(command.read(given))
+    preflight.check([point])
     shards[1].unlink()
-    assert any("b.txt" in line for line in preflight.problems(point))
+    with pytest.raises(UserError, match=r"b\.txt"):
+        preflight.check([point])
 
 
 def test_a_clock_that_jumps_changes_no_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

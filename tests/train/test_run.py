@@ -16,13 +16,15 @@ import torch
 import toy
 
 from mlrun import run
-from mlrun.config import Cycle, Hardware, Optimizer, Row, Schedule
+from mlrun.config import Cycle, Hardware, Row, Schedule
 from mlrun.errors import UserError
 from mlrun.multilevel import operators
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.plan.make import make_plan
 from mlrun.train import loop
-from mlrun.train.checkpoint import store
+from mlrun.train.checkpoint import layout, tensor_files
+from mlrun.train.lock import claimed
+from mlrun.train.optimizers.adamw import AdamW
 
 EVERY_STEP = {"checkpoint": toy.Checkpoint(every="1 step")}
 
@@ -61,7 +63,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, policy: str
 ) -> None:
     cycle = Cycle(name="2level", stages=list(toy.V_CYCLE), optimizer_policy=policy)
-    config = toy.make(cycle=cycle, optimizer=Optimizer(lr=1e-2, ema=0.9), checkpoint=toy.Checkpoint(every="2 steps"))
+    config = toy.make(cycle=cycle, optimizer=AdamW(lr=1e-2, ema=0.9), checkpoint=toy.Checkpoint(every="2 steps"))
     toy.run(tmp_path / "whole", config)
     with monkeypatch.context() as patch:
         interrupt(patch, at)
@@ -88,12 +90,12 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
         interrupt(patch, 9)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path / "cut", toy.make(**EVERY_STEP))
-    newest = tmp_path / "cut" / "checkpoints" / store.LAST
+    newest = tmp_path / "cut" / "checkpoints/last.safetensors"
     damaged = bytearray(newest.read_bytes())
     damaged[-5] ^= 1
     newest.write_bytes(damaged)
     toy.run(tmp_path / "cut", toy.make(**EVERY_STEP))
-    assert "differ from its checksum" in capsys.readouterr().out
+    assert "differs from its checksum" in capsys.readouterr().out
     assert toy.records(tmp_path / "cut") == toy.records(tmp_path / "whole")
 
 
@@ -109,7 +111,7 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, mo
 
 
 def test_a_diverging_run_stops_and_says_where(tmp_path: Path) -> None:
-    wild = Optimizer(lr=1e30, clip=None, schedule=Schedule(warmup="0 steps"))
+    wild = AdamW(lr=1e30, clip=None, schedule=Schedule(warmup="0 steps"))
     with pytest.raises(loop.Diverged, match="at step"):
         toy.run(tmp_path, toy.make(optimizer=wild))
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
@@ -196,7 +198,7 @@ def test_alpha_zero_keeps_the_fine_model_and_noise_breaks_the_symmetry(tmp_path:
 
 
 def test_the_average_of_the_weights_is_evaluated_and_saved(tmp_path: Path) -> None:
-    toy.run(tmp_path, toy.make(optimizer=Optimizer(lr=1e-2, ema=0.5)))
+    toy.run(tmp_path, toy.make(optimizer=AdamW(lr=1e-2, ema=0.5)))
     last = [r for r in toy.records(tmp_path) if r["kind"] == "val"][-1]
     assert last["ema_loss"] != last["loss"]
     assert (tmp_path / "model/ema.safetensors").exists()
@@ -205,13 +207,13 @@ def test_the_average_of_the_weights_is_evaluated_and_saved(tmp_path: Path) -> No
 def test_the_best_weights_are_those_of_the_lowest_loss_at_level_1(tmp_path: Path) -> None:
     summary = toy.run(tmp_path, toy.make())
     values = [r["loss"] for r in toy.records(tmp_path) if r["kind"] == "val" and r["level"] == 1]
-    _, meta = store.read(tmp_path / "checkpoints" / store.BEST)
+    _, meta = tensor_files.read(tmp_path / "checkpoints" / layout.BEST)
     assert summary["best_val_loss"] == min(values) == float(meta["val_loss"])
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     ranks = run.Ranks(0, 1, torch.device("cpu"))
-    with run.claimed(tmp_path, ranks), pytest.raises(UserError, match="no other process"):
+    with claimed(tmp_path, ranks), pytest.raises(UserError, match="no other process"):
         toy.run(tmp_path, toy.make())
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from mlrun.data.source import Broken
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -67,13 +70,37 @@ def write(arrays: Iterable[np.ndarray], file: Path, limit: int | None = None) ->
     with file.open("wb") as stream:
         for array in arrays:
             part = array if limit is None else array[: limit - written]
-            part.tofile(stream)
+            stream.write(part.tobytes())  # numpy's own tofile does not tell why a write failed
             written += len(part)
             if limit is not None and written >= limit:
                 break
     return written
 
 
-def read(file: Path, dtype: str) -> np.ndarray:
-    """Map a file of ids; an empty file, which cannot be mapped, is an empty array."""
-    return np.memmap(file, dtype, mode="r") if file.stat().st_size else np.zeros(0, dtype)
+class TokenFile:
+    """The ids of a file, read where they are asked for.
+
+    Not mapped into memory: to read a mapping whose file was cut kills the process without a word.
+    """
+
+    def __init__(self, file: Path, dtype: str) -> None:
+        self.file, self.dtype = file, np.dtype(dtype)
+        self._stream = file.open("rb", buffering=0)
+        self._length = os.fstat(self._stream.fileno()).st_size // self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self._length
+
+    def windows(self, start_B: np.ndarray, width: int) -> np.ndarray:
+        """Return (B, width) int64: that many ids from each start on; Broken if the file has lost them."""
+        return np.stack([self._read(int(start), width) for start in start_B]).astype(np.int64)
+
+    def _read(self, start: int, count: int) -> np.ndarray:
+        size = self.dtype.itemsize
+        try:
+            content = os.pread(self._stream.fileno(), count * size, start * size)
+        except OSError as error:
+            raise Broken(f"{self.file} cannot be read ({error.strerror})") from error
+        if len(content) < count * size:
+            raise Broken(f"{self.file} was cut while the run read it")
+        return np.frombuffer(content, self.dtype)

@@ -18,6 +18,7 @@ from mlrun.data.shuffled_blocks import Blocks, Row
 from mlrun.data.source import spread, tensors
 from mlrun.data.text import token_files
 from mlrun.data.text.objectives import Objective
+from mlrun.data.text.token_files import TokenFile
 from mlrun.data.text.tokenizer import Vocabulary
 from mlrun.errors import UserError
 
@@ -53,10 +54,14 @@ class Tokenized:
         """Return how many tokens that many windows take."""
         return windows * self.objective.stride + self.objective.window - self.objective.stride
 
-    def gather(self, tokens_N: np.ndarray, number_B: np.ndarray) -> np.ndarray:
-        """Return the windows (B, W), as int64, that have these numbers."""
-        offset_BW = number_B[:, None] * self.objective.stride + np.arange(self.objective.window)
-        return tokens_N[offset_BW].astype(np.int64)
+    def read(self, tokens: TokenFile, number_B: np.ndarray) -> np.ndarray:
+        """Return the windows (B, W), as int64, that have these numbers in a file."""
+        return tokens.windows(number_B * self.objective.stride, self.objective.window)
+
+    def cut(self, tokens_N: np.ndarray) -> list[np.ndarray]:
+        """Return all whole windows of some tokens."""
+        stride, window = self.objective.stride, self.objective.window
+        return [tokens_N[n * stride : n * stride + window] for n in range(self.windows(len(tokens_N)))]
 
 
 class TextSource:
@@ -66,7 +71,7 @@ class TextSource:
 
     def __init__(self, folder: Path, made: Tokenized, seed: int, validation_samples: int | None) -> None:
         self.folder, self.made, self.seed = folder, made, seed
-        self.held_out = token_files.read(folder / "validation.bin", made.dtype)
+        self.held_out = TokenFile(folder / "validation.bin", made.dtype)
         windows = made.windows(len(self.held_out))
         if windows == 0:
             raise UserError(
@@ -80,7 +85,7 @@ class TextSource:
         """Yield the fixed held-out windows (see Source.validation)."""
         for start in range(0, len(self.chosen), size):
             number_B = self.chosen[start : start + size]
-            window_BW = self.made.gather(self.held_out, number_B)
+            window_BW = self.made.read(self.held_out, number_B)
             yield tensors(self.made.objective.examples(window_BW, number_B, VALIDATION_SEED))
 
     def describe(self) -> dict[str, Any]:
@@ -101,7 +106,7 @@ class PackedText(TextSource):
 
     def __init__(self, folder: Path, made: Tokenized, seed: int, validation_samples: int | None) -> None:
         super().__init__(folder, made, seed, validation_samples)
-        self.tokens = token_files.read(folder / "train.bin", made.dtype)
+        self.tokens = TokenFile(folder / "train.bin", made.dtype)
         self.samples = made.windows(len(self.tokens))
 
     def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[Batch]:
@@ -109,7 +114,7 @@ class PackedText(TextSource):
         for first in count(start, size):
             index_B = np.arange(first, first + size)[slice(None) if rows is None else rows]
             number_B = counter_rng.epoch_order(index_B, self.samples, self.seed)
-            window_BW = self.made.gather(self.tokens, number_B)
+            window_BW = self.made.read(self.tokens, number_B)
             yield tensors(self.made.objective.examples(window_BW, index_B, self.seed))
 
 
@@ -146,6 +151,5 @@ class StreamedText(TextSource):
         texts = (row["text"] for row in rows if self.keep(row["index"]) and row["text"] is not None)
         arrays = token_files.encode(texts, made.tokenizer, made.vocabulary.end, made.dtype)
         tokens_N = np.concatenate([np.asarray(carry, made.dtype), *arrays])
-        windows = made.windows(len(tokens_N))
-        items = list(made.gather(tokens_N, np.arange(windows)).astype(made.dtype))
-        return items, tokens_N[windows * made.objective.stride :].tolist()
+        items = made.cut(tokens_N)
+        return items, tokens_N[len(items) * made.objective.stride :].tolist()

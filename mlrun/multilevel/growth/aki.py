@@ -20,7 +20,6 @@ from mlrun.plan.stages import Samples
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from mlrun.config import Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.snapshot import Snapshot
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 class AKI(Growth):
     """Width first, the new columns from the next layer's expanded matrix; then depth, as the coarsening says.
 
-    Moments are never carried: those of units that come from two layers are nobody's.
+    Optimizer state is never carried: a unit mixed from two layers has none of its own.
 
     `substructures`: layers that one sub-structure adds; the stage after the growing then trains, in turn, the lowest
     k, 2k, ... layers under the one head, of each only the top k layers and the head (two-stage pre-training; the
@@ -39,6 +38,7 @@ class AKI(Growth):
 
     substructures: int | None = None
     partial_gradients = True
+    stateless_because = "mixes units of two layers, which have no optimizer state of their own"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.multilevel import operators
@@ -53,7 +53,7 @@ class AKI(Growth):
             {"weights": placement.shard_all(operators.iter_decoalesce(placement.gathering(mixed), params, deep))}
         )
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
         if self.substructures is None:
             return []
         layers = model.sizes().get("layer", 0)

@@ -13,7 +13,6 @@ from mlrun.multilevel.growth.base import Context, Growth
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
-    from mlrun.config import Settings
     from mlrun.plan.stages import Level
     from mlrun.train.snapshot import Snapshot
 
@@ -28,6 +27,7 @@ class LiGO(Growth):
     steps: int = 100
     lr: float = 1e-3
     noise: float = 0.01
+    stateless_because = "learns how weights map, not their optimizer state"
     unsharded_because = "learns its mapping through the large model"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
@@ -38,17 +38,14 @@ class LiGO(Growth):
         ligo_mapping.learn(learned, level, context, self.steps, self.lr)
         return Snapshot({"weights": {name: t.detach().cpu().clone() for name, t in learned().items()}})
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
         checks = [
             ("growth.steps", self.steps, self.steps >= 0, "an integer of at least 0"),
             ("growth.lr", self.lr, 0 < self.lr < float("inf"), "a finite number above 0"),
             ("growth.noise", self.noise, 0 <= self.noise < float("inf"), "a finite number of at least 0"),
             ("coarsening.depth_scale", resize.depth_scale, resize.depth_scale == "copy", "copy"),
         ]
-        found = [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
-        if settings.cycle.optimizer_policy == "carry":
-            found.append(mistake("cycle.optimizer_policy", "carry", "reset", "a learned mapping has none for moments"))
-        return found
+        return [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
 
     def entry_flops(self, model: Model, resize: Resize, samples: Samples) -> Flops:
         """Return the FLOPs of learning: forward and backward of the large model and of the mapping's products."""

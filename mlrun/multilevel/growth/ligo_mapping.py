@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mlrun.models.axes import Merge, Param, at_depth, depth_axis, factors
-from mlrun.models.network import build
+from mlrun.models.network import Network, build
 from mlrun.multilevel.growth.base import Context
 from mlrun.plan.stages import Level
-from mlrun.train.loop import Batch, autocast
+from mlrun.train.loop import Batch, autocast, micro_batches
 
 
 class LearnedMap(nn.Module):
@@ -94,17 +94,13 @@ def learn(mapping: LearnedMap, level: Level, context: Context, steps: int, lr: f
     return losses
 
 
-def _backward(net: nn.Module, leaves: dict[str, Tensor], batch: Batch, context: Context) -> float:
-    """Accumulate the gradient of the mean loss over this process's rows; return that loss."""
-    device, hardware = context.ranks.device, context.settings.hardware
-    rows = len(next(iter(batch.values())))
-    size = min(hardware.micro_batch or rows, rows)
-    total = 0.0
-    for first in range(0, rows, size):
+def _backward(net: Network, leaves: dict[str, Tensor], batch: Batch, context: Context) -> float:
+    """Accumulate the gradient of the mean loss; return this process's share of that loss."""
+    ranks, hardware, total = context.ranks, context.settings.hardware, 0.0
+    for _, part, weight in micro_batches(net.model, batch, hardware, ranks):
         context.pause()
-        part = {key: value[first : first + size].to(device) for key, value in batch.items()}
-        with autocast(hardware, device):
-            loss = functional_call(net, leaves, (part,)) * (len(next(iter(part.values()))) / rows)
+        with autocast(hardware, ranks.device):
+            loss = functional_call(net, leaves, (part,)) * weight
         loss.backward()
         total += float(loss.detach())
     return total

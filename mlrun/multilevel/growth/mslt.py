@@ -17,7 +17,6 @@ from mlrun.plan.stages import Samples
 if TYPE_CHECKING:
     from torch import nn
 
-    from mlrun.config import Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.snapshot import Snapshot
@@ -29,10 +28,8 @@ class MSLT(Decoalesce):
 
     partial_gradients = True
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
-        found = (
-            super().size_problems(model, resize, settings) + only_axes(resize, DEPTH, "mslt") + one_stack(model, "mslt")
-        )
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
+        found = super().size_problems(model, resize) + only_axes(resize, DEPTH, "mslt") + one_stack(model, "mslt")
         merge = resize.merges.get("layer")
         if merge is None or [group[0] for group in merge.groups] != list(range(merge.coarse)):
             remedy = "the older layers must be the lowest: coarsening=stack"

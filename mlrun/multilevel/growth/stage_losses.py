@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlrun.models.base import IGNORED
 from mlrun.models.network import Network
 from mlrun.multilevel.growth import frozen
 
@@ -87,8 +88,8 @@ class Distilled(nn.Module):
 
 
 def divergence(logits: Tensor, taught: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Return the mean KL(teacher, student) over the targets, times temperature squared; ignored ones do not count."""
+    """Return the mean KL(teacher, student) over the labels, times temperature squared; 0 if every one is ignored."""
     student, teacher = (F.log_softmax(x.float().flatten(0, -2) / temperature, dim=-1) for x in (logits, taught))
     each = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
-    counted = torch.ones_like(each) if labels.is_floating_point() else (labels.flatten() != -100).float()
-    return (each * counted).sum() / counted.sum() * temperature**2
+    counted = torch.ones_like(each) if labels.is_floating_point() else (labels.flatten() != IGNORED).float()
+    return (each * counted).sum() / counted.sum().clamp(min=1) * temperature**2

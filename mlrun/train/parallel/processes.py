@@ -48,6 +48,10 @@ class Ranks:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
 
+    def total(self, value: int) -> int:
+        """Return the sum of all processes' values, on every process."""
+        return value if self.world == 1 else int(self.sum(torch.tensor(value, device=self.device)).item())
+
     def together(self, step: Callable[[], T]) -> list[T]:
         """Take a step on every process and return all results, in order of rank.
 
@@ -68,6 +72,15 @@ class Ranks:
             if problem is not None:
                 raise problem
         return [one for one, _ in found_all]  # type: ignore[misc]
+
+    def by_first(self, step: Callable[[], object]) -> None:
+        """Let the first process take a step; the others wait, and fail with it."""
+
+        def here() -> None:
+            if self.first:
+                step()
+
+        self.together(here)
 
     def wait(self) -> None:
         """Wait until every process is here."""

@@ -1,0 +1,141 @@
+"""Prepared data is not believed: what is damaged is made anew, with a word, and a full disk is one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from corpora import equal, error_of, gpt
+from filelock import FileLock
+
+from mlrun.data import cache as cached
+from mlrun.data.source import Broken
+from mlrun.data.text.files import Files
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def zero(file: Path) -> None:
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+@pytest.mark.parametrize("harm", [cut, zero, Path.unlink])
+@pytest.mark.parametrize("name", ["train.bin", "validation.bin", "tokenizer.json", "meta.json", "contents.json"])
+def test_a_damaged_file_is_prepared_anew(
+    spec: Files, tmp_path: Path, harm: Callable[[Path], None], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = spec.open(gpt(), 0, str(tmp_path))
+    before, kept = next(whole.batches(0, 32)), (whole.folder / name).read_bytes()
+    assert capsys.readouterr().err == ""
+    harm(whole.folder / name)
+    again = spec.open(gpt(), 0, str(tmp_path))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(whole.folder) in line and line.endswith("it is prepared anew")
+    assert equal(next(again.batches(0, 32)), before) and (again.folder / name).read_bytes() == kept
+    assert spec.open(gpt(), 0, str(tmp_path)).samples == whole.samples and capsys.readouterr().err == ""
+
+
+def test_a_damaged_trained_tokenizer_is_trained_anew(spec: Files, tmp_path: Path) -> None:
+    before = next(spec.open(gpt(), 0, str(tmp_path)).batches(0, 32))
+    (trained,) = (tmp_path / "tokenizers").glob("*/tokenizer.json")
+    cut(trained)
+    shutil.rmtree(tmp_path / "text")
+    assert equal(next(spec.open(gpt(), 0, str(tmp_path)).batches(0, 32)), before)
+
+
+def test_a_cache_cut_while_it_is_read_is_one_line_and_a_deleted_one_reads_on(spec: Files, tmp_path: Path) -> None:
+    whole = list(islice(spec.open(gpt(), 0, str(tmp_path)).batches(0, 32), 40))
+    source = spec.open(gpt(), 0, str(tmp_path))
+    batches = source.batches(0, 32)
+    assert equal(next(batches), whole[0])
+    shutil.rmtree(tmp_path / "text")
+    assert all(equal(a, b) for a, b in zip(batches, whole[1:20], strict=False))
+    source = spec.open(gpt(), 0, str(tmp_path))
+    cut(source.folder / "train.bin")
+    with pytest.raises(Broken, match=r"train\.bin was cut while the run read it") as caught:
+        list(islice(source.batches(0, 32), 40))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        OSError(errno.EROFS, os.strerror(errno.EROFS), "x"),
+        Exception("No space left on device (os error 28)"),
+    ],
+)
+def test_a_disk_that_is_full_or_forbidden_is_one_line(tmp_path: Path, error: Exception) -> None:
+    def make(folder: Path) -> None:
+        (folder / "half").touch()
+        raise error
+
+    line = error_of(lambda: cached.build(tmp_path / "a" / "b", make))
+    assert line.startswith("cache: ") and line.endswith("or choose another cache=...")
+    assert list((tmp_path / "a").glob("*b/*")) == [] and not list((tmp_path / "a").glob(".making-*"))
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    def make(folder: Path) -> None:
+        raise ValueError("not the disk")
+
+    with pytest.raises(ValueError, match="not the disk"):
+        cached.build(tmp_path / "b", make)
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available")])
+def test_a_file_system_without_locks_serves_too(
+    spec: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    real = FileLock.acquire
+
+    def acquire(lock: FileLock, *given: Any, **named: Any) -> Any:
+        if lock.lock_file.startswith(str(tmp_path)):
+            raise error
+        return real(lock, *given, **named)
+
+    monkeypatch.setattr(FileLock, "acquire", acquire)
+    assert spec.open(gpt(), 0, str(tmp_path)).samples > 0
+
+
+def test_marks_that_are_damaged_or_gone_change_nothing(stream, tmp_path: Path) -> None:
+    whole = next(stream.open(gpt(), 0, str(tmp_path / "one")).batches(500, 40))
+    source = stream.open(gpt(), 0, str(tmp_path / "two"))
+    next(source.batches(500, 40))
+    marks = sorted(source.blocks.folder.glob("*.json"))
+    cut(marks[-1])
+    marks[-2].write_text(marks[-2].read_text().replace('"skip": ', '"skip": 1'))
+    marks[-3].write_text("{}")
+    assert equal(next(source.batches(500, 40)), whole)
+    shutil.rmtree(tmp_path / "two")
+    assert equal(next(source.batches(500, 40)), whole)
+
+
+def test_a_full_disk_for_the_marks_is_one_line(stream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = stream.open(gpt(), 0, str(tmp_path / "one"))
+
+    def full(file: Path, value: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cached, "write_json", full)
+    with pytest.raises(Broken, match="No space left on device: free some space"):
+        next(source.batches(0, 1000))
+
+
+def test_windows_are_read_like_slices(tmp_path: Path) -> None:
+    from mlrun.data.text.token_files import TokenFile, write
+
+    ids = np.arange(70_000, 70_100, dtype=np.uint32)
+    write([ids[:30], ids[30:]], tmp_path / "x.bin")
+    file = TokenFile(tmp_path / "x.bin", "uint32")
+    assert len(file) == 100
+    assert file.windows(np.array([0, 7, 90]), 10).tolist() == [ids[s : s + 10].tolist() for s in (0, 7, 90)]
