@@ -120,6 +120,7 @@ class Settings:
     run: str | None = None
     runs: str | None = None
     init: str | None = None
+    init_flops: str | None = None
     source: str | None = None
     target: str | None = None
     grown: str | None = None

@@ -75,6 +75,8 @@ class Point:
     own_run: bool  # False if the folder is the default, named by the clock
     launcher: DictConfig | None = None  # Hydra's, of a sweep
     overrides: tuple[str, ...] | None = None  # of a point of a sweep
+    said: tuple[str, ...] = ()  # on the command line, but for Hydra's own
+    model: str | None = None  # the chosen file of the group
 
     @property
     def on_this_machine(self) -> bool:
@@ -143,7 +145,9 @@ def _single(config: DictConfig, place: str, label: str, launcher: DictConfig | N
         folder = Path(str(OmegaConf.select(config.hydra, place)))
     written = OmegaConf.to_container(OmegaConf.masked_copy(config, ["run"]))
     assert isinstance(written, dict)
-    return Point(_settings(config), Path(str(config.run)), folder, label, "${now:" not in str(written["run"]), launcher)
+    own_run, said = "${now:" not in str(written["run"]), tuple(config.hydra.overrides.task)
+    model = config.hydra.runtime.choices.get("model")
+    return Point(_settings(config), Path(str(config.run)), folder, label, own_run, launcher, said=said, model=model)
 
 
 def _settings(config: DictConfig) -> DictConfig:
@@ -174,8 +178,9 @@ def _sweep(loader: ConfigLoader, overrides: list[Override]) -> list[Point]:
     for number, job in enumerate(_grid(wanted)):
         label = " ".join(text for text in job if text.partition("=")[0] in swept)
         try:
-            settings, name = composer.point(job, number)
-            found.append(replace(shared, settings=settings, folder=shared.folder / name, label=label, overrides=job))
+            settings, name, model = composer.point(job, number)
+            own = replace(shared, settings=settings, folder=shared.folder / name, label=label)
+            found.append(replace(own, overrides=job, said=job, model=model))
         except UserError as error:
             lines |= dict.fromkeys(error.problems)
     if lines:
@@ -234,8 +239,8 @@ class _Composer:
         self._chosen: dict[tuple[str, ...], _Chosen] = {}
         self._read: dict[str, Override] = {}
 
-    def point(self, job: Sequence[str], number: int) -> tuple[DictConfig, str]:
-        """Return the settings of job `number`, and the name of its folder."""
+    def point(self, job: Sequence[str], number: int) -> tuple[DictConfig, str, str | None]:
+        """Return the settings of job `number`, the name of its folder, and the file of its model."""
         for text in job:
             if text not in self._read:
                 (self._read[text],) = parsed([text])
@@ -247,7 +252,8 @@ class _Composer:
             _update(settings, values)
         except OmegaConfBaseException:
             settings = _settings(_load(self._loader, [*self._fixed, *job], RunMode.RUN))  # raises with the reason
-        return settings, self._folder_name(chosen.config, overrides, values, number)
+        model = chosen.config.hydra.runtime.choices.get("model")
+        return settings, self._folder_name(chosen.config, overrides, values, number), model
 
     def _is_value(self, o: Override) -> bool:
         """Return whether an override only changes a value; others choose files, add or delete."""
