@@ -25,6 +25,7 @@ from hydra_plugins.mlrun_launchers.jobs import Job, resolved
 from mlrun.cli import capacity
 from mlrun.cli.command import override
 from mlrun.cli.jobs import forget_failure, note_failure
+from mlrun.cli.messages import IN_USE
 
 # What says how to sweep; a single run has no use for it.
 OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.", "hydra.mode")
@@ -118,6 +119,8 @@ class Started:
         if self.process.returncode == 0:
             return lines[-1] if lines else "done"
         told = [line for line in lines if line.startswith("mlrun: ")] or lines[-40:]
+        if self.process.returncode == IN_USE:
+            return told[-1]
         if not told:
             told = [f"mlrun: it ended with {_ending(self.process.returncode)} and printed nothing"]
         note_failure(self.run.folder, "\n".join(told) + "\n")

@@ -18,7 +18,7 @@ from mlrun.cli import points, run_folder, tasks
 from mlrun.cli.command import override
 from mlrun.cli.messages import Failed, disk_errors, first, print_error, print_once, user_errors
 from mlrun.cli.preflight import Checked
-from mlrun.errors import UserError
+from mlrun.errors import InUse, UserError
 from mlrun.files import ERROR
 from mlrun.train import lock
 
@@ -50,6 +50,8 @@ class Jobs:
         try:
             with disk_errors():
                 tasks.perform(settings, folder, planned)
+        except InUse as error:  # another process trains this run
+            print_error(f"mlrun: {error}")
         except (UserError, Failed) as error:
             _failed(folder, "".join(f"mlrun: {line}\n" for line in str(error).splitlines()))
         except Exception:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mlrun.cli import capacity, run_folder, tasks
 from mlrun.cli.points import Point
@@ -28,9 +29,10 @@ def check(points: Sequence[Point]) -> list[Checked]:
     """Return the points with their plans; UserError with every problem of all, each line once. Writes nothing."""
     found: dict[str, list[str]] = {}
     checked: list[Checked] = []
+    shared: dict[tuple[str, str], Any] = {}
     for point in points:
         try:
-            checked.append(_planned(point))
+            checked.append(_planned(point, shared))
         except UserError as error:
             _add(found, error.problems, point)
     if not found:
@@ -55,7 +57,7 @@ def _line(line: str, labels: Sequence[str], total: int) -> str:
     return f"{line} (in {len(labels)} of {total} runs, such as {labels[0]})"
 
 
-def _planned(point: Point) -> Checked:
+def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
     """Return a point with its plan; UserError with what is wrong in its settings."""
     settings = point.settings
     task = tasks.TASKS.get(settings.task)
@@ -63,7 +65,7 @@ def _planned(point: Point) -> Checked:
         known = list(tasks.TASKS)
         raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
     if task.planned:
-        return Checked(point, tasks.planned(settings))
+        return Checked(point, tasks.planned(settings, shared))
     if problems := reference_problems(settings) or tasks.missing(settings, point.own_run):
         raise UserError(problems)
     return Checked(point)

@@ -68,10 +68,14 @@ def place(points: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[str]:
     names = _claimed([_text(resolved) for _, resolved in points], begun)
     labels = {name: _label(name) for name in begun if name not in names}
     alike = _claimed([None if name else _label(own) for name, own in zip(names, wanted, strict=True)], labels)
+    found = [name or same for name, same in zip(names, alike, strict=True)]
     taken = {_number(name) for name in begun}
-    free = itertools.count(max(taken | {_number(name) for name in wanted}) + 1)
-    new = (own if _number(own) not in taken else f"{next(free)}-{_label(own)}" for own in wanted)
-    return [a or b or c for a, b, c in zip(names, alike, new, strict=True)]
+    own = {_number(name) for name, there in zip(wanted, found, strict=True) if there is None} - taken
+    free = (number for number in itertools.count() if number not in taken | own)
+    return [
+        there or (name if _number(name) in own else f"{next(free)}-{_label(name)}")
+        for name, there in zip(wanted, found, strict=True)
+    ]
 
 
 def _claimed(keys: Sequence[str | None], offered: Mapping[str, str]) -> list[str | None]:

@@ -52,9 +52,9 @@ def perform(settings: DictConfig, folder: Path | None, checked: tuple[Config, Pl
     task.does(config, plan, folder)
 
 
-def planned(settings: DictConfig) -> tuple[Config, Plan]:
+def planned(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None) -> tuple[Config, Plan]:
     """Return the checked configuration and its plan; UserError with all that is wrong."""
-    config = load(settings)
+    config = load(settings, shared)
     return config, make_plan(config, sources=TASKS[settings.task].trains)
 
 
@@ -77,12 +77,13 @@ def train(config: Config, plan: Plan, folder: Path) -> None:
     from mlrun import run
     from mlrun.data.source import Broken
     from mlrun.train.loop import Diverged, Stopped
+    from mlrun.train.parallel.processes import Lost
 
     try:
         summary = run.train(config, plan, folder)
     except Diverged as error:
         raise Failed(f"{error}; the loss diverged, lower optimizer.lr") from None
-    except Broken as error:
+    except (Broken, Lost) as error:
         raise Failed(f"{error}; the same command with run={folder} goes on") from None
     except Stopped as error:
         if first():

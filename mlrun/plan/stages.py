@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
+from mlrun.errors import mistake
 from mlrun.models.axes import Resize, Sizes
 from mlrun.models.layers import Flops
+from mlrun.units import Rates
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,12 @@ class Spent:
     flops: int
     flops_body: int
 
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -132,6 +140,10 @@ class Plan:
         """Return a level by its number, from 1."""
         return self.levels[number - 1]
 
+    def rates(self, flops: int, whole: int) -> Rates:
+        """Return what a step spends at `flops` per sample, where `%` is of `whole` steps."""
+        return Rates(self.batch, self.batch * self.tokens_per_sample, self.batch * flops, whole)
+
     def spent(self, step: int, stage: int | None = None) -> Spent:
         """Return what training has cost after `step` steps.
 
@@ -149,9 +161,7 @@ class Plan:
         """Return what a run would have cost that ends at `step` of a branch: the trunk up to the fork, and the rest."""
         assert stage.fork is not None
         shared, trunk = self.spent(stage.fork, self.trunk[-1].index), self.spent(stage.first, stage.index - 1)
-        now = self.spent(step, stage.index)
-        names = Spent.__dataclass_fields__
-        return Spent(*(getattr(shared, f) + getattr(now, f) - getattr(trunk, f) for f in names))
+        return shared + self.spent(step, stage.index) - trunk
 
     @property
     def total(self) -> Spent:
@@ -160,8 +170,13 @@ class Plan:
 
     def stage_cost(self, stage: Stage) -> Spent:
         """Return the cost of one stage alone."""
-        before, after = self.spent(stage.first, stage.index - 1), self.spent(stage.end, stage.index)
-        return Spent(*(getattr(after, f) - getattr(before, f) for f in Spent.__dataclass_fields__))
+        return self.spent(stage.end, stage.index) - self.spent(stage.first, stage.index - 1)
+
+
+def alpha_problems(key: str, alpha: float) -> list[str]:
+    """Return a line unless `alpha` is a share of the decoalesced model."""
+    remedy = "0 keeps the fine model, 1 takes the decoalesced one"
+    return [] if 0 <= alpha <= 1 else [mistake(key, alpha, "a number in [0, 1]", remedy)]
 
 
 @dataclass(frozen=True)

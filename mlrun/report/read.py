@@ -173,11 +173,16 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 
 def _remedy(path: Path) -> str:
-    return "name a run folder or one above it" if glob.glob(str(path)) else "no such folder: check the path"
+    return "name a run folder or one above it" if _matches(path) else "no such folder: check the path"
+
+
+def _matches(path: Path) -> list[str]:
+    """Return the path if it exists, whatever its name holds; else what the pattern matches."""
+    return [str(path)] if path.exists() else sorted(glob.glob(str(path)))
 
 
 def _below(path: Path) -> Iterator[Path]:
-    for match in sorted(glob.glob(str(path))):
+    for match in _matches(path):
         for folder, inside, names in os.walk(match):
             if all(name in names for name in FILES):
                 inside.clear()  # what lies in a run folder belongs to that run

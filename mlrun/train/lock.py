@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlrun import files
-from mlrun.errors import UserError, mistake
+from mlrun.errors import InUse, UserError, mistake
 
 if TYPE_CHECKING:
     from mlrun.train.parallel.processes import Ranks
 
 # What a file system without locks answers.
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-
-
-class InUse(UserError):
-    """Another process holds the folder, so nothing may be written there."""
 
 
 @contextmanager

@@ -195,7 +195,8 @@ def test_roberta_counts_positions_from_its_padding(
         found = theirs(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
         for row, text in enumerate(WORDS[:2]):
             ids = words.encode(text).ids
-            off = net.logits({"tokens": torch.tensor([ids])})[0] - found[row, : len(ids)]
+            batch = {"tokens": torch.tensor([ids]), "positions": torch.arange(len(ids))[None]}
+            off = net.logits(batch)[0] - found[row, : len(ids)]
             assert off.abs().max() < 1e-10
     assert padded["attention_mask"].sum() < padded["attention_mask"].numel()
     import_hf(tmp_path / "hf", tmp_path / "back")
