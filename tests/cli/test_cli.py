@@ -22,7 +22,7 @@ from mlrun import __main__
 from mlrun.cli import command, points, preflight, tasks
 from mlrun.cli.messages import Failed
 from mlrun.config import Config, conf_dir
-from mlrun.errors import InUse
+from mlrun.errors import InUse, UserError
 from mlrun.plan.stages import Plan
 from mlrun.plan.table import WIDTH
 from mlrun.report import read
@@ -371,10 +371,13 @@ def test_a_failing_job_does_not_stop_the_sweep(mlrun: Command, monkeypatch: pyte
     assert not list(Path("s").glob("*/error.txt"))
 
 
-def test_a_run_that_another_process_holds_is_named_and_nothing_is_written_there(
-    mlrun: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("early", [False, True], ids=["refused", "fails before it asks"])
+def test_nothing_is_written_into_a_folder_that_another_process_holds(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch, early: bool
 ) -> None:
     def work(config: Config, plan: Plan, folder: Path) -> None:
+        if early:
+            raise UserError("data: gone")
         with lock.claimed(folder, ALONE):
             pass
 
@@ -383,10 +386,13 @@ def test_a_run_that_another_process_holds_is_named_and_nothing_is_written_there(
     with lock.claimed(held, ALONE):
         (held / "error.txt").write_text("of the run that goes on there")
         before = {path: path.read_bytes() for path in held.iterdir()}
-        outcome = mlrun("-m", "run=s", "seed=0,1")
+        told = mlrun("-m", "run=s", "seed=0,1").err
         assert {path: path.read_bytes() for path in held.iterdir()} == before
-    assert outcome.code == 1 and outcome.err[-1] == "mlrun: 1 of the sweep's runs failed: s/0-seed=0"
-    assert "a folder that no other process uses" in Path("s/0-seed=0.error.txt").read_text()
+    assert told[0] == "mlrun: data: gone" if early else "a folder that no other process uses" in told[0]
+    beside = Path("s/0-seed=0.error.txt")
+    assert beside.exists() == early
+    assert not early or beside.read_text() == "mlrun: data: gone\n"
+    stub(monkeypatch, lambda *given: None)
     assert mlrun("-m", "run=s", "seed=0,1").code == 0
     assert not list(Path("s").rglob("*error.txt"))
 
