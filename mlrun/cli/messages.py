@@ -78,10 +78,7 @@ def lasting_output() -> Iterator[None]:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     before = sys.stdout, sys.stderr
-    opened = [
-        open(number, "w", closefd=False) if was is None else was for number, was in zip((1, 2), before, strict=True)
-    ]
-    sys.stdout, sys.stderr = (cast(TextIO, _Lasting(stream)) for stream in opened)
+    sys.stdout, sys.stderr = _lasting(1, sys.stdout), _lasting(2, sys.stderr)
     try:
         yield
     finally:
