@@ -576,7 +576,8 @@ def test_a_file_that_hydra_would_not_read_is_told(mlrun: Command) -> None:
     [("a: [", "while parsing"), ("name: x\nstage: []", "Key 'stage' not in 'Cycle'"), ("name: 1", "cycle.stages=???"),
      ("name: 1\n\tstages: []", "mine.yaml"), ("name: 1\nname: 2", "found duplicate key name"), ("- 1", "mine"),
      ("just words", "mine"), ("name: caf\udce9", "cycle=mine: allowed:"), ("defaults: [nope]", "cycle/nope"),
-     ("# @package _global_\nhardware: 3", "cycle=mine: allowed:"), ("name: ${nope}", "key 'nope' not found"),
+     ("# @package _global_\nhardware: 3", "cycle=mine: allowed:"),
+     ("name: ${nope}\nstages: [{level: 1, length: rest}]", "key 'nope' not found"),
      ("# @package _global_\nsed: 3", "Key 'sed' not in 'Settings'")],
 )  # fmt: skip
 def test_a_broken_file_of_the_user_is_one_line(mlrun: Command, text: str, told: str) -> None:
