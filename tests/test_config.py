@@ -134,11 +134,12 @@ def test_every_grid_can_be_tried_at_every_scale(grid: str, scale: str) -> None:
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_a_grid_without_a_scale_is_one_line(grid: str) -> None:
+@pytest.mark.parametrize("scale", [[], ["scale=demo"]])
+def test_a_grid_without_rates_is_one_line(grid: str, scale: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        points.of(command.read(["-m", f"experiment={grid}"]))
+        points.of(command.read(["-m", f"experiment={grid}", *scale]))
     (line,) = caught.value.problems
-    assert line.startswith("scale=null") and line.endswith("give scale=NAME")
+    assert line.startswith("scale: allowed: a choice that gives scale.rates.") and "give scale=" in line
 
 
 def test_arguments_of_tasks_and_grids_are_no_part_of_a_run() -> None:

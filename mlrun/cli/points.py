@@ -30,7 +30,7 @@ from mlrun.cli import trust
 from mlrun.cli.blame import blame
 from mlrun.cli.command import Command, parsed
 from mlrun.cli.tasks import TASKS
-from mlrun.config import REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
+from mlrun.config import GROUPS, REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
 from mlrun.errors import UserError, mistake
 
 CONFIG = "config"
@@ -93,7 +93,7 @@ def of(command: Command) -> list[Point]:
     """Return every configuration of a command line, in order; UserError with everything that does not compose."""
     with _loader() as loader:
         overrides = parsed(command.overrides, loader)
-        _refuse_deletions(overrides)
+        _refuse_edits(overrides)
         sweep = command.flags.multirun or any(o.input_line == "hydra.mode=MULTIRUN" for o in overrides)
         if not sweep:
             if lists := [str(o.input_line) for o in overrides if o.is_sweep_override()]:
@@ -128,7 +128,12 @@ def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConf
         raise UserError(lines) from None
 
 
-def _refuse_deletions(overrides: Sequence[Override]) -> None:
+def _refuse_edits(overrides: Sequence[Override]) -> None:
+    # Hydra would merge a second choice into the first, if its file has a base.
+    twice = [o for o in overrides if o.is_add() and o.package is None and o.key_or_group in (*GROUPS, "cycle")]
+    if twice:
+        lines = [f"{o.input_line}: allowed: {str(o.input_line).lstrip('+')}; the group has a choice" for o in twice]
+        raise UserError(lines)
     needed = [o.key_or_group for o in overrides if o.is_delete() and o.key_or_group in Settings.__dataclass_fields__]
     if needed:
         raise UserError([f"~{key}: allowed: {key}=VALUE; every run needs it: give another value" for key in needed])

@@ -132,7 +132,7 @@ BAD = {
     ),
     "stage that is not there": (["cycle.stages.9.level=1"], "cycle.stages.9.level=1: allowed: 0, 1, 2"),
     "misspelt method": (["metod=ligo"], "did you mean method?"),
-    "group added twice": (["+model=gpt_tiny"], "model appears more than once"),
+    "group added twice": (["+model=gpt_tiny"], "+model=gpt_tiny: allowed: model=gpt_tiny; the group has a choice"),
     "package of a group": (["model@foo=gpt_tiny"], "model@foo=gpt_tiny: allowed:"),
     "unknown package of a group": (["+model@foo=gpt_tiny"], "Key 'foo' not in 'Settings'"),
     "null for a number": (["seed=null"], "seed=null: allowed: field 'seed' is not Optional"),
