@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import pickle
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +40,9 @@ MOST_RUNS = 10_000
 GRID = "hydra_plugins.mlrun_sweepers.grid.GridSweeper"
 BASIC = "hydra._internal.core_plugins."
 LOCAL = "hydra_plugins.mlrun_launchers.local."
+
+# What a text refers to: the key, or the name of a resolver.
+_REFERENCE = re.compile(r"\$\{([^:}]*)")
 
 ConfigStore.instance().store(name="settings", node=Settings)
 
@@ -212,6 +217,14 @@ def _refuse_sweeps(sweeps: Sequence[Override]) -> None:
         raise UserError(lines)
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """What one set of choices composes to: all of it, and the settings as bytes, of which copies are cheap."""
+
+    config: DictConfig
+    settings: bytes
+
+
 class _Composer:
     """Composes the points of a sweep: files once for each set of choices, then the values on a copy.
 
@@ -220,8 +233,10 @@ class _Composer:
 
     def __init__(self, loader: ConfigLoader, fixed: Sequence[str], master: DictConfig) -> None:
         self._loader, self._fixed, self._choices = loader, list(fixed), set(master.hydra.runtime.choices)
-        self._naming = master.hydra.job.config.override_dirname
-        self._files: dict[tuple[str, ...], DictConfig] = {}
+        naming = OmegaConf.to_container(master.hydra.job.config.override_dirname)
+        assert isinstance(naming, dict)
+        self._naming: dict[Any, Any] = naming
+        self._chosen: dict[tuple[str, ...], _Chosen] = {}
         self._read: dict[str, Override] = {}
 
     def point(self, job: Sequence[str], number: int) -> tuple[DictConfig, str, str | None]:
@@ -231,31 +246,45 @@ class _Composer:
                 (self._read[text],) = parsed([text])
         overrides = [self._read[text] for text in job]
         values = [o for o in overrides if self._is_value(o)]
-        config = copy.deepcopy(self._composed(tuple(str(o.input_line) for o in overrides if o not in values)))
+        chosen = self._compose(tuple(str(o.input_line) for o in overrides if o not in values))
+        settings: DictConfig = pickle.loads(chosen.settings)
         try:
-            for o in values:
-                OmegaConf.update(config, o.key_or_group, o.value(), merge=True)
+            _update(settings, values)
         except OmegaConfBaseException:
-            config = _load(self._loader, [*self._fixed, *job], RunMode.RUN)  # raises with the reason
-        varied = sorted(text for text, o in zip(job, overrides, strict=True) if self._names(o))
-        with open_dict(config), _reading():
-            config.hydra.job.num = number
-            config.hydra.job.override_dirname = self._naming.item_sep.join(varied).replace("=", self._naming.kv_sep)
-            model = config.hydra.runtime.choices.get("model")
-            return _settings(config), str(config.hydra.sweep.subdir), model
+            settings = _settings(_load(self._loader, [*self._fixed, *job], RunMode.RUN))  # raises with the reason
+        model = chosen.config.hydra.runtime.choices.get("model")
+        return settings, self._folder_name(chosen.config, overrides, values, number), model
 
     def _is_value(self, o: Override) -> bool:
         """Return whether an override only changes a value; others choose files, add or delete."""
         plain = not (o.is_add() or o.is_force_add() or o.is_delete() or o.package)
         return plain and ("." in o.key_or_group or o.key_or_group not in self._choices)
 
-    def _names(self, o: Override) -> bool:
-        return o.key_or_group not in self._naming.exclude_keys
-
-    def _composed(self, files: tuple[str, ...]) -> Any:
-        if files not in self._files:
+    def _compose(self, files: tuple[str, ...]) -> _Chosen:
+        if files not in self._chosen:
             config = _load(self._loader, [*self._fixed, *files], RunMode.RUN)
             if named := trust.foreign(config.hydra):
                 raise UserError(named)
-            self._files[files] = config
-        return self._files[files]
+            self._chosen[files] = _Chosen(config, pickle.dumps(_settings(config)))
+        return self._chosen[files]
+
+    def _folder_name(
+        self, config: DictConfig, overrides: Sequence[Override], values: Sequence[Override], number: int
+    ) -> str:
+        varied = sorted(str(o.input_line) for o in overrides if o.key_or_group not in self._naming["exclude_keys"])
+        written = OmegaConf.to_container(config.hydra.sweep)
+        assert isinstance(written, dict)
+        if not all(name.startswith("hydra.") or name == "safe_name" for name in _REFERENCE.findall(written["subdir"])):
+            config = copy.deepcopy(config)
+            _update(config, values)
+        with open_dict(config), _reading():
+            config.hydra.job.num = number
+            config.hydra.job.override_dirname = (
+                self._naming["item_sep"].join(varied).replace("=", self._naming["kv_sep"])
+            )
+            return str(config.hydra.sweep.subdir)
+
+
+def _update(config: DictConfig, values: Sequence[Override]) -> None:
+    for o in values:
+        OmegaConf.update(config, o.key_or_group, o.value(), merge=True)

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from mlrun import files
 from mlrun.cli import capacity, initial, run_folder, tasks
 from mlrun.cli.points import Point
 from mlrun.config import Config, reference_problems
 from mlrun.errors import UserError, mistake, nearest
+from mlrun.files import CHECKPOINTS
 from mlrun.plan.stages import Plan
 
 
@@ -28,9 +29,10 @@ def check(points: Sequence[Point]) -> list[Checked]:
     """Return the points with their plans; UserError with every problem of all, each line once. Writes nothing."""
     found: dict[str, list[str]] = {}
     checked: list[Checked] = []
+    shared: dict[tuple[str, str], Any] = {}
     for point in points:
         try:
-            checked.append(_planned(point))
+            checked.append(_planned(point, shared))
         except UserError as error:
             _add(found, error.problems, point)
     if not found:
@@ -55,7 +57,7 @@ def _line(line: str, labels: Sequence[str], total: int) -> str:
     return f"{line} (in {len(labels)} of {total} runs, such as {labels[0]})"
 
 
-def _planned(point: Point) -> Checked:
+def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
     """Return a point with its plan; UserError with what is wrong in its settings."""
     settings = point.settings
     task = tasks.TASKS.get(settings.task)
@@ -63,7 +65,8 @@ def _planned(point: Point) -> Checked:
         known = list(tasks.TASKS)
         raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
     if task.planned:
-        return Checked(point, tasks.planned(initial.completed(settings, point.said, point.model, point.folder)))
+        completed = initial.completed(settings, point.said, point.model, point.folder)
+        return Checked(point, tasks.planned(completed, shared))
     if problems := reference_problems(settings) or tasks.missing(settings, point.own_run):
         raise UserError(problems)
     return Checked(point)
@@ -122,7 +125,7 @@ def _init_problems(config: Config, plan: Plan, run: Path) -> list[str]:
     if init is None:
         remedy = "it says what the model in init=... had cost"
         return [] if flops is None else [mistake("init_flops", flops, "null without init", remedy)]
-    if (run / files.CHECKPOINTS).exists():
+    if (run / CHECKPOINTS).exists():
         return []
     from mlrun.interop.initial import problems as unfit
 

@@ -130,7 +130,8 @@ class HubSource:
         """Return what names the content: a local folder's hashes, the cached files, or the hub's commit."""
         if Path(self.path).exists():
             found = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
-            return {**asdict(self), "files": cache.file_facts(found)}
+            own = {key: value for key, value in asdict(self).items() if key != "path"}
+            return {**own, "files": cache.file_facts(found)}
         if streaming:
             return {**asdict(self), "commit": commit("data.sources", self.label, self.path, self.revision)}
         # .../<name>/<version>/<commit of the hub>/<file>.arrow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 from mlrun.models.axes import Param, Sizes, expand
 from mlrun.models.base import IGNORED, Model
 from mlrun.models.modules import Block, module
+from mlrun.models.seeds import seed_of
 
 
 class Network(nn.Module):
@@ -66,8 +66,7 @@ def initial(name: str, param: Param, sizes: Sizes, seed: int) -> Tensor:
     """
     if param.std == 0:
         return torch.full(param.shape(sizes), param.mean)
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = torch.Generator().manual_seed(seed_of(seed, name))
     return torch.empty(param.shape(sizes)).normal_(param.mean, param.std, generator=generator)
 
 

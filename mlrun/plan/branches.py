@@ -17,7 +17,7 @@ from mlrun.config import Config
 from mlrun.errors import UserError, mistake
 from mlrun.models.layers import Flops
 from mlrun.plan import schedule
-from mlrun.units import Rates, parse
+from mlrun.units import parse
 
 if TYPE_CHECKING:
     from mlrun.plan.stages import Plan, Stage
@@ -58,9 +58,9 @@ def _share(plan: Plan, budget: int, text: str) -> float:
 
 def _budget(plan: Plan, text: str) -> int:
     """Return a point in steps of the from-scratch run."""
-    length, flops = parse(text), plan.level(1).flops.total
+    length = parse(text)
     assert length is not None
-    return Rates(plan.batch, plan.batch * plan.tokens_per_sample, plan.batch * flops, plan.budget_steps).steps(length)
+    return plan.rates(plan.level(1).flops.total, plan.budget_steps).steps(length)
 
 
 def _end(plan: Plan, budget: int) -> int:

@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Any
 
 from mlrun.config import Config, Cycle, Schedule, Settings
-from mlrun.errors import mistake
+from mlrun.errors import mistake, mistakes
+from mlrun.plan.stages import alpha_problems
 from mlrun.units import EXAMPLES, parse
 
 # Seeds are hashed as 64 bits.
@@ -65,7 +66,7 @@ def _numbers(s: Settings, schedule: Schedule) -> list[str]:
         ("hardware.micro_batch", h.micro_batch, _divides(h.micro_batch, s.batch), f"a divisor of {s.batch}, or null"),
         ("hardware.flops_per_second", h.flops_per_second, _positive(h.flops_per_second), f"{POSITIVE}, or null"),
     ]
-    return [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
+    return mistakes("", checks)
 
 
 def _divides(micro: int | None, batch: int) -> bool:
@@ -130,12 +131,7 @@ def _alphas(cycle: Cycle) -> list[str]:
         "cycle.alpha": cycle.alpha,
         **{f"cycle.stages.{i}.alpha": row.alpha for i, row in enumerate(cycle.stages)},
     }
-    remedy = "0 keeps the fine model, 1 takes the decoalesced one"
-    return [
-        mistake(key, alpha, "a number in [0, 1]", remedy)
-        for key, alpha in alphas.items()
-        if alpha is not None and not 0 <= alpha <= 1
-    ]
+    return [line for key, alpha in alphas.items() if alpha is not None for line in alpha_problems(key, alpha)]
 
 
 def _levels(cycle: Cycle) -> list[str]:

@@ -9,13 +9,12 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from mlrun.models.axes import FAMILIES
+from mlrun.models.axes import RESIZED
 from mlrun.plan.record import predicted_seconds
 from mlrun.units import duration, human
 
 # Columns that a file or a pipe is given, where no terminal says how many there are.
 WIDTH = 160
-SIZES = tuple(axis for axes in FAMILIES.values() for axis in axes)
 
 
 def show(plan: Mapping[str, Any], flops_per_second: float | None, stream: TextIO | None = None) -> None:
@@ -46,7 +45,7 @@ def headline(plan: Mapping[str, Any]) -> str:
 
 def levels(plan: Mapping[str, Any]) -> Table:
     """Return the table of model sizes; `way up` says whether decoalescing into the level keeps its function."""
-    axes = [axis for axis in SIZES if axis in plan["levels"][0]["sizes"]]
+    axes = [axis for axis in RESIZED if axis in plan["levels"][0]["sizes"]]
     names = ["level", *axes, "parameters", "FLOPs/token", "cost to level 1", "state", "way up"]
     return _table(names, [_level(level, axes) for level in plan["levels"]])
 
@@ -65,12 +64,16 @@ def _level(level: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
 
 
 def notes(plan: Mapping[str, Any]) -> list[str]:
-    """Return where the weights come from, and why a transfer up does not keep the function, a line each."""
-    return _start(plan) + [
-        f"  from level {level['level'] + 1} to {level['level']} not exact: {why}"
-        for level in plan["levels"]
-        for why in level["inexact_because"] or []
-    ]
+    """Return where the weights come from, why a transfer up is not exact, and what else to know, a line each."""
+    return (
+        _start(plan)
+        + [f"  {note}" for note in plan.get("notes", [])]
+        + [
+            f"  from level {level['level'] + 1} to {level['level']} not exact: {why}"
+            for level in plan["levels"]
+            for why in level["inexact_because"] or []
+        ]
+    )
 
 
 def _start(plan: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,7 @@ from mlrun.train.parallel.placement import Placement, local
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.signals import NOTHING, STOP, Signals, Stopped
 from mlrun.train.snapshot import Snapshot
+from mlrun.train.stage_loss import StageLoss
 
 Batch = Mapping[str, Tensor]
 
@@ -57,7 +58,13 @@ class Trainee:
     net: Network
     optimizer: Stepping
     ema: dict[str, Tensor] | None
-    stage_loss: nn.Module | None = None
+    stage_loss: StageLoss | None = None
+
+    def at_step(self, step: int, lr: float) -> None:
+        """Prepare a step of the run."""
+        self.optimizer.set_rate(lr)
+        if self.stage_loss is not None:
+            self.stage_loss.at_step(step)
 
     def at_rest(self, placement: Placement) -> Snapshot:
         """Return copies on the CPU of everything that the stage trains, as this process holds it."""
@@ -108,7 +115,6 @@ def train(
     """
     settings, ranks, spec = job.settings, job.ranks, trainee.optimizer.optimizer
     forward = _prepare(trainee, settings.hardware, ranks)
-    at_step = getattr(trainee.stage_loss, "at_step", lambda step: None)
     parameters = list(trainee.net.parameters())
     evaluate_every = due(job.plan, stage, settings.eval.every)
     save_every = due(job.plan, stage, settings.checkpoint.every)
@@ -120,8 +126,7 @@ def train(
     for step in range(start, stage.end):
         # The rate depends on the step alone, so a resumed run takes the same one.
         lr = schedule.rate(job.plan, spec, settings.cycle.lr_policy, stage, step)
-        trainee.optimizer.set_rate(lr)
-        at_step(step)
+        trainee.at_step(step, lr)
 
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
         # has masks of its own, which a resumed run draws again.
@@ -134,7 +139,9 @@ def train(
         done = step + 1
         skipped = guard.leaves_out(norm, done)
         if not skipped:
-            _step(trainee, spec.ema)
+            trainee.optimizer.step()
+            if trainee.ema is not None and spec.ema is not None:
+                _average(trainee.ema, trainee.net, _decay(job.plan, stage, step, spec.ema))
         trainee.optimizer.zero_grad()
 
         if skipped:
@@ -172,9 +179,7 @@ def _saves(job: Job, guard: Guard, done: int, due: bool) -> Iterator[Event]:
 
 def due(plan: Plan, stage: Stage, every: str) -> int:
     """Return a period in steps; `%` refers to the budget, so that a cycle and its baseline are read equally often."""
-    per_step = plan.batch * stage.mean_step_flops
-    rates = schedule.Rates(plan.batch, plan.batch * plan.tokens_per_sample, per_step, plan.budget_steps)
-    return max(1, schedule.steps(every, rates))
+    return max(1, schedule.steps(every, plan.rates(stage.mean_step_flops, plan.budget_steps)))
 
 
 def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[str, Any]:
@@ -208,7 +213,7 @@ def autocast(hardware: Hardware, device: torch.device) -> torch.autocast:
 
 def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
     """Return the module to call: wrapped for several processes, and compiled if the hardware says so."""
-    module = (trainee.net if trainee.stage_loss is None else trainee.stage_loss).train()
+    module: nn.Module = (trainee.net if trainee.stage_loss is None else trainee.stage_loss).train()
     if hardware.compile:
         # All levels share one code object; without a reset dynamo's limit on recompiling would leave later ones eager.
         torch.compiler.reset()
@@ -220,7 +225,7 @@ def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
         return module
     if ranks.world > 1:
         device = [ranks.device.index] if ranks.device.type == "cuda" else None
-        unused = getattr(trainee.stage_loss, "partial", False)
+        unused = trainee.stage_loss is not None and trainee.stage_loss.partial
         module = DistributedDataParallel(module, device_ids=device, find_unused_parameters=unused)
     return torch.compile(module) if hardware.compile else module  # type: ignore[return-value]
 
@@ -260,11 +265,15 @@ def _gradients(
     return total
 
 
-def _step(trainee: Trainee, decay: float | None) -> None:
-    """Let the optimizer take its step, and the average of the weights follow."""
-    trainee.optimizer.step()
-    if trainee.ema is not None and decay is not None:
-        _average(trainee.ema, trainee.net, decay)
+def _decay(plan: Plan, stage: Stage, step: int, longest: float) -> float:
+    """Return the decay of the moving average at a step: (1 + t) / (10 + t) after t steps of it, up to `longest`.
+
+    With a fixed decay the average of a short stage would be the weights that it started from. It starts anew in every
+    stage of the trunk; a branch goes on with the trunk's.
+    """
+    first = stage.first if stage.fork is None else plan.trunk[-1].first
+    taken = stage.cursor(step) - first
+    return min(longest, (1 + taken) / (10 + taken))
 
 
 @torch.no_grad()

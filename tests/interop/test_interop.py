@@ -203,7 +203,8 @@ def test_roberta_counts_positions_from_its_padding(
         for row, text in enumerate(WORDS[:2]):
             ids = padded["input_ids"][row][padded["attention_mask"][row] == 1].tolist()
             assert ids[1:-1] == words.encode(text).ids
-            off = net.logits({"tokens": torch.tensor([ids])})[0] - found[row, : len(ids)]
+            batch = {"tokens": torch.tensor([ids]), "positions": torch.arange(len(ids))[None]}
+            off = net.logits(batch)[0] - found[row, : len(ids)]
             assert off.abs().max() < 1e-10
     assert padded["attention_mask"].sum() < padded["attention_mask"].numel()
     import_hf(tmp_path / "hf", tmp_path / "back")

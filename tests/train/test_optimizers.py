@@ -13,7 +13,7 @@ import yaml
 from test_run import interrupt
 
 from mlrun.cli import command, points
-from mlrun.config import Cycle, Hardware, Row, conf_dir, load
+from mlrun.config import Config, Cycle, Hardware, Row, conf_dir, load
 from mlrun.errors import UserError
 from mlrun.models.axes import expand
 from mlrun.models.base import Model
@@ -47,8 +47,13 @@ MODELS: dict[str, Model] = {
 @pytest.fixture(params=NAMES)
 def optimizer(request: pytest.FixtureRequest) -> Any:
     """Each choice, with a rate that moves the toy."""
-    (point,) = points.points(command.read([f"optimizer={request.param}", "optimizer.lr=1e-2"]))
-    return load(point.settings).optimizer
+    return composed(f"optimizer={request.param}", "optimizer.lr=1e-2").optimizer
+
+
+def composed(*overrides: str) -> Config:
+    """Return the configuration of a command line."""
+    (point,) = points.of(command.read(overrides))
+    return load(point.settings)
 
 
 def stepped(optimizer: Optimizer, model: Model, steps: int = 2) -> tuple[Any, Stepping]:
@@ -197,9 +202,8 @@ def test_each_judges_its_own_settings(optimizer: Any) -> None:
 def muon(**hardware: Any) -> list[str]:
     """Return what stands against training with Muon."""
     overrides = [f"hardware.{key}={value}" for key, value in hardware.items()]
-    (point,) = points.points(command.read(["optimizer=muon", *overrides]))
     try:
-        make_plan(load(point.settings))
+        make_plan(composed("optimizer=muon", *overrides))
     except UserError as error:
         return error.problems
     return []
@@ -207,8 +211,7 @@ def muon(**hardware: Any) -> list[str]:
 
 def test_muon_moves_hidden_matrices_and_nothing_else() -> None:
     """No table by index, no position, no head, no vector."""
-    (point,) = points.points(command.read(["optimizer=muon"]))
-    optimizer = load(point.settings).optimizer
+    optimizer = composed("optimizer=muon").optimizer
     for model in MODELS.values():
         params = model.params()
         matrices = ("query", "key", "value", "output", "up", "gate", "down", "dense")
@@ -226,6 +229,5 @@ def test_muon_is_refused_on_shards_and_on_an_older_torch(monkeypatch: pytest.Mon
 
 
 def test_muon_without_hidden_matrices_is_adamw() -> None:
-    (point,) = points.points(command.read(["optimizer=muon"]))
-    optimizer = load(point.settings).optimizer
+    optimizer = composed("optimizer=muon").optimizer
     assert len(Stepping(optimizer, build(toy.model().resize({"layer": 0}), 0)).parts) == 1

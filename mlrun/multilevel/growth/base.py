@@ -18,13 +18,14 @@ from mlrun.models.layers import Flops, Stack
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from mlrun.config import Config, Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.parallel.processes import Ranks
     from mlrun.train.snapshot import Snapshot
+    from mlrun.train.stage_loss import StageLoss
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,8 @@ class Growth(ABC):
         """Return the FLOPs per sample of the steps of the stage that follows; they come in turn."""
         return (model.flops(samples.sequence, samples.targets),)
 
-    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
-        """Return the module that gives the stage's loss, None for the network itself; it may freeze parameters.
-
-        A module with a method `at_step(step)` is told every step before it is taken.
-        """
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> StageLoss | None:
+        """Return what the stage trains on, None for the network's own loss; it may freeze parameters."""
         return None
 
 

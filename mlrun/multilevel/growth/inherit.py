@@ -14,11 +14,10 @@ from mlrun.multilevel.growth.base import Context, Growth
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.snapshot import Snapshot
+    from mlrun.train.stage_loss import StageLoss
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Inherit(Growth):
         taught = frozen.forward(model.resize(resize.coarse), samples.sequence, samples.targets)
         return (Flops(own.body + taught.body, own.head + taught.head),)
 
-    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> StageLoss | None:
         from mlrun.models.network import build
         from mlrun.multilevel.growth.stage_losses import Distilled
 

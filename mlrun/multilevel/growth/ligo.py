@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import DEPTH, Param, Resize, depth_axis, factors
+from mlrun.models.axes import DEPTH, Param, Resize, depth_axis
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
 from mlrun.multilevel.growth.base import Context, Growth
@@ -63,11 +63,10 @@ def _products(template: str, param: Param, resize: Resize, train: bool = True) -
     A product has one gradient for its learned factor, and one for its input unless that is a source weight.
     """
     depth = depth_axis(template)
-    shape = [resize.coarse[f.axis] for dim in param.dims for f in factors(dim)]
-    axes = [f for dim in param.dims for f in factors(dim)]
+    shape = param.factored(resize.coarse)
     layers = resize.coarse[depth] if depth is not None else 1
     total, learned = 0, False
-    for place, factor in enumerate(axes):
+    for place, factor in enumerate(param.factors):
         if factor.role and factor.axis in resize.merges:
             rest = layers
             for size in (*shape[:place], *shape[place + 1 :]):

@@ -15,11 +15,10 @@ from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.snapshot import Snapshot
+    from mlrun.train.stage_loss import StageLoss
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class MSLT(Decoalesce):
     def step_flops(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
         return (frozen.flops(model, samples.sequence, samples.targets, resize.coarse["layer"]),)
 
-    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> StageLoss | None:
         from mlrun.multilevel.growth.stage_losses import freeze
 
         freeze(net, coarse.sizes["layer"])

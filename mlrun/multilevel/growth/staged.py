@@ -8,11 +8,11 @@ coarsening says.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import DEPTH, Merge, Param, Params, Resize, Rule, depth_axis, expand, factors
+from mlrun.models.axes import Merge, Param, Params, Resize, Rule, depth_axis, expand
 from mlrun.models.base import Model
 from mlrun.multilevel.coarsening.base import inexact
 from mlrun.multilevel.growth.base import Context, Growth, one_stack
@@ -37,7 +37,7 @@ class Staged(Growth):
         from mlrun.train.snapshot import Snapshot
 
         assert level.resize is not None
-        deep, placement = _depth(level.resize), context.ranks.placement
+        deep, placement = level.resize.depth_only(), context.ranks.placement
         tensors = {}
         for kind, (params, rule) in transfer.moving(coarse, level.model.params(), context.carried).items():
             small = placement.gathering(coarse.tensors[kind])
@@ -62,18 +62,11 @@ class Staged(Growth):
         return inexact(resize, post_norm)
 
 
-def _depth(resize: Resize) -> Resize:
-    """Return the part of a step that changes depth, at the fine width."""
-    coarse = {axis: resize.coarse[axis] if axis in DEPTH else size for axis, size in resize.fine.items()}
-    merges = {axis: merge for axis, merge in resize.merges.items() if axis in DEPTH}
-    return replace(resize, coarse=coarse, merges=merges)
-
-
 def _widened(
     state: Mapping[str, Tensor], params: Params, rule: Rule, model: Model, resize: Resize
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a kind at the fine width and the coarse depth."""
-    merges = {axis: merge for axis, merge in resize.merges.items() if axis not in DEPTH}
+    merges = resize.width_only().merges
     ratio = len(merges["embed"].groups[0]) if "embed" in merges else 1
     final, coarse = _after_blocks(model), dict(resize.coarse)
     for template, param in params.items():
@@ -95,24 +88,21 @@ def _after_blocks(model: Model) -> set[str]:
 
     A tied table or an untied head reads the halved norm, so its gradient is 1/g as those inside are.
     """
-    return _final_norm(model) | {
-        n for n, p in model.params().items() if not any(f.role for d in p.dims for f in factors(d))
-    }
+    return _final_norm(model) | {n for n, p in model.params().items() if not any(f.role for f in p.factors)}
 
 
-def _diagonal(tensor: Tensor, param: Param, resize: Resize, merges: dict[str, Merge]) -> Tensor:
+def _diagonal(tensor: Tensor, param: Param, resize: Resize, merges: Mapping[str, Merge]) -> Tensor:
     """Return the tensor copied along every merged axis, and zero where its output and input copies differ."""
     import torch
 
-    flat = [factor for dim in param.dims for factor in factors(dim)]
-    x = tensor.reshape([resize.coarse[f.axis] for f in flat])
+    x = tensor.reshape(param.factored(resize.coarse))
     copies = []
-    for dim, factor in enumerate(flat):
+    for dim, factor in enumerate(param.factors):
         if factor.role and factor.axis in merges:
             merge = merges[factor.axis]
             x = x.index_select(dim, torch.tensor(merge.coarse_of, device=x.device))
             place = [merge.groups[merge.coarse_of[unit]].index(unit) for unit in range(merge.fine)]
-            shape = [-1 if d == dim else 1 for d in range(len(flat))]
+            shape = [-1 if d == dim else 1 for d in range(x.ndim)]
             copies.append(torch.tensor(place, device=x.device).reshape(shape))
     if len(copies) == 2:
         x = x * (copies[0] == copies[1])
