@@ -16,14 +16,13 @@ from mlrun.config import Config
 from mlrun.data.source import Broken, same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import Context, measure
-from mlrun.interop import initial, published, tokenizers
-from mlrun.interop import ledger as model_ledger
+from mlrun.interop import initial, ledger, published, tokenizers
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import ledger, loop, machine
+from mlrun.train import loop, machine, summary
 from mlrun.train.checkpoint import store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
@@ -94,8 +93,8 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """Run every stage that is left, then write the model and the summary."""
-        summary = self.folder / files.SUMMARY
-        before = files.read_json(summary, "remove it, and the run goes on") if summary.exists() else {}
+        written = self.folder / files.SUMMARY
+        before = files.read_json(written, "remove it, and the run goes on") if written.exists() else {}
         if before.get("status") == "finished":
             return before
         self.plan = initial.charged(self.plan, self.config.settings, self.folder)
@@ -207,10 +206,10 @@ class Run:
     def _save_ledger(self, stage: Stage) -> None:
         """Write beside the model what it cost: where it started from, and this run up to here."""
         spent, seconds = self.plan.spent(stage.end, stage.index), self.clock.read()["training"]
-        amounts = spent.flops, spent.flops_body, seconds, spent.tokens
-        own = model_ledger.own(self.folder.resolve().name, *amounts, machine.words(self.ranks))
-        before = () if self.plan.source is None else model_ledger.of_source(self.plan.source)
-        model_ledger.write(self.folder / files.MODEL, (*before, own))
+        name = self.folder.resolve().name
+        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, machine.words(self.ranks))
+        before = () if self.plan.source is None else ledger.of_source(self.plan.source)
+        ledger.write(self.folder / files.MODEL, (*before, own))
 
     def _save_facts(self, described: dict[str, Any]) -> None:
         """Write beside the model what an export says of it: special ids as they were published, or classes."""
@@ -310,18 +309,18 @@ class Run:
     def _leave(self, status: str, reason: str) -> None:
         """Say in summary.json why the run ended before its time."""
         if self.ranks.first:
-            summary = {"status": status, "reason": reason, "val_loss": ledger.last_val(self.folder / files.LOG)}
-            files.write_json(self.folder / files.SUMMARY, summary)
+            said = {"status": status, "reason": reason, "val_loss": summary.last_val(self.folder / files.LOG)}
+            files.write_json(self.folder / files.SUMMARY, said)
 
     def _finish(self) -> dict[str, Any]:
         """Write summary.json; the loss is that of the trunk's last evaluation."""
         log, facts = self.folder / files.LOG, {"data": self.source.describe(), "machine": machine.words(self.ranks)}
-        summary = ledger.summary(self.plan, self.progress, self.clock.read(), log) | facts
+        said = summary.finished(self.plan, self.progress, self.clock.read(), log) | facts
         if self.ranks.first:
-            files.write_json(self.folder / files.SUMMARY, summary)
-            self.log.finish(summary)
+            files.write_json(self.folder / files.SUMMARY, said)
+            self.log.finish(said)
         self.checkpoints.drop_forks()
-        return summary
+        return said
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.ranks.first:

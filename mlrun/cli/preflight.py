@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mlrun import files
 from mlrun.cli import capacity, initial, run_folder, tasks
 from mlrun.cli.points import Point
 from mlrun.config import Config, reference_problems
 from mlrun.errors import UserError, mistake, nearest
-from mlrun.files import CHECKPOINTS
 from mlrun.plan.stages import Plan
 
 
@@ -65,8 +65,7 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
         known = list(tasks.TASKS)
         raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
     if task.planned:
-        completed = initial.completed(settings, point.said, point.model, point.folder)
-        return Checked(point, tasks.planned(completed, shared))
+        return Checked(point, tasks.planned(initial.completed(settings, point.said, point.model, point.folder), shared))
     if problems := reference_problems(settings) or tasks.missing(settings, point.own_run):
         raise UserError(problems)
     return Checked(point)
@@ -125,7 +124,7 @@ def _init_problems(config: Config, plan: Plan, run: Path) -> list[str]:
     if init is None:
         remedy = "it says what the model in init=... had cost"
         return [] if flops is None else [mistake("init_flops", flops, "null without init", remedy)]
-    if (run / CHECKPOINTS).exists():
+    if (run / files.CHECKPOINTS).exists():
         return []
     from mlrun.interop.initial import problems as unfit
 

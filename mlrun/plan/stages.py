@@ -102,9 +102,9 @@ class Spent:
 class Plan:
     """What will run: the cycle's stages (the trunk), then its branches.
 
-    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1; `notes` are what a reader
-    should know of it, a line each. `source` is what the weights that the first stage starts from cost before, as
-    plan.json has it; None for a fresh start.
+    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1. `source` is what the
+    weights that the first stage starts from cost before, as plan.json has it; None for a fresh start. `notes` are what
+    a reader should know of it, a line each.
     """
 
     name: str

@@ -64,7 +64,7 @@ def _level(level: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
 
 
 def notes(plan: Mapping[str, Any]) -> list[str]:
-    """Return where the weights come from, why a transfer up is not exact, and what else to know, a line each."""
+    """Return where the weights come from, why a transfer up is not exact, and what else a reader should know."""
     return (
         _start(plan)
         + [f"  {note}" for note in plan.get("notes", [])]

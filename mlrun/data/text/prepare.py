@@ -36,6 +36,7 @@ class Recipe:
     mask_rate: float
     mask_span: float
     validation_samples: int | None
+    end: str | None
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def tokenize(corpus: Corpus, facts: dict[str, Any], recipe: Recipe, side: ModelS
     """Return how the corpus becomes samples: its tokenizer, vocabulary, objective and content key."""
     given = recipe.tokenizer
     made = _trained(corpus, facts, recipe, side) if given is None else tokenizer.load(given)
-    words = tokenizer.vocabulary(made, side.objective, side.vocab)
+    words = tokenizer.vocabulary(made, side.objective, side.vocab, recipe.end)
     goal = objectives.objective(side.objective, recipe.sequence, recipe.mask_rate, recipe.mask_span, words)
     key = {"version": VERSION, "corpus": facts, "tokenizer": tokenizer.content_hash(made), "end": words.end}
     return Tokenized(made, words, goal, key)
