@@ -84,9 +84,17 @@ def _said(settings: DictConfig, overrides: Sequence[str], choice: str | None) ->
     keys = {text.lstrip("+~").partition("=")[0] for text in overrides}
     if "model" in keys or choice != _default():
         return None
-    file = yaml.safe_load((conf_dir() / "model" / f"{choice}.yaml").read_text())
+    file = _file(conf_dir() / "model" / f"{choice}.yaml")
     changed = {str(key) for key, value in settings.model.items() if key not in file or file[key] != value}
     return changed | {key.removeprefix("model.") for key in keys if key.startswith("model.")}
+
+
+def _file(path: Path) -> dict[str, Any]:
+    """Return the values of a group's file, those of its bases among them."""
+    own = yaml.safe_load(path.read_text())
+    bases = [str(name).lstrip("/") for name in own.pop("defaults", []) if str(name) != "_self_"]
+    below = {key: value for name in bases for key, value in _file(conf_dir() / f"{name}.yaml").items()}
+    return below | own
 
 
 def _default() -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_models import TINY, a_batch, reference, reference_logits, scatter, widen
+from test_interop import inputs
+from test_models import TINY, reference, reference_logits, scatter, widen
 
 from mlrun import run
 from mlrun.cli import command, points
@@ -55,7 +56,7 @@ def test_kin_of_our_families_give_the_same_logits_and_come_back(name: str, tmp_p
     assert found.model.without_dropout() == model
     net = build(model, None, dtype=torch.float64)
     net.load_state_dict(dict(found))
-    batch = {key: value for key, value in a_batch(model).items() if key != "positions"}
+    batch = inputs(model)
     single = reference_logits(theirs, batch)
     widen(theirs)
     assert (net.logits(batch) - reference_logits(theirs, batch)).abs().max() < 1e-10
