@@ -225,6 +225,13 @@ def test_a_rate_at_which_seeds_failed_is_never_the_best(tmp_path: Path) -> None:
     assert "failed 2/3" in text and "unfinished" not in text
 
 
+def test_a_run_that_failed_before_it_said_what_it_read_is_no_stranger(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    straight(tmp_path / "c", "2level", [5, 3, 2], fake.TWO, lr=9, status="failed", plan={"data": {}})
+    assert {row.lr: len(row.failed) for row in group(tmp_path).rows} == {1e-3: 0, 9: 1}
+
+
 def test_rates_are_compared_over_the_same_seeds(tmp_path: Path) -> None:
     for seed in range(2):
         straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3 - seed], seed=seed)
