@@ -9,6 +9,7 @@ from typing import Any
 
 import fake_runs as fake
 import pytest
+import toy
 from test_report import made, straight
 
 from mlrun.report import build, pairing
@@ -344,6 +345,15 @@ def test_a_log_that_was_cut_or_edited_is_one_line_and_in_no_mean(tmp_path: Path,
 @pytest.mark.parametrize("name", ["scratch", "scratch-branch", "2level", "2level-branch", "grow", "grow-branch"])
 def test_the_log_of_a_real_run_is_whole(name: str) -> None:
     assert (read(fake.RECORDED / name).finished, read(fake.RECORDED / name).fault) == (True, None)
+
+
+def test_the_recorded_runs_have_the_records_that_a_run_writes_today(tmp_path: Path) -> None:
+    toy.run(tmp_path / "a", toy.make())
+    fresh = toy.records(tmp_path / "a")
+    for kind in {record["kind"] for record in fresh}:
+        kept, now = (set.intersection(*(set(r) for r in log if r["kind"] == kind)) for log in
+                     (fake.recorded("2level")[2], fresh))  # fmt: skip
+        assert now - {"standard_error"} <= kept, kind
 
 
 # 9. A better baseline elsewhere
