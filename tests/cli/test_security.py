@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import pickle
+import re
 import stat
 from pathlib import Path
 from typing import Any
