@@ -1,7 +1,7 @@
 """A network whose lowest layers do not learn: which tensors they are, and the FLOPs that this leaves. No torch here.
 
-With `count` > 0 the first `count` blocks are frozen, and everything in front of them. A tied head is frozen too: its table
-is the embedding.
+With `count` > 0 the first `count` blocks are frozen, and everything in front of them. A tied head is frozen too: its
+table is the embedding.
 """
 
 from __future__ import annotations
