@@ -13,7 +13,7 @@ import hydra
 from mlrun.cli import command, points, preflight
 from mlrun.cli.blame import line
 from mlrun.cli.jobs import Jobs
-from mlrun.cli.messages import print_error, user_errors
+from mlrun.cli.messages import lasting_output, print_error, user_errors
 from mlrun.cli.tasks import perform
 from mlrun.config import conf_dir
 from mlrun.errors import UserError, mistake
@@ -21,7 +21,7 @@ from mlrun.errors import UserError, mistake
 
 def main() -> None:
     """Do what the command line asks; nothing is written before all of it is checked."""
-    with user_errors():
+    with lasting_output(), user_errors():
         asked = command.read(sys.argv[1:])
         found = [] if asked.helps else points.of(asked)
         if asked.informs:

@@ -5,11 +5,13 @@ Groups with a `_target_` (see `GROUPS`, `LISTS`) are checked against the class t
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
 # The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
 LISTS = ("logger", "evaluation")
+# Arguments of a task or of a grid, no part of what a run is made of.
+ARGUMENTS = ("runs", "source", "target", "grown", "fine", "scale")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "cycle.optimizer_policy": ("reset", "carry"),
@@ -101,6 +105,14 @@ class Checkpoint:
 
 
 @dataclass
+class Scale:
+    """What the grids of conf/experiment take from conf/scale; nothing of a run by itself."""
+
+    alpha: float = MISSING
+    rates: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Settings:
     """Everything a run is made of, as Hydra sees it."""
 
@@ -108,6 +120,7 @@ class Settings:
     run: str | None = None
     runs: str | None = None
     init: str | None = None
+    init_flops: str | None = None
     source: str | None = None
     target: str | None = None
     grown: str | None = None
@@ -130,6 +143,11 @@ class Settings:
     evaluation: dict[str, Any] = field(default_factory=dict)
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    scale: Scale | None = None
+
+
+# The sections of the settings that are dataclasses themselves.
+SECTIONS = tuple(f.name for f in fields(Settings) if is_dataclass(f.default_factory))
 
 
 @dataclass(frozen=True)
@@ -180,7 +198,7 @@ def found_class(path: str, key: str, packages: Sequence[str]) -> type:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(mistake(key, path, "an importable class", f"{error}")) from None
     if not inspect.isclass(found):
-        raise UserError(mistake(key, path, "a class", "name the class that is to be made"))
+        raise UserError(mistake(key, path, "a class, such as a dataclass", "name the class that is to be made"))
     if not within(found.__module__, packages):
         origin = f"it comes from {found.__module__}: {remedy}"
         raise UserError(mistake(key, path, f"a class defined in {', '.join(packages)}", origin))
@@ -222,39 +240,80 @@ def reason(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def load(settings: DictConfig) -> Config:
-    """Return the checked configuration, or raise UserError with all problems at once."""
+def load(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None) -> Config:
+    """Return the checked configuration, or raise UserError with all problems at once.
+
+    `shared` keeps what many configurations of a sweep have in common from one call to the next.
+    """
+    shared = {} if shared is None else shared
     try:
-        missing = sorted(OmegaConf.missing_keys(settings))
+        missing = sorted(_missing(OmegaConf.to_container(settings), ""))
         if missing:
             raise UserError([mistake(key, "???", "a value of your own", f"give {key}=...") for key in missing])
         plain = OmegaConf.to_container(settings, resolve=True)
     except REFERENCE_ERRORS as error:
         raise UserError(unresolved(error)) from None
     assert isinstance(plain, dict)
-    problems = _unknown(plain, Settings, "") + _choice_problems(settings)
-    built = {key: _built(plain[key], key, problems) for key in GROUPS}
+    problems = _unknown(plain, Settings, "") + _choice_problems(plain)
+
+    def made(node: Any, key: str) -> Any:
+        try:
+            return _once(shared, key, node, partial(_build, node, key))
+        except UserError as error:
+            problems.extend(error.problems)
+            return None
+
+    built = {key: made(plain[key], key) for key in GROUPS}
     for key in LISTS:
-        built[key] = {name: _built(node, f"{key}.{name}", problems) for name, node in plain[key].items()}
+        built[key] = {name: made(node, f"{key}.{name}") for name, node in plain[key].items()}
     if problems:
         raise UserError(problems)
-    typed = OmegaConf.to_object(settings)
-    assert isinstance(typed, Settings)
     # With the types and the defaults of their classes: 0 and 0.0 are one setting.
-    resolved = {str(k): {**v, **asdict(built[k])} if k in GROUPS else v for k, v in plain.items()}
-    return Config(typed, **built, resolved=resolved)
+    kept = {str(k): v for k, v in plain.items() if k not in ARGUMENTS}
+    resolved = {k: {**v, **asdict(built[k])} if k in GROUPS else v for k, v in kept.items()}
+    sections = {name: _section(settings, name, plain[name], shared) for name in SECTIONS}
+    return Config(Settings(**{**plain, **sections}), **built, resolved=resolved)
 
 
-def _built(node: Any, key: str, problems: list[str]) -> Any:
-    """Return the object of one choice; what is wrong with it joins `problems`."""
-    try:
-        if not isinstance(node, dict):
-            group = key.partition(".")[0]
-            raise UserError(mistake(key, node, "a choice of the group", f"give {group}=NAME"))
-        return build(DictConfig(node), key)
-    except UserError as error:
-        problems += error.problems
-        return None
+def _build(node: Any, key: str) -> Any:
+    """Return the object of one choice."""
+    if not isinstance(node, dict):
+        group = key.partition(".")[0]
+        raise UserError(mistake(key, node, "a choice of the group", f"give {group}=NAME"))
+    return build(DictConfig(node), key)
+
+
+def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested settings; lists are values."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _missing(node: Any, path: str) -> Iterator[str]:
+    """Yield the key of every value that is still to be given."""
+    items = enumerate(node) if isinstance(node, list) else node.items()
+    for key, value in items:
+        below = f"{path}[{key}]" if isinstance(node, list) else f"{path}.{key}" if path else str(key)
+        if value == "???":
+            yield below
+        elif isinstance(value, dict | list):
+            yield from _missing(value, below)
+
+
+def _once(shared: dict[tuple[str, str], Any], key: str, plain: Any, make: Callable[[], Any]) -> Any:
+    """Return what was made of the same values before, or make it."""
+    name = (key, repr(plain))
+    if name not in shared:
+        shared[name] = make()
+    return shared[name]
+
+
+def _section(settings: DictConfig, name: str, plain: Any, shared: dict[tuple[str, str], Any]) -> Any:
+    """Return a section as its dataclass, for this configuration alone."""
+    return copy.copy(_once(shared, name, plain, lambda: OmegaConf.to_object(settings[name])))
 
 
 def reference_problems(settings: DictConfig) -> list[str]:
@@ -270,6 +329,8 @@ def unresolved(error: Exception) -> str:
     """Return the line about a value that a `${...}` does not give."""
     if isinstance(error, RecursionError):
         return "${...}: allowed: references that end; one of them leads to itself: give its value"
+    if "'scale." in reason(error):
+        return mistake("scale", "null", "a choice of the group", "the experiment is a grid at a scale: give scale=NAME")
     return mistake(str(getattr(error, "full_key", "")), "${...}", reason(error), "correct the reference")
 
 
@@ -293,10 +354,12 @@ def _unknown(plain: Mapping[Any, Any], schema: type, prefix: str) -> list[str]:
     return problems
 
 
-def _choice_problems(settings: DictConfig) -> list[str]:
+def _choice_problems(plain: Mapping[Any, Any]) -> list[str]:
     problems = []
     for key, allowed in CHOICES.items():
-        given = OmegaConf.select(settings, key)
+        given: Any = plain
+        for part in key.split("."):
+            given = given.get(part) if isinstance(given, dict) else None
         if given is not None and given not in allowed:  # what a group leaves out has the default of its class
             problems.append(mistake(key, given, ", ".join(allowed), f"choose one{nearest(str(given), allowed)}"))
     return problems

@@ -122,8 +122,10 @@ def whole_file(path: Path, install: Callable[[Path, Path], None] = rename) -> It
         ordinary(temporary)
         sync(temporary)
         install(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # what the user knows
         raise
 
 
@@ -131,6 +133,12 @@ def write_text(path: Path, text: str) -> None:
     """Replace a file as a whole."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file as a whole."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +13,16 @@ import yaml
 
 from mlrun import files
 from mlrun.config import Config
-from mlrun.data.source import Broken
+from mlrun.data.source import Broken, same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import Context, measure
-from mlrun.interop.read import open_folder
+from mlrun.interop import initial, ledger, published, tokenizers
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import loop
+from mlrun.train import loop, machine, summary
 from mlrun.train.checkpoint import store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
@@ -34,7 +32,7 @@ from mlrun.train.model_folder import save_model
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel import processes
 from mlrun.train.parallel.placement import like
-from mlrun.train.parallel.processes import Ranks
+from mlrun.train.parallel.processes import Lost, Ranks
 from mlrun.train.signals import Signals, Stopped
 from mlrun.train.snapshot import Progress, Snapshot
 
@@ -46,6 +44,7 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
         UserError: the device, the data or the folder cannot serve this run, or the disk is full.
         Diverged: the loss is no longer finite.
         Broken: the data can no longer be read; the same command goes on from the last checkpoint.
+        Lost: another process of the run is gone; the same command goes on from the last checkpoint.
         Stopped: a signal came; the same command goes on from there.
     """
     signals = Signals()
@@ -54,6 +53,10 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
     except Stopped:
         signals.pass_on()
         raise
+    except RuntimeError as error:
+        if (reason := processes.lost(error)) is None:
+            raise
+        raise Lost(reason) from None
     except OSError as error:
         if (reason := files.reason(error, folder)) is not None:
             raise UserError(reason) from None
@@ -63,10 +66,13 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
 def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[str, Any]:
     ranks = processes.start(config.settings.hardware)
     try:
+        processes.same_settings(ranks, config.resolved)
         if config.settings.batch % ranks.world:
             remedy = f"choose a multiple of {ranks.world}, the number of processes"
             raise UserError(mistake("batch", config.settings.batch, f"a multiple of {ranks.world}", remedy))
         source = config.data.open(config.model, config.settings.seed, config.settings.cache, config.settings.batch)
+        for note in source.describe().get("notes", []) if ranks.first else []:
+            print(f"mlrun: {note}", flush=True)
         with claimed(folder, ranks):
             return Run(config, plan, folder, ranks, source, signals).go()
     finally:
@@ -87,10 +93,11 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """Run every stage that is left, then write the model and the summary."""
-        summary = self.folder / files.SUMMARY
-        before = files.read_json(summary, "remove it, and the run goes on") if summary.exists() else {}
+        written = self.folder / files.SUMMARY
+        before = files.read_json(written, "remove it, and the run goes on") if written.exists() else {}
         if before.get("status") == "finished":
             return before
+        self.plan = initial.charged(self.plan, self.config.settings, self.folder)
         found = self.checkpoints.load()
         if found is None:
             if (note := self.checkpoints.begin()) is not None and self.ranks.first:
@@ -105,6 +112,7 @@ class Run:
                 print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
         with self._log() as self.log, self.signals.listening():
             job = Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, self.signals)
+            self._write_start(job)
             try:
                 for stage in self.plan.stages[self.progress.stage :]:
                     self._stage(job, stage)
@@ -117,12 +125,17 @@ class Run:
                 raise
             return self._finish()
 
+    def _write_start(self, job: Job) -> None:
+        """Log what this start, the first or a later one, runs on."""
+        if not self.ranks.first:
+            return
+        stage = self.plan.stages[min(self.progress.stage, len(self.plan.stages) - 1)]
+        facts = machine.facts(self.ranks, self.config.settings.hardware)
+        self._write(record(job, stage, self.progress.step, "start", **facts))
+
     def _same_data(self) -> None:
         """Raise UserError if the data is no longer what the run began with."""
-        before, now = self.progress.content, self.source.describe().get("content")
-        if before != now:
-            allowed = f"the data that this run began with ({before})"
-            raise UserError(mistake("data", now, allowed, "restore its files, or start a new folder with run=..."))
+        same_content(self.progress.content, self.source.describe().get("content"), "this run began with")
 
     def _stage(self, job: Job, stage: Stage) -> None:
         """Make the transfer into a stage, if it is due, then train it and leave its model in `current`."""
@@ -139,6 +152,7 @@ class Run:
                 progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
                 match event:
                     case Evaluate(step):
+                        progress.unevaluated = True  # until it is, as a signal may come
                         with self.clock.during("evaluation"):
                             self._evaluate(job, stage, trainee, step)
                     case Fork(step):
@@ -182,11 +196,32 @@ class Run:
         with self.clock.during("checkpoint"):
             # First: a checkpoint of the trunk's end says that its model is written.
             if stage == self.plan.trunk[-1]:
-                described = self.source.describe()
-                save_model(
-                    self.folder / files.MODEL, self.config.resolved["model"], self.current, described, self.ranks
-                )
+                model, beside = self.config.resolved["model"], self.source.model_files()
+                save_model(self.folder / files.MODEL, model, self.current, beside, self.ranks)
+                if self.ranks.first:
+                    self._save_ledger(stage)
+                    self._save_facts(self.source.describe())
             self._save(self.current)
+
+    def _save_ledger(self, stage: Stage) -> None:
+        """Write beside the model what it cost: where it started from, and this run up to here."""
+        spent, seconds = self.plan.spent(stage.end, stage.index), self.clock.read()["training"]
+        name = self.folder.resolve().name
+        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, machine.words(self.ranks))
+        before = () if self.plan.source is None else ledger.of_source(self.plan.source)
+        ledger.write(self.folder / files.MODEL, (*before, own))
+
+    def _save_facts(self, described: dict[str, Any]) -> None:
+        """Write beside the model what an export says of it: special ids as they were published, or classes."""
+        init, folder, model = self.config.settings.init, self.folder / files.MODEL, self.config.model
+        if model.objective == "image":
+            facts = published.of_classes(described["labels"]) if "labels" in described else {}
+        elif init is not None and Path(init).expanduser().is_dir() and (said := initial.facts(init)):
+            facts = said
+        else:
+            facts = tokenizers.facts_of_run(folder, model, described.get("end"))
+        if facts:
+            published.write(folder, facts)
 
     def _fork(self, step: int, current: Snapshot) -> None:
         """Keep the state that a branch will start from once the trunk is done."""
@@ -199,14 +234,9 @@ class Run:
         keep = self.ranks.placement.shard_all
         if init is None:
             return Snapshot({"weights": keep(initials(model, self.config.settings.seed))})
-        found = open_folder(Path(init).expanduser(), "init")
-        # What is dropped in training is this run's choice.
-        theirs, own = found.model.without_dropout(), model.without_dropout()
-        if theirs != own:
-            differing = [f for f in asdict(own) if getattr(theirs, f, None) != getattr(own, f)]
-            allowed = f"a {type(model).__name__} of this run's sizes"
-            remedy = f"its {', '.join(differing) or 'architecture'} differ: set model.* to them"
-            raise UserError(mistake("init", init, allowed, remedy))
+        found = initial.opened(init)
+        if problems := initial.unlike(init, found.model, model):
+            raise UserError(problems)
         return Snapshot({"weights": keep((name, found[name].float()) for name in found)})
 
     def _trainee(self, stage: Stage) -> Trainee:
@@ -227,6 +257,7 @@ class Run:
 
     def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the held-out loss; of a branch with what a run would have cost that had this as its end."""
+        self.progress.unevaluated = True
         try:
             values: dict[str, Any] = self._measured(job, trainee)
         except Stopped:
@@ -278,46 +309,18 @@ class Run:
     def _leave(self, status: str, reason: str) -> None:
         """Say in summary.json why the run ended before its time."""
         if self.ranks.first:
-            summary = {"status": status, "reason": reason, "val_loss": self.last_val}
-            files.write_json(self.folder / files.SUMMARY, summary)
+            said = {"status": status, "reason": reason, "val_loss": summary.last_val(self.folder / files.LOG)}
+            files.write_json(self.folder / files.SUMMARY, said)
 
     def _finish(self) -> dict[str, Any]:
         """Write summary.json; the loss is that of the trunk's last evaluation."""
-        summary = self._summary()
+        log, facts = self.folder / files.LOG, {"data": self.source.describe(), "machine": machine.words(self.ranks)}
+        said = summary.finished(self.plan, self.progress, self.clock.read(), log) | facts
         if self.ranks.first:
-            files.write_json(self.folder / files.SUMMARY, summary)
-            self.log.finish(summary)
+            files.write_json(self.folder / files.SUMMARY, said)
+            self.log.finish(said)
         self.checkpoints.drop_forks()
-        return summary
-
-    def _summary(self) -> dict[str, Any]:
-        plan = as_dict(self.plan)
-        keys = ("stage", "level", "branch", "steps", "tokens", "flops", "flops_body")
-        stages = [
-            {key: s[key] for key in keys if key in s} | {"seconds": seconds}
-            for s, seconds in zip(plan["stages"], self.progress.stage_seconds, strict=True)
-        ]
-        return {
-            "status": "finished",
-            "val_loss": self.last_val,
-            "best_val_loss": self.progress.best,
-            "ledger": {"stages": stages, "total": plan["totals"], "seconds": self.clock.read()},
-            "skipped_steps": self._skipped(),
-            "receipts": self.progress.receipts,
-            "data": self.source.describe(),
-            "machine": processes.machine(self.ranks),
-        }
-
-    @property
-    def last_val(self) -> float | None:
-        """The trunk's newest held-out loss in the log: it survives a restart between the last step and the summary."""
-        with open(self.folder / files.LOG) as lines:
-            losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val" and "branch" not in r]
-        return losses[-1] if losses else None
-
-    def _skipped(self) -> int:
-        with open(self.folder / files.LOG) as lines:
-            return sum("skipped" in json.loads(line) for line in lines)
+        return said
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.ranks.first:
@@ -328,7 +331,7 @@ class Run:
         if not self.ranks.first:
             yield None
             return
-        plan = as_dict(self.plan)
+        plan = as_dict(self.plan) | {"data": self.source.describe()}
         files.write_text(self.folder / files.CONFIG, yaml.safe_dump(self.config.resolved, sort_keys=False))
         files.write_json(self.folder / files.PLAN, plan)
         keep = self.progress.log_bytes

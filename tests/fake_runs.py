@@ -26,12 +26,6 @@ BUDGET = 1000
 SCRATCH = ((1, BUDGET),)
 TWO = ((1, 50), (2, 420), (1, 640))
 GROW = ((2, 400), (1, 640))
-MACHINE = {
-    "time": "2026-01-01T00:00:00+00:00", "host": "one", "processor": "Some CPU", "cores": 2, "threads": 1,
-    "gpu": None, "precision": "fp32", "processes": 1,
-    "versions": {"mlrun": "1.0", "commit": "abc", "torch": "2.9", "python": "3.12"},
-}  # fmt: skip
-IDENTITY = {"train": "a1", "held_out": "b2", "tokenizer": "c3", "preprocessing": "d4"}
 
 
 @cache
@@ -53,6 +47,11 @@ STAGES: dict[int, dict[str, Any]] = {s["level"]: s for s in _recorded("2level")[
 COST = {level: {axis: s[axis] // s["steps"] for axis in AXES} for level, s in STAGES.items()}
 FLOPS = {level: cost["flops"] for level, cost in COST.items()}
 TOKENS = COST[1]["tokens"]
+# The machine that the runs were recorded on, and the digests of their data.
+MACHINE = {k: v for k, v in _recorded("scratch")[2][0].items() if k not in _recorded("scratch")[2][1]} | {
+    "kind": "start"
+}
+IDENTITY: dict[str, str] = _recorded("scratch")[1]["data"]["identity"]
 MODEL: dict[str, Any] = _recorded("scratch")[0]["model"]
 
 
@@ -81,7 +80,7 @@ def plan(stages: Sequence[tuple[int, int]], source: dict[str, Any] | None = None
         row = {**STAGES[level], **place, **cost, "transfer": moved, "share": cost["flops"] / (BUDGET * FLOPS[1])}
         rows.append(row | {"alpha": {"decoalesce": 0.5}.get(moved or "")})
         first, before = first + steps, level
-    found["stages"] = rows
+    found |= {"stages": rows, "data": recorded("scratch")[1]["data"]}
     found["budget"] = {"steps": BUDGET, "tokens": BUDGET * TOKENS, "flops": BUDGET * FLOPS[1]}
     found["totals"] = {key: sum(row[key] for row in rows) for key in found["totals"]}
     return found | ({} if source is None else {"source": source})
@@ -184,8 +183,7 @@ def write(
     `starts` are the machines that it was started on, the first at the beginning and the others half way.
     """
     folder.mkdir(parents=True)
-    plan_ = {"data": {**recorded("scratch")[3]["data"], "identity": IDENTITY}} | plan_
-    begun = [{"kind": "start", **at(plan_, 0, 0), **start} for start in starts]
+    begun = [{**start, **at(plan_, 0, 0)} for start in starts]
     half = len(log) // 2
     lines = [*begun[:1], *log[:half], *begun[1:], *log[half:]]
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))

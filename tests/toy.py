@@ -88,6 +88,9 @@ class Source:
     def describe(self) -> dict[str, Any]:
         return {"name": "toy"}
 
+    def model_files(self) -> dict[str, str]:
+        return {}
+
 
 def _sample(seed: int, index: int, length: int) -> np.ndarray:
     draws = np.random.default_rng([seed, index]).integers(0, 3, length + 1)
@@ -152,10 +155,17 @@ def run(folder: Path, config: Config) -> dict[str, Any]:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """Return the log without its timings, the only part that differs between equal runs."""
+    """Return the log without its timings and starts, the only part that differs between equal runs."""
     timings = ("seconds", "own_seconds", "stage_seconds", "tokens_per_second")
     lines = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in timings} for line in lines]
+    kept = (line for line in lines if line["kind"] != "start")
+    return [{key: value for key, value in line.items() if key not in timings} for line in kept]
+
+
+def starts(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of a run's starts."""
+    lines = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "start"]
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

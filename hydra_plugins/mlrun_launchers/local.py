@@ -24,7 +24,8 @@ from omegaconf import DictConfig
 from hydra_plugins.mlrun_launchers.jobs import Job, resolved
 from mlrun.cli import capacity
 from mlrun.cli.command import override
-from mlrun.cli.jobs import ERROR
+from mlrun.cli.jobs import forget_failure, note_failure
+from mlrun.cli.messages import IN_USE
 
 # What says how to sweep; a single run has no use for it.
 OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.", "hydra.mode")
@@ -101,8 +102,7 @@ class Started:
     def __init__(self, run: Run, share: capacity.Share) -> None:
         run.printed.parent.mkdir(parents=True, exist_ok=True)
         self.run = run
-        with contextlib.suppress(FileNotFoundError):
-            (run.folder / ERROR).unlink()
+        forget_failure(run.folder)
         with open(run.printed, "ab") as file:
             self._from = file.tell()
             # A session of its own: an interrupt of the terminal reaches us alone, and we ask the run to save.
@@ -119,10 +119,11 @@ class Started:
         if self.process.returncode == 0:
             return lines[-1] if lines else "done"
         told = [line for line in lines if line.startswith("mlrun: ")] or lines[-40:]
+        if self.process.returncode == IN_USE:
+            return told[-1]
         if not told:
             told = [f"mlrun: it ended with {_ending(self.process.returncode)} and printed nothing"]
-        self.run.folder.mkdir(parents=True, exist_ok=True)
-        (self.run.folder / ERROR).write_text("\n".join(told) + "\n")
+        note_failure(self.run.folder, "\n".join(told) + "\n")
         return told[-1]
 
 

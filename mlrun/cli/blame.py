@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -49,9 +50,10 @@ def line(error: Exception) -> str:
 
 def _explain(error: Exception, text: str | None, base: DictConfig | None) -> str:
     """Return one line about an error of Hydra or OmegaConf; `base` is what the override `text` should change."""
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        options = list(error.options)
+        # Hydra names no options for one choice of a list.
+        options = error.options or GlobalHydra.instance().config_loader().get_group_options(group)
         return mistake(group, name, ", ".join(options), f"choose one{nearest(name, options)}")
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if text is None or base is None:

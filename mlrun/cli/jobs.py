@@ -14,13 +14,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 # points registers what a job's folder is resolved with, wherever a launcher unpickles a job.
-from mlrun.cli import points, run_folder, tasks
+from mlrun.cli import initial, points, run_folder, tasks
 from mlrun.cli.command import override
-from mlrun.cli.messages import Failed, first, print_error, print_once, user_errors
+from mlrun.cli.messages import Failed, disk_errors, first, print_error, print_once, user_errors
 from mlrun.cli.preflight import Checked
-from mlrun.errors import UserError
-
-ERROR = "error.txt"
+from mlrun.errors import InUse, UserError
+from mlrun.files import ERROR
+from mlrun.train import lock
 
 
 class Jobs:
@@ -40,19 +40,25 @@ class Jobs:
         planned = self._planned.pop(hydra.runtime.output_dir, None)
         folder = run_folder.short(Path(hydra.runtime.output_dir))
         settings.run = str(folder)
+        if planned is None and tasks.TASKS[settings.task].planned:
+            said, model = hydra.overrides.task, hydra.runtime.choices.get("model")
+            settings = initial.completed(settings, said, model, folder)
         if hydra.mode != RunMode.MULTIRUN:
             with user_errors(everywhere=True):
                 tasks.perform(settings, folder, planned)
             return
         print_once(f"\n-- run {hydra.job.num}: {folder}")
-        note = folder / ERROR
-        note.unlink(missing_ok=True)
+        if first():
+            forget_failure(folder)
         try:
-            tasks.perform(settings, folder, planned)
+            with disk_errors():
+                tasks.perform(settings, folder, planned)
+        except InUse as error:  # another process trains this run
+            print_error(f"mlrun: {error}")
         except (UserError, Failed) as error:
-            _note(note, "".join(f"mlrun: {line}\n" for line in str(error).splitlines()))
+            _failed(folder, "".join(f"mlrun: {line}\n" for line in str(error).splitlines()))
         except Exception:
-            _note(note, traceback.format_exc())
+            _failed(folder, traceback.format_exc())
 
 
 def _overrides(point: points.Point) -> tuple[str, ...]:
@@ -60,10 +66,30 @@ def _overrides(point: points.Point) -> tuple[str, ...]:
     return (*(point.overrides or ()), override("hydra.sweep.subdir", point.folder.name))
 
 
-def _note(note: Path, text: str) -> None:
+def _failed(folder: Path, text: str) -> None:
     print_error(text.rstrip())
     if first():
-        note.write_text(text)
+        note_failure(folder, text)
+
+
+def note_failure(folder: Path, text: str) -> None:
+    """Write why a run failed: into its folder, or beside it while another process holds that."""
+    note = folder / ERROR if lock.free(folder) else folder.with_name(f"{folder.name}.{ERROR}")
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(text)
+
+
+def forget_failure(folder: Path) -> None:
+    """Remove what was noted of a run's last failure, where it may be."""
+    folder.with_name(f"{folder.name}.{ERROR}").unlink(missing_ok=True)
+    if lock.free(folder):
+        (folder / ERROR).unlink(missing_ok=True)
+
+
+def failures(sweep: Path) -> list[str]:
+    """Return the folders of a sweep's runs that failed, or that another process held."""
+    inside = {str(note.parent) for note in sweep.glob(f"*/{ERROR}")}
+    return sorted(inside | {str(note).removesuffix(f".{ERROR}") for note in sweep.glob(f"*.{ERROR}")})
 
 
 class AfterSweep(Callback):
@@ -77,8 +103,7 @@ class AfterSweep(Callback):
                 print_once(f"\n-- report of {folder}")
                 if first():
                     tasks.report_on([folder], folder / "report")
-            failed = sorted(str(note.parent) for note in folder.glob(f"*/{ERROR}"))
-            if failed:
+            if failed := failures(folder):
                 raise Failed(f"{len(failed)} of the sweep's runs failed: {', '.join(failed)}")
 
 

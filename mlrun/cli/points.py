@@ -8,6 +8,8 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import pickle
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -38,6 +40,9 @@ MOST_RUNS = 10_000
 GRID = "hydra_plugins.mlrun_sweepers.grid.GridSweeper"
 BASIC = "hydra._internal.core_plugins."
 LOCAL = "hydra_plugins.mlrun_launchers.local."
+
+# What a text refers to: the key, or the name of a resolver.
+_REFERENCE = re.compile(r"\$\{([^:}]*)")
 
 ConfigStore.instance().store(name="settings", node=Settings)
 
@@ -70,6 +75,8 @@ class Point:
     own_run: bool  # False if the folder is the default, named by the clock
     launcher: DictConfig | None = None  # Hydra's, of a sweep
     overrides: tuple[str, ...] | None = None  # of a point of a sweep
+    said: tuple[str, ...] = ()  # on the command line, but for Hydra's own
+    model: str | None = None  # the chosen file of the group
 
     @property
     def on_this_machine(self) -> bool:
@@ -138,7 +145,9 @@ def _single(config: DictConfig, place: str, label: str, launcher: DictConfig | N
         folder = Path(str(OmegaConf.select(config.hydra, place)))
     written = OmegaConf.to_container(OmegaConf.masked_copy(config, ["run"]))
     assert isinstance(written, dict)
-    return Point(_settings(config), Path(str(config.run)), folder, label, "${now:" not in str(written["run"]), launcher)
+    own_run, said = "${now:" not in str(written["run"]), tuple(config.hydra.overrides.task)
+    model = config.hydra.runtime.choices.get("model")
+    return Point(_settings(config), Path(str(config.run)), folder, label, own_run, launcher, said=said, model=model)
 
 
 def _settings(config: DictConfig) -> DictConfig:
@@ -169,8 +178,9 @@ def _sweep(loader: ConfigLoader, overrides: list[Override]) -> list[Point]:
     for number, job in enumerate(_grid(wanted)):
         label = " ".join(text for text in job if text.partition("=")[0] in swept)
         try:
-            settings, name = composer.point(job, number)
-            found.append(replace(shared, settings=settings, folder=shared.folder / name, label=label, overrides=job))
+            settings, name, model = composer.point(job, number)
+            own = replace(shared, settings=settings, folder=shared.folder / name, label=label)
+            found.append(replace(own, overrides=job, said=job, model=model))
         except UserError as error:
             lines |= dict.fromkeys(error.problems)
     if lines:
@@ -207,6 +217,14 @@ def _refuse_sweeps(sweeps: Sequence[Override]) -> None:
         raise UserError(lines)
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """What one set of choices composes to: all of it, and the settings as bytes, of which copies are cheap."""
+
+    config: DictConfig
+    settings: bytes
+
+
 class _Composer:
     """Composes the points of a sweep: files once for each set of choices, then the values on a copy.
 
@@ -215,41 +233,58 @@ class _Composer:
 
     def __init__(self, loader: ConfigLoader, fixed: Sequence[str], master: DictConfig) -> None:
         self._loader, self._fixed, self._choices = loader, list(fixed), set(master.hydra.runtime.choices)
-        self._naming = master.hydra.job.config.override_dirname
-        self._files: dict[tuple[str, ...], DictConfig] = {}
+        naming = OmegaConf.to_container(master.hydra.job.config.override_dirname)
+        assert isinstance(naming, dict)
+        self._naming: dict[Any, Any] = naming
+        self._chosen: dict[tuple[str, ...], _Chosen] = {}
         self._read: dict[str, Override] = {}
 
-    def point(self, job: Sequence[str], number: int) -> tuple[DictConfig, str]:
-        """Return the settings of job `number`, and the name of its folder."""
+    def point(self, job: Sequence[str], number: int) -> tuple[DictConfig, str, str | None]:
+        """Return the settings of job `number`, the name of its folder, and the file of its model."""
         for text in job:
             if text not in self._read:
                 (self._read[text],) = parsed([text])
         overrides = [self._read[text] for text in job]
         values = [o for o in overrides if self._is_value(o)]
-        config = copy.deepcopy(self._composed(tuple(str(o.input_line) for o in overrides if o not in values)))
+        chosen = self._compose(tuple(str(o.input_line) for o in overrides if o not in values))
+        settings: DictConfig = pickle.loads(chosen.settings)
         try:
-            for o in values:
-                OmegaConf.update(config, o.key_or_group, o.value(), merge=True)
+            _update(settings, values)
         except OmegaConfBaseException:
-            config = _load(self._loader, [*self._fixed, *job], RunMode.RUN)  # raises with the reason
-        varied = sorted(text for text, o in zip(job, overrides, strict=True) if self._names(o))
-        with open_dict(config), _reading():
-            config.hydra.job.num = number
-            config.hydra.job.override_dirname = self._naming.item_sep.join(varied).replace("=", self._naming.kv_sep)
-            return _settings(config), str(config.hydra.sweep.subdir)
+            settings = _settings(_load(self._loader, [*self._fixed, *job], RunMode.RUN))  # raises with the reason
+        model = chosen.config.hydra.runtime.choices.get("model")
+        return settings, self._folder_name(chosen.config, overrides, values, number), model
 
     def _is_value(self, o: Override) -> bool:
         """Return whether an override only changes a value; others choose files, add or delete."""
         plain = not (o.is_add() or o.is_force_add() or o.is_delete() or o.package)
         return plain and ("." in o.key_or_group or o.key_or_group not in self._choices)
 
-    def _names(self, o: Override) -> bool:
-        return o.key_or_group not in self._naming.exclude_keys
-
-    def _composed(self, files: tuple[str, ...]) -> Any:
-        if files not in self._files:
+    def _compose(self, files: tuple[str, ...]) -> _Chosen:
+        if files not in self._chosen:
             config = _load(self._loader, [*self._fixed, *files], RunMode.RUN)
             if named := trust.foreign(config.hydra):
                 raise UserError(named)
-            self._files[files] = config
-        return self._files[files]
+            self._chosen[files] = _Chosen(config, pickle.dumps(_settings(config)))
+        return self._chosen[files]
+
+    def _folder_name(
+        self, config: DictConfig, overrides: Sequence[Override], values: Sequence[Override], number: int
+    ) -> str:
+        varied = sorted(str(o.input_line) for o in overrides if o.key_or_group not in self._naming["exclude_keys"])
+        written = OmegaConf.to_container(config.hydra.sweep)
+        assert isinstance(written, dict)
+        if not all(name.startswith("hydra.") or name == "safe_name" for name in _REFERENCE.findall(written["subdir"])):
+            config = copy.deepcopy(config)
+            _update(config, values)
+        with open_dict(config), _reading():
+            config.hydra.job.num = number
+            config.hydra.job.override_dirname = (
+                self._naming["item_sep"].join(varied).replace("=", self._naming["kv_sep"])
+            )
+            return str(config.hydra.sweep.subdir)
+
+
+def _update(config: DictConfig, values: Sequence[Override]) -> None:
+    for o in values:
+        OmegaConf.update(config, o.key_or_group, o.value(), merge=True)

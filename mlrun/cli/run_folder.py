@@ -13,13 +13,13 @@ from typing import Any
 import yaml
 
 from mlrun.errors import mistake
-from mlrun.files import RUNTIME
+from mlrun.files import CONFIG, ERROR, PLAN, RUNTIME
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # A folder of a sweep: its number, and what was swept.
 _NUMBERED = re.compile(r"(\d+)-(.*)", re.DOTALL)
 # What a folder may hold without being anybody's run.
-HARMLESS = ("plan.json", "error.txt")
+HARMLESS = (PLAN, ERROR)
 
 
 def problems(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
@@ -28,7 +28,7 @@ def problems(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
         return [mistake("run", folder, "a folder that can be written", "choose another run=...")]
     if not folder.exists():
         return []
-    config = folder / "config.yaml"
+    config = folder / CONFIG
     if config.exists():
         return _other_config(folder, config, resolved)
     others = sorted(p.name for p in folder.iterdir() if p.name not in HARMLESS and not p.name.startswith("."))
@@ -64,14 +64,18 @@ def place(points: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[str]:
     there = [p for p in sorted(sweep.iterdir()) if _NUMBERED.fullmatch(p.name)] if sweep.is_dir() else []
     if not there or not all(map(_NUMBERED.fullmatch, wanted)):
         return wanted
-    begun = {path.name: _text(_read(path / "config.yaml") or {}) for path in there}
+    begun = {path.name: _text(_read(path / CONFIG) or {}) for path in there}
     names = _claimed([_text(resolved) for _, resolved in points], begun)
     labels = {name: _label(name) for name in begun if name not in names}
     alike = _claimed([None if name else _label(own) for name, own in zip(names, wanted, strict=True)], labels)
+    found = [name or same for name, same in zip(names, alike, strict=True)]
     taken = {_number(name) for name in begun}
-    free = itertools.count(max(taken | {_number(name) for name in wanted}) + 1)
-    new = (own if _number(own) not in taken else f"{next(free)}-{_label(own)}" for own in wanted)
-    return [a or b or c for a, b, c in zip(names, alike, new, strict=True)]
+    own = {_number(name) for name, there in zip(wanted, found, strict=True) if there is None} - taken
+    free = (number for number in itertools.count() if number not in taken | own)
+    return [
+        there or (name if _number(name) in own else f"{next(free)}-{_label(name)}")
+        for name, there in zip(wanted, found, strict=True)
+    ]
 
 
 def _claimed(keys: Sequence[str | None], offered: Mapping[str, str]) -> list[str | None]:
@@ -109,7 +113,7 @@ def _read(config: Path) -> dict[str, Any] | None:
     """Return a config.yaml; None if there is none, or it is broken."""
     try:
         there = yaml.load(config.read_text(), Loader=_LOADER)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
         return None
     return there if isinstance(there, dict) else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mlrun import files
 from mlrun.cli.messages import Failed, first, print_error, print_once
 from mlrun.config import Config, Hardware, build, load
 from mlrun.errors import mistake
@@ -47,14 +47,18 @@ def perform(settings: DictConfig, folder: Path | None, checked: tuple[Config, Pl
         task.does(settings, folder)
         return
     config, plan = planned(settings) if checked is None else checked
+    if config.settings.init is not None and folder is not None:
+        from mlrun.interop.initial import charged
+
+        plan = charged(plan, config.settings, folder)
     if first():
         show(as_dict(plan), config.settings.hardware.flops_per_second)
     task.does(config, plan, folder)
 
 
-def planned(settings: DictConfig) -> tuple[Config, Plan]:
+def planned(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None) -> tuple[Config, Plan]:
     """Return the checked configuration and its plan; UserError with all that is wrong."""
-    config = load(settings)
+    config = load(settings, shared)
     return config, make_plan(config, sources=TASKS[settings.task].trains)
 
 
@@ -68,8 +72,8 @@ def missing(settings: DictConfig, own_run: bool) -> list[str]:
 def plan(config: Config, plan: Plan, folder: Path) -> None:
     """Write plan.json."""
     if first():
-        (folder / "plan.json").write_text(json.dumps(as_dict(plan), indent=2) + "\n")
-    print_once(f"written to {folder / 'plan.json'}")
+        files.write_json(folder / files.PLAN, as_dict(plan))
+    print_once(f"written to {folder / files.PLAN}")
 
 
 def train(config: Config, plan: Plan, folder: Path) -> None:
@@ -77,12 +81,13 @@ def train(config: Config, plan: Plan, folder: Path) -> None:
     from mlrun import run
     from mlrun.data.source import Broken
     from mlrun.train.loop import Diverged, Stopped
+    from mlrun.train.parallel.processes import Lost
 
     try:
         summary = run.train(config, plan, folder)
     except Diverged as error:
         raise Failed(f"{error}; the loss diverged, lower optimizer.lr") from None
-    except Broken as error:
+    except (Broken, Lost) as error:
         raise Failed(f"{error}; the same command with run={folder} goes on") from None
     except Stopped as error:
         if first():

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from omegaconf import MISSING
 
 from mlrun import files
-from mlrun.data import cache
-from mlrun.errors import UserError, nearest
+from mlrun.data import cache, columns
+from mlrun.errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -68,20 +68,37 @@ def unreachable(error: BaseException | None) -> bool:
 
 def check_column(dataset: Dataset | IterableDataset, column: str, key: str, label: str) -> None:
     """Raise UserError when a dataset has no such column."""
-    with readable("data", label):
-        names = dataset.column_names or list(next(iter(dataset), {}))
+    names = _names(dataset, label)
     if column not in names:
-        raise UserError(f"{key}={column}: {label} has the columns {', '.join(names)}{nearest(column, names)}; name one")
+        raise columns.missing(column, names, key, label)
+
+
+def _names(dataset: Dataset | IterableDataset, label: str) -> list[str]:
+    with readable("data", label):
+        return dataset.column_names or list(next(iter(dataset), {}))
 
 
 def text_rows(dataset: IterableDataset, column: str, key: str, label: str) -> IterableDataset:
-    """Return the dataset with the one column `text` of strings."""
+    """Return the dataset with the one column `text` of strings; `doc.text` is a field of the column doc."""
     from datasets import Features, Value
 
-    check_column(dataset, column, key, label)
-    only = dataset.select_columns([column])
-    named = only if column == "text" else only.rename_column(column, "text")
-    return named.cast(Features({"text": Value("string")}))
+    names = _names(dataset, label)
+    top = column if column in names else column.partition(".")[0]
+    if top not in names:
+        raise columns.missing(column, names, key, label)
+    only = dataset.select_columns([top])
+    known = None if dataset.features is None else dataset.features[top]
+    if isinstance(known, Value) and known.dtype in {"string", "large_string"} and top == column:
+        named = only if column == "text" else only.rename_column(column, "text")
+        return named.cast(Features({"text": Value("string")}))
+
+    def chosen(row: dict[str, Any]) -> dict[str, str]:
+        value = columns.find(row, column)
+        if value is columns.ABSENT:
+            raise columns.missing(column, [f"{top}.{name}" for name in row[top]], key, label)
+        return {"text": columns.text(value, column, key, label)}
+
+    return only.map(chosen, remove_columns=[top], features=Features({"text": Value("string")}))
 
 
 def texts(rows: IterableDataset, key: str, label: str) -> Iterator[str]:
@@ -92,8 +109,8 @@ def texts(rows: IterableDataset, key: str, label: str) -> Iterator[str]:
 
 
 @contextmanager
-def readable(key: str, label: str) -> Iterator[None]:
-    """Turn what goes wrong while rows are read into a UserError."""
+def readable(key: str, label: str, where: Callable[[], str] | None = None) -> Iterator[None]:
+    """Turn what goes wrong while rows are read into a UserError, which says where."""
     import pyarrow
 
     try:
@@ -102,8 +119,9 @@ def readable(key: str, label: str) -> Iterator[None]:
         if not isinstance(error, (*FAILURES, pyarrow.ArrowException)) and not unreachable(error):
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        remedy = OFFLINE if unreachable(error) else "repair or replace it, or correct data.format"
-        raise UserError(f"{key}: {label} cannot be read ({reason}); {remedy}") from error
+        remedy = OFFLINE if unreachable(error) else "repair or replace it, or correct data.format or data.encoding"
+        place = "" if where is None else f"{where()}: "
+        raise UserError(f"{key}: {label} cannot be read ({place}{reason}); {remedy}") from error
 
 
 @dataclass(frozen=True)
@@ -130,7 +148,8 @@ class HubSource:
         """Return what names the content: a local folder's hashes, the cached files, or the hub's commit."""
         if Path(self.path).exists():
             found = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
-            return {**asdict(self), "files": cache.file_facts(found)}
+            own = {key: value for key, value in asdict(self).items() if key != "path"}
+            return {**own, "files": cache.file_facts(found)}
         if streaming:
             return {**asdict(self), "commit": commit("data.sources", self.label, self.path, self.revision)}
         # .../<name>/<version>/<commit of the hub>/<file>.arrow

@@ -11,8 +11,13 @@ from mlrun.errors import mistake, nearest
 
 def resolve(patterns: Sequence[str]) -> list[str]:
     """Return the files that names and globs stand for: in the given order, those of one glob by name."""
-    found = (glob.glob(str(Path(pattern).expanduser()), recursive=True) for pattern in patterns)
+    found = (_named(str(Path(pattern).expanduser())) for pattern in patterns)
     return [name for names in found for name in sorted(names) if Path(name).is_file()]
+
+
+def _named(pattern: str) -> list[str]:
+    """Return what a pattern stands for; a file that is there by that name is meant, whatever [ or * are in it."""
+    return [pattern] if Path(pattern).is_file() else glob.glob(pattern, recursive=True)
 
 
 def file_problems(key: str, patterns: Sequence[str]) -> list[str]:
@@ -49,4 +54,4 @@ def local_problems(
 
 def with_folders(patterns: Sequence[str]) -> list[str]:
     """Return the patterns with each folder replaced by everything in it."""
-    return [f"{p}/**" if Path(p).expanduser().is_dir() else p for p in patterns]
+    return [f"{glob.escape(str(Path(p).expanduser()))}/**" if Path(p).expanduser().is_dir() else p for p in patterns]

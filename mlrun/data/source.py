@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from mlrun.errors import UserError, mistake
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -16,6 +18,13 @@ Arrays = dict[str, np.ndarray]
 
 class Broken(Exception):
     """Data that was opened can no longer be read, or gives what cannot be read; the run can be resumed."""
+
+
+def same_content(before: str | None, now: str | None, who: str) -> None:
+    """Raise UserError if the data is no longer what it was; `who` read it before."""
+    if before != now:
+        allowed = f"the data that {who} ({before})"
+        raise UserError(mistake("data", now, allowed, "restore its files, or start a new folder with run=..."))
 
 
 class Source(Protocol):
@@ -36,7 +45,17 @@ class Source(Protocol):
         """Yield the held-out set in batches of `size`, the last one smaller; identical at every call."""
 
     def describe(self) -> dict[str, Any]:
-        """Return JSON-able facts: what the data is, its content hash, how much there is of it."""
+        """Return JSON-able facts, those of the moment when it was opened:
+
+        content   digest of what a resumed run must find unchanged
+        identity  digests of `train`, `held_out`, `tokenizer` and `preprocessing`: two runs read the same data if and
+                  only if all four are equal, whatever the files are called
+        notes     one-line remarks for the user
+        samples, validation_samples, ...
+        """
+
+    def model_files(self) -> dict[str, str]:
+        """Return what belongs beside the trained model, the text of each file by its name."""
 
 
 def spread(total: int, chosen: int) -> np.ndarray:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from mlrun import files
 from mlrun.config import Hardware, build
+from mlrun.data.source import same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import Context, Evaluation, measure
 from mlrun.interop.read import Checkpoint, open_folder
@@ -27,11 +28,16 @@ def evaluate(folder: Path, hardware: Hardware, evaluations: Iterable[Evaluation]
     config, found = _settings(folder), open_folder(folder, "run")
     ranks = processes.start(hardware)
     try:
-        source = build(config.data, "data").open(found.model, config.seed, Path(config.cache))
+        data = build(config.data, "data")
+        if problems := data.problems(found.model):
+            raise UserError(problems)
+        source = data.open(found.model, config.seed, Path(config.cache))
+        if (told := _content(folder)) is not None:
+            same_content(told, source.describe().get("content"), "this run was trained on")
         net = _network(found, ranks, hardware)
         result = measure(evaluations, net, Context(source, config.eval.batch, hardware, ranks))
         if ranks.first:
-            (folder / "evaluate.json").write_text(json.dumps(result, indent=2) + "\n")
+            files.write_json(folder / files.EVALUATION, result)
         return result
     finally:
         processes.stop(ranks)
@@ -39,11 +45,18 @@ def evaluate(folder: Path, hardware: Hardware, evaluations: Iterable[Evaluation]
 
 def _settings(folder: Path) -> DictConfig:
     """Return a run's config.yaml."""
-    if not (folder / "config.yaml").is_file():
+    if not (folder / files.CONFIG).is_file():
         raise UserError(mistake("run", folder, "a run folder", "it has no config.yaml"))
-    if not (folder / "model").is_dir():
+    if not (folder / files.MODEL).is_dir():
         raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
-    return cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
+    return cast(DictConfig, OmegaConf.load(folder / files.CONFIG))
+
+
+def _content(folder: Path) -> str | None:
+    """Return the digest of the data that a finished run was trained on; None if its summary does not tell."""
+    path = folder / files.SUMMARY
+    told: dict[str, Any] = files.read_json(path, "restore it").get("data", {}) if path.is_file() else {}
+    return told.get("content")
 
 
 def _network(found: Checkpoint, ranks: Ranks, hardware: Hardware) -> Network:

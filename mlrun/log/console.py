@@ -110,6 +110,8 @@ def what(record: Record, pace: Pace) -> str:
             return f"val  {number(record['loss'], '7.4f')}"
         case "transfer":
             return _transfer(record)
+        case "start":
+            return f"start: {record['processes']} x {record['gpu'] or record['processor']} on {record['host']}"
         case kind:
             said = ", ".join(f"{key} {_short(value)}" for key, value in record.items() if key not in _POSITION)
             return f"{kind}: {said}" if said else f"{kind}"

@@ -12,8 +12,6 @@ from typing import Any
 
 from mlrun.errors import UserError, mistake
 
-NAME = "log.jsonl"
-
 
 def finite(value: Any) -> Any:
     """Return the value with every NaN and infinity replaced by None: unknown is null, never 0."""

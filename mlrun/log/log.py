@@ -1,9 +1,13 @@
 """Where records go. `log.jsonl` is the truth; the console and the dashboards listen, and the loop never asks who does.
 
-A record is a flat dict with `kind` (train | val | transfer | stage), `stage` (from 0), `level`, and the
+A record is a flat dict with `kind` (start | train | val | transfer | stage), `stage` (from 0), `level`, and the
 cumulative `step`, `tokens`, `flops`, `flops_body`, `seconds` (training only), then what it reports.
 Records of a branch have `branch`, the share of the budget at which it ends; its `val` record has as `own_step`,
 `own_tokens`, ... what a run with this end would have spent, while the others go on counting all that was spent.
+Every start, the first and each that resumes, has a `start` record, by which seconds may be told to be comparable:
+`time` (ISO, UTC), `host`, `processor` (its model), `cores` (that this process may use), `threads` (torch's), `gpu`
+(its name, or null), `precision`, `processes`, and the versions `mlrun`, `commit` (of a checkout, `+` if changed; else
+null), `torch`, `python`.
 No torch here: numbers are Python numbers.
 """
 
@@ -15,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
+from mlrun import files
 from mlrun.log import jsonl
 from mlrun.log.console import console
 from mlrun.log.sink import Guarded, Logger, Record, Sink
@@ -76,7 +81,7 @@ def start(
     Raises:
         UserError: a logger cannot start, or log.jsonl is not what the checkpoint says.
     """
-    path = run_folder / jsonl.NAME
+    path = run_folder / files.LOG
     jsonl.check(path, keep)
     listeners: list[Sink] = [console(plan, sys.stdout if stream is None else stream)]
     try:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlrun import files
 from mlrun.errors import UserError, mistake
 from mlrun.log import jsonl
 from mlrun.log.sink import POSITION, Record, Sink, series
@@ -52,7 +53,7 @@ class TensorBoardLogger:
         sink = TensorBoardSink(writer, self.x)
         sink.show("config", config)
         sink.show("plan", plan)
-        for record in jsonl.records(run_folder / jsonl.NAME, keep) if keep > 0 else ():
+        for record in jsonl.records(run_folder / files.LOG, keep) if keep > 0 else ():
             sink.write(record)
         return sink
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlrun import files
 from mlrun.errors import UserError, mistake
 from mlrun.log import jsonl
 from mlrun.log.sink import AXES, Guarded, Record, Sink, series
@@ -78,7 +79,7 @@ class WandbLogger:
             raise UserError(_cannot_start(mode, error)) from error
         for folder in replaced:
             shutil.rmtree(folder, ignore_errors=True)
-        for record in jsonl.records(run_folder / jsonl.NAME, keep) if mode == "offline" and keep > 0 else ():
+        for record in jsonl.records(run_folder / files.LOG, keep) if mode == "offline" and keep > 0 else ():
             sink.write(record)
         return sink
 
@@ -194,10 +195,10 @@ def resend(run_folder: Path) -> None:
     """
     import yaml
 
-    log = run_folder / jsonl.NAME
+    log = run_folder / files.LOG
     try:
-        config = yaml.safe_load((run_folder / "config.yaml").read_text())
-        plan = json.loads((run_folder / "plan.json").read_text())
+        config = yaml.safe_load((run_folder / files.CONFIG).read_text())
+        plan = files.read_json(run_folder / files.PLAN)
         settings = {key: value for key, value in config["logger"]["wandb"].items() if key != "_target_"}
         sink = Guarded(WandbLogger(**settings).start(run_folder, config, plan, 0))
         for record in jsonl.records(log, log.stat().st_size):
@@ -205,9 +206,9 @@ def resend(run_folder: Path) -> None:
     except (OSError, KeyError, TypeError) as error:
         allowed = "a run folder that was trained with logger=wandb"
         raise UserError(mistake("run folder", run_folder, allowed, f"check the path ({error})")) from error
-    summary = run_folder / "summary.json"
+    summary = run_folder / files.SUMMARY
     if summary.exists():
-        sink.finish(json.loads(summary.read_text()))
+        sink.finish(files.read_json(summary))
     sink.close(0)
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from mlrun.config import Config, Cycle, Schedule, Settings
-from mlrun.errors import mistake
+from mlrun.errors import mistake, mistakes
 from mlrun.plan.stages import alpha_problems
 from mlrun.units import EXAMPLES, parse
 
@@ -66,7 +66,7 @@ def _numbers(s: Settings, schedule: Schedule) -> list[str]:
         ("hardware.micro_batch", h.micro_batch, _divides(h.micro_batch, s.batch), f"a divisor of {s.batch}, or null"),
         ("hardware.flops_per_second", h.flops_per_second, _positive(h.flops_per_second), f"{POSITIVE}, or null"),
     ]
-    return [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
+    return mistakes("", checks)
 
 
 def _divides(micro: int | None, batch: int) -> bool:

@@ -12,7 +12,7 @@ from mlrun.config import Config, Cycle, Row
 from mlrun.errors import UserError, mistake
 from mlrun.models.axes import DEPTH, Resize, parameter_count
 from mlrun.models.layers import Flops, Stack
-from mlrun.plan import branches, check
+from mlrun.plan import branches, check, schedule
 from mlrun.plan.stages import Level, Plan, Samples, Stage
 from mlrun.units import Rates, parse
 
@@ -35,7 +35,8 @@ def make_plan(config: Config, sources: bool = True) -> Plan:
     tokens = config.model.tokens(data.sequence)
     plan = Plan(settings.cycle.name, settings.batch, data.sequence, tokens, budget, levels, stages)
     _refuse_overspending(plan)
-    return replace(plan, stages=(*stages, *branches.stages(config, plan)))
+    notes = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy)
+    return replace(plan, stages=(*stages, *branches.stages(config, plan)), notes=tuple(notes))
 
 
 def _levels(config: Config) -> tuple[Level, ...]:

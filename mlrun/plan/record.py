@@ -22,6 +22,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "flops": plan.budget_flops,
         },
         "levels": [_level_dict(plan, level) for level in plan.levels],
+        "notes": list(plan.notes),
         "stages": [_stage_dict(plan, stage) for stage in plan.stages],
         "totals": {
             "steps": total.step,
@@ -31,6 +32,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "flops_body": total.flops_body,
             "share": total.flops / plan.budget_flops,
         },
+        **({} if plan.source is None else {"source": dict(plan.source)}),
     }
 
 

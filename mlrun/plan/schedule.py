@@ -73,6 +73,20 @@ def rate(plan: Plan, optimizer: Optimizer, policy: str, stage: Stage, step: int)
     return optimizer.lr * stage.lr_scale * share
 
 
+def short_warmups(plan: Plan, optimizer: Optimizer, policy: str) -> list[str]:
+    """Return a line for each stage of the trunk that ends before its own warm-up, or the one of all stages, does."""
+    found = []
+    for stage in plan.trunk[-1:] if policy == "continue" else plan.trunk:
+        span = _span(policy if policy == "continue" else "restart", stage, plan.trunk[-1])[1]
+        warmup = steps(optimizer.schedule.warmup, plan.rates(stage.mean_step_flops, span))
+        if warmup > span:
+            reached = rate(plan, optimizer, policy, stage, stage.end - 1) / (optimizer.lr * stage.lr_scale)
+            where = "the run" if policy == "continue" else f"stage {stage.index + 1}"
+            line = f"{where} ends in its warm-up: {warmup} steps of it, {span} in all"
+            found.append(f"{line}; it reaches {reached:.0%} of its rate")
+    return found
+
+
 def stable(plan: Plan, optimizer: Optimizer, policy: str, last: Stage) -> range:
     """Return the steps between warm-up and decay in the last stage of a run; it may end before that of the plan."""
     first, span = _span(policy, last, last)

@@ -222,7 +222,7 @@ def _rows(number: int, runs: Sequence[Run], baselines: Mapping[int, Run]) -> tup
     for run in runs:
         if not pairing.baseline(run):
             families.setdefault(pairing.family(run), []).append(run)
-    names = pairing.labels(families)
+    names = pairing.labels(families, list(baselines.values()))
     rows = [row for key, members in families.items() for row in _family(number, names[key], members, baselines)]
     return tuple(rows)
 

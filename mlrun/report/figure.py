@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlrun import files
 from mlrun.report import pairing
 from mlrun.report.compare import Group, Row
 from mlrun.report.curves import Point, thin
@@ -88,7 +90,9 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
         _legend(figure, curves)
         paths = [folder / f"{stem}.png", folder / f"{stem}.pdf"]
         for path in paths:
-            figure.savefig(path, dpi=220)
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=220)
+            files.write_bytes(path, drawn.getvalue())
     return paths
 
 

@@ -49,6 +49,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         yield from _better_elsewhere(group, label)
         yield from _sure(group, label)
         yield from _untimed(group, label)
+        yield from _declared(group, label)
         yield from _unmatched(group, label)
         yield from _cadence(group, label)
         yield from _early(group, label)
@@ -104,7 +105,7 @@ def _sure(group: Group, label: str) -> Iterator[str]:
     """Say how many methods were compared and which savings stand for all of them; and how sure the seeds make us."""
     seeds = {row.method: len(row.pairs) for row in group.rows if row.pairs}
     if alone := [f"{row.method} at rate {row.lr:g}" for row in group.rows if len(row.pairs) == 1]:
-        which = "" if len(alone) == len(seeds) == len(group.rows) else f" ({', '.join(alone)})"
+        which = f" ({', '.join(alone)})" if any(len(row.pairs) > 1 for row in group.rows) else ""
         yield f"{label}: one seed; differences between runs of one seed may be chance{which}."
     if any(count > 1 for count in seeds.values()):
         savings = {row.method: row.spread("flops").mean for row in group.rows if row.best}
@@ -132,6 +133,14 @@ def _untimed(group: Group, label: str) -> Iterator[str]:
         yield f"{label}: no plain step at level 1 shows whether these had the machine to themselves: {names}."
 
 
+def _declared(group: Group, label: str) -> Iterator[str]:
+    """Say whose weights are charged with what the user says that they cost."""
+    sources = {row.method: row.pairs[0].run.source for row in group.rows if row.pairs}
+    for method, source in sources.items():
+        if source is not None and source.get("declared") and source["flops"] is not None:
+            yield f"{label}: the source of {method} is charged with {source['flops']:.3g} FLOPs, some of it declared."
+
+
 def _cadence(group: Group, label: str) -> Iterator[str]:
     every = {pair.read_every for row in group.rows for pair in row.pairs if pair.read_every is not None}
     if every:
@@ -142,10 +151,10 @@ def _cadence(group: Group, label: str) -> Iterator[str]:
 def _data(group: Group, label: str) -> Iterator[str]:
     """Say what is not known of the data, and of held-out documents that are in the training part too."""
     unknown = [run for run in group.runs if run.data.get("identity") is None]
-    if group.rows and unknown:
+    if unknown and any(row.pairs for row in group.rows):
         kept = "settings and content hash" if unknown[0].data.get("content") else "settings alone"
         which = f"{len(unknown)} of the runs, such as {unknown[0].folder}"
-        yield f"{label}: {which}, have no digests of their data and are matched by its {kept}."
+        yield f"{label}: no digests of the data of {which}: they are matched by its {kept}."
     copies = {(run.data.get("copies"), run.data.get("held_out_documents")) for run in group.runs}
     for copied, of in sorted(pair for pair in copies if pair[0]):
         yield f"{label}: {copied} of {of or 'the'} held-out documents are in the training part too, word for word."
@@ -198,12 +207,23 @@ def _left_out(group: Group, label: str) -> Iterator[str]:
             yield f"{label}: {run.folder} failed at {100 * run.progress:.0f}%; no mean leaves it out."
         elif not run.finished:
             yield f"{label}: {run.folder} is {run.status} at {100 * run.progress:.0f}% and in no mean."
+    yield from _copied(group, label)
     doubles = len(group.runs) - len({(pairing.family(run), run.lr, run.seed) for run in group.runs})
     if doubles > 0:
         yield (
             f"{label}: {doubles} of the runs repeat another's settings and seed; of a method's the one with the "
             "highest loss counts, of the baseline's that with the lowest."
         )
+
+
+def _copied(group: Group, label: str) -> Iterator[str]:
+    """Say which runs have other seeds and yet the very same losses: no seed gives another's."""
+    seen: dict[tuple[float, ...], Run] = {}
+    for run in group.runs:
+        losses = tuple(point.loss for point in run.evaluations)
+        other = seen.setdefault((run.lr, *losses), run)
+        if run.ended and other.seed != run.seed and len(losses) > 1:
+            yield f"{label}: {run.folder} and {other.folder} have other seeds and the same losses: is one a copy?"
 
 
 def _unpaired(group: Group, label: str, baselines: Sequence[Run]) -> Iterator[str]:

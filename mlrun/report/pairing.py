@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from mlrun.files import RUNTIME
@@ -31,6 +31,8 @@ WITHOUT_EFFECT = (
 )
 ROW = ("level", "length", "alpha")
 DIGESTS = ("train", "held_out", "tokenizer", "preprocessing")
+# Settings of the data that its content hash covers.
+HASHED = ("files", "validation_files", "tokenizer", "tokenizer_characters")
 # Ratios that are that of the width unless a user sets them.
 FOLLOWING = ("coarsening.ffn", "coarsening.head")
 
@@ -48,10 +50,12 @@ def data(run: Run) -> str:
 
     A run that has no digests is known by its settings and the hash that it has, if any.
     """
-    identity = run.data.get("identity")
+    identity, content = run.data.get("identity"), run.data.get("content")
     if identity is not None:
         return _text({name: identity.get(name) for name in DIGESTS})
-    return _text({"settings": run.config.get("data"), "content": run.data.get("content")})
+    covered = () if content is None else HASHED
+    settings = {key: value for key, value in (run.config.get("data") or {}).items() if key not in covered}
+    return _text({"settings": settings, "content": content})
 
 
 def setting(run: Run) -> str:
@@ -73,8 +77,6 @@ def unplain(run: Run) -> list[str]:
     steps, budget = stage["steps"], run.plan["budget"].get("steps")
     if steps != budget:
         found.append(f"{steps} steps" if not budget else f"stops at {100 * steps / budget:.3g}%")
-    if stage.get("lr_scale", 1) != 1:
-        found.append(f"lr_scale={stage['lr_scale']:g}")
     if skipped := (run.summary or {}).get("skipped_steps"):
         found.append(f"{skipped} steps skipped")
     rows = cycle.get("stages") or [{}]
@@ -130,11 +132,15 @@ def settings_apart(one: Run, other: Run) -> list[str]:
     return [f"{_last(k)}={a.get(k)} instead of {b.get(k)}" for k in {**a, **b} if a.get(k) != b.get(k)]
 
 
-def labels(families: Mapping[str, Sequence[Run]]) -> dict[str, str]:
-    """Return a short name for each method, given its runs: the user's, the cycle's, and what tells it apart."""
+def labels(families: Mapping[str, Sequence[Run]], baselines: Sequence[Run] = ()) -> dict[str, str]:
+    """Return a short name for each method, given its runs: the user's, the cycle's, and what tells it apart.
+
+    A method whose cycle is called as that of a baseline is told apart by its levels.
+    """
+    taken = {"scratch", *(str(run.config["cycle"]["name"]) for run in baselines)}
     by_name: dict[str, list[str]] = {}
     for key, runs in families.items():
-        by_name.setdefault(called(runs), []).append(key)
+        by_name.setdefault(called(runs, taken), []).append(key)
     found = {}
     for name, keys in by_name.items():
         flats = [dict(_flat({k: families[key][0].config.get(k) or {} for k in METHOD})) for key in keys]
@@ -144,17 +150,20 @@ def labels(families: Mapping[str, Sequence[Run]]) -> dict[str, str]:
     return found
 
 
-def called(runs: Sequence[Run]) -> str:
+def called(runs: Sequence[Run], taken: Collection[str] = ("scratch",)) -> str:
     """Return the cycle's name with what makes it no plain one; before it the user's name, if all runs share one."""
-    names = {run.name for run in runs}
-    own = " ".join([plainly(runs[0].config["cycle"]["name"]), *map(plainly, unplain(runs[0]))])
+    run, names = runs[0], {run.name for run in runs}
+    parts = [run.config["cycle"]["name"], *unplain(run)]
+    if not run.level_one and parts[0] in taken:
+        parts.insert(1, f"levels {'-'.join(str(stage['level']) for stage in run.trunk)}")
+    own = " ".join(map(plainly, parts))
     (name,) = names if len(names) == 1 else (None,)
     return own if name is None else f"{plainly(name)} ({own})"
 
 
 def plainly(text: Any) -> str:
-    """Return a user's text as one line that breaks no table."""
-    return " ".join(str(text).replace("|", "/").split())
+    """Return a user's text as one line that breaks no table and moves no cursor."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).replace("|", "/").split())
 
 
 def _telling(flats: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -177,9 +186,11 @@ def varied(runs: Sequence[Run]) -> list[str]:
     """Return the last parts of the keys in which runs of a method differ, the learning rate first."""
     aside = (*IGNORED, "data", "init")
     flats = [dict(_flat({k: v for k, v in run.config.items() if k not in aside}, own=True)) for run in runs]
-    every = dict.fromkeys(key for flat in flats for key in flat if not key.startswith("cycle.branches"))
-    found = [_last(key) for key in every if len({_text(flat.get(key)) for flat in flats}) > 1]
-    return sorted(dict.fromkeys(found), key=lambda name: name != "lr")
+    every = dict.fromkeys(key for flat in flats for key in flat)
+    keys = [key for key in every if len({_text(flat.get(key)) for flat in flats}) > 1]
+    found = ["cycle.stages" if key.startswith(("cycle.stages.", "cycle.lengths.")) else key for key in keys]
+    told = [_last(key.rstrip(".0123456789")) for key in found if not key.startswith(("cycle.branches", "eval.every"))]
+    return sorted(dict.fromkeys(told), key=lambda name: name != "lr")
 
 
 def _flat(node: Any, prefix: str = "", own: bool = False) -> Iterator[tuple[str, Any]]:
@@ -209,8 +220,9 @@ def _last(key: str) -> str:
 
 
 def _without_own(section: str, value: Any) -> Any:
-    own = FREE_KEY.get(section)
-    return {k: v for k, v in value.items() if k != own} if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping):
+        return value
+    return {k: v for k, v in value.items() if k != FREE_KEY.get(section) and f"{section}.{k}" not in IGNORED}
 
 
 def _text(value: Any) -> str:

@@ -14,13 +14,14 @@ from typing import Any
 
 import yaml
 
+from mlrun import files
 from mlrun.errors import UserError, mistake
 from mlrun.report import whole
 from mlrun.report.curves import AXES, Point, target_level
 from mlrun.report.endings import Ending
 from mlrun.units import Rates, parse
 
-FILES = ("config.yaml", "plan.json", "log.jsonl")
+FILES = (files.CONFIG, files.PLAN, files.LOG)
 # A log that has not grown for so long belongs to a run that was ended.
 RUNNING_SECONDS = 600.0
 # libyaml where PyYAML has it: ten times faster, which a report over hundreds of runs feels.
@@ -87,8 +88,9 @@ class Run:
 
     @property
     def lr(self) -> float:
-        """The peak learning rate at level 1."""
-        return float(self.config["optimizer"]["lr"])
+        """The peak learning rate at level 1, with the cycle's factor on it."""
+        scales = [stage.get("lr_scale", 1.0) for stage in self.trunk if stage["level"] == 1]
+        return float(self.config["optimizer"]["lr"]) * float(scales[-1] if scales else 1.0)
 
     @property
     def cadence(self) -> int | None:
@@ -172,13 +174,18 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 
 def _remedy(path: Path) -> str:
-    return "name a run folder or one above it" if glob.glob(str(path)) else "no such folder: check the path"
+    return "name a run folder or one above it" if _matches(path) else "no such folder: check the path"
+
+
+def _matches(path: Path) -> list[str]:
+    """Return the path if it exists, whatever its name holds; else what the pattern matches."""
+    return [str(path)] if path.exists() else sorted(glob.glob(str(path)))
 
 
 def _below(path: Path) -> Iterator[Path]:
-    for match in sorted(glob.glob(str(path))):
-        for folder, inside, files in os.walk(match):
-            if all(name in files for name in FILES):
+    for match in _matches(path):
+        for folder, inside, names in os.walk(match):
+            if all(name in names for name in FILES):
                 inside.clear()  # what lies in a run folder belongs to that run
                 yield Path(folder)
             inside.sort()
@@ -204,16 +211,16 @@ def read(folder: Path) -> Run:
         UserError: a file is no YAML or JSON, or lacks what every run has.
     """
     try:
-        config = yaml.load((folder / "config.yaml").read_text(), Loader=_LOADER)
-        plan = json.loads((folder / "plan.json").read_text())
+        config = yaml.load((folder / files.CONFIG).read_text(), Loader=_LOADER)
+        plan = files.read_json(folder / files.PLAN)
         summary = _summary(folder)
-        run = Run(folder, config, plan, summary, _status(folder, summary), *_log(folder / "log.jsonl"))
+        run = Run(folder, config, plan, summary, _status(folder, summary), *_log(folder / files.LOG))
         _ = run.level_one, run.seed, run.lr, run.progress, run.overhead
         if summary is not None and run.finished:
             fault = whole.fault(plan, summary["val_loss"], run.evaluations, [e.budget for e in run.branches])
             run = run if fault is None else replace(run, status="not whole", fault=fault)
         _ = run.endings
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+    except (UserError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())
         remedy = f"leave it out or restore it ({reason})"
         raise UserError(mistake("runs", folder, "a run folder as mlrun writes it", remedy)) from error
@@ -221,17 +228,14 @@ def read(folder: Path) -> Run:
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
-    path = folder / "summary.json"
-    if not path.exists():
-        return None
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
+    path = folder / files.SUMMARY
+    return files.read_json(path) if path.exists() else None
 
 
 def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:
     if summary is not None:
         return str(summary["status"])
-    quiet = time.time() - (folder / "log.jsonl").stat().st_mtime
+    quiet = time.time() - (folder / files.LOG).stat().st_mtime
     return "running" if quiet < RUNNING_SECONDS else "unfinished"
 
 

@@ -10,7 +10,9 @@ from mlrun.report.curves import Point
 from mlrun.report.read import Run
 
 # What a start record says of a machine, and of the code that ran on it.
-FACTS = ("host", "processor", "cores", "threads", "gpu", "precision", "processes", "versions")
+FACTS = (
+    "host", "processor", "cores", "threads", "gpu", "precision", "processes", "mlrun", "commit", "torch", "python",
+)  # fmt: skip
 # Of two runs at level 1, or of two halves of one; more is other load, and no property of a method.
 TOLERANCE = 0.10
 
@@ -30,14 +32,7 @@ def incomparable(run: Run, baseline: Run) -> str | None:
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    found = []
-    for fact in FACTS:
-        old, new = before.get(fact), after.get(fact)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += [f"{k} {old.get(k)}, then {new.get(k)}" for k in {**old, **new} if old.get(k) != new.get(k)]
-        elif old != new:
-            found.append(f"{fact} {old}, then {new}")
-    return found
+    return [f"{k} {before.get(k)}, then {after.get(k)}" for k in FACTS if before.get(k) != after.get(k)]
 
 
 def _hardware(baseline: Run, run: Run) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mlrun import files
 from mlrun.report import pairing, tables
 from mlrun.report.compare import MEASURES, Group, Pair, Row
 from mlrun.report.curves import AXES, speedup
@@ -219,7 +220,7 @@ def write(out: Path, name: str, content: str | dict[str, Any]) -> Path:
     """Write one file of the report and return its path."""
     path = out / name
     text = content if isinstance(content, str) else json.dumps(_null(content), indent=1, allow_nan=False) + "\n"
-    path.write_text(text)
+    files.write_text(path, text)
     return path
 
 

@@ -139,7 +139,9 @@ def train(
         done = step + 1
         skipped = guard.leaves_out(norm, done)
         if not skipped:
-            _step(trainee, spec.ema)
+            trainee.optimizer.step()
+            if trainee.ema is not None and spec.ema is not None:
+                _average(trainee.ema, trainee.net, _decay(job.plan, stage, step, spec.ema))
         trainee.optimizer.zero_grad()
 
         if skipped:
@@ -263,11 +265,15 @@ def _gradients(
     return total
 
 
-def _step(trainee: Trainee, decay: float | None) -> None:
-    """Let the optimizer take its step, and the average of the weights follow."""
-    trainee.optimizer.step()
-    if trainee.ema is not None and decay is not None:
-        _average(trainee.ema, trainee.net, decay)
+def _decay(plan: Plan, stage: Stage, step: int, longest: float) -> float:
+    """Return the decay of the moving average at a step: (1 + t) / (10 + t) after t steps of it, up to `longest`.
+
+    With a fixed decay the average of a short stage would be the weights that it started from. It starts anew in every
+    stage of the trunk; a branch goes on with the trunk's.
+    """
+    first = stage.first if stage.fork is None else plan.trunk[-1].first
+    taken = stage.cursor(step) - first
+    return min(longest, (1 + taken) / (10 + taken))
 
 
 @torch.no_grad()

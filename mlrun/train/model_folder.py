@@ -13,13 +13,13 @@ from mlrun.train.snapshot import Snapshot
 
 
 def save_model(
-    folder: Path, model: Mapping[str, Any], final: Snapshot, described: Mapping[str, Any], ranks: Ranks
+    folder: Path, model: Mapping[str, Any], final: Snapshot, beside: Mapping[str, str], ranks: Ranks
 ) -> None:
     """Write a model folder; all processes call it.
 
     Args:
         model: its configuration, `_target_` and sizes.
-        described: the data's facts, among them the tokenizer's file or how pixels are made (Source.describe).
+        beside: the text of each file that says how data is read, by its name (Source.model_files).
     """
     ranks.by_first(lambda: folder.mkdir(exist_ok=True))
     store.save_weights(folder / "model.safetensors", final.weights, {}, ranks)
@@ -28,7 +28,5 @@ def save_model(
     if not ranks.first:
         return
     files.write_json(folder / "config.json", model)
-    if "tokenizer" in described:
-        files.write_text(folder / "tokenizer.json", Path(described["tokenizer"]).read_text())
-    if "preprocessor" in described:
-        files.write_json(folder / "preprocessor_config.json", described["preprocessor"])
+    for name, text in beside.items():
+        files.write_text(folder / name, text)

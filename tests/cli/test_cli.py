@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -21,8 +22,12 @@ from mlrun import __main__
 from mlrun.cli import command, points, preflight, tasks
 from mlrun.cli.messages import Failed
 from mlrun.config import Config, conf_dir
+from mlrun.errors import InUse
 from mlrun.plan.stages import Plan
 from mlrun.plan.table import WIDTH
+from mlrun.report import read
+from mlrun.train import lock
+from mlrun.train.checkpoint.store import ALONE
 
 PACKAGE = Path(__main__.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
@@ -366,6 +371,59 @@ def test_a_failing_job_does_not_stop_the_sweep(mlrun: Command, monkeypatch: pyte
     assert not list(Path("s").glob("*/error.txt"))
 
 
+def test_a_run_that_another_process_holds_is_named_and_nothing_is_written_there(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(config: Config, plan: Plan, folder: Path) -> None:
+        with lock.claimed(folder, ALONE):
+            pass
+
+    stub(monkeypatch, work)
+    held = Path("s/0-seed=0")
+    with lock.claimed(held, ALONE):
+        (held / "error.txt").write_text("of the run that goes on there")
+        before = {path: path.read_bytes() for path in held.iterdir()}
+        outcome = mlrun("-m", "run=s", "seed=0,1")
+        assert {path: path.read_bytes() for path in held.iterdir()} == before
+    assert outcome.code == 1 and outcome.err[-1] == "mlrun: 1 of the sweep's runs failed: s/0-seed=0"
+    assert "a folder that no other process uses" in Path("s/0-seed=0.error.txt").read_text()
+    assert mlrun("-m", "run=s", "seed=0,1").code == 0
+    assert not list(Path("s").rglob("*error.txt"))
+
+
+def test_a_full_disk_is_one_line_whatever_was_written(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(config: Config, plan: Plan, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+
+    told = "mlrun: some/file: No space left on device: free some space"
+    stub(monkeypatch, work)
+    outcome = mlrun("run=a")
+    assert (outcome.code, outcome.err) == (2, [told])
+    assert mlrun("-m", "run=s", "seed=0,1").code == 1
+    assert Path("s/0-seed=0/error.txt").read_text() == f"{told}\n"
+
+
+LIMITED = """
+import resource, sys
+from mlrun.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+main()
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 3000, 20_000])
+def test_a_report_that_does_not_fit_on_the_disk_is_one_line(tmp_path: Path, limit: int) -> None:
+    recorded = Path(__file__).resolve().parents[1] / "report" / "recorded"
+    asked = [str(limit), "task=report", f"runs={recorded / 'scratch'},{recorded / 'grow'}", f"run={tmp_path}/out"]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *asked], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(f"mlrun: {tmp_path}/out/")
+    assert line.endswith("File too large: raise the limit on file sizes (ulimit -f)")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_a_sweep_ends_with_the_report_of_its_runs(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[list[Path], Path]] = []
     monkeypatch.setattr(tasks, "report_on", lambda runs, out: seen.append((runs, out)))
@@ -397,13 +455,88 @@ def test_our_own_bugs_keep_their_traceback(mlrun: Command, monkeypatch: pytest.M
         mlrun()
 
 
+ODD = "s/0-cycle=2level,seed=1"
+
+
 def test_paths_may_hold_commas_blanks_and_equal_signs(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, Path | None]] = []
+    seen: list[Any] = []
     stub(monkeypatch, lambda settings, folder: seen.append((settings.runs, folder)), "report")
-    assert mlrun("task=report", "runs=s/0-a=1,b=2,it's here", "run=my report").code == 0
+    assert mlrun("task=report", f"runs={ODD},it's here", "run=my report").code == 0
     assert mlrun("task=report", "runs=outputs/*").code == 0
-    assert seen == [("s/0-a=1,b=2,it's here", Path("my report")), ("outputs/*", None)]
-    assert left() == []
+    assert seen == [(f"{ODD},it's here", Path("my report")), ("outputs/*", None)]
+    keys = {"source": f"{ODD}/model", "target": f"{ODD}-a,b", "grown": f"{ODD}-g", "fine": f"{ODD}/fine=(x)"}
+    stub(monkeypatch, lambda settings, folder: seen.append({key: settings[key] for key in keys}), "decoalesce")
+    assert mlrun("task=decoalesce", *(f"{key}={path}" for key, path in keys.items())).code == 0
+    assert seen[-1] == keys and left() == []
+
+
+def test_a_model_to_begin_with_may_lie_in_the_folder_of_a_sweep_and_several_are_swept(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+    stub(monkeypatch, lambda config, plan, folder: seen.append(config.settings.init))
+    for path in (f"{ODD}/model", "a", "b", "c,d"):
+        Path(path).mkdir(parents=True)
+    assert mlrun(f"init={ODD}/model", "run=r1").code == 0
+    assert mlrun("init=c,d", "run=r2").code == 0
+    assert mlrun("-m", "init=a,b", "run=r3").code == 0
+    assert seen == [f"{ODD}/model", "c,d", "a", "b"]
+    assert "init=s/0-cycle=2level,seed=2" in mlrun("init=s/0-cycle=2level,seed=2", "run=r4").err[0]
+
+
+def test_runs_are_named_by_the_longest_path_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("s/0-cycle=2level,seed=1", "s/1-cycle=2level", "d[1]"):
+        Path(folder).mkdir(parents=True)
+        for name in read.FILES:
+            (Path(folder) / name).touch()
+    named = tasks._paths("s/0-cycle=2level,seed=1,s/1-cycle=2level, d[1],s/*level")
+    assert named == [Path(p) for p in ("s/0-cycle=2level,seed=1", "s/1-cycle=2level", "d[1]", "s/*level")]
+    assert read.find(named) == [Path(p) for p in ("d[1]", "s/0-cycle=2level,seed=1", "s/1-cycle=2level")]
+
+
+def test_a_sweep_that_grows_trains_only_what_is_new(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a point is the one that was begun with its configuration; the new get free numbers."""
+    stub(monkeypatch, leave_config)
+    assert mlrun("-m", "run=s", "seed=0,1").code == 0
+    ran: list[str] = []
+    work = lambda config, plan, folder: (ran.append(folder.name), leave_config(config, plan, folder))  # noqa: E731
+    stub(monkeypatch, work)
+    assert mlrun("-m", "run=s", "seed=2,1,0").code == 0
+    assert ran == ["2-seed=2", "1-seed=1", "0-seed=0"]
+    ran.clear()
+    assert mlrun("-m", "run=s", "cycle=2level,scratch", "seed=0,1,2", "log_every=3").code == 0
+    assert ran == ["0-seed=0", "1-seed=1", "2-seed=2", *(f"{3 + n}-cycle=scratch,seed={n}" for n in range(3))]
+    ran.clear()
+    assert mlrun("-m", "run=s", "seed=3,2").code == 0
+    assert ran == ["6-seed=3", "2-seed=2"]
+    outcome = mlrun("-m", "run=s", "seed=0,1", "batch=8")
+    assert outcome.code == 2 and "batch (there 16, here 8)" in outcome.err[0]
+
+
+def test_a_run_that_another_process_trains_is_left_alone(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def held(config: Config, plan: Plan, folder: Path) -> None:
+        raise InUse("run=s/0-run: allowed: a folder that no other process uses")
+
+    Path("s/0-run").mkdir(parents=True)
+    Path("s/0-run/error.txt").write_text("what it said before\n")
+    before = left()
+    stub(monkeypatch, held)
+    outcome = mlrun("-m", "run=s", "seed=0")
+    assert "no other process" in outcome.err[0] and left() == before
+    assert Path("s/0-run/error.txt").read_text() == "what it said before\n"
+    assert mlrun("run=t").code == 75
+
+
+def test_what_was_checked_is_planned_once(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    make = tasks.make_plan
+    monkeypatch.setattr(tasks, "make_plan", lambda *given, **named: made.append(given) or make(*given, **named))
+    stub(monkeypatch, lambda config, plan, folder: made.append(config.resolved["run"]))
+    assert mlrun("run=a").code == 0
+    assert len(made) == 2 and made[1] == "a"
+    assert mlrun("-m", "run=s", "seed=0,1").code == 0
+    assert len(made) == 6 and made[4:] == ["s/0-seed=0", "s/1-seed=1"]
 
 
 def test_the_users_conf_folder_and_config_dir_add_to_ours(mlrun: Command) -> None:
@@ -463,6 +596,30 @@ def test_every_command_of_the_help_composes_and_plans(mlrun: Command) -> None:
     for words in (shlex.split(line)[1:] for line in lines):
         found = points.of(command.read(words))
         assert found and (found[0].settings.task == "report" or preflight.check(found))
+
+
+def test_a_reader_that_stops_reading_ends_nothing(tmp_path: Path) -> None:
+    """`mlrun | head -1`"""
+    words = [sys.executable, "-m", "mlrun", *TINY, "cycle=scratch", "log_every=1", "run=a"]
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (0, "")
+    assert json.loads((tmp_path / "a/summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("output", [">&-", ">&- 2>&-", ">/dev/full", "| true"])
+def test_without_an_output_all_is_done(tmp_path: Path, output: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m mlrun task=plan run=p {output}; echo ${{PIPESTATUS[0]}} >code"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert (tmp_path / "code").read_text() == "0\n" and (done.stdout, done.stderr) == ("", "")
+    assert json.loads((tmp_path / "p/plan.json").read_text())["stages"]
 
 
 def test_the_version_is_ours_and_loads_no_torch() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import toy
 
-from mlrun import config
+from mlrun import config, files
 from mlrun.cli import command, points, preflight
 from mlrun.data import cache
 from mlrun.errors import UserError
@@ -163,7 +163,7 @@ def test_the_allow_list_is_ours_until_the_user_adds_to_it(monkeypatch: pytest.Mo
 def test_the_cache_can_be_shared_as_the_umask_says(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        made = cache.build(tmp_path / "prepared", lambda folder: cache.write_json(folder / "facts.json", {}))
+        made = cache.build(tmp_path / "prepared", lambda folder: files.write_json(folder / "facts.json", {}))
     finally:
         os.umask(before)
     assert stat.S_IMODE(made.stat().st_mode) == 0o777 & ~mask

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import islice
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import toy
+from composed import choice
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -18,11 +21,15 @@ from mlrun import config
 from mlrun.data.images import mixup
 from mlrun.data.images import randaugment as ra
 from mlrun.data.images.augment import Augment, _crop_box, _erase, evaluated, trained
+from mlrun.data.images.collections import Stored
+from mlrun.data.images.decode import converted, decoded
 from mlrun.data.images.digits import Digits, last_of_each_class
 from mlrun.data.images.files import ImageFiles
 from mlrun.data.images.frame import Frame
 from mlrun.data.images.hub import ImageHub
 from mlrun.data.images.mixup import Mix
+from mlrun.data.images.source import MappedImages
+from mlrun.data.source import Broken
 from mlrun.errors import UserError
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
@@ -170,7 +177,7 @@ def test_validation_is_plain_and_the_same_every_time(labelled: ImageFiles, tmp_p
 def test_a_changed_file_is_read_anew(tmp_path: Path) -> None:
     data = ImageFiles(files=[str(tmp_path / "x.parquet")], format="parquet", augment=PLAIN, mix=NO_MIX, **COLOUR)
     for first in (0, 100):
-        parquet(tmp_path / "x.parquet", [0] * 40, first)
+        parquet(tmp_path / "x.parquet", [0, 1] * 20, first)
         source = data.open(deit(), 0, str(tmp_path / "cache"))
         assert min(numbers(next(source.batches(0, 38)))) == first
 
@@ -205,7 +212,7 @@ def test_hub_pictures_streamed_resume_anywhere(hub: ImageHub, tmp_path: Path) ->
 
 @pytest.mark.skipif(not CIFAR.is_dir(), reason="CIFAR-10 of ../shared is absent")
 def test_cifar_batches_are_normalised(tmp_path: Path) -> None:
-    node = OmegaConf.load(ROOT / "conf" / "data" / "cifar10.yaml")
+    node = choice("data", "cifar10")
     node.files = [str(CIFAR / "test.parquet")]
     node.update({"held_out": 0.5, "validation_samples": 256, "augment": None, "mix": None})
     del node["augment"], node["mix"]
@@ -437,13 +444,13 @@ def test_what_only_reading_shows(labelled: ImageFiles, tmp_path: Path) -> None:
     assert "data.image=label" in error_of(
         lambda: replace(labelled, image="label", label="image").open(deit(), 0, cache)
     )
-    few = replace(labelled, classes=2).open(deit(classes=2), 0, cache)
-    assert "at least 3: a picture has label 2" in error_of(lambda: next(few.batches(0, 54)))
-    named = replace(labelled, files=[parquet(tmp_path / "n.parquet", ["a", "b"] * 20)]).open(deit(), 0, cache)
-    assert "a column of class numbers" in error_of(lambda: next(named.batches(0, 1)))
+    few = replace(labelled, classes=2)
+    assert "at least 3: a picture has label 2" in error_of(lambda: few.open(deit(classes=2), 0, cache))
+    named = replace(labelled, files=[parquet(tmp_path / "n.parquet", ["a", "b"] * 20)])
+    assert "a column of class numbers" in error_of(lambda: named.open(deit(), 0, cache))
     (tmp_path / "broken.parquet").write_text("no parquet")
     broken = replace(labelled, files=[str(tmp_path / "broken.parquet")])
-    assert "cannot be loaded" in error_of(lambda: broken.open(deit(), 0, cache))
+    assert "cannot be read" in error_of(lambda: broken.open(deit(), 0, cache))
 
 
 def test_a_broken_picture_is_named(tmp_path: Path) -> None:
@@ -456,7 +463,7 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "imagefolder", "imagenet"])
 def test_every_image_yaml_builds_its_spec_and_names_every_setting(name: str, tmp_path: Path) -> None:
-    node = OmegaConf.load(ROOT / "conf" / "data" / f"{name}.yaml")
+    node = choice("data", name)
     if OmegaConf.is_missing(node, "files"):
         node.files = [parquet(tmp_path / "x.parquet", [0])]
     if OmegaConf.is_missing(node, "classes"):
@@ -465,3 +472,160 @@ def test_every_image_yaml_builds_its_spec_and_names_every_setting(name: str, tmp
     assert data.problems(deit(28, len(data.mean), data.classes)) == []
     assert set(node) - {"_target_"} == {field.name for field in fields(data)}
     assert set(node.augment) == set(Augment.__dataclass_fields__) and set(node.mix) == set(Mix.__dataclass_fields__)
+
+
+# --- what may lie in a folder or a file ------------------------------------------------------------------
+
+
+def pets(root: Path, **changes) -> ImageFiles:
+    given = {"files": [str(root)], "format": "imagefolder", "augment": PLAIN, "mix": NO_MIX, **COLOUR}
+    return ImageFiles(**{**given, **changes})
+
+
+def content(data: ImageFiles | ImageHub | Digits, cache: Path, model: DeiT | None = None) -> dict:
+    return data.open(deit() if model is None else model, 0, str(cache)).describe()
+
+
+def test_a_folder_is_known_by_its_classes_files_and_sizes(tmp_path: Path) -> None:
+    root = folder(tmp_path / "pets")
+    before = content(pets(root), tmp_path)
+    shutil.copytree(root, tmp_path / "copy")
+    assert content(pets(tmp_path / "copy"), tmp_path)["identity"] == before["identity"]
+    changes = [
+        lambda: (root / "ant").rename(root / "dog"),
+        lambda: (root / "cat" / "00.png").rename(root / "cat" / "99.png"),
+        lambda: flat(99, 64).save(root / "bee" / "03.png"),
+        (root / "bee" / "05.png").unlink,
+    ]
+    seen = [before]
+    for change in changes:
+        change()
+        seen.append(content(pets(root), tmp_path))
+    assert len({told["content"] for told in seen}) == len({told["identity"]["train"] for told in seen}) == 5
+
+
+def test_packed_streamed_and_embedded_pictures_have_an_identity(
+    labelled: ImageFiles, hub: ImageHub, tmp_path: Path
+) -> None:
+    streamed = replace(hub, streaming=True, block=32)
+    for data in (labelled, hub, streamed):
+        told = content(data, tmp_path)
+        assert told["content"] is not None and content(data, tmp_path / "other") == told
+    assert content(replace(labelled, held_out=0.2), tmp_path)["content"] != content(labelled, tmp_path)["content"]
+    digits = Digits(augment=PLAIN, mix=NO_MIX, **GREY)
+    assert content(digits, tmp_path, deit(28, 1, 10))["content"] is not None
+
+
+def test_preprocessing_is_part_of_the_identity_and_workers_are_not(labelled: ImageFiles, tmp_path: Path) -> None:
+    plain = content(labelled, tmp_path)["identity"]
+    assert content(replace(labelled, workers=2), tmp_path)["identity"] == plain
+    for change in ({"mix": NO_MIX}, {"augment": PLAIN}, {"eval_crop": 0.5}, {"mean": [0.4, 0.4, 0.4]}):
+        other = content(replace(labelled, **change), tmp_path)["identity"]
+        assert {key for key in plain if plain[key] != other[key]} == {"preprocessing"}
+    few = content(replace(labelled, validation_samples=2), tmp_path)["identity"]
+    assert {key for key in plain if plain[key] != few[key]} == {"held_out"}
+
+
+def test_a_damaged_pack_of_pictures_is_made_anew(
+    labelled: ImageFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = next(labelled.open(deit(), 0, str(tmp_path)).batches(0, 8))
+    (packed,) = (tmp_path / "images").glob("*/pictures.bin")
+    packed.write_bytes(bytes(packed.stat().st_size))
+    assert equal(next(labelled.open(deit(), 0, str(tmp_path)).batches(0, 8)), before)
+    assert "prepared anew" in capsys.readouterr().err
+
+
+def test_the_number_of_classes_is_that_of_the_folders(tmp_path: Path) -> None:
+    root = folder(tmp_path / "pets")
+    line = error_of(lambda: pets(root, classes=2).open(deit(classes=2), 0, str(tmp_path)))
+    assert "data.classes=2" in line and "3, the folders that pictures lie in (ant, bee, cat)" in line
+    line = error_of(lambda: pets(root / "ant", classes=2).open(deit(classes=2), 0, str(tmp_path)))
+    assert "data.classes=2" in line and "1, the folders that pictures lie in (ant)" in line
+    same = parquet(tmp_path / "same.parquet", [1] * 20)
+    data = ImageFiles(files=[same], format="parquet", **COLOUR)
+    assert "every label is 1" in error_of(lambda: data.open(deit(), 0, str(tmp_path)))
+
+
+def test_what_is_no_picture_is_ignored_with_a_word(tmp_path: Path) -> None:
+    root = folder(tmp_path / "pets")
+    for name in ("metadata.csv", "README.md", "bee/notes.txt"):
+        (root / name).write_text("file_name,label\n00.png,1\n")
+    notes = content(pets(root), tmp_path)["notes"]
+    assert len(notes) == 2 and all("\n" not in note for note in notes)
+    assert "metadata.csv is not read: a picture's class is the name of its folder" in notes[0]
+    assert "2 files are no pictures, such as " in notes[1]
+    assert content(pets(root), tmp_path)["samples"] + content(pets(root), tmp_path)["validation_samples"] == 30
+
+
+def levels(image: Image.Image, tmp_path: Path, name: str = "x.png", mode: str = "L") -> np.ndarray:
+    """Return what a saved picture is read as."""
+    image.save(tmp_path / name)
+    return np.asarray(decoded(Stored(str(tmp_path / name), 0, name), mode))
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.tiff", "x.pgm"])
+def test_sixteen_bits_become_eight(tmp_path: Path, name: str) -> None:
+    deep = Image.fromarray(np.array([[0, 257, 128 * 257, 40_000, 65_535]], np.uint16))
+    assert levels(deep, tmp_path, name).tolist() == [[0, 1, 128, round(40_000 / 257), 255]]
+
+
+def test_every_mode_of_pillow_is_converted_or_refused(tmp_path: Path) -> None:
+    grey, red = Image.new("L", (4, 4), 102), Image.new("RGB", (4, 4), (204, 0, 0))
+    for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV"):
+        for target, image in (("L", grey), ("RGB", red)):
+            made = np.asarray(converted(image.convert("RGB").convert(mode), target)).astype(int)
+            wanted = np.asarray(image.convert(target)).astype(int)
+            assert mode == "1" or mode in ("L", "LA") or abs(made - wanted).max() <= 3, (mode, target)
+    for mode, through in (("La", "LA"), ("RGBa", "RGBA"), ("RGBX", "RGB")):
+        picture = Image.new(mode, (2, 2)) if mode == "RGBX" else grey.convert(through).convert(mode)
+        assert converted(picture, "RGB").mode == "RGB" and converted(picture, "L").mode == "L"
+    for mode in ("I;16", "I;16L", "I;16B"):
+        assert np.asarray(converted(Image.new(mode, (2, 2), 65_535), "L")).tolist() == [[255, 255], [255, 255]]
+    for mode in ("I", "F"):
+        Image.new(mode, (4, 4), 70_000).save(tmp_path / "deep.tiff")
+        line = error_of(lambda: decoded(Stored(str(tmp_path / "deep.tiff"), 0, "deep.tiff"), "L"))
+        assert f"the picture deep.tiff cannot be read (pixels of Pillow's mode {mode}" in line
+
+
+def test_pictures_stand_upright(tmp_path: Path) -> None:
+    image = Image.new("L", (16, 8))
+    image.paste(255, (0, 0, 16, 2))  # a bright line at the top
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the top lies at the right
+    image.rotate(90, expand=True).save(tmp_path / "x.png", exif=exif)
+    seen = np.asarray(decoded(Stored(str(tmp_path / "x.png"), 0, "x"), "L"))
+    assert seen.shape == (8, 16) and (seen[:2] == 255).all() and (seen[2:] == 0).all()
+
+
+def test_a_bomb_is_one_line_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path / "pets")
+    flat(3, 300).save(root / "bee" / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    source = pets(root).open(deit(), 0, str(tmp_path / "cache"))
+    line = error_of(lambda: next(source.batches(0, source.samples)))
+    assert "bomb.png cannot be read" in line and "decompression bomb" in line
+
+
+def test_a_renamed_class_is_refused_when_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path / "pets")
+    model = DeiT(image=16, channel=3, patch=4, classes=3, embed=16, head=2, head_dim=8, ffn=32, layer=2)
+    config = replace(
+        toy.make(model=model, cache=str(tmp_path / "cache"), checkpoint=toy.Checkpoint("2 steps")), data=pets(root)
+    )
+    real = MappedImages.batches
+
+    def batches(self: MappedImages, *where):
+        for number, batch in enumerate(real(self, *where)):
+            if number == 4:
+                raise Broken("the disk is gone")
+            yield batch
+
+    with monkeypatch.context() as patch, pytest.raises(Broken):
+        patch.setattr(MappedImages, "batches", batches)
+        toy.run(tmp_path / "run", config)
+    (root / "ant").rename(root / "dog")
+    with pytest.raises(UserError, match="the data that this run began with"):
+        toy.run(tmp_path / "run", config)
+    (root / "dog").rename(root / "ant")
+    toy.run(tmp_path / "run", config)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import SHARED, bert, error_of, given_tokenizer, gpt, sentences, t5, write_lines
+from corpora import SHARED, bert, error_of, given_tokenizer, gpt, problem, sentences, t5, write_lines
 
 from mlrun.data.held_out import held_out
 from mlrun.data.text import tokenizer
@@ -78,3 +81,41 @@ def test_too_few_sentinels_are_refused(corpus: Path, tmp_path: Path, cache: str)
     tokenizer.train(iter(sentences(50)), 300, "span").save(str(tmp_path / "tokenizer.json"))
     given = {"files": [str(corpus)], "format": "text", "tokenizer": str(tmp_path)}
     assert "at least 303" in error_of(lambda: Files(sequence=64, **given).open(t5(302), 0, cache))
+
+
+def test_only_a_line_feed_ends_a_word_of_a_vocabulary(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a\u2028", "b\u0085", "c", "\u2028d"]
+    (tmp_path / "vocab.txt").write_bytes("\n".join(words).encode() + b"\n")
+    made = tokenizer.load(str(tmp_path / "vocab.txt"))
+    assert tokenizer.given_size(str(tmp_path / "vocab.txt")) == 9 == max(made.get_vocab().values()) + 1
+    assert tokenizer.vocabulary(made, "mlm", 9).size == 9
+
+
+@pytest.mark.parametrize("end", ["[EOS]", "<|im_end|>"])
+def test_the_end_token_can_be_named(spec: Files, tmp_path: Path, cache: str, end: str) -> None:
+    made = tokenizer.train(iter(sentences(50)), 300, "causal")
+    content = made.to_str().replace("<|endoftext|>", end)
+    (tmp_path / "tokenizer.json").write_text(content)
+    given = replace(spec, tokenizer=str(tmp_path))
+    assert "name it with data.end=..." in error_of(lambda: given.open(gpt(), 0, cache))
+    named = replace(given, end=end)
+    assert named.problems(gpt()) == []
+    source = named.open(gpt(), 0, cache)
+    assert source.made.vocabulary.end == source.made.tokenizer.token_to_id(end)
+    assert "data.end=[X]" in error_of(lambda: replace(given, end="[X]").open(gpt(), 0, cache))
+    assert "data.end=[X]" in problem(replace(spec, end="[X]"))
+
+
+def test_a_document_without_blanks_is_learned_from_in_bounded_time() -> None:
+    document = "".join(random.Random(0).choices("阿爸一七三上下不与世东来", k=480_000))
+    began = time.process_time()
+    made = tokenizer.train([document, *sentences(50)], 400, "causal")
+    assert time.process_time() - began < 60 and made.get_vocab_size() == 400
+
+
+def test_cutting_long_words_changes_no_other_text() -> None:
+    for text in (" ".join(sentences(30)), "x" * 1000, ""):
+        assert list(tokenizer._bounded(text)) == [text]
+    long = "a b " + "x" * 2500 + " c " + "y" * 1001
+    parts = list(tokenizer._bounded(long))
+    assert "".join(parts) == long and max(len(word) for part in parts for word in part.split()) == 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ def losses(folder: Path, kind: str) -> list[float]:
 
 
 def point(*overrides: str) -> Any:
-    (one,) = points.points(command.read(["run=unused", *overrides]))
+    (one,) = points.of(command.read(["run=unused", *overrides]))
     return one
 
 
@@ -70,6 +71,14 @@ def test_the_held_out_loss_is_that_of_all_labels_at_once(tmp_path: Path) -> None
     for numbers in found:
         assert numbers["loss"] == pytest.approx(expected, rel=1e-6)
         assert numbers["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
+
+
+def test_the_standard_error_of_the_held_out_loss_is_that_of_its_batches() -> None:
+    source, net = toy.Toy().open(None, 0, ""), network(toy.model(), 0)
+    found = HeldOut().measure(net, Context(source, 4, Hardware(), ALONE))
+    losses = [net.eval()(batch).item() for batch in source.validation(4)]
+    assert found["standard_error"] == pytest.approx(statistics.stdev(losses) / math.sqrt(len(losses)), rel=1e-6)
+    assert "standard_error" not in HeldOut().measure(net, Context(source, 16, Hardware(), ALONE))
 
 
 def test_a_teacher_counts_per_label_and_a_batch_without_any_gives_zero() -> None:
@@ -121,7 +130,7 @@ def test_one_pass_over_the_held_out_set_serves_all_means() -> None:
 
     context = Context(SimpleNamespace(validation=validation), 8, Hardware(), ALONE)
     found = measure([HeldOut(), Perplexity(), Accuracy()], network(toy.model(), 0), context)
-    assert passes == 1 and list(found) == ["loss", "perplexity"], "accuracy is of images"
+    assert passes == 1 and list(found) == ["loss", "standard_error", "perplexity"], "accuracy is of images"
 
 
 @pytest.mark.parametrize(

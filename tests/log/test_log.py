@@ -96,7 +96,10 @@ def test_a_new_run_starts_an_empty_log(tmp_path: Path) -> None:
     assert (tmp_path / "log.jsonl").read_text() == ""
 
 
-@pytest.mark.parametrize("content", [None, "{}\n", "{}\n" * 5 + "half a line, and then something"])
+RECORD = '{"kind": "val"}\n'
+
+
+@pytest.mark.parametrize("content", [None, RECORD, RECORD + '{"kind": "train", "half a line'])
 def test_a_log_that_is_not_the_checkpoints_is_refused_and_untouched(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "log.jsonl"
     if content is not None:

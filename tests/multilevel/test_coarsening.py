@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from composed import choice
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -26,7 +27,7 @@ CONF = Path(mlrun.__file__).parent.parent / "conf" / "coarsening"
 
 
 def from_yaml(name: str, **overrides: object) -> Coarsening:
-    node = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), OmegaConf.create(overrides))
+    node = OmegaConf.merge(choice("coarsening", name), OmegaConf.create(overrides))
     root = OmegaConf.create({"coarsening": node})
     OmegaConf.resolve(root)
     return build(root.coarsening, "coarsening")

@@ -76,6 +76,12 @@ def test_a_one_stage_run_from_given_weights_is_no_baseline(tmp_path: Path) -> No
     assert set(rows(tmp_path)) == {"scratch init=A"}
 
 
+def test_a_declared_cost_is_called_that(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "grow", [5, 3, 2], LATE, init="x", source=source(1.0, None, declared=True))
+    assert told(tmp_path, "charged with 1 FLOPs, some of it declared")
+
+
 def test_seconds_of_a_source_from_another_machine_are_not_added(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3])
     given = source(1.0)
@@ -109,7 +115,14 @@ def test_runs_without_digests_are_matched_by_what_there_is_and_that_is_said(tmp_
         straight(tmp_path / content / "b", "2level", [5, 3, 2], fake.TWO, plan={"data": {"content": content}})
         groups = compare(read_all(find([tmp_path / content])))
         assert sum(len(row.pairs) for g in groups for row in g.rows) == pairs
-        assert told(tmp_path / content, "have no digests of their data")
+    assert told(tmp_path / "x", "no digests of the data")
+
+
+def test_a_content_hash_covers_where_the_tokenizer_lies(tmp_path: Path) -> None:
+    known = {"data": {"content": "x"}}
+    straight(tmp_path / "a", "scratch", [5, 4, 3], plan=known)
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, plan=known, data={"tokenizer": "a/tokenizer.json"})
+    assert len(rows(tmp_path)["2level"].pairs) == 1
 
 
 def test_copies_across_the_held_out_split_are_reported(tmp_path: Path) -> None:
@@ -124,7 +137,8 @@ def test_copies_across_the_held_out_split_are_reported(tmp_path: Path) -> None:
     ("stages", "changes", "name"),
     [
         (HALF, {}, "scratch stops at 50%"),
-        (((1, 500), (1, 500)), {}, "scratch"),
+        (((1, 500), (1, 500)), {}, "scratch levels 1-1"),
+        (fake.TWO, {}, "scratch levels 1-2-1"),
         (fake.SCRATCH, {"init": "runs/A/model"}, "scratch init=A"),
         (fake.SCRATCH, {"summary": {"skipped_steps": 4}}, "scratch 4 steps skipped"),
         (fake.SCRATCH, {"cycle": {"a_key_of_tomorrow": 2}}, "scratch a_key_of_tomorrow=2"),
@@ -229,6 +243,12 @@ def test_a_baseline_rate_that_failed_was_tried(tmp_path: Path) -> None:
     assert "failed 1/1" in build.render(made(tmp_path))
 
 
+def test_a_copy_is_no_second_seed(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "scratch", [5, 4, 3], seed=1)
+    assert told(tmp_path, "have other seeds and the same losses")
+
+
 # 6. How sure
 
 
@@ -242,6 +262,14 @@ def test_holm_multiplies_by_how_many_are_left() -> None:
     assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.9}) == pytest.approx(
         {"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.9}
     )
+
+
+def test_a_factor_on_the_rate_is_another_rate(tmp_path: Path) -> None:
+    plan = fake.plan(fake.SCRATCH)
+    plan["stages"][0]["lr_scale"] = 2.0
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "scratch", [5, 4, 2.9], plan=plan)
+    assert group(tmp_path).rates == (1e-3, 2e-3) and not group(tmp_path).rows
 
 
 def test_of_many_methods_one_that_wins_by_chance_is_no_claim(tmp_path: Path) -> None:
@@ -326,6 +354,12 @@ def test_a_better_from_scratch_run_with_another_warm_up_is_noted(tmp_path: Path)
 # 10. What else moves a number
 
 
+def test_how_many_samples_an_evaluation_takes_at_once_is_no_setting(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], eval={"batch": 8})
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    assert len(rows(tmp_path)["2level"].pairs) == 1
+
+
 def test_precision_is_matched(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3], hardware={"precision": "bf16"})
     straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
@@ -384,6 +418,10 @@ def test_a_name_labels_and_neither_hides_nor_merges(tmp_path: Path) -> None:
         (folder / "config.yaml").write_text(text.replace("\nname: 2level\n", "\nname: scratch | best\n"))
     assert set(rows(tmp_path)) == {"scratch / best (2level) alpha=0.5", "scratch / best (2level) alpha=0.7"}
     assert "scratch / best (2level)" in build.tables.runs(list(group(tmp_path).runs)).markdown()
+
+
+def test_a_name_is_printable_and_one_line() -> None:
+    assert pairing.plainly("a\n\x1b[2J|b\t c") == "a [2J/b c"
 
 
 def test_runs_of_one_method_with_names_of_their_own_stay_one_method(tmp_path: Path) -> None:

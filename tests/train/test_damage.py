@@ -22,6 +22,7 @@ from mlrun import files
 from mlrun.errors import UserError
 from mlrun.log.jsonl import Jsonl
 from mlrun.plan.make import make_plan
+from mlrun.report.read import read
 from mlrun.train import lock, loop
 from mlrun.train.checkpoint import layout, tensor_files
 from mlrun.train.checkpoint.store import ALONE, Checkpoints
@@ -341,3 +342,54 @@ def test_a_file_system_without_locks_is_told_once_and_used(
     monkeypatch.setattr(fcntl, "flock", flock)
     with lock.claimed(tmp_path, ALONE):
         assert capsys.readouterr().out.count("this file system has no locks") == 1
+
+
+def test_a_folder_is_free_unless_another_process_holds_it(tmp_path: Path) -> None:
+    assert lock.free(tmp_path / "absent") and lock.free(tmp_path)
+    with lock.claimed(tmp_path, ALONE):
+        assert not lock.free(tmp_path)
+    assert lock.free(tmp_path)
+
+
+# Files that somebody else wrote
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"a":' * 50_000, "nested too deep|cannot be read"),
+        (b"[1]", "not a JSON object"),
+        (b"\xff", "cannot be read"),
+        (b"", "cannot be read"),
+    ],
+)
+def test_json_that_is_no_file_of_ours_is_one_line(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"config.json: .*({told})") as caught:
+        files.read_json(path)
+    assert len(caught.value.problems) == 1
+
+
+def test_json_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "JSON_BYTES", 10)
+    (tmp_path / "config.json").write_text('{"key": "a long value"}')
+    with pytest.raises(UserError, match="23 bytes are no file of ours"):
+        files.read_json(tmp_path / "config.json")
+
+
+def test_a_safetensors_header_that_is_nested_too_deep_is_one_line(tmp_path: Path) -> None:
+    header = b'{"a":' * 50_000
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(UserError, match="no safetensors file") as caught:
+        tensor_files.open_shards(tmp_path)
+    assert len(caught.value.problems) == 1
+
+
+@pytest.mark.parametrize("name", ["plan.json", "summary.json", "log.jsonl", "config.yaml"])
+def test_a_report_names_the_run_whose_files_are_nested_too_deep(tmp_path: Path, name: str) -> None:
+    recorded = Path(__file__).resolve().parents[1] / "report" / "recorded" / "scratch"
+    shutil.copytree(recorded, tmp_path / "run")
+    (tmp_path / "run" / name).write_bytes(b'{"a":' * 5_000 + b"\n")
+    with pytest.raises(UserError, match="a run folder as mlrun writes it"):
+        read(tmp_path / "run")

@@ -274,6 +274,7 @@ def test_a_clock_that_jumps_changes_no_seconds(tmp_path: Path, monkeypatch: pyte
 WORKERS = """
 import os, pathlib, signal, sys
 import torch, toy
+from mlrun.train.parallel.processes import Lost
 real, taken = torch.optim.AdamW.step, 0
 def step(self, *args, **kwargs):
     global taken
@@ -282,7 +283,10 @@ def step(self, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, *args, **kwargs)
 torch.optim.AdamW.step = step
-toy.run(pathlib.Path(sys.argv[1]), toy.make(checkpoint=toy.Checkpoint(every="2 steps")))
+try:
+    toy.run(pathlib.Path(sys.argv[1]), toy.make(checkpoint=toy.Checkpoint(every="2 steps")))
+except Lost as error:
+    sys.exit(f"told: {error}")
 """
 
 
@@ -293,7 +297,9 @@ def test_a_worker_that_dies_ends_the_others_and_the_run_resumes(tmp_path: Path) 
 
     def run(folder: str, how: str) -> int:
         command = [*launch, str(tmp_path / folder), how]
-        return subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=300).returncode
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+        assert how == "live" or "told: another process of this run was lost (" in done.stderr
+        return done.returncode
 
     assert run("cut", "die") != 0
     assert not (tmp_path / "cut/model").exists()

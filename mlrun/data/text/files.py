@@ -1,7 +1,8 @@
-"""Local files: text, JSON (an object a line, or one array), Parquet; read in constant memory by `datasets`."""
+"""Local files: text, JSON (an object a line, or one array), Parquet; read as they come, in constant memory."""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from omegaconf import MISSING
 from mlrun.data import cache
 from mlrun.data.held_out import Part, select
 from mlrun.data.paths import local_problems, resolve
+from mlrun.data.text import json_files
 from mlrun.data.text.spec import Text
 from mlrun.errors import mistake, nearest
 
@@ -28,6 +30,7 @@ class Documents:
     validation_files: list[str]
     column: str
     document: str
+    encoding: str
     held_out: float
 
     def facts(self) -> dict[str, Any]:
@@ -36,6 +39,7 @@ class Documents:
             "format": self.format,
             "column": self.column,
             "document": self.document,
+            "encoding": self.encoding,
             "held_out": self.held_out,
             "files": cache.file_facts(self.files),
             "validation_files": cache.file_facts(self.validation_files),
@@ -50,7 +54,11 @@ class Documents:
     def _texts(self, files: list[str]) -> Iterator[str]:
         from mlrun.data import huggingface
 
-        options = {"sample_by": DOCUMENTS[self.document]} if self.format == "text" else {}
+        # Without the mark that some editors put at the beginning of UTF-8.
+        encoding = "utf-8-sig" if codecs.lookup(self.encoding).name == "utf-8" else self.encoding
+        if self.format == "json":
+            return json_files.documents(files, self.column, encoding)
+        options = {"sample_by": DOCUMENTS[self.document], "encoding": encoding} if self.format == "text" else {}
         label = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         dataset = huggingface.load(
             "data.files", label, self.format, data_files=files, split="train", streaming=True, **options
@@ -67,16 +75,24 @@ class Files(Text):
     validation_files: list[str] = field(default_factory=list)
     column: str = "text"
     document: str = "paragraph"
+    encoding: str = "utf-8"
     held_out: float = 0.05
 
     def corpus(self) -> Documents:
         validation = resolve(self.validation_files)
         held_out = 0.0 if validation else self.held_out
-        return Documents(self.format, resolve(self.files), validation, self.column, self.document, held_out)
+        return Documents(
+            self.format, resolve(self.files), validation, self.column, self.document, self.encoding, held_out
+        )
 
     def source_problems(self) -> list[str]:
         found = local_problems(self.format, FORMATS, self.files, self.validation_files, self.held_out)
         if self.document not in DOCUMENTS:
             remedy = f"choose one{nearest(str(self.document), list(DOCUMENTS))}"
             found.append(mistake("data.document", self.document, ", ".join(DOCUMENTS), remedy))
+        try:
+            "a".encode(self.encoding)
+        except LookupError:
+            allowed = "an encoding that Python knows, such as utf-8, utf-16 or latin-1"
+            found.append(mistake("data.encoding", self.encoding, allowed, "correct it"))
         return found

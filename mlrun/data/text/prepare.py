@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlrun import files
 from mlrun.data import cache
+from mlrun.data.held_out import Part
 from mlrun.data.text import objectives, token_files, tokenizer
+from mlrun.data.text.copies import Copies
 from mlrun.data.text.windows import PackedText, StreamedText, Tokenized
 from mlrun.errors import UserError
 
 if TYPE_CHECKING:
-    import numpy as np
     from tokenizers import Tokenizer
 
-    from mlrun.data.held_out import Part
     from mlrun.data.text.corpus import Corpus, StreamedCorpus
 
-    Limits = dict[Part, int | None]
+Limits = dict[Part, int | None]
 
 # Raised when packing changes, so that files of an older version are not taken for its own.
 VERSION = 2
+PARTS: tuple[Part, ...] = ("validation", "train")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Recipe:
     mask_rate: float
     mask_span: float
     validation_samples: int | None
+    end: str | None
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def tokenize(corpus: Corpus, facts: dict[str, Any], recipe: Recipe, side: ModelS
     """Return how the corpus becomes samples: its tokenizer, vocabulary, objective and content key."""
     given = recipe.tokenizer
     made = _trained(corpus, facts, recipe, side) if given is None else tokenizer.load(given)
-    words = tokenizer.vocabulary(made, side.objective, side.vocab)
+    words = tokenizer.vocabulary(made, side.objective, side.vocab, recipe.end)
     goal = objectives.objective(side.objective, recipe.sequence, recipe.mask_rate, recipe.mask_span, words)
     key = {"version": VERSION, "corpus": facts, "tokenizer": tokenizer.content_hash(made), "end": words.end}
     return Tokenized(made, words, goal, key)
@@ -104,14 +106,23 @@ def _trained(corpus: Corpus, facts: dict[str, Any], recipe: Recipe, side: ModelS
 
 
 def _pack(folder: Path, made: Tokenized, corpus: Corpus, limits: Limits) -> None:
-    """Write the token files of all parts, `limits` tokens of each at most, and what is in them."""
-    counts = {
-        part: token_files.write(arrays(made, corpus, part), folder / f"{part}.bin", limits[part]) for part in limits
-    }
+    """Write the token files of all parts, `limits` tokens of each at most, and what is in them.
+
+    The held-out part comes first: its documents are then looked for in the training part.
+    """
+    copies = Copies()
+    watch = {"validation": copies.held_out, "train": copies.train}
+    parts = [part for part in PARTS if part in limits]
+    counts = {}
+    for part in parts:
+        texts = watch[part](corpus.documents(part))
+        ids = token_files.encode(texts, made.tokenizer, made.vocabulary.end, made.dtype)
+        counts[part] = token_files.write(ids, folder / f"{part}.bin", limits[part])
     made.tokenizer.save(str(folder / "tokenizer.json"))
-    cache.write_json(folder / "meta.json", {"tokens": counts, **made.key})
-
-
-def arrays(made: Tokenized, corpus: Corpus, part: Part) -> Iterator[np.ndarray]:
-    """Yield the ids of one part of the corpus."""
-    return token_files.encode(corpus.documents(part), made.tokenizer, made.vocabulary.end, made.dtype)
+    compared = "train" in parts  # a stream's training part is not read here
+    meta = {
+        "tokens": counts,
+        "held_out_documents": copies.documents if compared else None,
+        "copies": copies.count if compared else None,
+    }
+    files.write_json(folder / "meta.json", meta | made.key)

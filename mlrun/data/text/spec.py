@@ -26,6 +26,7 @@ class Text(ABC):
 
     sequence: int = 128
     tokenizer: str | None = None
+    end: str | None = None
     tokenizer_characters: int = 200_000_000
     mask_rate: float = 0.15
     mask_span: float = 3.0
@@ -63,6 +64,7 @@ class Text(ABC):
             ("mask_rate", 0 < self.mask_rate < 1, "over 0 and under 1"),
             ("mask_span", self.mask_span >= 1, "at least 1 token"),
             ("tokenizer_characters", self.tokenizer_characters >= 1, "at least 1"),
+            ("end", self.end is None or self.tokenizer is not None, "null with a tokenizer that is trained here"),
             ("validation_samples", cap is None or cap >= 1, "null or at least 1"),
         ]
         return [
@@ -112,6 +114,7 @@ class Text(ABC):
             self.mask_rate,
             self.mask_span,
             self.validation_samples,
+            self.end,
         )
 
     def open(self, model: Model, seed: int, cache: str, batch: int = 1) -> Source:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, takewhile
+from itertools import chain, count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ SPECIAL: dict[str, tuple[str, ...]] = {
 }
 # RoBERTa's special tokens, which its vocab.json holds among the words.
 _ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+_LONGEST = 1000  # characters of a word that a tokenizer is trained on; longer ones (no blanks) are cut
+_LONG = re.compile(rf"\S{{{_LONGEST + 1},}}")
 _ALPHABET = 256  # every byte is a token, so nothing is ever unknown
 
 _WHERE = "a tokenizer.json, a vocab.json beside its merges.txt, a vocab.txt, a folder of these, or a hub name"
@@ -50,13 +53,21 @@ class Vocabulary:
     pad: int = -1
 
 
-def vocabulary(tokenizer: Tokenizer, objective: str, limit: int) -> Vocabulary:
-    """Find the special tokens of an objective; UserError when one is missing or an id is beyond the model."""
+def vocabulary(tokenizer: Tokenizer, objective: str, limit: int, end: str | None = None) -> Vocabulary:
+    """Find the special tokens of an objective; `end` names the one after each document, None for a known name.
+
+    Raises:
+        UserError: one is missing, or an id is beyond the model.
+    """
     ids = tokenizer.get_vocab(with_added_tokens=True)
     size = max(ids.values()) + 1
     if size > limit:
         raise UserError(too_small(size, limit))
-    names = special_tokens.NAMES[objective]
+    names = dict(special_tokens.NAMES[objective])
+    if end is not None:
+        if end not in ids:
+            raise UserError(mistake("data.end", end, "a token of the tokenizer", "correct it"))
+        names[special_tokens.NEEDED[objective]["end"]] = (end,)
     roles = {role: _find(ids, role, names[key]) for role, key in special_tokens.NEEDED[objective].items()}
     added = tokenizer.get_added_tokens_decoder()
     special = {i for i, token in added.items() if token.special} | set(roles.values())
@@ -75,7 +86,8 @@ def too_small(size: int, limit: int) -> str:
 def _find(ids: dict[str, int], role: str, names: Sequence[str]) -> int:
     found = [ids[name] for name in names if name in ids]
     if not found:
-        raise UserError(f"data.tokenizer: it has no {role} token: allowed: one of {' '.join(names)}; {_REMEDY}")
+        remedy = f"name it with data.end=..., or {_REMEDY}" if role == "end" else _REMEDY
+        raise UserError(f"data.tokenizer: it has no {role} token: allowed: one of {' '.join(names)}; {remedy}")
     return found[0]
 
 
@@ -103,9 +115,9 @@ def given_size(name: str) -> int | None:
     files = given_files(name)
     if files is None:
         return None
-    text = files[0].read_text(encoding="utf-8")
     if files[0].suffix == ".txt":
-        return len(text.splitlines())
+        return len(_lines(files[0]))
+    text = files[0].read_text(encoding="utf-8")
     try:
         content = json.loads(text)
         if len(files) == 2:
@@ -113,8 +125,13 @@ def given_size(name: str) -> int | None:
         added = [token["id"] for token in content["added_tokens"]]
         words = content["model"]["vocab"]
         return max([len(words) - 1, *added, *(words.values() if isinstance(words, dict) else ())]) + 1
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(mistake("data.tokenizer", name, _WHERE, f"{files[0]} is not one; {_REMEDY}")) from None
+
+
+def _lines(vocab: Path) -> list[str]:
+    """Return the lines of a vocab.txt: only \\n ends one, since U+2028 and the like are words of some."""
+    return vocab.read_bytes().decode("utf-8").removesuffix("\n").split("\n")
 
 
 def load(name: str) -> Tokenizer:
@@ -162,7 +179,7 @@ def _word_piece(vocab: Path) -> Tokenizer:
     """Return BERT's kind of tokenizer; it lowers the case if no word of the vocabulary has an upper-case letter."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    words = vocab.read_text(encoding="utf-8").splitlines()
+    words = _lines(vocab)
     cased = any(re.search("[A-Z]", word) for word in words if not re.fullmatch(r"\[.*\]", word))
     tokenizer = Tokenizer(models.WordPiece.from_file(str(vocab), unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=not cased)
@@ -188,10 +205,20 @@ def train(texts: Iterable[str], size: int, objective: str) -> Tokenizer:
         vocab_size=size,
         special_tokens=list(SPECIAL[objective]),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
+        show_progress=sys.stderr.isatty(),
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.train_from_iterator(chain.from_iterable(map(_bounded, texts)), trainer)
     return tokenizer
+
+
+def _bounded(text: str) -> Iterator[str]:
+    """Yield a text in parts without words of over _LONGEST characters: learning takes the square of their length."""
+    start = 0
+    for word in _LONG.finditer(text):
+        for cut in range(word.start() + _LONGEST, word.end(), _LONGEST):
+            yield text[start:cut]
+            start = cut
+    yield text[start:]
 
 
 def trained(folder: Path, texts: Iterable[str], size: int, objective: str) -> Tokenizer:

@@ -5,6 +5,7 @@ Shapes: B samples, N tokens, W tokens of a window.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count, islice
@@ -71,6 +72,8 @@ class TextSource:
 
     def __init__(self, folder: Path, made: Tokenized, seed: int, validation_samples: int | None) -> None:
         self.folder, self.made, self.seed = folder, made, seed
+        # Read now: the cache may be emptied while a run goes on.
+        self.contents, self.meta = cache.contents(folder), json.loads((folder / "meta.json").read_text())
         self.held_out = TokenFile(folder / "validation.bin", made.dtype)
         windows = made.windows(len(self.held_out))
         if windows == 0:
@@ -89,14 +92,43 @@ class TextSource:
             yield tensors(self.made.objective.examples(window_BW, number_B, VALIDATION_SEED))
 
     def describe(self) -> dict[str, Any]:
-        """Return JSON-able facts."""
+        """Return JSON-able facts (see Source.describe); `copies` counts held-out documents that are trained on too."""
         return {
             "samples": self.samples,
             "validation_samples": len(self.chosen),
             "vocabulary": self.made.vocabulary.size,
+            "end": self.made.vocabulary.end,
             "tokenizer": str(self.folder / "tokenizer.json"),
             "content": cache.digest(self.made.key),
+            "identity": self._identity(),
+            "held_out_documents": self.meta["held_out_documents"],
+            "copies": self.meta["copies"],
+            "notes": self._notes(),
         }
+
+    def _identity(self) -> dict[str, str]:
+        held_out = {"tokens": self.contents["validation.bin"]["sha256"], "windows": len(self.chosen)}
+        return {
+            "train": self._train_digest(),
+            "held_out": cache.digest(held_out),
+            "tokenizer": cache.digest({"tokenizer": self.made.key["tokenizer"]}),
+            "preprocessing": cache.digest({"objective": repr(self.made.objective), "end": self.made.vocabulary.end}),
+        }
+
+    def _train_digest(self) -> str:
+        """Return what names the training part."""
+        return cache.digest(self.made.key["corpus"])
+
+    def _notes(self) -> list[str]:
+        copies, documents = self.meta["copies"], self.meta["held_out_documents"]
+        if not copies:
+            return []
+        share = f"{copies} of {documents} held-out documents"
+        return [f"data: {share} are exact copies of training documents, which flatters the held-out loss; remove them"]
+
+    def model_files(self) -> dict[str, str]:
+        """Return the tokenizer (see Source.model_files)."""
+        return {"tokenizer.json": self.made.tokenizer.to_str(pretty=True)}
 
 
 class PackedText(TextSource):
@@ -108,6 +140,9 @@ class PackedText(TextSource):
         super().__init__(folder, made, seed, validation_samples)
         self.tokens = TokenFile(folder / "train.bin", made.dtype)
         self.samples = made.windows(len(self.tokens))
+
+    def _train_digest(self) -> str:
+        return cache.digest({"tokens": self.contents["train.bin"]["sha256"]})
 
     def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[Batch]:
         """Yield batches from sample `start` on, for ever (see Source.batches)."""

@@ -213,7 +213,7 @@ def _cut_off(path: Path) -> str | None:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, 10**8)))
         ends = {n: 8 + length + entry["data_offsets"][1] for n, entry in header.items() if n != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
     return next((name for name in sorted(ends, key=ends.__getitem__) if ends[name] > path.stat().st_size), None)
 

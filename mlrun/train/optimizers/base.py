@@ -31,7 +31,8 @@ class Optimizer(ABC):
 
     lr: the peak at level 1; `schedule` says what it is at each step.
     clip: the largest norm of the gradient; None measures it only.
-    ema: the decay of a moving average of the weights, which is evaluated beside them; None is none.
+    ema: the decay of a moving average of the weights, which is evaluated beside them, reached from below: after t
+        steps it is (1 + t) / (10 + t) at most; None is none.
 
     state: the tensors that it keeps for a weight, by torch's names, each with the rule by which it goes through an
         operator. What is carried between levels, checkpoints and the plan's bytes follow from it.
