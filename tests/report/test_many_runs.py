@@ -31,7 +31,7 @@ def test_a_grid_of_540_runs_is_checked_whole() -> None:
     grid = points.of(command.read(GRID))
     assert len(grid) == len({point.folder for point in grid}) == 540
     preflight.check(grid)
-    assert time.process_time() - began < 40
+    assert time.process_time() - began < 11  # 7 ms a point, 20 on a busy machine
 
 
 @pytest.mark.slow
