@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from benchmarks.table import table
-from mlrun.config import build, conf_dir
+from mlrun.cli import command, points
+from mlrun.config import build
 from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 from mlrun.models.network import Network
@@ -51,9 +52,15 @@ class Receipt:
     depth: dict[str, tuple[float, float]]
 
 
+def chosen(group: str, name: str) -> DictConfig:
+    """Return a choice of a group as it is composed."""
+    (point,) = points.of(command.read([f"{group}={name}"]))
+    return OmegaConf.create(OmegaConf.to_container(point.settings[group]))
+
+
 def open_data(name: str, model: Model, cache: Path) -> Any:
     """Return the open data of a YAML in conf/data, cut short."""
-    node = OmegaConf.load(conf_dir() / "data" / f"{name}.yaml")
+    node = chosen("data", name)
     short = {"sequence": SEQUENCE, "tokenizer_characters": CHARACTERS}
     fitted = {key: value for key, value in short.items() if key in node}
     return build(OmegaConf.merge(node, fitted), "data").open(model, 0, cache)  # type: ignore[arg-type]
@@ -91,7 +98,7 @@ def grown(state: dict[str, Tensor], coarse: Model, resize: Resize, batch: dict[s
 def receipt(family: str, steps: int, cache: Path) -> Receipt:
     """Train a family's level 2 and grow it."""
     name, data = FAMILIES[family]
-    fine: Model = build(OmegaConf.load(conf_dir() / "model" / f"{name}.yaml"), "model")  # type: ignore[arg-type]
+    fine: Model = build(chosen("model", name), "model")
     source = open_data(data, fine, cache)
     coarse = fine.resize(HALF.resize(fine.sizes()).coarse)
     state = trained(coarse, source, steps)

@@ -27,7 +27,7 @@ from mlrun.models.network import initials
 from mlrun.multilevel import transfer
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.plan.stages import Level
-from mlrun.train.optimizers.adamw import MOMENTS
+from mlrun.train.optimizers.adamw import AdamW
 from mlrun.train.parallel import processes
 from mlrun.train.parallel.placement import Placement, local
 from mlrun.train.snapshot import Snapshot
@@ -84,13 +84,13 @@ def look(model: GPT, placement: Placement) -> Seen:
     """Go down a level and up again, moments carried."""
     resize = HALF.resize(model.sizes())
     level = Level(1, model, 0, model.flops(1, 1), resize)
-    fine = Snapshot({kind: placement.shard_all(initials(model, 0)) for kind in ("weights", *MOMENTS)}, 1)
+    fine = Snapshot({kind: placement.shard_all(initials(model, 0)) for kind in ("weights", *AdamW.state)}, 1)
     with Live(fine) as live:
-        coarse = transfer.coalesce(fine, level, True, placement)
+        coarse = transfer.coalesce(fine, level, AdamW.state, placement)
     down = live.peak, held(coarse)
     # The fine level waits meanwhile, to be blended with.
     with Live(fine, coarse) as live:
-        grown = transfer.decoalesce(coarse, level, True, placement)
+        grown = transfer.decoalesce(coarse, level, AdamW.state, placement)
     largest = max(4 * param.count(model.sizes()) for _, param in expand(model.params(), model.sizes()))
     return Seen(held(fine), down, (live.peak, held(grown)), largest)
 

@@ -10,38 +10,52 @@ from pathlib import Path
 
 import hydra
 
-from mlrun.cli import compose, preflight, tasks
+from mlrun.cli import command, points, preflight
+from mlrun.cli.blame import line
+from mlrun.cli.jobs import Jobs
+from mlrun.cli.messages import lasting_output, print_error, user_errors
+from mlrun.cli.tasks import perform
 from mlrun.config import conf_dir
 from mlrun.errors import UserError, mistake
 
 
 def main() -> None:
     """Do what the command line asks; nothing is written before all of it is checked."""
-    with tasks.user_errors():
-        command = compose.read(sys.argv[1:])
-        points = [] if command.helps else compose.points(command)
-        if not command.informs:
-            preflight.check(points)
-        if command.informs or points[0].settings.task in preflight.PLANNED:
-            with _no_trace(points):
-                if not command.informs:
-                    _make(Path(str(points[0].settings.run)))
-                _hydra(command, points)
-        else:
-            for point in points:
-                tasks.perform(point)
+    with lasting_output(), user_errors():
+        asked = command.read(sys.argv[1:])
+        found = [] if asked.helps else points.of(asked)
+        if asked.informs:
+            _inform(asked)
+            return
+        checked = preflight.check(found)
+        if checked[0].planned is None:
+            for point in found:
+                perform(point.settings, Path(point.settings.run).expanduser() if point.own_run else None)
+            return
+        with _no_trace(found[0].base):
+            _make(found[0].base)
+            # The folder that was checked is the one that is used: the clock has gone on since.
+            _hydra(Jobs(checked), asked, [] if found[0].own_run else [command.override("run", found[0].base)])
 
 
-def _hydra(command: compose.Command, points: list[compose.Point]) -> None:
+def _inform(asked: command.Command) -> None:
+    """Let Hydra print; whatever it raises is about the command line, as nothing of ours runs."""
+    try:
+        _hydra(Jobs(), asked)
+    except Exception as error:
+        raise UserError(f"{line(error)}; mlrun --hydra-help lists the flags") from None
+    except SystemExit as ended:
+        raise SystemExit(2 if ended.code else 0) from None
+
+
+def _hydra(jobs: Jobs, asked: command.Command, more: list[str] | None = None) -> None:
     """Hand over to Hydra, which makes the folders and starts the jobs, here or through a launcher."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions out as they are
-    # The folder that was checked is the one that is used: the clock has gone on since.
-    named = [] if not points or points[0].own_run else [compose.override("run", str(points[0].settings.run))]
-    sys.argv = [sys.argv[0], *command.rest, *command.overrides, *named]
+    sys.argv = [sys.argv[0], *asked.rest, *asked.overrides, *(more or [])]
     try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=compose.CONFIG)(tasks.job)()
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=points.CONFIG)(jobs)()
     except KeyboardInterrupt:
-        tasks.print_error("mlrun: interrupted; the same command with its run=... goes on from the last checkpoint")
+        print_error("mlrun: interrupted; the same command with its run=... goes on from the last checkpoint")
         raise SystemExit(130) from None
 
 
@@ -55,10 +69,9 @@ def _make(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _no_trace(points: list[compose.Point]) -> Iterator[None]:
+def _no_trace(folder: Path) -> Iterator[None]:
     """Remove the folders that were made for nothing: those still empty when the work ends by an error."""
-    folders = [Path(str(point.settings.run)).absolute() for point in points[:1]]
-    absent = [place for folder in folders for place in (folder, *folder.parents) if not place.exists()]
+    absent = [place for place in (folder.absolute(), *folder.absolute().parents) if not place.exists()]
     try:
         yield
     except BaseException:

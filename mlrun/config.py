@@ -1,15 +1,17 @@
 """The settings of a run: dataclasses that Hydra checks, and the typed `Config` that the plan reads. No torch here.
 
-Groups with a `_target_` (model, coarsening, growth, data, logger) are checked against the class that they name.
+Groups with a `_target_` (see `GROUPS`, `LISTS`) are checked against the class that they name.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,13 @@ from mlrun.errors import UserError, mistake, nearest
 REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 # The groups that name a class in `_target_`.
-GROUPS = ("model", "coarsening", "growth", "data", "logger")
+GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
+# The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
+LISTS = ("logger", "evaluation")
+# Arguments of a task or of a grid, no part of what a run is made of.
+ARGUMENTS = ("runs", "source", "target", "grown", "fine", "scale")
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "task": ("train", "plan", "report", "evaluate", "export", "import", "coalesce", "decoalesce", "interpolate"),
     "cycle.optimizer_policy": ("reset", "carry"),
     "cycle.lr_policy": ("restart", "continue", "rewarm"),
     "on_divergence": ("stop", "skip"),
@@ -71,20 +76,6 @@ class Schedule:
 
 
 @dataclass
-class Optimizer:
-    """AdamW and what goes with it."""
-
-    lr: float = MISSING
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float | None = 1.0
-    ema: float | None = None
-    schedule: Schedule = field(default_factory=Schedule)
-
-
-@dataclass
 class Hardware:
     """How fast, never how well: nothing here may move the loss, but for which values are dropped (see `dropout`)."""
 
@@ -114,6 +105,14 @@ class Checkpoint:
 
 
 @dataclass
+class Scale:
+    """What the grids of conf/experiment take from conf/scale; nothing of a run by itself."""
+
+    alpha: float = MISSING
+    rates: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Settings:
     """Everything a run is made of, as Hydra sees it."""
 
@@ -138,10 +137,16 @@ class Settings:
     cycle: Cycle = field(default_factory=Cycle)
     hardware: Hardware = field(default_factory=Hardware)
     data: Any = MISSING
-    optimizer: Optimizer = field(default_factory=Optimizer)
-    logger: Any = MISSING
+    optimizer: Any = MISSING
+    logger: dict[str, Any] = field(default_factory=dict)
+    evaluation: dict[str, Any] = field(default_factory=dict)
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    scale: Scale | None = None
+
+
+# The sections of the settings that are dataclasses themselves.
+SECTIONS = tuple(f.name for f in fields(Settings) if is_dataclass(f.default_factory))
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,9 @@ class Config:
     coarsening: Any
     growth: Any
     data: Any
-    logger: Any
+    optimizer: Any
+    logger: dict[str, Any]  # by the name of the choice
+    evaluation: dict[str, Any]
     resolved: dict[str, Any]
 
 
@@ -170,17 +177,37 @@ def allowed_packages() -> list[str]:
     return ["mlrun", *(name.strip() for name in extra.split(",") if name.strip())]
 
 
-def locate(path: str, key: str) -> type:
-    """Return the dataclass that a `_target_` names; UserError if it is foreign, missing or no dataclass."""
+def within(module: str, packages: Iterable[str]) -> bool:
+    """Return whether a module is one of the packages, or in one."""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def found_class(path: str, key: str, packages: Sequence[str]) -> type:
+    """Return the class under a dotted name; UserError if it is missing, no class, or not defined in the packages.
+
+    A module of ours holds what it imports too, such as `os`: where the class was defined decides, and nothing that
+    lies outside of the packages is imported to find out.
+    """
     module, _, name = path.rpartition(".")
-    if path.partition(".")[0] not in allowed_packages():
-        remedy = f"add its package to the environment variable {PACKAGES_VARIABLE} if you trust it"
-        raise UserError(mistake(f"{key}._target_", path, ", ".join(allowed_packages()), remedy))
+    remedy = f"add its package to the environment variable {PACKAGES_VARIABLE} if you trust it"
+    if not within(module, packages):
+        raise UserError(mistake(key, path, ", ".join(packages), remedy))
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(mistake(f"{key}._target_", path, "an importable class", f"{error}")) from None
-    if not (inspect.isclass(found) and is_dataclass(found)):
+        raise UserError(mistake(key, path, "an importable class", f"{error}")) from None
+    if not inspect.isclass(found):
+        raise UserError(mistake(key, path, "a class, such as a dataclass", "name the class that is to be made"))
+    if not within(found.__module__, packages):
+        origin = f"it comes from {found.__module__}: {remedy}"
+        raise UserError(mistake(key, path, f"a class defined in {', '.join(packages)}", origin))
+    return found
+
+
+def locate(path: str, key: str) -> type:
+    """Return the dataclass that a `_target_` names; UserError if it is foreign, missing or no dataclass."""
+    found = found_class(path, f"{key}._target_", allowed_packages())
+    if not is_dataclass(found):
         raise UserError(mistake(f"{key}._target_", path, "a dataclass", "name the class that the group builds"))
     return found
 
@@ -188,14 +215,12 @@ def locate(path: str, key: str) -> type:
 def build(node: DictConfig, key: str) -> Any:
     """Return the object that a `_target_` group describes; names and types are those of its class."""
     if "_target_" not in node:
-        raise UserError(mistake(f"{key}._target_", "missing", "a class", f"copy it from a file in conf/{key}"))
+        remedy = f"copy it from a file in conf/{key.partition('.')[0]}"
+        raise UserError(mistake(f"{key}._target_", "missing", "a class", remedy))
     found = locate(str(node["_target_"]), key)
-    known = [f.name for f in fields(found)]
     given = {str(name): value for name, value in node.items() if name != "_target_"}
-    unknown = [n for n in given if n not in known]
-    if unknown:
-        allowed = ", ".join(known) or "no setting"
-        raise UserError([mistake(f"{key}.{n}", given[n], allowed, f"remove it{nearest(n, known)}") for n in unknown])
+    if unknown := _unknown(given, found, f"{key}."):
+        raise UserError(unknown)
     return _typed(found, given, key)
 
 
@@ -204,7 +229,8 @@ def _typed(found: type, given: Mapping[str, Any], key: str) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(found), OmegaConf.create(dict(given))))
     except OmegaConfBaseException as error:
         name = error.full_key or ""
-        line = mistake(f"{key}.{name}", given.get(name, "missing"), reason(error), "correct the value")
+        shown = OmegaConf.select(OmegaConf.create(dict(given)), name, default="missing")
+        line = mistake(f"{key}.{name}", shown, reason(error), "correct the value")
         raise UserError(line) from None
 
 
@@ -213,31 +239,80 @@ def reason(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def load(settings: DictConfig) -> Config:
-    """Return the checked configuration, or raise UserError with all problems at once."""
+def load(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None) -> Config:
+    """Return the checked configuration, or raise UserError with all problems at once.
+
+    `shared` keeps what many configurations of a sweep have in common from one call to the next.
+    """
+    shared = {} if shared is None else shared
     try:
-        missing = sorted(OmegaConf.missing_keys(settings))
+        missing = sorted(_missing(OmegaConf.to_container(settings), ""))
         if missing:
             raise UserError([mistake(key, "???", "a value of your own", f"give {key}=...") for key in missing])
         plain = OmegaConf.to_container(settings, resolve=True)
     except REFERENCE_ERRORS as error:
         raise UserError(unresolved(error)) from None
     assert isinstance(plain, dict)
-    problems = _unknown(plain, Settings, "") + _choice_problems(settings)
-    built: dict[str, Any] = {}
-    for key in GROUPS:
-        if not isinstance(plain[key], dict):
-            problems.append(mistake(key, plain[key], "a choice of the group", f"give {key}=NAME"))
-            continue
+    problems = _unknown(plain, Settings, "") + _choice_problems(plain)
+
+    def made(node: Any, key: str) -> Any:
         try:
-            built[key] = build(DictConfig(plain[key]), key)
+            return _once(shared, key, node, partial(_build, node, key))
         except UserError as error:
-            problems += error.problems
+            problems.extend(error.problems)
+            return None
+
+    built = {key: made(plain[key], key) for key in GROUPS}
+    for key in LISTS:
+        built[key] = {name: made(node, f"{key}.{name}") for name, node in plain[key].items()}
     if problems:
         raise UserError(problems)
-    typed = OmegaConf.to_object(settings)
-    assert isinstance(typed, Settings)
-    return Config(typed, **built, resolved={str(k): v for k, v in plain.items()})
+    # With the types and the defaults of their classes: 0 and 0.0 are one setting.
+    kept = {str(k): v for k, v in plain.items() if k not in ARGUMENTS}
+    resolved = {k: {**v, **asdict(built[k])} if k in GROUPS else v for k, v in kept.items()}
+    sections = {name: _section(settings, name, plain[name], shared) for name in SECTIONS}
+    return Config(Settings(**{**plain, **sections}), **built, resolved=resolved)
+
+
+def _build(node: Any, key: str) -> Any:
+    """Return the object of one choice."""
+    if not isinstance(node, dict):
+        group = key.partition(".")[0]
+        raise UserError(mistake(key, node, "a choice of the group", f"give {group}=NAME"))
+    return build(DictConfig(node), key)
+
+
+def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of nested settings; lists are values."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _missing(node: Any, path: str) -> Iterator[str]:
+    """Yield the key of every value that is still to be given."""
+    items = enumerate(node) if isinstance(node, list) else node.items()
+    for key, value in items:
+        below = f"{path}[{key}]" if isinstance(node, list) else f"{path}.{key}" if path else str(key)
+        if value == "???":
+            yield below
+        elif isinstance(value, dict | list):
+            yield from _missing(value, below)
+
+
+def _once(shared: dict[tuple[str, str], Any], key: str, plain: Any, make: Callable[[], Any]) -> Any:
+    """Return what was made of the same values before, or make it."""
+    name = (key, repr(plain))
+    if name not in shared:
+        shared[name] = make()
+    return shared[name]
+
+
+def _section(settings: DictConfig, name: str, plain: Any, shared: dict[tuple[str, str], Any]) -> Any:
+    """Return a section as its dataclass, for this configuration alone."""
+    return copy.copy(_once(shared, name, plain, lambda: OmegaConf.to_object(settings[name])))
 
 
 def reference_problems(settings: DictConfig) -> list[str]:
@@ -253,27 +328,37 @@ def unresolved(error: Exception) -> str:
     """Return the line about a value that a `${...}` does not give."""
     if isinstance(error, RecursionError):
         return "${...}: allowed: references that end; one of them leads to itself: give its value"
+    if "'scale." in reason(error):
+        return mistake("scale", "null", "a choice of the group", "the experiment is a grid at a scale: give scale=NAME")
     return mistake(str(getattr(error, "full_key", "")), "${...}", reason(error), "correct the reference")
 
 
 def _unknown(plain: Mapping[Any, Any], schema: type, prefix: str) -> list[str]:
     """Return a line for each key that `+key=value` or a YAML file added beside those of the schema."""
     known = {f.name: f.default_factory for f in fields(schema)}
+    allowed = ", ".join(known) or "no setting"
     problems = [
-        mistake(f"{prefix}{key}", value, ", ".join(known), f"remove it{nearest(str(key), list(known))}")
+        mistake(f"{prefix}{key}", value, allowed, f"remove it{nearest(str(key), list(known))}")
         for key, value in plain.items()
         if key not in known
     ]
     for key, below in known.items():
-        if inspect.isclass(below) and is_dataclass(below):
+        if key not in plain or not (inspect.isclass(below) and is_dataclass(below)):
+            continue
+        if isinstance(plain[key], Mapping):
             problems += _unknown(plain[key], below, f"{prefix}{key}.")
+        else:
+            names = ", ".join(f"{prefix}{key}.{f.name}" for f in fields(below))
+            problems.append(mistake(f"{prefix}{key}", plain[key], names, "give one of these"))
     return problems
 
 
-def _choice_problems(settings: DictConfig) -> list[str]:
+def _choice_problems(plain: Mapping[Any, Any]) -> list[str]:
     problems = []
     for key, allowed in CHOICES.items():
-        given = OmegaConf.select(settings, key)
-        if given not in allowed:
+        given: Any = plain
+        for part in key.split("."):
+            given = given.get(part) if isinstance(given, dict) else None
+        if given is not None and given not in allowed:  # what a group leaves out has the default of its class
             problems.append(mistake(key, given, ", ".join(allowed), f"choose one{nearest(str(given), allowed)}"))
     return problems

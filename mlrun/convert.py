@@ -16,13 +16,14 @@ from torch import Tensor
 
 from mlrun.config import build
 from mlrun.errors import UserError, mistake
+from mlrun.files import read_json
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.interop.write import ours, save
 from mlrun.models.axes import FAMILIES, Resize
 from mlrun.models.base import RATES, Model
 from mlrun.multilevel import operators
 from mlrun.multilevel.coarsening.base import Coarsening, Ratios
-from mlrun.train.checkpoint.tensor_files import SHARD_BYTES, read_json
+from mlrun.train.checkpoint.tensor_files import SHARD_BYTES
 
 FINE = "fine.json"
 

@@ -15,6 +15,10 @@ class UserError(Exception):
         super().__init__("\n".join(self.problems))
 
 
+class InUse(UserError):
+    """Another process holds the run folder: nothing may be written there."""
+
+
 def mistake(key: str, given: object, allowed: str, remedy: str) -> str:
     """Return the one line that describes a wrong value."""
     return f"{key}={given}: allowed: {allowed}; {remedy}"
@@ -24,3 +28,12 @@ def nearest(name: str, known: Sequence[str]) -> str:
     """Return ' (did you mean X?)' when one of `known` resembles `name`, else ''."""
     found = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {found[0]}?)" if found else ""
+
+
+def mistakes(prefix: str, checks: Iterable[tuple[str, object, bool, str]]) -> list[str]:
+    """Return a line for each of `checks` that is not fine: (key, value given, whether it is fine, values allowed)."""
+    return [
+        mistake(f"{prefix}{key}", given, allowed, "correct the value")
+        for key, given, fine, allowed in checks
+        if not fine
+    ]

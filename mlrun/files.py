@@ -1,26 +1,81 @@
-"""The files that we write: ordinary permissions, and one line where the disk is full, read-only or forbidden."""
+"""The files that we write and read back: whole or not at all, and one line where something is wrong with them.
+
+A file is written aside, under a hidden name that ends in `.tmp`, forced to the disk, and renamed.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-FULL_OR_FORBIDDEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM)
+from mlrun.errors import UserError
+
+# What a run folder holds.
+CONFIG, PLAN, LOG, SUMMARY, EVALUATION = "config.yaml", "plan.json", "log.jsonl", "summary.json", "evaluate.json"
+ERROR, LOCK = "error.txt", ".lock"
+CHECKPOINTS, MODEL = "checkpoints", "model"
+
+ASIDE = ".tmp"
+# What a process that was killed leaves behind: ours, and those of versions that named them by their process.
+_LEFT = re.compile(rf"\..+(\.\d+|\.parts|{re.escape(ASIDE)})")
+JSON_BYTES = 100 * 2**20
+
+# The settings in config.yaml that say where, how fast, under which name and to whom a run is told, and never what it
+# computes. A resumed run may change them, and runs are compared whatever they are. The seed moves the loss: a resumed
+# run keeps it, while a report takes runs that differ in it alone as repeats (report/pairing.py).
+RUNTIME = (
+    "task",
+    "run",
+    "runs",
+    "source",
+    "target",
+    "grown",
+    "fine",
+    "name",
+    "log_every",
+    "cache",
+    "hardware",
+    "logger",
+    "evaluation",
+    "checkpoint",
+    "eval.batch",
+)
+
+# What a person can do where a file cannot be written, by the number of the system's error.
 _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder that you may write to"),
 }
 
 
-def reason(error: OSError, folder: Path) -> str:
-    """Return the one line about a file that could not be written; nothing that was saved before is lost."""
-    place = error.filename if error.filename is not None else folder
-    remedy = _REMEDIES.get(error.errno or 0, "choose a folder that you may write to")
-    saved = "; then the same command goes on from the last checkpoint" if (folder / "checkpoints").is_dir() else ""
-    return f"{place}: {error.strerror}: {remedy}{saved}"
+def reason(error: OSError, folder: Path) -> str | None:
+    """Return the one line about a file that could not be written; None if the fault is another.
+
+    Nothing that was saved before is lost, unless the folder itself was removed.
+    """
+    place = folder if error.filename is None else Path(os.fsdecode(error.filename))
+    if error.errno in (errno.ENOENT, errno.ESTALE) and place.absolute().is_relative_to(folder.absolute()):
+        return f"{place}: it was removed while the run used it; put the folder back, or start a new one with run=..."
+    if error.errno not in _REMEDIES:
+        return None
+    saved = "; then the same command goes on from the last checkpoint" if (folder / CHECKPOINTS).is_dir() else ""
+    return f"{place}: {error.strerror}: {_REMEDIES[error.errno]}{saved}"
+
+
+def full_or_forbidden(error: BaseException) -> bool:
+    """Return whether a file could not be written for want of room or of permission."""
+    return isinstance(error, OSError) and error.errno in _REMEDIES
 
 
 def as_os_error(error: Exception, path: Path) -> OSError:
@@ -37,3 +92,105 @@ def ordinary(path: Path) -> None:
     mask = os.umask(0o077)  # the only way to read it is to set it
     os.umask(mask)
     os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)
+
+
+# Writing
+
+
+def aside(path: Path) -> Path:
+    """Return a name beside `path` that nobody else uses, for what is not whole yet."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{ASIDE}")
+
+
+def rename(temporary: Path, target: Path) -> None:
+    """Put what is whole in its place; what was there is replaced."""
+    os.replace(temporary, target)
+
+
+@contextmanager
+def whole_file(path: Path, install: Callable[[Path, Path], None] = rename) -> Iterator[Path]:
+    """Give a path to write to, which becomes `path` when the block ends well; else the file stays as it was.
+
+    `install` renames the one to the other.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = aside(path)
+    try:
+        yield temporary
+        ordinary(temporary)
+        sync(temporary)
+        install(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)  # what the user knows
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file as a whole."""
+    with whole_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file as a whole."""
+    with whole_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a file by a JSON value, indented for readers."""
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Force a file to the disk."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left of unfinished writes; only who holds the folder may."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _LEFT.fullmatch(path.name):
+            remove(path)
+
+
+# Reading
+
+
+def read_json(path: Path, remedy: str = "restore the file") -> dict[str, Any]:
+    """Return a JSON object.
+
+    Raises:
+        UserError: the file is missing, damaged, too large, nested too deep, or holds something else.
+    """
+    try:
+        size = path.stat().st_size
+        if size > JSON_BYTES:
+            raise UserError(f"{path}: {size:,} bytes are no file of ours; {remedy}")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise UserError(f"{path}: its JSON is nested too deep; {remedy}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error}); {remedy}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: not a JSON object; {remedy}")
+    return found
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

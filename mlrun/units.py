@@ -74,3 +74,13 @@ def human(number: float) -> str:
         if abs(number) >= _PREFIX[prefix]:
             return f"{number / _PREFIX[prefix]:.3g}{prefix}"
     return f"{number:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in the largest unit that leaves at least one: 2.5 h, 12 min, 3.1 s; n/a if it is not known."""
+    if seconds is None:
+        return "n/a"
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.2g} s"

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 import toy
 
-from mlrun import run
+from mlrun import files, run
 from mlrun.config import Config, Hardware
 from mlrun.log.jsonl import Jsonl
 from mlrun.multilevel import operators, transfer
-from mlrun.train.checkpoint import sharded, store
+from mlrun.train.checkpoint import sharded, tensor_files
+from mlrun.train.checkpoint.store import Checkpoints
 
 
 def die() -> None:
@@ -47,7 +48,7 @@ def around(owner: Any, name: str, at: int, before: bool) -> None:
 
 def torn(at: int) -> None:
     """Half a file reaches the disk."""
-    real, calls = store.save_file, [0]
+    real, calls = tensor_files.save_file, [0]
 
     def save(tensors: Any, path: Any, meta: Any) -> None:
         calls[0] += 1
@@ -56,22 +57,22 @@ def torn(at: int) -> None:
             os.truncate(path, os.path.getsize(path) // 2)
             die()
 
-    store.save_file = save
+    tensor_files.save_file = save
 
 
 def torn_shard(at: int) -> None:
     """Half of a shard reaches the disk."""
-    real, calls = sharded._write, [0]
+    real, calls = sharded.write_shard, [0]
 
-    def write(folder: Path, *args: Any) -> None:
+    def write(path: Path, *args: Any) -> str:
         calls[0] += 1
-        real(folder, *args)
+        checksum = real(path, *args)
         if calls[0] == at:
-            (path,) = folder.glob("*.distcp")
             os.truncate(path, os.path.getsize(path) // 2)
             die()
+        return checksum
 
-    sharded._write = write
+    sharded.write_shard = write
 
 
 def half_line(at: int) -> None:
@@ -92,18 +93,17 @@ POINTS: dict[str, Callable[[int, bool], None]] = {
     "step": lambda at, before: around(torch.optim.AdamW, "step", at, before),
     "torn checkpoint": lambda at, before: torn(at),
     "torn shard": lambda at, before: torn_shard(at),
-    "note": lambda at, before: around(sharded, "_sign", at, before),
-    "removal": lambda at, before: around(store, "remove", at, before),
+    "note": lambda at, before: around(sharded, "write_note", at, before),
+    "removal": lambda at, before: around(files, "remove", at, before),
     "rename": lambda at, before: around(os, "replace", at, before),
     "half a record": lambda at, before: half_line(at),
     "transfer": lambda at, before: around(operators, ("iter_coalesce", "iter_decoalesce")[at % 2], 1, before),
     "blend": lambda at, before: around(operators, "interpolate", 1, before),
     "receipt": lambda at, before: around(transfer, "receipt", 1 + at % 2, before),
-    "evaluation": lambda at, before: around(run, "held_out_loss", at, before),
+    "evaluation": lambda at, before: around(run, "measure", at, before),
     "model": lambda at, before: around(run, "save_model", 1, before),
-    "fork of shards": lambda at, before: around(sharded, "save_fork", at, before),
-    "fork": lambda at, before: around(store, "save_fork", at, before),
-    "branch": lambda at, before: around(store, "load_fork", at, before),
+    "fork": lambda at, before: around(Checkpoints, "save_fork", at, before),
+    "branch": lambda at, before: around(Checkpoints, "load_fork", at, before),
 }
 
 

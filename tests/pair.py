@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +21,7 @@ import pytest
 import torch
 import toy
 
-from mlrun.config import Cycle, Eval, Hardware, Optimizer, Row, Schedule
+from mlrun.config import Cycle, Eval, Hardware, Row, Schedule
 from mlrun.models.bert import BERT
 from mlrun.models.llama import Llama
 from mlrun.multilevel.coarsening.fpi import FPI
@@ -34,12 +33,13 @@ from mlrun.multilevel.growth.fresh import Fresh
 from mlrun.multilevel.growth.mslt import MSLT
 from mlrun.multilevel.growth.staged import Staged
 from mlrun.train import loop
+from mlrun.train.optimizers.adamw import AdamW
 
 DIMS = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}
 GROW = (Row(2, "30%"), Row(1, "40%"), Row(1, "20%"))
 BOTH = Uniform(width=2, ffn=2, head=2, depth=2, layers="strided")
-AVERAGED = Optimizer(lr=1e-2, ema=0.9)
-DECAYED = Optimizer(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="1 steps", decay="2 steps"))
+AVERAGED = AdamW(lr=1e-2, ema=0.9)
+DECAYED = AdamW(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="1 steps", decay="2 steps"))
 
 
 def cycle(stages: Any = toy.V_CYCLE, policy: str = "reset", **changes: Any) -> Cycle:
@@ -59,7 +59,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "3 levels": {
         "model": replace(toy.model(), layer=4, tied=False),
         "cycle": cycle((Row(1, "10%"), Row(2, "10%"), Row(3, "20%"), Row(2, "20%"), Row(1, "30%")), "carry"),
-        "optimizer": Optimizer(lr=1e-2),
+        "optimizer": AdamW(lr=1e-2),
     },
     "llama": {
         "cycle": cycle(noise=0.05),
@@ -67,6 +67,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "model": Llama(toy.WORDS, toy.SEQUENCE, 16, kv_head=2, group=2, head_dim=8, ffn=32, layer=2, qk_norm=True),
     },
     "bert": {"model": BERT(vocab=toy.WORDS, position=toy.SEQUENCE, token_type=1, **DIMS)},
+    "ragged": {"data": toy.Toy(ragged=True), "cycle": cycle(policy="carry")},
     "aki": growing(AKI(), FPI(width=2, ffn=2, head=2, depth=2)),
     "staged": growing(Staged(), Uniform(width=2, ffn=2, head=2), "carry"),
     "expand": growing(Expand(), Uniform(depth=2), optimizer=AVERAGED),
@@ -84,7 +85,7 @@ def config(name: str, **hardware: Any) -> Any:
 
 @dataclass(frozen=True)
 class Part:
-    """One run in `folder`, stopped after step `stop` as by a signal."""
+    """One run in `folder`, stopped as by a signal at the first event from step `stop` on."""
 
     folder: str
     run: str
@@ -95,17 +96,10 @@ class Part:
 
 def live(part: Part) -> None:
     """Opener the run to its end, or to where it is stopped."""
-    real = loop.record
-
-    def record(job: Any, stage: Any, step: int, kind: str, **values: Any) -> dict[str, Any]:
-        if step == part.stop:
-            os.kill(os.getpid(), signal.SIGUSR2)
-        return real(job, stage, step, kind, **values)
-
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         if part.stop is not None:
-            patch.setattr(loop, "record", record)
+            toy.stop_at(patch, part.stop)
             stack.enter_context(pytest.raises(loop.Stopped))
         toy.run(Path(part.folder), config(part.run, **part.hardware))
 

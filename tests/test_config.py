@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mlrun.cli import compose
-from mlrun.cli.tasks import TASKS
-from mlrun.config import CHOICES, Settings, conf_dir, load
+from mlrun.cli import command, points
+from mlrun.config import ARGUMENTS, Settings, conf_dir, load
 from mlrun.errors import UserError
 from mlrun.plan.make import make_plan
 
 CONF = conf_dir()
 FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+# What the files of a group share.
+BASES = sorted(path.relative_to(CONF) for path in CONF.glob("*.yaml") if path.stem != "config")
 # Values that only the user can give.
-FREE_KEY = {"data.files": "data.files=[x.parquet]", "data.classes": "data.classes=1000"}
+OWN = {"data.files": "data.files=[x.parquet]", "data.classes": "data.classes=1000"}
 
 
 def choices(group: str, *early: str) -> list[str]:
@@ -37,15 +39,16 @@ PARTNERS = {
     ],
     "data": [[model] for model in choices("model", "gpt_tiny", "gpt_base", "deit_s", "deit_digits")],
     "coarsening": [[], ["cycle.lengths.final=rest"]],
-    "growth": [[], ["coarsening=stack"], ["coarsening=depth_only", "optimizer.ema=0.9"]],
+    "growth": [[], ["coarsening=stack"], ["coarsening=kept"], ["coarsening=depth_only", "optimizer.ema=0.9"]],
     "method": [[], ["optimizer.ema=0.9"]],
+    "experiment": [[], ["scale=tiny"]],
 }
 
 
 def plan_problems(overrides: list[str]) -> list[str]:
     """Return why a command line has no plan, or nothing."""
     try:
-        (point,) = compose.points(compose.read(overrides))
+        (point,) = points.of(command.read(overrides))
         make_plan(load(point.settings), sources=False)
     except UserError as error:
         return error.problems
@@ -61,36 +64,85 @@ def test_every_yaml_file_composes_builds_and_plans(file: Path) -> None:
         overrides = [f"{group}={name}", *partner]
         problems = plan_problems(overrides)
         if asked := [line.partition("=???")[0] for line in problems if "=???" in line]:
-            problems = plan_problems([*overrides, *(FREE_KEY[key] for key in asked)])
+            problems = plan_problems([*overrides, *(OWN[key] for key in asked)])
         if not problems:
             return
         found[tuple(partner)] = problems
     raise AssertionError(found)
 
 
-@pytest.mark.parametrize("file", [Path("config.yaml"), *FILES], ids=str)
-def test_every_key_has_a_comment_above_it(file: Path) -> None:
-    """But `_target_`, names, keys that only hold others, and the second of a pair; experiments are diffs on these."""
-    lines = (CONF / file).read_text().partition("\nhydra:")[0].splitlines()
+def keys(file: Path) -> Iterator[tuple[str, bool]]:
+    """Yield every key at the left edge that has a value, and whether a comment stands above it."""
+    for above, line in pairwise((CONF / file).read_text().partition("\nhydra:")[0].splitlines()):
+        if key := re.match(r"(\w+):.", line):
+            yield key[1], above.startswith("#")
+
+
+def bases(file: Path) -> list[Path]:
+    """Return the files that a file is a diff on: those of its defaults, and theirs."""
+    defaults = yaml.safe_load((CONF / file).read_text()).get("defaults", [])
+    names = [name for name in defaults if isinstance(name, str) and "@" not in name and file != Path("config.yaml")]
+    found = [Path(f"{name}.yaml".lstrip("/")) if name[0] == "/" else file.parent / f"{name}.yaml" for name in names]
+    return found + [below for base in found for below in bases(base)]
+
+
+@pytest.mark.parametrize("file", [Path("config.yaml"), *BASES, *FILES], ids=str)
+def test_every_key_is_explained_once_in_its_file_or_in_that_it_is_a_diff_on(file: Path) -> None:
+    """But `_target_`, names, keys that only hold others, and the second of a pair; experiments and scales are diffs."""
+    lines = (CONF / file).read_text().splitlines()
     assert lines[0].startswith("#"), "the first line says what the file is"
     untold = {"_target_", "name", "beta2", "entity", "tags"}
-    for above, line in pairwise(lines):
-        key = re.match(r"(\w+):.", line)
-        if file.parts[0] not in ("experiment", "method") and key is not None and key[1] not in untold:
-            assert above.startswith("#"), f"{file}: {line}"
+    explained = {key for base in bases(file) for key, comment in keys(base) if comment}
+    for key, comment in keys(file):
+        if file.parts[0] not in ("experiment", "method", "scale") and key not in untold:
+            assert comment or key in explained, f"{file}: {key}"
 
 
-@pytest.mark.parametrize("file", [Path("config.yaml"), *FILES], ids=str)
+def test_what_files_share_is_no_choice_of_a_group() -> None:
+    """A file at the top of conf/ is in no group: help and completion do not list it."""
+    assert BASES and all(base.stem.startswith("_") for base in BASES)
+    used = {below for file in FILES for below in bases(file)}
+    assert set(BASES) <= used
+
+
+@pytest.mark.parametrize("file", [Path("config.yaml"), *BASES, *FILES], ids=str)
 def test_no_line_is_too_long_but_for_commands(file: Path) -> None:
     lines = (CONF / file).read_text().splitlines()
     assert [line for line in lines if len(line) > 120 and "mlrun " not in line] == []
 
 
 def test_experiments_are_diffs_that_win_over_the_defaults() -> None:
-    (point,) = compose.points(compose.read(["experiment=gpt_base"]))
+    (point,) = points.of(command.read(["experiment=gpt_base"]))
     assert point.settings.batch == 512 and point.settings.cycle.alpha == 0.25
-    (point,) = compose.points(compose.read(["experiment=gpt_base", "batch=8"]))
+    (point,) = points.of(command.read(["experiment=gpt_base", "batch=8"]))
     assert point.settings.batch == 8
+
+
+GRIDS = [f.stem for f in FILES if f.parts[0] == "experiment" and "sweeper" in (CONF / f).read_text()]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("scale", ["tiny", "small", "bert"])
+def test_every_grid_can_be_tried_at_every_scale(grid: str, scale: str) -> None:
+    found = points.of(command.read(["-m", f"scale={scale}", f"experiment={grid}"]))
+    alone = points.of(command.read([f"scale={scale}"]))[0].settings
+    rates = {float(rate) for swept in alone.scale.rates.values() for rate in swept.split(",")}
+    assert {point.settings.optimizer.lr for point in found} <= rates
+    assert {(point.settings.budget, point.settings.model) for point in found} == {(alone.budget, alone.model)}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_a_grid_without_a_scale_is_one_line(grid: str) -> None:
+    with pytest.raises(UserError) as caught:
+        points.of(command.read(["-m", f"experiment={grid}"]))
+    (line,) = caught.value.problems
+    assert line.startswith("scale=null") and line.endswith("give scale=NAME")
+
+
+def test_arguments_of_tasks_and_grids_are_no_part_of_a_run() -> None:
+    (point,) = points.of(command.read(["scale=tiny"]))
+    resolved = load(point.settings).resolved
+    assert set(resolved) == set(Settings.__dataclass_fields__) - set(ARGUMENTS)
 
 
 def test_the_schema_and_the_yaml_have_the_same_keys() -> None:
@@ -101,12 +153,8 @@ def test_the_schema_and_the_yaml_have_the_same_keys() -> None:
     assert set(Settings.__dataclass_fields__) == (set(written) - {"defaults", "hydra"}) | groups
 
 
-def test_every_task_that_may_be_asked_for_exists() -> None:
-    assert set(TASKS) == set(CHOICES["task"])
-
-
 def settings(*overrides: str) -> None:
-    (point,) = compose.points(compose.read(overrides))
+    (point,) = points.of(command.read(overrides))
     load(point.settings)
 
 
@@ -116,14 +164,17 @@ def settings(*overrides: str) -> None:
         ("model._target_=os.system", "MLRUN_PACKAGES"),
         ("model._target_=mlrun.models.gpt.Nothing", "an importable class"),
         ("model._target_=mlrun.nothing.GPT", "an importable class"),
-        ("model._target_=mlrun.plan.make.make_plan", "a dataclass"),
+        ("model._target_=mlrun.plan.make.make_plan", "a class"),
         ("~model._target_", "model._target_=missing"),
         ("+model.hed=3", "did you mean head?"),
-        ("+optimizer.momentum=0.9", "allowed: lr, beta1"),
+        ("+optimizer.momentum=0.9", "allowed: lr, clip, ema, schedule, beta1"),
+        ("+optimizer.schedule.warmpu=1%", "did you mean warmup?"),
+        ("optimizer.schedule=cosine", "allowed: optimizer.schedule.shape, optimizer.schedule.warmup"),
+        ("optimizer.lr=true", "Value 'True' of type 'bool' could not be converted to Float"),
+        ("~optimizer.lr", "missing mandatory value: lr"),
         ("model.embed=wide", "could not be converted to Integer"),
         ("optimizer.schedule.shape=cosin", "did you mean cosine?"),
         ("cycle.lengths=null", "cycle.lengths"),
-        ("task=trian", "did you mean train?"),
     ],
 )
 def test_what_no_schema_sees_is_told_too(override: str, told: str) -> None:

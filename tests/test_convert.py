@@ -8,6 +8,8 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,11 @@ from torch import Tensor
 from mlrun.config import Hardware
 from mlrun.convert import coalesce_folder, decoalesce_folder, interpolate_folders
 from mlrun.errors import UserError
-from mlrun.evaluate import evaluate
+from mlrun.evaluate.accuracy import Accuracy
+from mlrun.evaluate.base import Context
+from mlrun.evaluate.finished import evaluate
+from mlrun.evaluate.held_out import HeldOut
+from mlrun.evaluate.perplexity import Perplexity
 from mlrun.interop.folders import export_hf, import_hf
 from mlrun.interop.read import open_folder
 from mlrun.models.base import Model
@@ -205,33 +211,36 @@ def a_run(folder: Path) -> dict:
     return summary
 
 
+def measured(folder: Path, **hardware: Any) -> dict[str, Any]:
+    return evaluate(folder, Hardware(**hardware), (HeldOut(), Perplexity(), Accuracy()))
+
+
 def test_evaluate_repeats_the_runs_last_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLRUN_PACKAGES", "toy")
     summary = a_run(tmp_path)
-    result = evaluate(tmp_path)
-    assert result["val_loss"] == pytest.approx(summary["val_loss"], rel=1e-6)
-    assert result["perplexity"] == math.exp(result["val_loss"])
+    result = measured(tmp_path)
+    assert result["loss"] == pytest.approx(summary["val_loss"], rel=1e-6)
+    assert result["perplexity"] == math.exp(result["loss"])
     assert json.loads((tmp_path / "evaluate.json").read_text()) == result
-    assert evaluate(tmp_path, Hardware(sharding="fsdp")) == result
+    assert measured(tmp_path, sharding="fsdp") == result
 
 
 def test_evaluate_is_strict_about_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLRUN_PACKAGES", "toy")
     with pytest.raises(UserError, match=r"no config\.yaml"):
-        evaluate(tmp_path)
+        measured(tmp_path)
     a_run(tmp_path)
     config = tmp_path / "model" / "config.json"
     config.write_text(config.read_text().replace('"layer": 2', '"layer": 1'))
     with pytest.raises(UserError, match=r"tensor blocks\.1\."):
-        evaluate(tmp_path)
+        measured(tmp_path)
     assert not (tmp_path / "evaluate.json").exists()
     (tmp_path / "model").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="no model yet"):
-        evaluate(tmp_path)
+        measured(tmp_path)
 
 
 def test_accuracy_counts_the_likeliest_class() -> None:
-    from mlrun.evaluate import accuracy
     from mlrun.models.network import build
     from mlrun.train.parallel.processes import Ranks
 
@@ -240,10 +249,15 @@ def test_accuracy_counts_the_likeliest_class() -> None:
     guesses = net.logits({"images": images}).argmax(-1)
     labels = torch.where(torch.arange(6) < 2, (guesses + 1) % 6, guesses)
     batches = [{"images": images[:4], "labels": labels[:4]}, {"images": images[4:], "labels": labels[4:]}]
-    ranks = Ranks(0, 1, torch.device("cpu"))
-    assert accuracy(net, batches, Hardware(), ranks) == pytest.approx(4 / 6)
+
+    def accuracy(batches: list[dict[str, torch.Tensor]]) -> float:
+        source = SimpleNamespace(validation=lambda size: iter(batches))
+        context = Context(source, 4, Hardware(), Ranks(0, 1, torch.device("cpu")))
+        return Accuracy().measure(net, context)["accuracy"]
+
+    assert accuracy(batches) == pytest.approx(4 / 6)
     soft = [{**batch, "labels": torch.nn.functional.one_hot(batch["labels"], 6).float()} for batch in batches]
-    assert accuracy(net, soft, Hardware(), ranks) == pytest.approx(4 / 6)
+    assert accuracy(soft) == pytest.approx(4 / 6)
 
 
 def test_a_flipped_bit_in_a_run_is_noticed(tmp_path: Path) -> None:

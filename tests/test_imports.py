@@ -18,7 +18,8 @@ PACKAGE = Path(mlrun.__path__[0])
 
 # From the ground up; imports for type checkers alone count.
 FLOORS = (
-    "errors units files",
+    "errors units",
+    "files",
     "models config log report",
     "plan data",
     "train",
@@ -73,6 +74,18 @@ def test_a_file_imports_its_own_package_and_lower_floors(module: str) -> None:
     assert [name for name in sorted(others) if FLOOR[packages(name)] >= FLOOR[own]] == []
 
 
+def drawing() -> str:
+    """Return who imports whom as docs/design.md shows it, from the top floor down."""
+    parts = [name for names in reversed(FLOORS) for name in names.split()]
+    known = {part: {packages(name) for module in MODULES for name in ours(MODULES[module])
+                    if module != "mlrun" and packages(module) == part} - {part} for part in parts}  # fmt: skip
+    return "\n".join(f"    {part:<12}{' '.join(p for p in parts if p in known[part])}".rstrip() for part in parts)
+
+
+def test_the_drawing_in_the_design_is_that_of_the_code() -> None:
+    assert drawing() in (PACKAGE.parent / "docs" / "design.md").read_text(), drawing()
+
+
 def test_no_circle() -> None:
     graph: Mapping[str, set[str]] = {
         module: {name for name in ours(path) if name != module and not MODULES[name].name.startswith("__init__")}
@@ -112,7 +125,7 @@ def test_the_report_reads_files_only() -> None:
     assert {name.partition(".")[0] for name in known}.isdisjoint({"torch", "hydra", "omegaconf", "wandb"})
 
 
-ALL = ", ".join(f"mlrun.{name}" for _, name, _ in pkgutil.walk_packages([str(PACKAGE)]) if name != "__main__")
+ALL = ", ".join(name for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "mlrun.") if name != "mlrun.__main__")
 
 
 @pytest.mark.parametrize(

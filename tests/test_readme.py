@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mlrun.cli import compose, tasks
+from mlrun.cli import command, points, tasks
 from mlrun.config import load
 from mlrun.plan.make import make_plan
 
@@ -39,7 +39,7 @@ COMMANDS = sorted({line for line in lines() if line.split()[0] in ("mlrun", "tor
 def test_every_command_composes_and_plans(line: str) -> None:
     words = arguments(line)
     assert words is not None
-    for point in compose.points(compose.read(words)):
+    for point in points.of(command.read(words)):
         assert point.settings.task in tasks.TASKS
         if point.settings.task in ("train", "plan"):
             assert make_plan(load(point.settings), sources=False).steps > 0

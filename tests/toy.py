@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mlrun.config import Checkpoint, Config, Cycle, Eval, Optimizer, Row, Schedule, Settings
-from mlrun.log.none import NoLogger
+from mlrun.config import Checkpoint, Config, Cycle, Eval, Row, Schedule, Settings
+from mlrun.evaluate.held_out import HeldOut
+from mlrun.models.base import IGNORED
 from mlrun.models.gpt import GPT
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.plan.make import make_plan
 from mlrun.run import train
+from mlrun.train import loop
+from mlrun.train.optimizers.adamw import AdamW
 
 WORDS, SEQUENCE = 32, 16
 # The same for the command line, with the embedded speeches.
@@ -33,15 +38,19 @@ V_CYCLE = (Row(1, "20%"), Row(2, "40%"), Row(1, "50%"))
 # The V-cycle with two branches of three steps each, from steps 15 and 17 of 22.
 BRANCHED: dict[str, Any] = {
     "cycle": Cycle(name="2level", stages=list(V_CYCLE), branches=["62%", "71%"]),
-    "optimizer": Optimizer(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="3 steps")),
+    "optimizer": AdamW(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="3 steps")),
 }
 
 
 @dataclass(frozen=True)
 class Toy:
-    """Sequences of a fixed Markov chain; sample `i` depends on the seed and `i` alone."""
+    """Sequences of a fixed Markov chain; sample `i` depends on the seed and `i` alone.
+
+    `ragged`: sample i has (5 * i) modulo (sequence + 1) labels, so that some have none and one has all.
+    """
 
     sequence: int = SEQUENCE
+    ragged: bool = False
 
     def targets(self, model: Any) -> int:
         return self.sequence
@@ -50,24 +59,31 @@ class Toy:
         return []
 
     def open(self, model: Any, seed: int, cache: str, batch: int = 1) -> Source:
-        return Source(seed, self.sequence)
+        return Source(seed, self.sequence, self.ragged)
 
 
 @dataclass
 class Source:
     seed: int
     sequence: int
+    ragged: bool = False
     samples: int | None = None
 
     def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[dict[str, Tensor]]:
         while True:
             indices = range(start, start + size)[slice(None) if rows is None else rows]
-            yield _batch([_sample(self.seed, i, self.sequence) for i in indices])
+            yield self._batch(self.seed, indices)
             start += size
 
     def validation(self, size: int) -> Iterator[dict[str, Tensor]]:
         for first in range(0, 16, size):
-            yield _batch([_sample(10**6, i, self.sequence) for i in range(first, min(first + size, 16))])
+            yield self._batch(10**6, range(first, min(first + size, 16)))
+
+    def _batch(self, seed: int, indices: range) -> dict[str, Tensor]:
+        batch = _batch([_sample(seed, i, self.sequence) for i in indices])
+        for row, index in enumerate(indices if self.ragged else ()):
+            batch["labels"][row, 5 * index % (self.sequence + 1) :] = IGNORED
+        return batch
 
     def describe(self) -> dict[str, Any]:
         return {"name": "toy"}
@@ -86,7 +102,8 @@ def _sample(seed: int, index: int, length: int) -> np.ndarray:
 
 def _batch(rows: list[np.ndarray]) -> dict[str, Tensor]:
     words = torch.from_numpy(np.stack(rows))
-    return {"tokens": words[:, :-1].contiguous(), "labels": words[:, 1:].contiguous()}
+    tokens, labels = words[:, :-1].contiguous(), words[:, 1:].clone()
+    return {"tokens": tokens, "positions": torch.arange(tokens.shape[1]).expand_as(tokens), "labels": labels}
 
 
 __all__ = ["Checkpoint", "Toy"]
@@ -105,21 +122,29 @@ def settings(**changes: Any) -> Settings:
         "cache": "unused",
         "log_every": 1,
         "cycle": Cycle(name="2level", stages=list(V_CYCLE)),
-        "optimizer": Optimizer(lr=1e-2, schedule=Schedule(warmup="10%")),
         "eval": Eval(every="20%", batch=8),
     }
     return Settings(**{**base, **changes})
 
 
-def make(coarsening: Any = None, model: Any = None, growth: Any = None, **changes: Any) -> Config:
+def make(
+    coarsening: Any = None,
+    model: Any = None,
+    growth: Any = None,
+    optimizer: Any = None,
+    data: Any = None,
+    **changes: Any,
+) -> Config:
     """Return a checked configuration of the toy run."""
     return Config(
         settings(**changes),
         model=globals()["model"]() if model is None else model,
         coarsening=Uniform(width=2, ffn=2, head=2, depth=2) if coarsening is None else coarsening,
         growth=Decoalesce() if growth is None else growth,
-        data=Toy(),
-        logger=NoLogger(),
+        data=Toy() if data is None else data,
+        optimizer=AdamW(lr=1e-2, schedule=Schedule(warmup="10%")) if optimizer is None else optimizer,
+        logger={},
+        evaluation={"held_out": HeldOut()},
         resolved={"model": {"_target_": "mlrun.models.gpt.GPT"}, "changes": repr(changes)},
     )
 
@@ -130,15 +155,62 @@ def run(folder: Path, config: Config) -> dict[str, Any]:
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """Return the log without its timings, the only part that differs between equal runs."""
+    """Return the log without its timings and starts, the only part that differs between equal runs."""
     timings = ("seconds", "own_seconds", "stage_seconds", "tokens_per_second")
     lines = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
-    return [{key: value for key, value in line.items() if key not in timings} for line in lines]
+    kept = (line for line in lines if line["kind"] != "start")
+    return [{key: value for key, value in line.items() if key not in timings} for line in kept]
+
+
+def starts(folder: Path) -> list[dict[str, Any]]:
+    """Return the records of a run's starts."""
+    lines = (json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines())
+    return [line for line in lines if line["kind"] == "start"]
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
     """Return the trained weights of a run."""
     return load_file(folder / "model" / "model.safetensors")
+
+
+def at_event(monkeypatch: pytest.MonkeyPatch, step: int, act: Callable[[], None], kind: type | None = None) -> None:
+    """Act when the first event of the loop is due at or after a step, before the run answers it; once."""
+    real, acted = loop.train, False
+
+    def train(*args: Any) -> Iterator[loop.Event]:
+        nonlocal acted
+        for event in real(*args):
+            if not acted and event.step >= step and (kind is None or isinstance(event, kind)):
+                acted = True
+                act()
+            yield event
+
+    monkeypatch.setattr(loop, "train", train)
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send this process a signal to stop, when the first event is due at or after a step."""
+    at_event(monkeypatch, step, lambda: os.kill(os.getpid(), signal.SIGUSR2))
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
+    """Make the gradients of some steps NaN."""
+    real = loop.train
+
+    def train(job: Any, stage: Any, trainee: Any, batches: Iterator[Any], start: int, owed: bool) -> Iterator[Any]:
+        taken = start
+
+        def counted() -> Iterator[Any]:
+            nonlocal taken
+            for batch in batches:
+                taken += 1
+                yield batch
+
+        first = next(trainee.net.parameters())
+        first.register_hook(lambda gradient: torch.full_like(gradient, torch.nan) if taken in steps else gradient)
+        yield from real(job, stage, trainee, counted(), start, owed)
+
+    monkeypatch.setattr(loop, "train", train)
 
 
 def samples_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -47,7 +47,13 @@ def read_run(folder: Path) -> dict[str, Any]:
         match record.WhichOneof("record_type"):
             case "run":
                 run = record.run
-                out |= {"id": run.run_id, "project": run.project, "name": run.display_name, "group": run.run_group}
+                out |= {
+                    "id": run.run_id,
+                    "project": run.project,
+                    "entity": run.entity,
+                    "name": run.display_name,
+                    "group": run.run_group,
+                }
                 out["tags"] = list(run.tags)
                 out["config"] |= _items(run.config.update)
             case "history":

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import HydraContext
+from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from mlrun.cli.jobs import Jobs
+from mlrun.cli.tasks import TASKS
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,23 @@ class Job:
         return self.sweep / self.name
 
 
-def resolved(context: HydraContext | None, config: DictConfig, overrides: Sequence[str], number: int) -> Job:
-    """Return what the configuration of job `number` says of it."""
-    assert context is not None
+def resolved(
+    context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int, task_function: TaskFunction
+) -> Job:
+    """Return what is known of job `number`; a point of another sweeper than ours is composed to find out."""
+    assert isinstance(task_function, Jobs)
+    point = task_function.points.get(tuple(overrides))
+    if point is not None:
+        return Job(point.folder.parent, point.folder.name, _device(point.settings))
     job = context.config_loader.load_sweep_config(config, list(overrides))
     job.hydra.job.num = number
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(job)
     try:
-        device = job.hardware.device if job.task == "train" else "cpu"
-        return Job(Path(str(job.hydra.sweep.dir)), str(job.hydra.sweep.subdir), device)
+        return Job(Path(str(job.hydra.sweep.dir)), str(job.hydra.sweep.subdir), _device(job))
     finally:
         HydraConfig.instance().cfg = before
+
+
+def _device(settings: DictConfig) -> str:
+    return str(settings.hardware.device) if TASKS[settings.task].trains else "cpu"

@@ -23,8 +23,9 @@ from omegaconf import DictConfig
 
 from hydra_plugins.mlrun_launchers.jobs import Job, resolved
 from mlrun.cli import capacity
-from mlrun.cli.compose import override
-from mlrun.cli.tasks import ERROR
+from mlrun.cli.command import override
+from mlrun.cli.jobs import forget_failure, note_failure
+from mlrun.cli.messages import IN_USE
 
 # What says how to sweep; a single run has no use for it.
 OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.", "hydra.mode")
@@ -57,12 +58,13 @@ class LocalLauncher(Launcher):
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Keep what the runs are composed from."""
-        self.hydra_context, self.config = hydra_context, config
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Return one result per run, when all have ended; what a run has to say stands in its folder."""
         numbered = enumerate(job_overrides, initial_job_idx)
-        jobs = [(resolved(self.hydra_context, self.config, given, number), given) for number, given in numbered]
+        known = (self.hydra_context, self.config)
+        jobs = [(resolved(*known, given, number, self.task_function), given) for number, given in numbered]
         device = "cuda" if any(job.device == "cuda" for job, _ in jobs) else "cpu"
         free = capacity.shares(self.runs_at_a_time, self.processes_per_run, device)
         runs = [self._run(job, list(given)) for job, given in jobs]
@@ -76,7 +78,8 @@ class LocalLauncher(Launcher):
         if self.processes_per_run > 1:
             how = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes_per_run}", *how]
         kept = [text for text in self.config.hydra.overrides.hydra if not text.startswith(OF_THE_SWEEP)]
-        command = [sys.executable, *how, *kept, *overrides, override("run", job.folder)]
+        own = [text for text in overrides if not text.startswith(OF_THE_SWEEP)]
+        command = [sys.executable, *how, *kept, *own, override("run", job.folder)]
         return Run(command, job.folder, job.sweep / ".console" / f"{job.name}.txt")
 
     def _work_off(self, runs: list[Run], free: list[capacity.Share]) -> None:
@@ -99,8 +102,7 @@ class Started:
     def __init__(self, run: Run, share: capacity.Share) -> None:
         run.printed.parent.mkdir(parents=True, exist_ok=True)
         self.run = run
-        with contextlib.suppress(FileNotFoundError):
-            (run.folder / ERROR).unlink()
+        forget_failure(run.folder)
         with open(run.printed, "ab") as file:
             self._from = file.tell()
             # A session of its own: an interrupt of the terminal reaches us alone, and we ask the run to save.
@@ -117,10 +119,11 @@ class Started:
         if self.process.returncode == 0:
             return lines[-1] if lines else "done"
         told = [line for line in lines if line.startswith("mlrun: ")] or lines[-40:]
+        if self.process.returncode == IN_USE:
+            return told[-1]
         if not told:
             told = [f"mlrun: it ended with {_ending(self.process.returncode)} and printed nothing"]
-        self.run.folder.mkdir(parents=True, exist_ok=True)
-        (self.run.folder / ERROR).write_text("\n".join(told) + "\n")
+        note_failure(self.run.folder, "\n".join(told) + "\n")
         return told[-1]
 
 

@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from mlrun.cli import capacity, run_folder
-from mlrun.cli.compose import Point
-from mlrun.config import CHOICES, load, reference_problems
-from mlrun.errors import UserError, mistake
-from mlrun.plan.make import make_plan
-
-# Tasks that make a plan and have a folder of their own; the others read the folders of finished runs.
-PLANNED = ("train", "plan")
+from mlrun.cli import capacity, run_folder, tasks
+from mlrun.cli.points import Point
+from mlrun.config import Config, reference_problems
+from mlrun.errors import UserError, mistake, nearest
+from mlrun.files import CHECKPOINTS
+from mlrun.plan.stages import Plan
 
 
-def check(points: Sequence[Point]) -> None:
-    """Raise UserError with every problem of every configuration, each line once; writes nothing."""
+@dataclass(frozen=True)
+class Checked:
+    """A point whose folder is settled, and its configuration and plan if its task has one."""
+
+    point: Point
+    planned: tuple[Config, Plan] | None = None
+
+
+def check(points: Sequence[Point]) -> list[Checked]:
+    """Return the points with their plans; UserError with every problem of all, each line once. Writes nothing."""
     found: dict[str, list[str]] = {}
+    checked: list[Checked] = []
+    shared: dict[tuple[str, str], Any] = {}
     for point in points:
-        for line in problems(point):
-            found.setdefault(line, []).append(point.label)
+        try:
+            checked.append(_planned(point, shared))
+        except UserError as error:
+            _add(found, error.problems, point)
+    if not found:
+        checked = _placed(checked)
+        for one in checked:
+            _add(found, _surroundings(one), one.point)
     if found:
         raise UserError([_line(line, labels, len(points)) for line, labels in found.items()])
     if points[0].shares_machine:
         _room(points)
+    return checked
 
 
-def _room(points: Sequence[Point]) -> None:
-    """Raise UserError if this machine has no room for runs side by side."""
-    launcher = points[0].launcher
-    assert launcher is not None
-    wanted = {point.settings.hardware.device for point in points if point.settings.task == "train"}
-    capacity.shares(launcher.runs_at_a_time, launcher.processes_per_run, "cuda" if "cuda" in wanted else "cpu")
+def _add(found: dict[str, list[str]], lines: Sequence[str], point: Point) -> None:
+    for line in lines:
+        found.setdefault(line, []).append(point.label)
 
 
 def _line(line: str, labels: Sequence[str], total: int) -> str:
@@ -43,22 +57,52 @@ def _line(line: str, labels: Sequence[str], total: int) -> str:
     return f"{line} (in {len(labels)} of {total} runs, such as {labels[0]})"
 
 
-def problems(point: Point) -> list[str]:
-    """Return what is wrong with one configuration, a line each."""
+def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
+    """Return a point with its plan; UserError with what is wrong in its settings."""
     settings = point.settings
-    if settings.task in CHOICES["task"] and settings.task not in PLANNED:
-        return reference_problems(settings)
-    training = settings.task == "train"
-    try:
-        config = load(settings)
-        make_plan(config, sources=training)
-    except UserError as error:
-        return error.problems
+    task = tasks.TASKS.get(settings.task)
+    if task is None:
+        known = list(tasks.TASKS)
+        raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
+    if task.planned:
+        return Checked(point, tasks.planned(settings, shared))
+    if problems := reference_problems(settings) or tasks.missing(settings, point.own_run):
+        raise UserError(problems)
+    return Checked(point)
+
+
+def _placed(checked: list[Checked]) -> list[Checked]:
+    """Return the points of a sweep in the folders that were begun with their configurations, or else in new ones."""
+    wanted = [(one.point.folder, one.planned[0].resolved) for one in checked if one.planned is not None]
+    if len(wanted) != len(checked) or checked[0].point.overrides is None:
+        return checked
+    names = run_folder.place(wanted)
+    return [
+        replace(one, point=replace(one.point, folder=one.point.folder.parent / name))
+        for one, name in zip(checked, names, strict=True)
+    ]
+
+
+def _surroundings(one: Checked) -> list[str]:
+    """Return what is wrong with the folder and the machine, a line each; the configuration learns its folder."""
+    if one.planned is None:
+        return []
+    point, (config, _) = one.point, one.planned
+    if point.overrides is not None:
+        config.settings.run = config.resolved["run"] = str(run_folder.short(point.folder))
     found = _run_problems(point) or run_folder.problems(point.folder, config.resolved)
-    if training and point.on_this_machine:
+    if tasks.TASKS[config.settings.task].trains and point.on_this_machine:
         found += device_problems(config.settings.hardware.device) + _cache_problems(config.settings.cache)
         found += _init_problems(config.settings.init, point.folder)
     return found
+
+
+def _room(points: Sequence[Point]) -> None:
+    """Raise UserError if this machine has no room for runs side by side."""
+    launcher = points[0].launcher
+    assert launcher is not None
+    wanted = {point.settings.hardware.device for point in points if point.settings.task == "train"}
+    capacity.shares(launcher.runs_at_a_time, launcher.processes_per_run, "cuda" if "cuda" in wanted else "cpu")
 
 
 def _cache_problems(cache: str) -> list[str]:
@@ -77,7 +121,7 @@ def _run_problems(point: Point) -> list[str]:
 
 def _init_problems(init: str | None, run: Path) -> list[str]:
     """Only a run that begins reads `init`."""
-    if init is None or (init and os.path.isdir(os.path.expanduser(init))) or (run / "checkpoints").exists():
+    if init is None or (init and os.path.isdir(os.path.expanduser(init))) or (run / CHECKPOINTS).exists():
         return []
     return [mistake("init", init, "a model folder, ours or Hugging Face's", "correct the path, or leave it out")]
 

@@ -33,12 +33,7 @@ def file_facts(files: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 
 def _size_and_hash(file: str | Path) -> dict[str, Any]:
-    return {"size": os.path.getsize(file), "sha256": _sha256(file)}
-
-
-def _sha256(file: str | Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"size": os.path.getsize(file), "sha256": files.sha256(file)}
 
 
 def build(folder: Path, make: Callable[[Path], None]) -> Path:
@@ -72,7 +67,7 @@ def _build(folder: Path, make: Callable[[Path], None]) -> None:
     try:
         make(temporary)
         made = sorted(file for file in temporary.rglob("*") if file.is_file())
-        write_json(temporary / CONTENTS, {str(f.relative_to(temporary)): _size_and_hash(f) for f in made})
+        files.write_json(temporary / CONTENTS, {str(f.relative_to(temporary)): _size_and_hash(f) for f in made})
         files.ordinary(temporary)
         temporary.rename(folder)
     except OSError:
@@ -84,8 +79,7 @@ def _build(folder: Path, make: Callable[[Path], None]) -> None:
 
 def contents(folder: Path) -> dict[str, dict[str, Any]]:
     """Return size and sha256 of each file that `build` wrote."""
-    listed: dict[str, dict[str, Any]] = json.loads((folder / CONTENTS).read_text())
-    return listed
+    return files.read_json(folder / CONTENTS)
 
 
 def damage(folder: Path) -> str | None:
@@ -98,8 +92,8 @@ def damage(folder: Path) -> str | None:
         for name, fact in listed.items():
             if (size := os.path.getsize(folder / name)) != fact["size"]:
                 return f"{folder / name} has {size} of its {fact['size']} bytes"
-        changed = [name for name, fact in listed.items() if _sha256(folder / name) != fact["sha256"]]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        changed = [name for name, fact in listed.items() if files.sha256(folder / name) != fact["sha256"]]
+    except (UserError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return f"{folder} is damaged ({type(error).__name__}: {error})"
     return f"{folder / changed[0]} is damaged: its content is not what was written" if changed else None
 
@@ -132,15 +126,6 @@ def _one_line(folder: Path) -> Iterator[None]:
         raise
     except Exception as error:
         plain = error if isinstance(error, OSError) else files.as_os_error(error, folder)
-        if plain.errno not in files.FULL_OR_FORBIDDEN:
+        if not files.full_or_forbidden(plain):
             raise
         raise UserError(f"cache: {files.reason(plain, folder)}, or choose another cache=...") from error
-
-
-def write_json(file: Path, value: Any) -> None:
-    """Write JSON through a temporary file in the same folder, so that a reader sees all of it or none."""
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".making-")
-    with os.fdopen(handle, "w") as stream:
-        json.dump(value, stream)
-    files.ordinary(Path(temporary))
-    os.replace(temporary, file)

@@ -50,13 +50,8 @@ def _asked(key: str, label: str, question: Callable[[], Answer]) -> Answer:
         return question()
     except Exception as error:  # of `datasets`, of `huggingface_hub`, and of whatever they talk through
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        remedy = FULL if _disk(error) else OFFLINE if unreachable(error) else WRONG
+        remedy = FULL if files.full_or_forbidden(error) else OFFLINE if unreachable(error) else WRONG
         raise UserError(f"{key}: {label} cannot be loaded ({reason}); {remedy}") from error
-
-
-def _disk(error: BaseException) -> bool:
-    """Say whether the disk is full or forbidden."""
-    return isinstance(error, OSError) and error.errno in files.FULL_OR_FORBIDDEN
 
 
 def unreachable(error: BaseException | None) -> bool:

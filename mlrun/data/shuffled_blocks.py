@@ -125,7 +125,7 @@ class Blocks:
         try:
             digest, values = loads(self._file(block).read_text())
             return Mark(**values) if digest == cache.digest(values) else None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def _note(self, mark: Mark) -> None:
@@ -135,9 +135,9 @@ class Blocks:
         values = asdict(mark)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)  # the cache may have been emptied meanwhile
-            cache.write_json(file, [cache.digest(values), values])
+            files.write_json(file, [cache.digest(values), values])
         except OSError as error:
-            raise Broken(files.reason(error, self.folder)) from error
+            raise Broken(files.reason(error, self.folder) or str(error)) from error
 
     def _file(self, block: int) -> Path:
         return self.folder / f"{block:09d}.json"

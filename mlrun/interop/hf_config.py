@@ -7,6 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError
+from mlrun.models.base import RATES, Model
+
+# What a rate of dropping is called where its own class has no word for it: `transformers` keeps a key that a class does
+# not read, and does nothing with it.
+NAMES = {"dropout": ("dropout",), "attention_dropout": ("attention_dropout",), "drop_path": ("drop_path_rate",)}
+
+# The keys of a class by our rates; several keys of one rate have one value.
+Keys = Mapping[str, tuple[str, ...]]
 
 _REMEDY = "this option has no counterpart here, so the imported model would compute something else"
 
@@ -67,3 +75,20 @@ class Options:
     def _wrong(self, key: str, value: Any, allowed: str, remedy: str) -> None:
         given = "missing" if value is None else value
         self.problems.append(f"{self.path}: {key}={given}: allowed: {allowed}; {remedy}")
+
+
+def write_rates(model: Model, keys: Keys) -> dict[str, float]:
+    """Return the part of config.json that says what is dropped."""
+    return {key: getattr(model, rate) for rate in RATES for key in (NAMES | dict(keys))[rate]}
+
+
+def read_rates(options: Options, keys: Keys, absent: Mapping[str, float]) -> dict[str, Any]:
+    """Return our rates; `absent` is what the class takes for a key that is not there, 0 where it does not say."""
+    rates: dict[str, Any] = {}
+    for rate, names in (NAMES | dict(keys)).items():
+        found = {name: options.rate(name, absent.get(rate, 0.0)) for name in names}
+        rates[rate] = found[names[0]]
+        for name in names[1:]:
+            if found[name] != rates[rate]:
+                options.wrong(name, f"{rates[rate]}, which is {names[0]}")
+    return rates

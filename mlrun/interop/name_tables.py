@@ -1,6 +1,6 @@
 """Where each tensor of ours is in a foreign checkpoint: tables as data, and the reshuffling that they describe.
 
-A table maps our name template to a `Source`. Several of ours may be packed in one stored tensor (GPT-2's query,
+A table maps our name template to a `Stored`. Several of ours may be packed in one stored tensor (GPT-2's query,
 key and value).
 """
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 
 
-class Source(NamedTuple):
+class Stored(NamedTuple):
     """A stored tensor's name template, and how ours is in it.
 
     transpose: a matrix stored input first.
@@ -33,21 +33,21 @@ class Source(NamedTuple):
     scale: float = 1.0
 
 
-Table = Mapping[str, Source]
+NameTable = Mapping[str, Stored]
 
 
-def affine(ours: str, theirs: str, transpose: bool = False, part: tuple[int, int] = (0, 1)) -> dict[str, Source]:
+def affine(ours: str, theirs: str, transpose: bool = False, part: tuple[int, int] = (0, 1)) -> dict[str, Stored]:
     """Return the rows of a weight and its bias."""
-    weight = {f"{ours}.weight": Source(f"{theirs}.weight", transpose, part)}
-    return weight | {f"{ours}.bias": Source(f"{theirs}.bias", part=part)}
+    weight = {f"{ours}.weight": Stored(f"{theirs}.weight", transpose, part)}
+    return weight | {f"{ours}.bias": Stored(f"{theirs}.bias", part=part)}
 
 
-def weights(prefix: str, their_prefix: str, names: Mapping[str, str]) -> dict[str, Source]:
+def weights(prefix: str, their_prefix: str, names: Mapping[str, str]) -> dict[str, Stored]:
     """Return the rows of weights without bias."""
-    return {f"{prefix}.{ours}.weight": Source(f"{their_prefix}.{theirs}.weight") for ours, theirs in names.items()}
+    return {f"{prefix}.{ours}.weight": Stored(f"{their_prefix}.{theirs}.weight") for ours, theirs in names.items()}
 
 
-def groups(table: Table) -> dict[str, list[str]]:
+def groups(table: NameTable) -> dict[str, list[str]]:
     """Return, by stored name template, our templates that it holds, in the order of their parts."""
     found: dict[str, list[str]] = {}
     for template in sorted(table, key=lambda template: table[template].part[0]):
@@ -55,14 +55,14 @@ def groups(table: Table) -> dict[str, list[str]]:
     return {table[template].name: found[table[template].name] for template in table}
 
 
-def stored_shape(sources: Iterable[Source], shapes: Iterable[Shape]) -> Shape:
+def stored_shape(sources: Iterable[Stored], shapes: Iterable[Shape]) -> Shape:
     """Return the shape of the stored tensor that packs tensors of ours of these shapes."""
     source, found = next(iter(sources)), list(shapes)
     packed = (source.front + sum(shape[0] for shape in found), *found[0][1:])
     return (1,) * source.lead + (packed[::-1] if source.transpose else packed)
 
 
-def store(sources: Iterable[Source], tensors: Iterable[Tensor]) -> Tensor:
+def store(sources: Iterable[Stored], tensors: Iterable[Tensor]) -> Tensor:
     """Return the stored tensor that packs these tensors of ours; it may share memory with a single one."""
     import torch
 
@@ -75,7 +75,7 @@ def store(sources: Iterable[Source], tensors: Iterable[Tensor]) -> Tensor:
     return (tensor.T if source.transpose else tensor)[(None,) * source.lead]
 
 
-def take(source: Source, stored: Tensor) -> Tensor:
+def take(source: Stored, stored: Tensor) -> Tensor:
     """Return our tensor as a view of the stored one."""
     tensor = stored[(0,) * source.lead]
     tensor = (tensor.T if source.transpose else tensor)[source.front :]

@@ -9,7 +9,7 @@ A tensor is read when it is asked for.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from mlrun.config import build
 from mlrun.errors import UserError, mistake, nearest
+from mlrun.files import read_json
 from mlrun.interop.families.base import Family
 from mlrun.interop.families.registry import find_family, read_model, table_of
-from mlrun.interop.name_tables import Shape, Source, Table, groups, stored_shape, take
+from mlrun.interop.name_tables import NameTable, Shape, Stored, groups, stored_shape, take
 from mlrun.models.axes import at_depth, depth_axis, expand
 from mlrun.models.base import Model
-from mlrun.train.checkpoint.tensor_files import Shards, open_shards, read_json
+from mlrun.train.checkpoint.tensor_files import Shards, open_shards
 
 CONFIG, INNER = "config.json", "model"
 
@@ -36,7 +37,7 @@ class Checkpoint(Mapping[str, Tensor]):
     folder: Path
     family: Family | None
     model: Model
-    table: Table
+    table: NameTable
     stored: Mapping[str, str]
     shards: Shards
 
@@ -64,7 +65,7 @@ class Checkpoint(Mapping[str, Tensor]):
         """Yield a template's tensors as they are."""
         return (self[name] for name in names(template, self.model))
 
-    def _source(self, name: str) -> Source:
+    def _source(self, name: str) -> Stored:
         for template, source in self.table.items():
             axis = depth_axis(template)
             if axis is None and template == name:
@@ -125,7 +126,7 @@ def open_folder(folder: Path, key: str = "source") -> Checkpoint:
     return found
 
 
-def spell(family: Family | None, table: Table, shards: Shards) -> dict[str, str]:
+def spell(family: Family | None, table: NameTable, shards: Shards) -> dict[str, str]:
     """Return {name in the family's own spelling: name in the files}; what the logits do not need is left out.
 
     Raises:
@@ -154,10 +155,6 @@ def _equal(shards: Shards, one: str, other: str) -> bool:
     return (a.dtype, a.shape) == (b.dtype, b.shape) and torch.equal(shards[one], shards[other])
 
 
-def _near(given: object, known: Iterable[str]) -> str:
-    return nearest(str(given), list(known))
-
-
 # Checking
 
 
@@ -169,7 +166,7 @@ def _check(found: Checkpoint) -> None:
     for name, entry in entries.items():
         stored = found.stored[name]
         if name not in expected:
-            problems.append(f"tensor {stored}: the model has no such tensor{_near(name, expected)}")
+            problems.append(f"tensor {stored}: the model has no such tensor{nearest(name, list(expected))}")
         elif entry.shape != expected[name]:
             problems.append(f"tensor {stored}: shape {entry.shape}, but the model has {expected[name]}")
         elif entry.dtype is None:
@@ -190,7 +187,7 @@ def _mixed(found: Checkpoint) -> list[str]:
     return problems
 
 
-def layout(table: Table, model: Model) -> Iterator[tuple[str, str, Shape]]:
+def layout(table: NameTable, model: Model) -> Iterator[tuple[str, str, Shape]]:
     """Yield (stored name, one of our templates in it, stored shape) for every stored tensor of a model."""
     params, sizes = model.params(), model.sizes()
     for stored, templates in groups(table).items():

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 from mlrun.data.text.special_tokens import NAMES
+from mlrun.files import read_json
 from mlrun.models.base import Model
-from mlrun.train.checkpoint.tensor_files import read_json
 
 OURS, THEIRS = "tokenizer.json", "tokenizer_config.json"
 FILES = (

@@ -17,7 +17,7 @@ from mlrun.errors import UserError, mistake
 from mlrun.interop import tokenizers
 from mlrun.interop.families.base import Family
 from mlrun.interop.families.registry import table_of
-from mlrun.interop.name_tables import Table, groups, store
+from mlrun.interop.name_tables import NameTable, groups, store
 from mlrun.interop.read import CONFIG, INNER, Checkpoint, layout
 from mlrun.models.axes import at_depth
 from mlrun.models.base import Model
@@ -79,7 +79,7 @@ def save(
             (inner / name).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _unlike(table: Table, source: Checkpoint) -> list[str]:
+def _unlike(table: NameTable, source: Checkpoint) -> list[str]:
     """Return a line for each stored tensor that would pack tensors of several dtypes."""
     dtypes = {name: {str(source.dtype(template)) for template in found} for name, found in groups(table).items()}
     return [
@@ -90,7 +90,7 @@ def _unlike(table: Table, source: Checkpoint) -> list[str]:
 
 
 def _write_tensors(
-    folder: Path, table: Table, model: Model, stream: Stream, source: Checkpoint, shard_bytes: int
+    folder: Path, table: NameTable, model: Model, stream: Stream, source: Checkpoint, shard_bytes: int
 ) -> None:
     infos = [TensorInfo(name, source.dtype(template), shape) for name, template, shape in layout(table, model)]
     writer = Writer(folder, infos, shard_bytes)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mlrun.log.pace import Pace
+from mlrun.log.sink import Record, Sink
+from mlrun.units import duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -22,8 +23,10 @@ def console(plan: Mapping[str, Any], stream: TextIO) -> Lines | Bar:
     return Bar(plan, stream) if stream.isatty() else Lines(plan, stream)
 
 
-class Lines:
-    """Prints at most one training line an interval, and every other record."""
+class Lines(Sink):
+    """Prints at most one training line an interval, and every other record; the summary is the caller's."""
+
+    name = "the console"
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class Lines:
         self._stream, self._interval, self._clock = stream, interval, clock
         self._next = clock()  # the first training record is shown at once
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Print the record if it is its turn."""
         self._pace.see(record)
         if record["kind"] == "train":
@@ -45,15 +48,11 @@ class Lines:
             self._next = self._clock() + self._interval
         print(f"{where(record, self._pace)} | {what(record, self._pace)}", file=self._stream, flush=True)
 
-    def finish(self, summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
-        """The summary is printed by the caller, after the log is closed."""
 
-    def close(self, exit_code: int) -> None:
-        """Nothing is held."""
-
-
-class Bar:
+class Bar(Sink):
     """A bar over the FLOPs of the whole plan; everything but training scrolls above it."""
+
+    name = "the console"
 
     def __init__(self, plan: Mapping[str, Any], stream: TextIO) -> None:
         self._pace = Pace(plan)
@@ -61,7 +60,7 @@ class Bar:
         self._task = self._progress.add_task("", total=self._pace.total, text="starting")
         self._progress.start()
 
-    def write(self, record: Mapping[str, Any]) -> None:
+    def write(self, record: Record) -> None:
         """Move the bar; print what is not training above it."""
         self._pace.see(record)
         if record["kind"] == "train":
@@ -70,9 +69,6 @@ class Bar:
         else:
             self._progress.console.print(f"{where(record, self._pace)} | {what(record, self._pace)}")
         self._progress.update(self._task, completed=record["flops"], description=place(record, self._pace))
-
-    def finish(self, summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
-        """The summary is printed by the caller, after the log is closed."""
 
     def close(self, exit_code: int) -> None:
         """Leave the bar as it stands and give the terminal back."""
@@ -93,19 +89,19 @@ def _progress(stream: TextIO) -> Progress:
     )
 
 
-def place(record: Mapping[str, Any], pace: Pace) -> str:
+def place(record: Record, pace: Pace) -> str:
     """Return `stage 2/3 level 2`, or `stage 3/3 branch 50%`."""
     where = f"branch {100 * record['branch']:.4g}%" if "branch" in record else f"level {record['level']}"
     return f"stage {record['stage'] + 1}/{pace.stages} {where}"
 
 
-def where(record: Mapping[str, Any], pace: Pace) -> str:
+def where(record: Record, pace: Pace) -> str:
     """Return where a record stands in the plan, in columns."""
     done = 100 * record["flops"] / pace.total
     return f"{place(record, pace)} | {done:5.1f}% | step {record['step']:>7}"
 
 
-def what(record: Mapping[str, Any], pace: Pace) -> str:
+def what(record: Record, pace: Pace) -> str:
     """Return what a record says, in columns."""
     match record["kind"]:
         case "train":
@@ -114,21 +110,23 @@ def what(record: Mapping[str, Any], pace: Pace) -> str:
             return f"val  {number(record['loss'], '7.4f')}"
         case "transfer":
             return _transfer(record)
+        case "start":
+            return f"start: {record['processes']} x {record['gpu'] or record['processor']} on {record['host']}"
         case kind:
             said = ", ".join(f"{key} {_short(value)}" for key, value in record.items() if key not in _POSITION)
             return f"{kind}: {said}" if said else f"{kind}"
 
 
-def _train(record: Mapping[str, Any], pace: Pace) -> list[str]:
+def _train(record: Record, pace: Pace) -> list[str]:
     return [
         f"loss {number(record['loss'], '7.4f')}",
         f"lr {number(record.get('lr'), '.2e')}",
         f"{thousands(record.get('tokens_per_second'))} tok/s",
-        f"ETA {duration(pace.seconds_left())}",
+        f"ETA {duration(pace.seconds_left()):>8}",
     ]
 
 
-def _transfer(record: Mapping[str, Any]) -> str:
+def _transfer(record: Record) -> str:
     before, after = number(record["loss_before"], ".4f"), number(record["loss_after"], ".4f")
     change = number(record["relative_logit_change"], ".1e")
     tolerance = record["tolerance"]
@@ -153,10 +151,60 @@ def thousands(value: float | None) -> str:
     return f"{value:6.1f}"
 
 
-def duration(seconds: float | None) -> str:
-    """Return h:mm:ss, or n/a."""
-    return "    n/a" if seconds is None else str(timedelta(seconds=round(seconds)))
-
-
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Pace:
+    """Measures FLOP/s per level from the records and predicts the rest of the plan.
+
+    A coarse level has fewer FLOP/s than a fine one on the same machine, so one average would mislead.
+    """
+
+    def __init__(self, plan: Mapping[str, Any]) -> None:
+        self._stages = plan["stages"]
+        self._ends = list(accumulate(stage["flops"] for stage in self._stages))
+        self._flops: dict[int, float] = defaultdict(float)
+        self._seconds: dict[int, float] = defaultdict(float)
+        self._last: Record | None = None
+
+    @property
+    def stages(self) -> int:
+        """Number of stages."""
+        return len(self._stages)
+
+    @property
+    def total(self) -> float:
+        """FLOPs of the whole plan."""
+        return self._ends[-1]
+
+    def see(self, record: Record) -> None:
+        """Take one record; spans across a stage change count for no level."""
+        last, self._last = self._last, record
+        if last is not None and last["stage"] == record["stage"]:
+            self._flops[record["level"]] += record["flops"] - last["flops"]
+            self._seconds[record["level"]] += record["seconds"] - last["seconds"]
+
+    def seconds_left(self) -> float | None:
+        """Return the training seconds that the rest of the plan will take; None before any is measured.
+
+        A level that has not run yet is taken to run at the average FLOP/s of those that have.
+        """
+        overall = _rate(sum(self._flops.values()), sum(self._seconds.values()))
+        if self._last is None or overall is None:
+            return None
+        return sum(flops / (self._level_rate(level) or overall) for level, flops in self._left(self._last))
+
+    def _level_rate(self, level: int) -> float | None:
+        return _rate(self._flops[level], self._seconds[level])
+
+    def _left(self, record: Record) -> list[tuple[int, float]]:
+        """Return (level, FLOPs still to spend) for the current stage and the later ones."""
+        now = record["stage"]
+        current = max(0.0, self._ends[now] - record["flops"])
+        later = [(stage["level"], stage["flops"]) for stage in self._stages[now + 1 :]]
+        return [(record["level"], current), *later]
+
+
+def _rate(amount: float, seconds: float) -> float | None:
+    return amount / seconds if seconds > 0 and amount > 0 else None

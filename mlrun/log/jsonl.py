@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ class Jsonl:
         """Open `path`, cut to its first `keep` bytes, so that a resumed run writes no record twice.
 
         Raises:
-            UserError: the file lacks some of the bytes to keep, or they do not end with a line.
+            UserError: the file lacks some of the bytes to keep, or they are not whole records.
         """
-        _check(path, keep)
+        check(path, keep)
         self._file = open(path, "r+b" if keep else "wb", buffering=0)  # noqa: SIM115
         self._file.truncate(keep)
         self._file.seek(keep)
@@ -61,17 +62,34 @@ class Jsonl:
             self._file.close()
 
 
-def _check(path: Path, keep: int) -> None:
+def records(path: Path, keep: int) -> Iterator[dict[str, Any]]:
+    """Yield the records in the first `keep` bytes of a log."""
+    with open(path, "rb") as lines:
+        while lines.tell() < keep:
+            yield json.loads(lines.readline())
+
+
+def check(path: Path, keep: int) -> None:
+    """Raise UserError unless the first `keep` bytes are whole records."""
+    remedy, read = "restore the log, or start a new folder", 0
     if keep == 0:
         return
-    size = path.stat().st_size if path.exists() else 0
-    whole = size >= keep and _byte(path, keep - 1) == b"\n"
-    if not whole:
+    with open(path, "rb") if path.exists() else io.BytesIO() as lines:
+        for number, line in enumerate(lines, 1):
+            if read >= keep:
+                break
+            read += len(line)
+            if read <= keep and not _is_record(line):
+                raise UserError(f"{path}: line {number} is no record; {remedy}")
+    if read != keep:
+        size = path.stat().st_size if path.exists() else 0
         allowed = f"at least the {keep} bytes that the checkpoint recorded, ending with a whole line"
-        raise UserError(mistake(str(path), f"{size} bytes", allowed, "restore the log, or start a new folder"))
+        raise UserError(mistake(str(path), f"{size} bytes", allowed, remedy))
 
 
-def _byte(path: Path, position: int) -> bytes:
-    with open(path, "rb") as file:
-        file.seek(position)
-        return file.read(1)
+def _is_record(line: bytes) -> bool:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return line.endswith(b"\n") and isinstance(record, dict) and "kind" in record

@@ -1,9 +1,13 @@
-"""Where records go. `log.jsonl` is the truth; the console and W&B listen, and the loop never asks who does.
+"""Where records go. `log.jsonl` is the truth; the console and the dashboards listen, and the loop never asks who does.
 
-A record is a flat dict with `kind` (train | val | transfer | stage | eval), `stage` (from 0), `level`, and the
+A record is a flat dict with `kind` (start | train | val | transfer | stage), `stage` (from 0), `level`, and the
 cumulative `step`, `tokens`, `flops`, `flops_body`, `seconds` (training only), then what it reports.
 Records of a branch have `branch`, the share of the budget at which it ends; its `val` record has as `own_step`,
 `own_tokens`, ... what a run with this end would have spent, while the others go on counting all that was spent.
+Every start, the first and each that resumes, has a `start` record, by which seconds may be told to be comparable:
+`time` (ISO, UTC), `host`, `processor` (its model), `cores` (that this process may use), `threads` (torch's), `gpu`
+(its name, or null), `precision`, `processes`, and the versions `mlrun`, `commit` (of a checkout, `+` if changed; else
+null), `torch`, `python`.
 No torch here: numbers are Python numbers.
 """
 
@@ -13,56 +17,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, TextIO
+from typing import TextIO
 
+from mlrun import files
+from mlrun.log import jsonl
 from mlrun.log.console import console
-from mlrun.log.jsonl import Jsonl
-
-Record = Mapping[str, Any]
-
-
-class Sink(Protocol):
-    """One listener."""
-
-    def write(self, record: Record) -> None:
-        """Take one record."""
-
-    def finish(self, summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
-        """Take the summary and figures of a run that came to its end."""
-
-    def close(self, exit_code: int) -> None:
-        """Let go of everything held; exit code 0 means success."""
-
-
-class NoSink:
-    """Listens to nothing."""
-
-    def write(self, record: Record) -> None:
-        """Drop the record."""
-
-    def finish(self, summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
-        """Drop the summary."""
-
-    def close(self, exit_code: int) -> None:
-        """Nothing is held."""
-
-
-class Logger(Protocol):
-    """What the `_target_` of conf/logger/*.yaml must be: settings that can start a sink."""
-
-    def problems(self) -> list[str]:
-        """Return one line per wrong setting."""
-
-    def start(self, run_folder: Path, config: Record, plan: Record, resumed: bool) -> Sink:
-        """Start listening to one run; a sink that cannot start raises UserError."""
+from mlrun.log.sink import Guarded, Logger, Record, Sink
 
 
 class Log:
     """The truth first, then every listener, in order. Use as a context manager, or call `close`."""
 
-    def __init__(self, truth: Jsonl, listeners: Sequence[Sink] = ()) -> None:
+    def __init__(self, truth: jsonl.Jsonl, listeners: Sequence[Sink] = ()) -> None:
         self._truth = truth
-        self._listeners = tuple(listeners)
+        self._listeners = tuple(Guarded(listener) for listener in listeners)
 
     def write(self, record: Record) -> None:
         """Write one record to every sink."""
@@ -74,10 +42,10 @@ class Log:
         """Return the bytes of log.jsonl that are safely on disk; a checkpoint keeps this number."""
         return self._truth.offset()
 
-    def finish(self, summary: Mapping[str, Any], figures: Sequence[Path] = ()) -> None:
-        """Give the final summary and figures to the listeners."""
+    def finish(self, summary: Record) -> None:
+        """Give the final summary to the listeners."""
         for sink in self._listeners:
-            sink.finish(summary, figures)
+            sink.finish(summary)
 
     def close(self, exit_code: int = 0) -> None:
         """Close every sink, the truth first."""
@@ -96,7 +64,7 @@ class Log:
 
 def start(
     run_folder: Path,
-    logger: Logger,
+    loggers: Mapping[str, Logger],
     config: Record,
     plan: Record,
     *,
@@ -106,16 +74,22 @@ def start(
     """Open the log of one run folder.
 
     Args:
+        loggers: what listens beside the console, by name.
         keep: bytes of log.jsonl to keep, from the checkpoint (`Log.offset`); 0 starts a new log.
         stream: where the console writes; standard output when None.
 
     Raises:
-        UserError: the logger cannot start, or log.jsonl is shorter than the checkpoint says.
+        UserError: a logger cannot start, or log.jsonl is not what the checkpoint says.
     """
-    listener = logger.start(run_folder, config, plan, keep > 0)  # first: if it cannot, the old log stays whole
+    path = run_folder / files.LOG
+    jsonl.check(path, keep)
+    listeners: list[Sink] = [console(plan, sys.stdout if stream is None else stream)]
     try:
-        truth = Jsonl(run_folder / "log.jsonl", keep)
+        # Before the log is cut: if a logger cannot start, the old log stays whole.
+        for logger in loggers.values():
+            listeners.append(logger.start(run_folder, config, plan, keep))
+        return Log(jsonl.Jsonl(path, keep), listeners)
     except BaseException:
-        listener.close(1)
+        for listener in listeners:
+            listener.close(1)
         raise
-    return Log(truth, [console(plan, sys.stdout if stream is None else stream), listener])

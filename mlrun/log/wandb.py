@@ -10,30 +10,32 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from mlrun import files
 from mlrun.errors import UserError, mistake
-from mlrun.log.log import NoSink, Record, Sink
+from mlrun.log import jsonl
+from mlrun.log.sink import AXES, Guarded, Record, Sink, series
 
 MODES = ("offline", "online", "disabled")
-AXES = ("flops", "tokens", "step", "seconds")
-POSITION = (*AXES, "flops_body", "stage", "level")  # written as they are, with every record
 ID_FILE = "wandb_id"
-# A start that gets no answer must not hold a night's queue; W&B itself waits a minute and a half.
-START_SECONDS = "30"
+OFFLINE_RUNS = "wandb/offline-run-*"
+# A start that gets no answer must not hold a night's queue: W&B's own limit is 90 s, and what it began may then take
+# as long again to end.
+START_SECONDS = "15"
 
 
 @dataclass(frozen=True)
 class WandbLogger:
     """`_target_` of conf/logger/wandb.yaml; the keys are described there."""
 
-    project: str = "mlrun"
+    project: str | None = None
     entity: str | None = None
-    mode: str = "offline"
+    mode: str | None = None
     x: str = "flops"
     name: str | None = None
     group: str | None = None
@@ -41,36 +43,56 @@ class WandbLogger:
 
     def problems(self) -> list[str]:
         """Return one line per wrong setting."""
-        checks = (("mode", self.mode, MODES), ("x", self.x, AXES))
+        key = "WANDB_MODE" if self.mode is None else "logger.wandb.mode"
+        checks = ((key, self.chosen_mode, MODES), ("logger.wandb.x", self.x, AXES))
         return [
-            mistake(f"logger.{key}", given, ", ".join(allowed), "choose one of these")
+            mistake(key, given, ", ".join(allowed), "choose one of these")
             for key, given, allowed in checks
             if given not in allowed
         ]
 
-    def start(self, run_folder: Path, config: Record, plan: Record, resumed: bool) -> Sink:
+    @property
+    def chosen_mode(self) -> str:
+        """The mode given here, else by W&B's own variable, else offline."""
+        return _chosen(self.mode, "WANDB_MODE", "offline")
+
+    def start(self, run_folder: Path, config: Record, plan: Record, keep: int) -> Sink:
         """Start or resume the W&B run of this folder.
+
+        Offline every start makes a folder of its own. The newest takes the place of all, with the records before.
 
         Raises:
             UserError: a wrong setting, no library, no key, or no answer from the server.
         """
         if self.problems():
             raise UserError(self.problems())
-        if self.mode == "disabled":
-            return NoSink()
+        mode = self.chosen_mode
+        if mode == "disabled":
+            return Sink()
+        replaced = list(run_folder.glob(OFFLINE_RUNS)) if mode == "offline" else []
         try:
-            run = _init(self, run_folder, config)
+            sink = WandbSink(_init(self, mode, run_folder, config), run_folder, mode, self.x)
+            if mode == "offline" or keep == 0:
+                sink.plan(plan)
         except Exception as error:  # W&B raises its own, requests' and the socket's errors
-            raise UserError(self._cannot_start(error)) from error
-        sink = WandbSink(run, run_folder, self.mode, self.x)
-        if not resumed:
-            sink.plan(plan)
+            _forget_service()
+            raise UserError(_cannot_start(mode, error)) from error
+        for folder in replaced:
+            shutil.rmtree(folder, ignore_errors=True)
+        for record in jsonl.records(run_folder / files.LOG, keep) if mode == "offline" and keep > 0 else ():
+            sink.write(record)
         return sink
 
-    def _cannot_start(self, error: Exception) -> str:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        remedy = "use logger.mode=offline or logger=none, or mend it (`wandb login`, network)"
-        return mistake("logger.mode", self.mode, f"a W&B run that starts ({reason})", remedy)
+
+def _chosen(given: str | None, variable: str, default: str) -> str:
+    """Return a setting, or else what W&B's own environment variable says, or else ours."""
+    return given if given is not None else os.environ.get(variable) or default
+
+
+def _cannot_start(mode: str, error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    remedy = "use logger.wandb.mode=offline or logger=none, or mend it (`wandb login`, network)"
+    return mistake("logger.wandb.mode", mode, f"a W&B run that starts ({reason})", remedy)
 
 
 def run_id(run_folder: Path) -> str:
@@ -81,7 +103,7 @@ def run_id(run_folder: Path) -> str:
     return path.read_text().strip()
 
 
-def _init(spec: WandbLogger, run_folder: Path, config: Record) -> Any:
+def _init(spec: WandbLogger, mode: str, run_folder: Path, config: Record) -> Any:
     # Offline rows are otherwise flushed every 15 s: a killed run would leave none of its last ones.
     os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
     os.environ.setdefault("WANDB_INIT_TIMEOUT", START_SECONDS)
@@ -89,15 +111,15 @@ def _init(spec: WandbLogger, run_folder: Path, config: Record) -> Any:
 
     quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True)
     wandb.setup(settings=quiet)
-    if spec.mode == "online" and not wandb.login(prompt=False, verify=False):
+    if mode == "online" and not wandb.login(prompt=False, verify=False):
         raise ConnectionError("no API key: WANDB_API_KEY is not set and `wandb login` was never run")
     return wandb.init(
-        project=spec.project,
+        project=_chosen(spec.project, "WANDB_PROJECT", "mlrun"),
         entity=spec.entity,
-        mode=spec.mode,  # type: ignore[arg-type]
-        name=run_folder.name if spec.name is None else spec.name,
+        mode=mode,  # type: ignore[arg-type]
+        name=_chosen(spec.name, "WANDB_NAME", run_folder.name),
         group=spec.group,
-        tags=list(spec.tags),
+        tags=list(spec.tags) if spec.tags else None,
         id=run_id(run_folder),
         resume="allow",
         dir=run_folder,
@@ -106,53 +128,19 @@ def _init(spec: WandbLogger, run_folder: Path, config: Record) -> Any:
     )
 
 
-class WandbSink:
-    """Sends records; after the first failure it warns once and sends nothing more."""
+class WandbSink(Sink):
+    """Sends records; several at one step become one row."""
 
-    def __init__(self, run: Any, run_folder: Path, mode: str, x: str, stream: TextIO | None = None) -> None:
+    name = "W&B"
+
+    def __init__(self, run: Any, run_folder: Path, mode: str, x: str) -> None:
         self._run, self._folder, self._mode = run, run_folder, mode
-        self._stream = sys.stderr if stream is None else stream
-        self._broken = False
-        self._step = 0
-        self._try(self._define, x)
+        for axis in AXES:
+            run.define_metric(axis)
+        run.define_metric("*", step_metric=x)
 
     def plan(self, plan: Record) -> None:
         """Show the plan as a table."""
-        self._try(self._plan, plan)
-
-    def write(self, record: Record) -> None:
-        """Send one record; several at one step become one row."""
-        self._try(self._write, record)
-
-    def finish(self, summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
-        """Send the final summary (nested keys stay nested) and the figures that are images."""
-        self._try(self._finish, summary, figures)
-
-    def close(self, exit_code: int) -> None:
-        """End the W&B run and say how to send what is not at the server."""
-        self._try(self._run.finish, exit_code=exit_code)
-        if self._broken:
-            _forget_service()
-            self._say(f"W&B misses records; log.jsonl has all, send them: {resend_command(self._folder)}")
-        elif self._mode == "offline":
-            self._say(f"W&B was offline; to upload: wandb sync {self._folder}/wandb/offline-run-*")
-
-    def _try(self, action: Callable[..., object], *args: object, **kwargs: object) -> None:
-        if self._broken:
-            return
-        try:
-            action(*args, **kwargs)
-        except Exception as error:  # a listener must never end the training
-            self._broken = True
-            reason = " ".join(str(error).split()) or type(error).__name__
-            self._say(f"W&B stopped at step {self._step} ({reason}); training goes on, log.jsonl is complete")
-
-    def _define(self, x: str) -> None:
-        for axis in AXES:
-            self._run.define_metric(axis)
-        self._run.define_metric("*", step_metric=x)
-
-    def _plan(self, plan: Record) -> None:
         import wandb
 
         rows = [{key: _cell(value) for key, value in stage.items()} for stage in plan["stages"]]
@@ -160,21 +148,25 @@ class WandbSink:
         data = [[row.get(column) for column in columns] for row in rows]
         self._run.log({"plan": wandb.Table(columns=columns, data=data)}, step=0)
 
-    def _write(self, record: Record) -> None:
-        self._step = record["step"]
-        self._run.log(row(record), step=self._step)
+    def write(self, record: Record) -> None:
+        """Send one record."""
+        self._run.log(series(record), step=record["step"])
 
-    def _finish(self, summary: Mapping[str, Any], figures: Sequence[Path]) -> None:
-        import wandb
-
-        images = [path for path in figures if path.suffix == ".png"]
-        if images:
-            pictures: dict[str, Any] = {f"figures/{path.stem}": wandb.Image(str(path)) for path in images}
-            self._run.log(pictures, step=self._step)
+    def finish(self, summary: Record) -> None:
+        """Send the final summary; nested keys stay nested."""
         self._run.summary.update(dict(summary))
 
-    def _say(self, line: str) -> None:
-        print(line, file=self._stream, flush=True)
+    def close(self, exit_code: int) -> None:
+        """End the W&B run and say how to send what is not at the server."""
+        self._run.finish(exit_code=exit_code)
+        if self._mode == "offline":
+            line = f"W&B was offline; to upload: wandb sync {self._folder}/{OFFLINE_RUNS}"
+            print(line, file=sys.stderr, flush=True)
+
+    def fail(self) -> str:
+        """Drop the dead service; return the command that sends the log again."""
+        _forget_service()
+        return f"log.jsonl has all, send them: {resend_command(self._folder)}"
 
 
 def _forget_service() -> None:
@@ -183,21 +175,6 @@ def _forget_service() -> None:
 
     with contextlib.suppress(Exception):
         wandb.teardown()
-
-
-def row(record: Record) -> dict[str, Any]:
-    """Return a record as W&B keys: positions as they are, the rest as `kind/name`.
-
-    Held-out losses of coarser levels are series of their own: the last of one level and the first of the
-    next stand at the same step, where one name would keep only one of them. So is everything of a branch,
-    which is no part of the run's own curves: `val_branch50/loss` for the one that ends at half of the budget.
-    """
-    kind, level = record["kind"], record["level"]
-    prefix = f"val_level{level}" if kind == "val" and level > 1 else kind
-    if "branch" in record:
-        prefix = f"{kind}_branch{100 * record['branch']:.4g}"
-    said = {key: value for key, value in record.items() if key not in ("kind", "branch")}
-    return {key if key in POSITION else f"{prefix}/{key}": value for key, value in said.items()}
 
 
 def _cell(value: Any) -> Any:
@@ -218,20 +195,20 @@ def resend(run_folder: Path) -> None:
     """
     import yaml
 
+    log = run_folder / files.LOG
     try:
-        config = yaml.safe_load((run_folder / "config.yaml").read_text())
-        plan = json.loads((run_folder / "plan.json").read_text())
-        settings = {key: value for key, value in config["logger"].items() if key != "_target_"}
-        sink = WandbLogger(**settings).start(run_folder, config, plan, resumed=False)
+        config = yaml.safe_load((run_folder / files.CONFIG).read_text())
+        plan = files.read_json(run_folder / files.PLAN)
+        settings = {key: value for key, value in config["logger"]["wandb"].items() if key != "_target_"}
+        sink = Guarded(WandbLogger(**settings).start(run_folder, config, plan, 0))
+        for record in jsonl.records(log, log.stat().st_size):
+            sink.write(record)
     except (OSError, KeyError, TypeError) as error:
         allowed = "a run folder that was trained with logger=wandb"
         raise UserError(mistake("run folder", run_folder, allowed, f"check the path ({error})")) from error
-    with open(run_folder / "log.jsonl", "rb") as lines:
-        for line in lines:
-            sink.write(json.loads(line))
-    summary = run_folder / "summary.json"
+    summary = run_folder / files.SUMMARY
     if summary.exists():
-        sink.finish(json.loads(summary.read_text()), sorted((run_folder / "report").glob("*.png")))
+        sink.finish(files.read_json(summary))
     sink.close(0)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -23,6 +23,8 @@ Sizes = Mapping[str, int]
 Group = tuple[int, ...]
 Keep = Literal["mean", "first"]
 DepthScale = Literal["copy", "ode", "identity"]
+# What a tensor is, and so how it goes through an operator: a weight, a gradient or the square of one.
+Rule = Literal["weight", "gradient", "square"]
 
 # The axes that each ratio moves. In grouped-query attention a unit of `kv_head` holds its query heads.
 FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -32,6 +34,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     "depth": ("layer", "decoder_layer"),
 }
 DEPTH = FAMILIES["depth"]
+RESIZED = tuple(axis for axes in FAMILIES.values() for axis in axes)
 
 _DEPTH = re.compile(r"\{(\w+)\}")
 
@@ -61,13 +64,27 @@ class Param:
     std: float = 0.0
     residual: bool = False
 
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The axes of all dims, outermost first."""
+        return tuple(factor for dim in self.dims for factor in factors(dim))
+
+    def factored(self, sizes: Sizes) -> list[int]:
+        """Return the shape with one dim per factor: `head.out*head_dim` becomes two."""
+        return [sizes[factor.axis] for factor in self.factors]
+
+    @property
+    def hidden(self) -> bool:
+        """True of a matrix from one resized axis to another: no vector, no table by index, no head."""
+        return len(self.dims) == 2 and all(any(f.role for f in factors(dim)) for dim in self.dims)
+
     def shape(self, sizes: Sizes) -> tuple[int, ...]:
         """Return the tensor's shape at these axis sizes; an unknown axis raises KeyError."""
         return tuple(math.prod(sizes[f.axis] for f in factors(dim)) for dim in self.dims)
 
     def count(self, sizes: Sizes) -> int:
         """Return the number of elements."""
-        return math.prod(self.shape(sizes))
+        return math.prod(self.factored(sizes))
 
 
 Params = Mapping[str, Param]
@@ -148,3 +165,13 @@ class Resize:
     coarse: Sizes
     merges: Mapping[str, Merge]
     depth_scale: DepthScale = "copy"
+
+    def width_only(self) -> Resize:
+        """Return the part of the step that changes widths, at the coarse depth."""
+        fine = {axis: self.coarse[axis] if axis in DEPTH else size for axis, size in self.fine.items()}
+        return replace(self, fine=fine, merges={a: merge for a, merge in self.merges.items() if a not in DEPTH})
+
+    def depth_only(self) -> Resize:
+        """Return the part of the step that changes depth, at the fine width."""
+        coarse = {axis: self.coarse[axis] if axis in DEPTH else size for axis, size in self.fine.items()}
+        return replace(self, coarse=coarse, merges={a: merge for a, merge in self.merges.items() if a in DEPTH})

@@ -32,6 +32,8 @@ TRAIN = 3
 # The first projection's input is data and needs no gradient.
 TRAIN_ON_DATA = 2
 
+# The label that no loss counts.
+IGNORED = -100
 # Above any axis of any model; listing the units of a longer one would take all memory.
 LARGEST = 2**22
 # The settings that act in training alone.
@@ -113,9 +115,17 @@ class Model(ABC):
         """Return the tokens that one sample of `sequence` positions counts for."""
         return sequence
 
-    def loss(self, net: Parts, batch: Batch) -> Tensor:
-        """Return the mean loss over the batch's targets, a scalar."""
-        return net.cross_entropy(self.forward(net, batch), batch["labels"])
+    def loss_and_logits(self, net: Parts, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the mean loss over the batch's labels, a scalar, and the logits; 0 where there are no labels."""
+        logits = self.forward(net, batch)
+        return net.cross_entropy(logits, batch["labels"]), logits
+
+    def label_count(self, batch: Batch) -> int:
+        """Return how many labels the loss of a batch is the mean over; a distribution over classes is one."""
+        labels = batch["labels"]
+        if labels.is_floating_point():
+            return labels.numel() // labels.shape[-1]
+        return int((labels != IGNORED).sum())
 
     def problems(self) -> list[str]:
         """Return what is wrong with the sizes and the rates, one line each."""

@@ -34,10 +34,7 @@ STD = 0.02
 
 @dataclass(frozen=True)
 class BERT(Model):
-    """Batches: `tokens` (B, S), optional `types` (B, S), `positions` (B, M) of the masked tokens, `labels` (B, M).
-
-    Without `types` every token has type 0; without `positions` the head runs on all of them and labels are (B, S).
-    """
+    """Batches: `tokens` (B, S), `positions` (B, M) of the masked tokens, `labels` (B, M); every token has type 0."""
 
     vocab: int
     position: int
@@ -73,14 +70,14 @@ class BERT(Model):
         return Transform(LayerNorm(self.eps, "embed.in"), STD, "gelu")
 
     def forward(self, net: Parts, batch: Batch) -> Tensor:
-        tokens_BS, types_BS, positions_BM = batch["tokens"], batch.get("types"), batch.get("positions")
-        types_E = net.token_type.weight[0] if types_BS is None else net.token_type(types_BS)
-        x_BSE = net.norm(net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]] + types_E)
+        tokens_BS, positions_BM = batch["tokens"], batch["positions"]
+        x_BSE = net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]] + net.token_type.weight[0]
+        x_BSE = net.norm(x_BSE)
         x_BSE = net.dropout(x_BSE)
         for block in net.blocks:
             x_BSE = block(x_BSE)
         # The vocabulary is wide: only the masked positions are worth its product.
-        x_BME = x_BSE if positions_BM is None else x_BSE.take_along_dim(positions_BM[..., None], dim=1)
+        x_BME = x_BSE.take_along_dim(positions_BM[..., None], dim=1)
         return net.head_bias(net.token.unembed(net.transform(x_BME)))
 
     def flops(self, sequence: int, targets: int) -> Flops:

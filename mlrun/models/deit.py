@@ -37,9 +37,9 @@ POOLINGS = ("class", "mean")
 
 @dataclass(frozen=True)
 class DeiT(Model):
-    """Batches: `images` (B, C, image, image), `labels` (B,) or (B, classes), optional `teacher` like `labels`.
+    """Batches: `images` (B, C, image, image), `labels` (B,) or (B, classes).
 
-    The distillation head learns what the teacher says, or the labels when the data has no teacher.
+    There is no teacher: the distillation head, which published weights have, learns the labels too.
     """
 
     image: int
@@ -88,8 +88,7 @@ class DeiT(Model):
         return self.stack("layer", Block(LayerNorm(self.eps), Attention(STD, STD), MLP(STD, STD, "gelu")))
 
     def forward(self, net: Parts, batch: Batch) -> Tensor:
-        heads = self.heads(net, batch)
-        return sum(heads[1:], heads[0]) / len(heads)  # DeiT, section 4: at inference the two heads are averaged
+        return _mean(self.heads(net, batch))  # DeiT, section 4: at inference the two heads are averaged
 
     def heads(self, net: Parts, batch: Batch) -> list[Tensor]:
         """Return the logits (B, classes) of the head, and of the distillation head if there is one."""
@@ -105,10 +104,9 @@ class DeiT(Model):
         pooled_BE = x_BSE[:, 0] if self.pooling == "class" else x_BSE.mean(dim=1)
         return [net.head(pooled_BE)] + ([net.distillation_head(x_BSE[:, 1])] if self.distillation else [])
 
-    def loss(self, net: Parts, batch: Batch) -> Tensor:
-        targets = (batch["labels"], batch.get("teacher", batch["labels"]))
-        losses = [net.cross_entropy(*pair) for pair in zip(self.heads(net, batch), targets, strict=False)]
-        return sum(losses[1:], losses[0]) / len(losses)
+    def loss_and_logits(self, net: Parts, batch: Batch) -> tuple[Tensor, Tensor]:
+        heads = self.heads(net, batch)
+        return _mean([net.cross_entropy(head, batch["labels"]) for head in heads]), _mean(heads)
 
     def tokens(self, sequence: int) -> int:
         """Return the patches and learned tokens of an image; an image has no other length."""
@@ -132,3 +130,7 @@ class DeiT(Model):
             remedy = "set model.pooling=class or model.distillation=false"
             found.append(mistake("model.distillation", True, "only with model.pooling=class", remedy))
         return found
+
+
+def _mean(values: list[Tensor]) -> Tensor:
+    return sum(values[1:], values[0]) / len(values)

@@ -6,20 +6,18 @@ set anew for every micro-batch from what the run knows anyway: a resumed run nee
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlrun.models import layers
 from mlrun.models.axes import Sizes
+from mlrun.models.seeds import seed_of
 
 
 def seed_masks(seed: int, step: int, rank: int, first: int) -> None:
     """Make the next masks a function of the run's seed, the step, the process and the micro-batch's first row."""
-    digest = hashlib.sha256(f"dropout/{seed}/{step}/{rank}/{first}".encode()).digest()
-    number = int.from_bytes(digest[:7], "big")
+    number = seed_of("dropout", seed, step, rank, first)
     # `torch.manual_seed` looks for every kind of device, which takes milliseconds; this takes one or two microseconds.
     torch.default_generator.manual_seed(number)
     if torch.cuda.is_initialized():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mlrun.models.axes import Param, Sizes, expand
+from mlrun.models.base import IGNORED, Model
 from mlrun.models.modules import Block, module
-
-if TYPE_CHECKING:
-    from mlrun.models.base import Model
+from mlrun.models.seeds import seed_of
 
 
 class Network(nn.Module):
@@ -31,8 +29,12 @@ class Network(nn.Module):
             self.add_module(name, module(part, model.sizes()))
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Return the scalar loss of a batch, the mean over its targets."""
-        return self.model.loss(self, batch)
+        """Return the scalar loss of a batch, the mean over its labels."""
+        return self.loss_and_logits(batch)[0]
+
+    def loss_and_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return both of a batch, from one forward pass."""
+        return self.model.loss_and_logits(self, batch)
 
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the logits of a batch; the last dim is vocab or classes."""
@@ -40,15 +42,16 @@ class Network(nn.Module):
 
     @staticmethod
     def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-        """Return the mean cross-entropy, at least in float32.
+        """Return the mean cross-entropy, at least in float32; 0 if every label is ignored.
 
-        Labels are class indices in the logits' leading shape (-100 is ignored), or one probability per class.
+        Labels are class indices in the logits' leading shape (IGNORED are left out), or one probability per class.
         """
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        soft = labels.is_floating_point()
-        return F.cross_entropy(
-            logits.flatten(0, -2).to(wide), labels.flatten(0, -2).to(wide) if soft else labels.flatten()
-        )
+        logits = logits.flatten(0, -2).to(torch.promote_types(logits.dtype, torch.float32))
+        if labels.is_floating_point():
+            return F.cross_entropy(logits, labels.flatten(0, -2).to(logits.dtype))
+        labels = labels.flatten()
+        total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
+        return total / (labels != IGNORED).sum().clamp(min=1)
 
 
 def blocks(net: nn.Module) -> list[Block]:
@@ -63,8 +66,7 @@ def initial(name: str, param: Param, sizes: Sizes, seed: int) -> Tensor:
     """
     if param.std == 0:
         return torch.full(param.shape(sizes), param.mean)
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    generator = torch.Generator().manual_seed(seed_of(seed, name))
     return torch.empty(param.shape(sizes)).normal_(param.mean, param.std, generator=generator)
 
 

@@ -5,8 +5,10 @@ The units of an axis merge in groups of any size g (arXiv 2404.07999, section 3,
     going up       copy    every member gets the coarse value
                    split   every member gets the coarse value / g
                    once    the first member gets the coarse value, the others are zero
+                   first   as once
     going down     of copy the mean of the members (`Merge.keep == "first"`: the first member)
                    of split and once the sum of the members
+                   of first the first member
 
 so that coalesce(decoalesce(x)) == x always. A dim that produces an axis (`.out`) copies, one that consumes
 it (`.in`) splits: a consumer of g equal units then computes what it did, so width keeps the function
@@ -16,12 +18,13 @@ were the first.
 Depth is a merge too. Layers copy. With depth_scale "ode" the `residual` parameters (the step of the ODE)
 split; with "identity" they go up once, so that the other copies of a layer add nothing at first.
 
-Gradients (Adam's `exp_avg`) obey the dual rule. With u = D w (decoalesce) and f(D w) = f_coarse(w), the
-chain rule says grad_w = D^T grad_u, and grad_u is equal on equal units. So what copies in the weights
-splits in the gradients and the reverse: for width exactly, for "ode" to first order in the step. "identity"
-is dual alike: a layer whose residual projection is zero has no gradient inside. Depth "copy" does not keep
-the function; each copy sits on the residual stream where the coarse layer sat, so its gradients copy as
-well. `exp_avg_sq` is a squared gradient: the rule is applied to its root, then squared.
+Optimizer state that is a gradient (a momentum, Adam's `exp_avg`) obeys the dual rule. With u = D w (decoalesce)
+and f(D w) = f_coarse(w), the chain rule says grad_w = D^T grad_u, and grad_u is equal on equal units. So what
+copies in the weights splits in the gradients and the reverse: for width exactly, for "ode" to first order in the
+step. "identity" is dual alike: a layer whose residual projection is zero has no gradient inside. What the gradient
+of that projection is nobody knows, as it reads what the layers below it do: its state starts at zero. Depth "copy"
+does not keep the function; each copy sits on the residual stream where the coarse layer sat, so its gradients
+copy as well. Of a squared gradient (Adam's `exp_avg_sq`) the rule is applied to the root, then squared.
 
 Every step is a gather, a sum over groups or a repeat: the cost is proportional to the parameters. Half
 precision is computed in float32 and rounded once. Inputs never change, and no output shares memory with an
@@ -30,7 +33,6 @@ input.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
@@ -38,11 +40,12 @@ import torch
 from torch import Tensor
 
 from mlrun.errors import UserError, mistake, nearest
-from mlrun.models.axes import Group, Merge, Param, Params, Resize, Sizes, at_depth, depth_axis, expand, factors
+from mlrun.models.axes import Group, Merge, Param, Params, Resize, Rule, Sizes, at_depth, depth_axis, expand
+from mlrun.models.seeds import seed_of
+from mlrun.plan.stages import alpha_problems
 
 State = Mapping[str, Tensor]
-Rule = Literal["weight", "gradient", "square"]
-Kind = Literal["copy", "split", "once"]
+Kind = Literal["copy", "split", "once", "first"]
 
 
 # The operators
@@ -89,8 +92,7 @@ def iter_decoalesce(
 
 def iter_interpolate(kept: State, grown: State, alpha: float) -> Iterator[tuple[str, Tensor]]:
     """Check alpha and the names, then return an iterator of (name, tensor); see `interpolate`."""
-    if not 0 <= alpha <= 1:
-        raise UserError(mistake("alpha", alpha, "a number from 0 to 1", "0 keeps the old weights, 1 takes the new"))
+    _raise(alpha_problems("alpha", alpha))
     _raise([f"tensor {name}: not in the grown model" for name in kept if name not in grown])
     _raise([f"tensor {name}: not in the kept model" for name in grown if name not in kept])
     return ((name, _blend(name, kept[name], grown[name], alpha)) for name in kept)
@@ -147,8 +149,8 @@ def _coalesce(state: State, params: Params, resize: Resize, rule: Rule) -> Itera
     for template, param in params.items():
         merge = _depth_merge(template, resize)
         for unit, group in enumerate(merge.groups):
-            names = [at_depth(template, member) for member in group]
-            if merge.keep == "first" and _depth_kind(param, resize, rule) == "copy":
+            names, kind = [at_depth(template, member) for member in group], _depth_kind(param, resize, rule)
+            if kind == "first" or (kind == "copy" and merge.keep == "first"):
                 names = names[:1]
             yield at_depth(template, unit), _merged(names, state, param, resize, rule)
 
@@ -171,6 +173,8 @@ def _depth_merge(template: str, resize: Resize) -> Merge:
 
 
 def _depth_kind(param: Param, resize: Resize, rule: Rule) -> Kind:
+    if resize.depth_scale == "identity" and rule != "weight":
+        return "first" if param.residual else "once"
     if resize.depth_scale == "copy" or param.residual != (rule == "weight"):
         return "copy"
     return "split" if resize.depth_scale == "ode" else "once"
@@ -184,22 +188,25 @@ def _merged(names: Sequence[str], state: State, param: Param, resize: Resize, ru
         total.add_(_narrowed(name, state, param, resize, rule)[0])
     if _depth_kind(param, resize, rule) == "copy" and len(names) > 1:
         total.div_(len(names))
-    return _round(total, dtype, rule)
+    return (total.square() if rule == "square" else total).to(dtype)
 
 
 @torch.no_grad()
 def _grown(source: str, unit: int, group: Group, state: State, param: Param, resize: Resize, rule: Rule) -> Tensor:
     """Return layer `unit` of the fine model from the coarse layer `source`, widened."""
     tensor, kind = _read(source, state, param, resize.coarse), _depth_kind(param, resize, rule)
-    if kind == "once" and unit != group[0]:
+    if kind in ("once", "first") and unit != group[0]:
         return tensor.new_zeros(param.shape(resize.fine))
-    x = _work(tensor, rule).reshape(_factored(param, resize.coarse))
+    x = _work(tensor, rule).reshape(param.factored(resize.coarse))
     if kind == "split" and len(group) > 1:
         x = x / len(group)
     # The last dim first: it is the slow one to gather along, and the tensor is still small.
     for dim, merge, wide in reversed(list(_steps(param, resize, rule))):
-        x = _up(x, dim, merge, wide)
-    return _round(_own(x.reshape(param.shape(resize.fine)), tensor), tensor.dtype, rule)
+        if wide == "split":
+            x = x / _counts(x, dim, merge)
+        x = x.index_select(dim, torch.tensor(merge.coarse_of, device=x.device))
+    x = _own(x.reshape(param.shape(resize.fine)), tensor)
+    return (x.square() if rule == "square" else x).to(tensor.dtype)
 
 
 # Width
@@ -208,7 +215,7 @@ def _grown(source: str, unit: int, group: Group, state: State, param: Param, res
 def _narrowed(name: str, state: State, param: Param, resize: Resize, rule: Rule) -> tuple[Tensor, torch.dtype]:
     """Return one fine tensor narrowed to the coarse width, in the working dtype, and its own dtype."""
     tensor = _read(name, state, param, resize.fine)
-    x = _work(tensor, rule).reshape(_factored(param, resize.fine))
+    x = _work(tensor, rule).reshape(param.factored(resize.fine))
     for dim, merge, kind in _steps(param, resize, rule):
         x = _down(x, dim, merge, kind)
     return _own(x.reshape(param.shape(resize.coarse)), tensor), tensor.dtype
@@ -216,21 +223,10 @@ def _narrowed(name: str, state: State, param: Param, resize: Resize, rule: Rule)
 
 def _steps(param: Param, resize: Resize, rule: Rule) -> Iterator[tuple[int, Merge, Kind]]:
     """Yield (factored dim, merge, kind) for each merged width axis of a parameter."""
-    for dim, factor in enumerate(factor for stored in param.dims for factor in factors(stored)):
+    for dim, factor in enumerate(param.factors):
         if factor.role and factor.axis in resize.merges:
             copies = (factor.role == "out") == (rule == "weight")
             yield dim, resize.merges[factor.axis], "copy" if copies else "split"
-
-
-def _factored(param: Param, sizes: Sizes) -> list[int]:
-    """Return the parameter's shape with one dim per factor: `head.out*head_dim` becomes two."""
-    return [sizes[factor.axis] for stored in param.dims for factor in factors(stored)]
-
-
-def _up(x: Tensor, dim: int, merge: Merge, kind: Kind) -> Tensor:
-    if kind == "split":
-        x = x / _counts(x, dim, merge)
-    return x.index_select(dim, torch.tensor(merge.coarse_of, device=x.device))
 
 
 def _down(x: Tensor, dim: int, merge: Merge, kind: Kind) -> Tensor:
@@ -284,10 +280,6 @@ def _work(tensor: Tensor, rule: Rule) -> Tensor:
     return x.sqrt() if rule == "square" else x
 
 
-def _round(x: Tensor, dtype: torch.dtype, rule: Rule) -> Tensor:
-    return (x.square() if rule == "square" else x).to(dtype)
-
-
 def _own(x: Tensor, source: Tensor) -> Tensor:
     """Return x contiguous, with memory of its own."""
     x = x.contiguous()
@@ -312,11 +304,11 @@ def _noised(name: str, tensor: Tensor, param: Param, resize: Resize, scale: floa
     if scale == 0 or len(param.dims) < 2 or not consumed:
         return tensor.detach().clone()
     dim, merge = consumed[0]
-    x = _work(tensor.detach(), "weight").reshape(_factored(param, resize.fine))
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    x = _work(tensor.detach(), "weight").reshape(param.factored(resize.fine))
+    generator = torch.Generator().manual_seed(seed_of(f"{seed}:{name}"))
     z = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
-    z = z - _up(_down(z, dim, Merge(merge.groups), "copy"), dim, merge, "copy")
+    means = _down(z, dim, Merge(merge.groups), "copy")
+    z = z - means.index_select(dim, torch.tensor(merge.coarse_of, device=z.device))
     z = z * (scale * float(x.std()) / z.std().clamp_min(torch.finfo(z.dtype).tiny))
     return (x + z).reshape(tensor.shape).to(tensor.dtype)
 
@@ -328,7 +320,7 @@ def _cosine(tensor: Tensor, param: Param, resize: Resize) -> float | None:
     With unit vectors u_i and their sum s over a group, the cosines of all ordered pairs sum to |s|^2 - g.
     """
     found = []
-    x = _work(tensor.detach(), "weight").reshape(_factored(param, resize.fine))
+    x = _work(tensor.detach(), "weight").reshape(param.factored(resize.fine))
     for dim, merge, kind in _steps(param, resize, "weight"):
         rows = x.movedim(dim, 0).flatten(1) if x.dim() > 1 else x[:, None]
         if kind == "split" or rows.shape[1] < 2:

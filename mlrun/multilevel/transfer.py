@@ -1,4 +1,4 @@
-"""From one level to the next: the operator on weights and moments, and the parity receipt that proves what it kept."""
+"""From one level to the next: the operator on weights and optimizer state, and the receipt of what it kept."""
 
 from __future__ import annotations
 
@@ -9,59 +9,72 @@ import torch
 from torch import Tensor
 
 from mlrun.errors import UserError
+from mlrun.models.axes import Params, Rule, at_depth
 from mlrun.multilevel import operators
-from mlrun.multilevel.operators import Rule
 from mlrun.plan.stages import Level
 from mlrun.train.parallel.placement import REPLICATED, Placement, local, rewrapped
-from mlrun.train.snapshot import Snapshot
+from mlrun.train.snapshot import STEP, Snapshot
 
 Operator = Callable[..., Iterator[tuple[str, Tensor]]]
-
-# How each kind of tensor goes through an operator. EMA weights start anew from the transferred weights.
-RULES: Mapping[str, Rule] = {"weights": "weight", "exp_avg": "gradient", "exp_avg_sq": "square"}
 
 # Largest relative logit change that float32 rounding explains where the function is kept exactly.
 TOLERANCE = 1e-4
 
 
-def coalesce(fine: Snapshot, level: Level, carry: bool, placement: Placement = REPLICATED) -> Snapshot:
-    """Return the model of the next coarser level; `carry` sends Adam's moments through the operator too.
+def coalesce(fine: Snapshot, level: Level, carried: Mapping[str, Rule], placement: Placement = REPLICATED) -> Snapshot:
+    """Return the model of the next coarser level; `carried` is the optimizer state that goes along, with its rules.
 
-    Tensor by tensor: a process never holds more than its share of both models and the tensors that make one.
+    A moving average starts anew from the weights. Tensor by tensor: a process never holds more than its share of both
+    models and the tensors that make one.
     """
-    return _moved(operators.iter_coalesce, fine, level, carry, placement)
+    return _moved(operators.iter_coalesce, fine, level, carried, placement)
 
 
-def decoalesce(coarse: Snapshot, level: Level, carry: bool, placement: Placement = REPLICATED) -> Snapshot:
+def decoalesce(
+    coarse: Snapshot, level: Level, carried: Mapping[str, Rule], placement: Placement = REPLICATED
+) -> Snapshot:
     """Return the coarse model on `level`, the next finer one, before any interpolation; as `coalesce` does."""
-    return _moved(operators.iter_decoalesce, coarse, level, carry, placement)
+    return _moved(operators.iter_decoalesce, coarse, level, carried, placement)
 
 
-def _moved(operator: Operator, start: Snapshot, level: Level, carry: bool, placement: Placement) -> Snapshot:
+def _moved(
+    operator: Operator, start: Snapshot, level: Level, carried: Mapping[str, Rule], placement: Placement
+) -> Snapshot:
     assert level.resize is not None
-    params, resize = level.model.params(), level.resize
     tensors = {
-        kind: placement.shard_all(operator(placement.gathering(start.tensors[kind]), params, resize, rule=RULES[kind]))
-        for kind in _kinds(start, carry)
+        kind: placement.shard_all(operator(placement.gathering(start.tensors[kind]), params, level.resize, rule=rule))
+        for kind, (params, rule) in moving(start, level.model.params(), carried).items()
     }
-    return Snapshot(tensors, start.adam_steps if carry else 0)
+    return Snapshot(tensors, start.optimizer_steps if carried else 0)
+
+
+def moving(snapshot: Snapshot, params: Params, carried: Mapping[str, Rule]) -> dict[str, tuple[Params, Rule]]:
+    """Return what goes through an operator: by kind the parameters that have a tensor of it, and the rule."""
+    found: dict[str, tuple[Params, Rule]] = {"weights": (params, "weight")}
+    for kind in carried:
+        if kind in snapshot.tensors:
+            having = {t: p for t, p in params.items() if at_depth(t, 0) in snapshot.tensors[kind]}
+            found[kind] = having, carried[kind]
+    return found
 
 
 def interpolate(kept: Snapshot, grown: Snapshot, alpha: float) -> Snapshot:
-    """Return (1 - alpha) * kept + alpha * grown, for the kinds that both have; of shards, each process its own."""
-    kinds = [kind for kind in grown.tensors if kind in kept.tensors]
-    return Snapshot(
-        {kind: _blended(kept.tensors[kind], grown.tensors[kind], alpha) for kind in kinds}, grown.adam_steps
-    )
+    """Return (1 - alpha) * kept + alpha * grown, for what both have; of shards, each process its own.
+
+    State that only the grown model has (none yet, of a new layer) stays as it is, and so do counts of steps.
+    """
+    tensors = {
+        kind: named | _blended({n: kept.tensors[kind][n] for n in named if n in kept.tensors[kind]}, named, alpha)
+        for kind, named in grown.tensors.items()
+        if kind in kept.tensors and kind != STEP
+    }
+    counts = {STEP: grown.tensors[STEP]} if STEP in grown.tensors else {}
+    return Snapshot(tensors | counts, grown.optimizer_steps)
 
 
 def _blended(kept: Mapping[str, Tensor], grown: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
-    was, now = ({name: local(tensor) for name, tensor in tensors.items()} for tensors in (kept, grown))
+    was, now = ({name: local(tensors[name]) for name in kept} for tensors in (kept, grown))
     return {name: rewrapped(kept[name], t) for name, t in operators.interpolate(was, now, alpha).items()}
-
-
-def _kinds(snapshot: Snapshot, carry: bool) -> list[str]:
-    return [kind for kind in RULES if kind in snapshot.tensors and (carry or kind == "weights")]
 
 
 @torch.no_grad()
@@ -72,10 +85,11 @@ def loss_and_logits(
     device: torch.device,
     placement: Placement = REPLICATED,
 ) -> tuple[float, Tensor]:
-    """Return (loss, logits) of a model on one batch, in float32 without autocast."""
+    """Return (loss, logits) of a model on one batch from one forward pass, in float32 without autocast."""
     net = placement.network(level.model, weights, device).eval()
     here = {key: value.to(device) for key, value in batch.items()}
-    return float(net(here)), net.logits(here).float().cpu()
+    loss, logits = net.loss_and_logits(here)
+    return float(loss), logits.float().cpu()
 
 
 def relative_change(before: Tensor, after: Tensor) -> float:

@@ -13,35 +13,35 @@ from bisect import bisect_left
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mlrun.config import Settings
+from mlrun.config import Config
 from mlrun.errors import UserError, mistake
 from mlrun.models.layers import Flops
 from mlrun.plan import schedule
-from mlrun.units import Rates, parse
+from mlrun.units import parse
 
 if TYPE_CHECKING:
     from mlrun.plan.stages import Plan, Stage
 
 
-def stages(settings: Settings, plan: Plan) -> list[Stage]:
+def stages(config: Config, plan: Plan) -> list[Stage]:
     """Return the branches of a plan that has only its trunk, the smallest budget first, each a stage of its own.
 
     Raises:
         UserError: a point whose fork is not in the stable phase of the last stage, two points that are one, or a
             last stage that learns from more than its own loss.
     """
-    last, points = plan.stages[-1], settings.cycle.branches
+    last, points = plan.stages[-1], config.settings.cycle.branches
     if not points:
         return []
     if last.step_flops != (plan.level(1).flops,):
         remedy = "it is for the whole stage: give level 1 a further row after it"
         raise UserError(mistake("cycle.branches", points, "a last stage with the model's own loss", remedy))
     budgets = [_budget(plan, text) for text in points]
-    _refuse(settings, plan, budgets)
+    _refuse(config, plan, budgets)
     found: list[Stage] = []
     for budget, text in sorted(zip(budgets, points, strict=True)):
         end = _end(plan, budget)
-        fork = _fork(settings, plan, end)
+        fork = _fork(config, plan, end)
         before = found[-1] if found else last
         branch = replace(last, index=before.index + 1, first=before.end, steps=end - fork, entry_flops=Flops(0, 0))
         branch = replace(branch, transfer=None, alpha=None)
@@ -58,9 +58,9 @@ def _share(plan: Plan, budget: int, text: str) -> float:
 
 def _budget(plan: Plan, text: str) -> int:
     """Return a point in steps of the from-scratch run."""
-    length, flops = parse(text), plan.level(1).flops.total
+    length = parse(text)
     assert length is not None
-    return Rates(plan.batch, plan.batch * plan.tokens_per_sample, plan.batch * flops, plan.budget_steps).steps(length)
+    return plan.rates(plan.level(1).flops.total, plan.budget_steps).steps(length)
 
 
 def _end(plan: Plan, budget: int) -> int:
@@ -70,20 +70,20 @@ def _end(plan: Plan, budget: int) -> int:
     return last.first + left // (plan.batch * last.mean_step_flops)
 
 
-def _fork(settings: Settings, plan: Plan, end: int) -> int:
+def _fork(config: Config, plan: Plan, end: int) -> int:
     """Return the step at which the run whose last stage ends at `end` begins to decay."""
     last = plan.stages[-1]
     shorter = replace(last, steps=end - last.first)
-    return schedule.stable(plan, settings.optimizer, settings.cycle.lr_policy, shorter).stop
+    return schedule.stable(plan, config.optimizer, config.settings.cycle.lr_policy, shorter).stop
 
 
-def _refuse(settings: Settings, plan: Plan, budgets: list[int]) -> None:
-    last, points = plan.stages[-1], settings.cycle.branches
-    stable = schedule.stable(plan, settings.optimizer, settings.cycle.lr_policy, last)
+def _refuse(config: Config, plan: Plan, budgets: list[int]) -> None:
+    last, points = plan.stages[-1], config.settings.cycle.branches
+    stable = schedule.stable(plan, config.optimizer, config.settings.cycle.lr_policy, last)
 
     def late(budget: int) -> bool:
         end = _end(plan, budget)
-        return end > last.first and max(stable.start, last.first + 1) <= _fork(settings, plan, end) < end
+        return end > last.first and max(stable.start, last.first + 1) <= _fork(config, plan, end) < end
 
     every = range(plan.budget_steps + 1)
     low = bisect_left(every, True, key=late)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from mlrun.config import Config, Cycle, Settings
-from mlrun.errors import mistake
+from mlrun.config import Config, Cycle, Schedule, Settings
+from mlrun.errors import mistake, mistakes
+from mlrun.plan.stages import alpha_problems
 from mlrun.units import EXAMPLES, parse
 
 # Seeds are hashed as 64 bits.
@@ -23,9 +24,9 @@ def problems(config: Config, sources: bool = True) -> list[str]:
 
     Without `sources` the files that the data comes from need not be there.
     """
-    settings = config.settings
-    found = _parts(config, sources) + _numbers(settings) + _lengths(settings)
-    return found + _cycle(settings.cycle) + _branches(settings)
+    settings, schedule = config.settings, config.optimizer.schedule
+    found = _parts(config, sources) + _numbers(settings, schedule) + _lengths(settings, schedule)
+    return found + _cycle(settings.cycle) + _branches(settings.cycle, schedule)
 
 
 def _parts(config: Config, sources: bool) -> list[str]:
@@ -35,7 +36,17 @@ def _parts(config: Config, sources: bool) -> list[str]:
     if data and not sources:
         absent = config.data.source_problems()
         data = [line for line in data if line not in absent]
-    return model + data + config.logger.problems()
+    others = config.optimizer.problems(config.settings.hardware)
+    others += [line for logger in config.logger.values() for line in logger.problems()]
+    return model + data + others + _evaluations(config)
+
+
+def _evaluations(config: Config) -> list[str]:
+    """Runs are compared by their held-out loss."""
+    if "held_out" in config.evaluation:
+        return []
+    given = ", ".join(config.evaluation) or "nothing"
+    return [mistake("evaluation", given, "a list with held_out", "runs are compared by that loss: add it")]
 
 
 def _positive(number: float | None) -> bool:
@@ -43,38 +54,31 @@ def _positive(number: float | None) -> bool:
     return number is None or 0 < number < math.inf
 
 
-def _numbers(s: Settings) -> list[str]:
-    o, h = s.optimizer, s.hardware
+def _numbers(s: Settings, schedule: Schedule) -> list[str]:
+    h = s.hardware
     checks: list[tuple[str, Any, bool, str]] = [
         ("batch", s.batch, s.batch >= 1, COUNT),
         ("log_every", s.log_every, s.log_every >= 1, f"{COUNT} (steps)"),
         ("eval.batch", s.eval.batch, s.eval.batch >= 1, f"{COUNT} (samples)"),
         ("seed", s.seed, s.seed in SEEDS, "an integer from 0 to 2^63 - 1"),
-        ("optimizer.lr", o.lr, _positive(o.lr), POSITIVE),
-        ("optimizer.beta1", o.beta1, 0 <= o.beta1 < 1, "a number in [0, 1)"),
-        ("optimizer.beta2", o.beta2, 0 <= o.beta2 < 1, "a number in [0, 1)"),
-        ("optimizer.eps", o.eps, _positive(o.eps), POSITIVE),
-        ("optimizer.weight_decay", o.weight_decay, 0 <= o.weight_decay < math.inf, "a finite number of at least 0"),
-        ("optimizer.clip", o.clip, _positive(o.clip), f"{POSITIVE}, or null"),
-        ("optimizer.ema", o.ema, o.ema is None or 0 < o.ema < 1, "a number in (0, 1), or null"),
-        ("optimizer.schedule.floor", o.schedule.floor, 0 <= o.schedule.floor <= 1, "a share in [0, 1]"),
+        ("optimizer.schedule.floor", schedule.floor, 0 <= schedule.floor <= 1, "a share in [0, 1]"),
         ("hardware.threads", h.threads, _positive(h.threads), f"{COUNT}, or null"),
         ("hardware.micro_batch", h.micro_batch, _divides(h.micro_batch, s.batch), f"a divisor of {s.batch}, or null"),
         ("hardware.flops_per_second", h.flops_per_second, _positive(h.flops_per_second), f"{POSITIVE}, or null"),
     ]
-    return [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
+    return mistakes("", checks)
 
 
 def _divides(micro: int | None, batch: int) -> bool:
     return micro is None or (micro >= 1 and batch % micro == 0)
 
 
-def _lengths(s: Settings) -> list[str]:
+def _lengths(s: Settings, schedule: Schedule) -> list[str]:
     lengths = {
         "eval.every": s.eval.every,
         "checkpoint.every": s.checkpoint.every,
-        "optimizer.schedule.warmup": s.optimizer.schedule.warmup,
-        "optimizer.schedule.decay": s.optimizer.schedule.decay,
+        "optimizer.schedule.warmup": schedule.warmup,
+        "optimizer.schedule.decay": schedule.decay,
     }
     found = [_length(key, text, except_for=("rest",)) for key, text in lengths.items()]
     found.append(_length("budget", s.budget, except_for=("rest", "%")))
@@ -112,13 +116,13 @@ def _cycle(cycle: Cycle) -> list[str]:
     return [line for line in found if line is not None] + _alphas(cycle) + _levels(cycle)
 
 
-def _branches(s: Settings) -> list[str]:
+def _branches(cycle: Cycle, schedule: Schedule) -> list[str]:
     """Each point is a length; where it may lie is known once the cycle is planned."""
-    points = s.cycle.branches
+    points = cycle.branches
     found = [_length(f"cycle.branches.{i}", text, except_for=("rest",)) for i, text in enumerate(points)]
-    if points and s.optimizer.schedule.shape != "wsd":
+    if points and schedule.shape != "wsd":
         remedy = "a branch leaves a stable rate: set it, or cycle.branches=[]"
-        found.append(mistake("optimizer.schedule.shape", s.optimizer.schedule.shape, "wsd", remedy))
+        found.append(mistake("optimizer.schedule.shape", schedule.shape, "wsd", remedy))
     return [line for line in found if line is not None]
 
 
@@ -127,12 +131,7 @@ def _alphas(cycle: Cycle) -> list[str]:
         "cycle.alpha": cycle.alpha,
         **{f"cycle.stages.{i}.alpha": row.alpha for i, row in enumerate(cycle.stages)},
     }
-    remedy = "0 keeps the fine model, 1 takes the decoalesced one"
-    return [
-        mistake(key, alpha, "a number in [0, 1]", remedy)
-        for key, alpha in alphas.items()
-        if alpha is not None and not 0 <= alpha <= 1
-    ]
+    return [line for key, alpha in alphas.items() if alpha is not None for line in alpha_problems(key, alpha)]
 
 
 def _levels(cycle: Cycle) -> list[str]:

@@ -12,7 +12,7 @@ from mlrun.config import Config, Cycle, Row
 from mlrun.errors import UserError, mistake
 from mlrun.models.axes import DEPTH, Resize, parameter_count
 from mlrun.models.layers import Flops, Stack
-from mlrun.plan import branches, check
+from mlrun.plan import branches, check, schedule
 from mlrun.plan.stages import Level, Plan, Samples, Stage
 from mlrun.units import Rates, parse
 
@@ -35,7 +35,8 @@ def make_plan(config: Config, sources: bool = True) -> Plan:
     tokens = config.model.tokens(data.sequence)
     plan = Plan(settings.cycle.name, settings.batch, data.sequence, tokens, budget, levels, stages)
     _refuse_overspending(plan)
-    return replace(plan, stages=(*stages, *branches.stages(settings, plan)))
+    notes = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy)
+    return replace(plan, stages=(*stages, *branches.stages(config, plan)), notes=tuple(notes))
 
 
 def _levels(config: Config) -> tuple[Level, ...]:
@@ -46,7 +47,8 @@ def _levels(config: Config) -> tuple[Level, ...]:
         resize = _coarser(config, model, number) if number < deepest else None
         parameters = parameter_count(model.params(), model.sizes())
         inexact = () if resize is None else tuple(config.growth.inexact(resize, _post_norm(model)))
-        levels.append(Level(number, model, parameters, model.flops(sequence, targets), resize, inexact))
+        state = config.optimizer.state_bytes(model)
+        levels.append(Level(number, model, parameters, model.flops(sequence, targets), resize, inexact, state))
         model = model.resize(resize.coarse) if resize is not None else model
     return tuple(levels)
 
@@ -68,15 +70,16 @@ def _coarser(config: Config, model: Any, number: int) -> Resize:
     return resize
 
 
-def _rates(config: Config, level: Level, whole: int) -> Rates:
+def _rates(config: Config, flops: int, whole: int) -> Rates:
+    """Return what `Plan.rates` does, before there is a plan."""
     batch, tokens = config.settings.batch, config.model.tokens(config.data.sequence)
-    return Rates(batch, batch * tokens, batch * level.flops.total, whole)
+    return Rates(batch, batch * tokens, batch * flops, whole)
 
 
 def _budget_steps(config: Config, finest: Level) -> int:
     budget = parse(config.settings.budget)
     assert budget is not None
-    steps = _rates(config, finest, 0).steps(budget)
+    steps = _rates(config, finest.flops.total, 0).steps(budget)
     if steps < 1:
         raise UserError(mistake("budget", config.settings.budget, "at least one step", "raise it or lower batch"))
     if steps > MOST_STEPS:
@@ -119,11 +122,11 @@ def _cost(config: Config, level: Level, transfer: str | None) -> Cost:
 def _refuse_growth(config: Config, levels: tuple[Level, ...], transfers: list[str | None]) -> None:
     """Raise UserError for what the growing method cannot do in this cycle, all lines at once."""
     rows = list(zip(config.settings.cycle.stages, transfers, strict=True))
-    problems = config.growth.policy_problems(config.settings) if "decoalesce" in transfers else []
+    problems = config.growth.policy_problems(config) if "decoalesce" in transfers else []
     for level in sorted({row.level for row, transfer in rows if transfer == "decoalesce"}):
         model, resize = levels[level - 1].model, levels[level - 1].resize
         assert resize is not None
-        problems += config.growth.size_problems(model, resize, config.settings)
+        problems += config.growth.size_problems(model, resize)
     down = {row.level for row, transfer in rows if transfer == "coalesce"}
     empty = [n for n in down if 0 in levels[n - 1].sizes.values()]
     problems += [
@@ -160,13 +163,13 @@ def _refuse_alpha(row: Row, i: int, only: float | None, reason: str) -> None:
 
 def _stage_steps(config: Config, finest: Level, costs: list[Cost], budget: int) -> list[int]:
     """Return every stage's steps; `rest` takes the whole steps that the FLOPs left over pay for."""
-    batch, tokens = config.settings.batch, config.model.tokens(config.data.sequence)
+    batch = config.settings.batch
     per_sample = [sum(f.total for f in step_flops) // len(step_flops) for step_flops, _ in costs]
     known: list[int | None] = []
     for row, flops in zip(config.settings.cycle.stages, per_sample, strict=True):
         length = parse(row.length)
-        rates = Rates(batch, batch * tokens, batch * flops, budget)
-        known.append(None if length is None or length.unit == "rest" else rates.steps(length))
+        assert length is not None
+        known.append(None if length.unit == "rest" else _rates(config, flops, budget).steps(length))
     whole = budget * batch * finest.flops.total
     spent = sum(entry_flops.total for _, entry_flops in costs)
     spent += sum(batch * flops * n for flops, n in zip(per_sample, known, strict=True) if n is not None)

@@ -1,4 +1,4 @@
-"""A plan as plan.json has it, and the hours that follow from a measured rate."""
+"""A plan as plan.json has it, and the time that follows from a measured rate."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlrun.plan.stages import Level, Plan, Stage
-
-# A float32 weight, its gradient and Adam's two moments, in bytes.
-STATE_BYTES = 16
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -25,6 +22,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "flops": plan.budget_flops,
         },
         "levels": [_level_dict(plan, level) for level in plan.levels],
+        "notes": list(plan.notes),
         "stages": [_stage_dict(plan, stage) for stage in plan.stages],
         "totals": {
             "steps": total.step,
@@ -46,7 +44,7 @@ def _level_dict(plan: Plan, level: Level) -> dict[str, Any]:
         "flops_per_sample_body": level.flops.body,
         "flops_per_token": level.flops.total / plan.tokens_per_sample,
         "cost_to_level_1": level.flops.total / plan.level(1).flops.total,
-        "state_bytes": level.parameters * STATE_BYTES,
+        "state_bytes": level.state_bytes,
         "exact": None if level.resize is None else not level.inexact,
         "inexact_because": None if level.resize is None else list(level.inexact),
     }
@@ -75,6 +73,6 @@ def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:
     }
 
 
-def hours(record: Mapping[str, Any], flops_per_second: float | None) -> float | None:
-    """Return the predicted hours of a stage's record, None if no rate was measured."""
-    return None if flops_per_second is None else record["flops"] / flops_per_second / 3600
+def predicted_seconds(record: Mapping[str, Any], flops_per_second: float | None) -> float | None:
+    """Return how long a stage's record should take, None if no rate was measured."""
+    return None if flops_per_second is None else record["flops"] / flops_per_second

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from mlrun.config import Optimizer, Schedule
+from mlrun.config import Schedule
 from mlrun.units import Rates, parse
 
 if TYPE_CHECKING:
     from mlrun.plan.stages import Plan, Stage
+
+
+class Optimizer(Protocol):
+    """What the rate follows from."""
+
+    @property
+    def lr(self) -> float:
+        """The peak at level 1."""
+
+    @property
+    def schedule(self) -> Schedule:
+        """What it is at each step."""
 
 
 def factor(schedule: Schedule, step: int, span: int, rates: Rates) -> float:
@@ -54,28 +66,38 @@ def rate(plan: Plan, optimizer: Optimizer, policy: str, stage: Stage, step: int)
     if stage.fork is not None:
         stage, step = last, stage.cursor(step)
     first, span = _span(policy, stage, last)
-    share = factor(optimizer.schedule, step - first, span, _rates(plan, stage, span))
+    share = factor(optimizer.schedule, step - first, span, plan.rates(stage.mean_step_flops, span))
     if policy == "rewarm" and stage.first > 0:
-        warmup = steps(optimizer.schedule.warmup, _rates(plan, stage, stage.steps))
+        warmup = steps(optimizer.schedule.warmup, plan.rates(stage.mean_step_flops, stage.steps))
         share *= min(1.0, (step - stage.first + 1) / max(warmup, 1))
     return optimizer.lr * stage.lr_scale * share
+
+
+def short_warmups(plan: Plan, optimizer: Optimizer, policy: str) -> list[str]:
+    """Return a line for each stage of the trunk that ends before its own warm-up, or the one of all stages, does."""
+    found = []
+    for stage in plan.trunk[-1:] if policy == "continue" else plan.trunk:
+        span = _span(policy if policy == "continue" else "restart", stage, plan.trunk[-1])[1]
+        warmup = steps(optimizer.schedule.warmup, plan.rates(stage.mean_step_flops, span))
+        if warmup > span:
+            reached = rate(plan, optimizer, policy, stage, stage.end - 1) / (optimizer.lr * stage.lr_scale)
+            where = "the run" if policy == "continue" else f"stage {stage.index + 1}"
+            line = f"{where} ends in its warm-up: {warmup} steps of it, {span} in all"
+            found.append(f"{line}; it reaches {reached:.0%} of its rate")
+    return found
 
 
 def stable(plan: Plan, optimizer: Optimizer, policy: str, last: Stage) -> range:
     """Return the steps between warm-up and decay in the last stage of a run; it may end before that of the plan."""
     first, span = _span(policy, last, last)
-    rates = _rates(plan, last, span)
+    rates = plan.rates(last.mean_step_flops, span)
     warm = first + steps(optimizer.schedule.warmup, rates)
     decays = max(first + span - steps(optimizer.schedule.decay, rates), warm)
     if policy == "rewarm" and last.first > 0:
-        warm = max(warm, last.first + steps(optimizer.schedule.warmup, _rates(plan, last, last.steps)))
+        warm = max(warm, last.first + steps(optimizer.schedule.warmup, plan.rates(last.mean_step_flops, last.steps)))
     return range(max(warm, last.first), decays)
 
 
 def _span(policy: str, stage: Stage, last: Stage) -> tuple[int, int]:
     """Return the first step and the length of the schedule that a stage is in."""
     return (stage.first, stage.steps) if policy == "restart" else (0, last.end)
-
-
-def _rates(plan: Plan, stage: Stage, whole: int) -> Rates:
-    return Rates(plan.batch, plan.batch * plan.tokens_per_sample, plan.batch * stage.mean_step_flops, whole)

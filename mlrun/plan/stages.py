@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
+from mlrun.errors import mistake
 from mlrun.models.axes import Resize, Sizes
 from mlrun.models.layers import Flops
+from mlrun.units import Rates
 
 
 @dataclass(frozen=True)
@@ -14,6 +16,7 @@ class Level:
     """One model size; level 1 is the model you want. `resize` leads to the next coarser level, if there is one.
 
     `inexact` says why growing into this level changes the function, one line each; empty if it does not.
+    `state_bytes` is what training keeps of it in float32: weights, gradients and the optimizer's state.
     """
 
     number: int
@@ -22,6 +25,7 @@ class Level:
     flops: Flops
     resize: Resize | None = None
     inexact: tuple[str, ...] = ()
+    state_bytes: int = 0
 
     @property
     def sizes(self) -> Sizes:
@@ -61,7 +65,7 @@ class Stage:
     @property
     def mean_step_flops(self) -> int:
         """FLOPs per sample of a step, the mean over its steps."""
-        return sum(turn.total for turn in self.step_flops) // len(self.step_flops)
+        return sum(step.total for step in self.step_flops) // len(self.step_flops)
 
     def cursor(self, step: int) -> int:
         """Return how many batches lie before that of `step`: a branch reads what the trunk reads after the fork."""
@@ -69,9 +73,10 @@ class Stage:
 
     def flops(self, steps: int, batch: int) -> Flops:
         """Return the FLOPs of entering the stage and taking `steps` steps."""
-        taken = [len(range(turn, steps, len(self.step_flops))) * batch for turn in range(len(self.step_flops))]
-        body = sum(n * turn.body for n, turn in zip(taken, self.step_flops, strict=True))
-        head = sum(n * turn.head for n, turn in zip(taken, self.step_flops, strict=True))
+        kinds = len(self.step_flops)
+        samples = [len(range(kind, steps, kinds)) * batch for kind in range(kinds)]
+        body = sum(n * step.body for n, step in zip(samples, self.step_flops, strict=True))
+        head = sum(n * step.head for n, step in zip(samples, self.step_flops, strict=True))
         return Flops(self.entry_flops.body + body, self.entry_flops.head + head)
 
 
@@ -85,12 +90,19 @@ class Spent:
     flops: int
     flops_body: int
 
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def __sub__(self, other: Spent) -> Spent:
+        return Spent(*(a - b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
 
 @dataclass(frozen=True)
 class Plan:
     """What will run: the cycle's stages (the trunk), then its branches.
 
-    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1.
+    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1; `notes` are what a reader
+    should know of it, a line each.
     """
 
     name: str
@@ -100,6 +112,7 @@ class Plan:
     budget_steps: int
     levels: tuple[Level, ...]
     stages: tuple[Stage, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -130,6 +143,10 @@ class Plan:
         """Return a level by its number, from 1."""
         return self.levels[number - 1]
 
+    def rates(self, flops: int, whole: int) -> Rates:
+        """Return what a step spends at `flops` per sample, where `%` is of `whole` steps."""
+        return Rates(self.batch, self.batch * self.tokens_per_sample, self.batch * flops, whole)
+
     def spent(self, step: int, stage: int | None = None) -> Spent:
         """Return what training has cost after `step` steps.
 
@@ -147,9 +164,7 @@ class Plan:
         """Return what a run would have cost that ends at `step` of a branch: the trunk up to the fork, and the rest."""
         assert stage.fork is not None
         shared, trunk = self.spent(stage.fork, self.trunk[-1].index), self.spent(stage.first, stage.index - 1)
-        now = self.spent(step, stage.index)
-        names = Spent.__dataclass_fields__
-        return Spent(*(getattr(shared, f) + getattr(now, f) - getattr(trunk, f) for f in names))
+        return shared + self.spent(step, stage.index) - trunk
 
     @property
     def total(self) -> Spent:
@@ -158,8 +173,13 @@ class Plan:
 
     def stage_cost(self, stage: Stage) -> Spent:
         """Return the cost of one stage alone."""
-        before, after = self.spent(stage.first, stage.index - 1), self.spent(stage.end, stage.index)
-        return Spent(*(getattr(after, f) - getattr(before, f) for f in Spent.__dataclass_fields__))
+        return self.spent(stage.end, stage.index) - self.spent(stage.first, stage.index - 1)
+
+
+def alpha_problems(key: str, alpha: float) -> list[str]:
+    """Return a line unless `alpha` is a share of the decoalesced model."""
+    remedy = "0 keeps the fine model, 1 takes the decoalesced one"
+    return [] if 0 <= alpha <= 1 else [mistake(key, alpha, "a number in [0, 1]", remedy)]
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,12 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.table import Table
 
-from mlrun.models.axes import FAMILIES
-from mlrun.plan.record import hours
-from mlrun.units import human
+from mlrun.models.axes import RESIZED
+from mlrun.plan.record import predicted_seconds
+from mlrun.units import duration, human
 
 # Columns that a file or a pipe is given, where no terminal says how many there are.
 WIDTH = 160
-SIZES = tuple(axis for axes in FAMILIES.values() for axis in axes)
 
 
 def show(plan: Mapping[str, Any], flops_per_second: float | None, stream: TextIO | None = None) -> None:
@@ -46,7 +45,7 @@ def headline(plan: Mapping[str, Any]) -> str:
 
 def levels(plan: Mapping[str, Any]) -> Table:
     """Return the table of model sizes; `way up` says whether decoalescing into the level keeps its function."""
-    axes = [axis for axis in SIZES if axis in plan["levels"][0]["sizes"]]
+    axes = [axis for axis in RESIZED if axis in plan["levels"][0]["sizes"]]
     names = ["level", *axes, "parameters", "FLOPs/token", "cost to level 1", "state", "way up"]
     return _table(names, [_level(level, axes) for level in plan["levels"]])
 
@@ -65,8 +64,8 @@ def _level(level: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
 
 
 def notes(plan: Mapping[str, Any]) -> list[str]:
-    """Return why a transfer up does not keep the function, a line each."""
-    return [
+    """Return why a transfer up does not keep the function, and what else a reader should know, a line each."""
+    return [f"  {note}" for note in plan.get("notes", [])] + [
         f"  from level {level['level'] + 1} to {level['level']} not exact: {why}"
         for level in plan["levels"]
         for why in level["inexact_because"] or []
@@ -105,19 +104,8 @@ def _cost(record: Mapping[str, Any], flops_per_second: float | None) -> list[str
         human(record["tokens"]),
         human(record["flops"]),
         f"{record['share']:.1%}",
-        duration(hours(record, flops_per_second)),
+        duration(predicted_seconds(record, flops_per_second)),
     ]
-
-
-def duration(predicted: float | None) -> str:
-    """Return hours in the largest unit that leaves at least one: 2.5 h, 12 min, 3.1 s; n/a if they are not known."""
-    if predicted is None:
-        return "n/a"
-    seconds = predicted * 3600
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.2g} s"
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

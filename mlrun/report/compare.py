@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from mlrun.report import endings, pairing
-from mlrun.report.curves import AXES, crossing, saving
-from mlrun.report.endings import Budget, Match
+from mlrun.report import endings, pairing, timing
+from mlrun.report.curves import AXES, crossing, read_every, saving
+from mlrun.report.endings import Budget, Match, charged
+from mlrun.report.freedom import Freedom, freer
 from mlrun.report.read import Run
-from mlrun.report.stats import Spread, spread
+from mlrun.report.stats import Spread, holm, spread
 
 ALL = "seconds_all"
 MEASURES = (*AXES, ALL)
+# Rates further apart than this are no neighbours in a sweep: the best may lie between them.
+NEIGHBOURS = 4.0
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,9 @@ class Pair:
 
     `target` is L*, the baseline's final held-out loss; `gap` the run's final loss minus it, in nats (None if it
     diverged). `cost` and `baseline_cost` are where each curve first stays at or below L*; `saved` is one minus their
-    ratio, by measure; None is "not reached", or "not comparable" for seconds of different machines (`timed` is then
-    False). `source_free` leaves out what the run's source cost; it is None where nothing was declared.
+    ratio, by measure; None is "not reached", or not comparable: seconds where `untimed` says why, and what the run's
+    source cost where nobody knows it. `source_free` leaves the source out; it is None where there is none.
+    `read_every` is the distance in steps at which both curves were read where theirs differ.
     `endings` are the run's annealed losses beside the baseline's; none unless both have branches.
     """
 
@@ -34,16 +38,24 @@ class Pair:
     baseline_cost: Mapping[str, float | None]
     saved: Mapping[str, float | None]
     source_free: Mapping[str, float | None] | None
-    timed: bool
+    untimed: str | None
+    read_every: int | None
     endings: tuple[Match, ...]
+
+    @property
+    def tokens(self) -> float | None:
+        """Tokens that the run read over those that its baseline read."""
+        run, baseline = self.run.final, self.baseline.final
+        return None if run is None or baseline is None else run.tokens / baseline.tokens
 
 
 @dataclass(frozen=True)
 class Row:
     """One method at one learning rate against its baseline; `pairs` are its finished runs, by seed.
 
-    `alone` are those whose seed has no baseline; they choose among rates only where none has pairs. `tried`
-    counts the learning rates that the method was run at, `best` marks the one with the lowest final loss.
+    `unpaired` are those whose seed has no baseline; they choose among rates only where none has pairs. `failed` ended
+    without a loss, and no mean is one over the others. `tried` counts the learning rates that the method was run at,
+    `best` marks the one with the lowest final loss of those that no seed failed at or lacks.
     """
 
     group: int
@@ -53,28 +65,38 @@ class Row:
     tried: int
     pairs: tuple[Pair, ...]
     unpaired: tuple[Run, ...]
+    failed: tuple[Run, ...]
     unfinished: tuple[Run, ...]
 
     def spread(self, measure: str) -> Spread:
         """Return the saving on one measure over the seeds."""
-        return spread([pair.saved[measure] for pair in self.pairs])
+        return self._over_all([pair.saved[measure] for pair in self.pairs])
 
     def source_free(self, measure: str) -> Spread | None:
         """Return the saving without the source's cost over the seeds; None where no source was declared."""
         free = [pair.source_free for pair in self.pairs]
         if not free or any(f is None for f in free):
             return None
-        return spread([f[measure] for f in free if f is not None])
+        return self._over_all([f[measure] for f in free if f is not None])
+
+    def _over_all(self, values: Sequence[float | None]) -> Spread:
+        return spread([*values, *([None] * len(self.failed))])
 
     @property
     def gap(self) -> Spread:
         """Final loss minus L* over the seeds."""
-        return spread([pair.gap for pair in self.pairs])
+        return self._over_all([pair.gap for pair in self.pairs])
 
     @property
     def loss(self) -> Spread:
         """Final loss over the seeds."""
-        return _losses([pair.run for pair in self.pairs] or self.unpaired)
+        runs = [pair.run for pair in self.pairs] or self.unpaired
+        return self._over_all([None if run.final is None else run.final.loss for run in runs])
+
+    @property
+    def tokens(self) -> float | None:
+        """Tokens read over those that the baseline read, the mean over the seeds."""
+        return spread([pair.tokens for pair in self.pairs]).mean
 
     @property
     def endings(self) -> tuple[Budget, ...]:
@@ -84,40 +106,88 @@ class Row:
     @property
     def timed(self) -> bool:
         """True if the seconds of every pair may be compared."""
-        return all(pair.timed for pair in self.pairs)
+        return all(pair.untimed is None for pair in self.pairs)
+
+    def uncharged(self, axis: str) -> bool:
+        """Return whether what a source cost is unknown on this axis."""
+        return any(pair.run.source is not None and pair.run.source[axis] is None for pair in self.pairs)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that agree on everything but seed, learning rate and cycle. `baselines` holds the best one of each seed."""
+    """Runs that agree on everything but seed, learning rate and cycle.
+
+    `baselines` holds the best one of each seed; `freer` are the methods that had more settings to choose from, and
+    `others` the groups of the same model, data and budget.
+    """
 
     number: int
     runs: tuple[Run, ...]
     baselines: Mapping[int, Run]
-    rates: tuple[float, ...]
     rows: tuple[Row, ...]
+    freer: tuple[Freedom, ...] = ()
+    others: tuple[Group, ...] = ()
+
+    @property
+    def paired(self) -> list[int]:
+        """The seeds that savings are of; without any, those of the baselines."""
+        found = {pair.run.seed for row in self.rows for pair in row.pairs}
+        return sorted(found or self.baselines)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Every learning rate that a baseline ended at, for any seed."""
+        return tuple(sorted({run.lr for run in self.runs if run.ended and pairing.baseline(run)}))
+
+    def swept(self, seed: int) -> list[float]:
+        """Return the rates tried for a seed's baseline that are neighbours, or neighbours' neighbours, of its best."""
+        tried = {run.lr for run in self.runs if run.seed == seed and run.ended and pairing.baseline(run)}
+        return neighbours(sorted(tried), self.baselines[seed].lr)
+
+    @property
+    def tried(self) -> int:
+        """At how many rates the baseline was tried: the least over the paired seeds."""
+        return min((len(self.swept(seed)) for seed in self.paired), default=0)
 
     @property
     def tuned(self) -> bool:
         """True if the baseline's rate was chosen among several, and no method had more to choose from."""
-        return len(self.rates) > 1 and all(row.tried <= len(self.rates) for row in self.rows)
+        return self.tried > 1 and not self.freer and all(row.tried <= self.tried for row in self.rows)
 
     @property
     def edge(self) -> bool:
         """True if a better baseline may lie outside of the rates that were tried."""
-        ends = (self.rates[0], self.rates[-1]) if self.rates else ()
-        return len(self.rates) > 1 and any(run.lr in ends for run in self.baselines.values())
+        swept = {seed: self.swept(seed) for seed in self.paired}
+        return self.tried > 1 and any(self.baselines[s].lr in (lrs[0], lrs[-1]) for s, lrs in swept.items())
 
     @property
     def sweep(self) -> dict[float, Spread]:
         """The baseline's final loss over the seeds, by learning rate; also rates that are nobody's best."""
-        found = {lr: [run for run in self.runs if run.baseline and run.finished and run.lr == lr] for lr in self.rates}
-        return {lr: _losses(once(runs)) for lr, runs in found.items()}
+        ended = [run for run in self.runs if run.ended and pairing.baseline(run)]
+        found = {lr: [run for run in ended if run.lr == lr] for lr in self.rates}
+        return {lr: _losses(once(runs, best=True)) for lr, runs in found.items()}
 
     @property
     def loss(self) -> Spread:
         """L* over the seeds."""
         return spread([run.final.loss for run in self.baselines.values() if run.final is not None])
+
+    @property
+    def claims(self) -> dict[str, float]:
+        """The p-value of each method's FLOPs saving, adjusted for how many methods were compared (Holm)."""
+        best = {row.method: row.spread("flops").p for row in self.rows if row.best and row.pairs}
+        return holm({method: 1.0 if p is None else p for method, p in best.items()})
+
+
+def neighbours(rates: Sequence[float], best: float) -> list[float]:
+    """Return the stretch of sorted rates around the best in which no two neighbours are more than 4 times apart."""
+    stretches: list[list[float]] = []
+    for rate in rates:
+        if stretches and rate <= NEIGHBOURS * stretches[-1][-1] * (1 + 1e-9):
+            stretches[-1].append(rate)
+        else:
+            stretches.append([rate])
+    return next((stretch for stretch in stretches if best in stretch), [])
 
 
 def compare(runs: Sequence[Run]) -> list[Group]:
@@ -126,86 +196,130 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     for run in runs:
         by_setting.setdefault(pairing.setting(run), []).append(run)
     largest_first = sorted(by_setting.values(), key=len, reverse=True)
-    return [_group(number, members) for number, members in enumerate(largest_first, 1)]
+    groups = [_group(number, members) for number, members in enumerate(largest_first, 1)]
+    by_task: dict[str, list[Group]] = {}
+    for group in groups:
+        by_task.setdefault(pairing.task(group.runs[0]), []).append(group)
+    return [_beside(group, by_task[pairing.task(group.runs[0])]) for group in groups]
+
+
+def _beside(group: Group, groups: Sequence[Group]) -> Group:
+    """Return a group that knows those of the same model, data and budget."""
+    same = [g for g in groups if g is not group and pairing.same_budget(g.runs[0], group.runs[0])]
+    everyone = [run for g in (group, *same) for run in g.runs]
+    found = freer(group.runs, everyone, group.paired) if group.rows and group.baselines else ()
+    return replace(group, freer=found, others=tuple(same))
 
 
 def _group(number: int, runs: Sequence[Run]) -> Group:
-    candidates = [run for run in runs if run.baseline and run.finished and run.final is not None]
-    best: dict[int, Run] = {}
-    for run in sorted(candidates, key=lambda run: (_final_loss(run), -len(run.branches))):
-        best.setdefault(run.seed, run)
-    rates = tuple(sorted({run.lr for run in candidates}))
-    return Group(number, tuple(runs), dict(sorted(best.items())), rates, _rows(number, runs, best))
-
-
-def _final_loss(run: Run) -> float:
-    assert run.final is not None
-    return run.final.loss
+    candidates = [run for run in runs if run.finished and run.final is not None and pairing.baseline(run)]
+    best = {run.seed: run for run in once(candidates, best=True)}
+    return Group(number, tuple(runs), best, _rows(number, runs, best))
 
 
 def _rows(number: int, runs: Sequence[Run], baselines: Mapping[int, Run]) -> tuple[Row, ...]:
     families: dict[str, list[Run]] = {}
     for run in runs:
-        if not run.baseline:
+        if not pairing.baseline(run):
             families.setdefault(pairing.family(run), []).append(run)
-    names = pairing.labels({key: members[0] for key, members in families.items()})
+    names = pairing.labels(families, list(baselines.values()))
     rows = [row for key, members in families.items() for row in _family(number, names[key], members, baselines)]
     return tuple(rows)
 
 
 def _family(number: int, method: str, runs: Sequence[Run], baselines: Mapping[int, Run]) -> list[Row]:
-    """Return one row per learning rate of a method; the best is that with the lowest final loss."""
+    """Return one row per learning rate of a method."""
     rates = sorted({run.lr for run in runs})
     by_rate = {lr: once([run for run in runs if run.lr == lr]) for lr in rates}
-    pairs = {
-        lr: tuple(pair(run, baselines[run.seed]) for run in members if run.finished and run.seed in baselines)
-        for lr, members in by_rate.items()
-    }
-    alone = {lr: tuple(r for r in by_rate[lr] if r.finished and r.seed not in baselines) for lr in rates}
-    paired = any(pairs.values())
-    means = {lr: (spread([p.gap for p in pairs[lr]]) if paired else _losses(alone[lr])).mean for lr in rates}
+    done = {lr: [run for run in members if run.finished] for lr, members in by_rate.items()}
+    paired = any(run.seed in baselines for members in done.values() for run in members)
+    best = _best(by_rate, [run.seed for run in runs if run.ended and (run.seed in baselines or not paired)])
+    tried = sum(any(run.ended for run in members) for members in by_rate.values())
+    return [
+        Row(
+            number,
+            method,
+            lr,
+            lr == best,
+            tried,
+            tuple(pair(run, baselines[run.seed]) for run in done[lr] if run.seed in baselines),
+            tuple(run for run in done[lr] if run.seed not in baselines),
+            tuple(run for run in by_rate[lr] if run.failed and not run.finished),
+            tuple(run for run in by_rate[lr] if not run.ended),
+        )
+        for lr in rates
+    ]
+
+
+def _best(by_rate: Mapping[float, Sequence[Run]], seeds: Sequence[int]) -> float | None:
+    """Return the rate with the lowest mean loss over these seeds; one that failed at or lacks any of them is out.
+
+    Where all rates lack some, those that failed at none are compared over the seeds that they have in common; where
+    no run has ended, the first rate stands for all.
+    """
+    ended = {lr: {run.seed: run for run in runs if run.ended} for lr, runs in by_rate.items()}
+    whole = {lr: runs for lr, runs in ended.items() if runs and not any(run.failed for run in runs.values())}
+    complete = {lr: runs for lr, runs in whole.items() if set(seeds) <= set(runs)}
+    common = set(seeds) if complete else set.intersection(set(seeds), *map(set, whole.values()))
+    means = {lr: _losses([runs[s] for s in sorted(common)]).mean for lr, runs in (complete or whole).items()}
     known = {lr: mean for lr, mean in means.items() if mean is not None}
-    best = min(known, key=lambda lr: known[lr], default=rates[0])
-    waiting = {lr: tuple(run for run in by_rate[lr] if not run.finished) for lr in rates}
-    return [Row(number, method, lr, lr == best, len(known), pairs[lr], alone[lr], waiting[lr]) for lr in rates]
+    return min(known, key=lambda lr: known[lr], default=None if any(ended.values()) else next(iter(by_rate)))
 
 
 def _losses(runs: Sequence[Run]) -> Spread:
-    """Return the final losses over the seeds."""
-    return spread([None if run.final is None else run.final.loss for run in runs])
+    """Return the final losses over the seeds; a run that failed has none."""
+    return spread([None if run.failed or run.final is None else run.final.loss for run in runs])
 
 
-def once(runs: Sequence[Run]) -> list[Run]:
+def once(runs: Sequence[Run], best: bool = False) -> list[Run]:
     """Return one run per seed, by seed: the same settings run twice are no second seed.
 
-    Of finished ones that with most branches stays, then the last one.
+    Of finished ones that with the highest loss stays, with `best` that with the lowest: no repeat may flatter a method.
+    Of equal ones that with most branches, then the slowest (the fastest).
     """
-    kept = {run.seed: run for run in sorted(runs, key=lambda run: (run.finished, len(run.branches), run.folder))}
+
+    def rank(run: Run) -> tuple[object, ...]:
+        loss = float("inf") if run.final is None else run.final.loss
+        seconds = float(run.last.get("seconds", 0.0))
+        sign = -1 if best else 1
+        return run.finished, run.failed, sign * loss, len(run.branches), sign * seconds, str(run.folder)
+
+    kept = {run.seed: run for run in sorted(runs, key=rank)}
     return [kept[seed] for seed in sorted(kept)]
 
 
 def pair(run: Run, baseline: Run) -> Pair:
-    """Return what a run saved against a baseline that has a final loss; the same rule gives the cost of both."""
-    target = _final_loss(baseline)
-    timed = pairing.same_speed(run, baseline)
-    without = {axis: crossing(run.evaluations, target, axis) for axis in AXES}
-    own = _costs(run, without)
-    cost = _costs(run, {axis: _plus(value, run.source, axis) for axis, value in without.items()})
-    base = _costs(baseline, {axis: crossing(baseline.evaluations, target, axis) for axis in AXES})
-    saved, free = ({m: _saved(c, base, m, timed) for m in MEASURES} for c in (cost, own))
+    """Return what a run saved against a baseline that has a final loss; the same rule gives the cost of both.
+
+    Where one was evaluated less often than the other, both curves are read as often as that one.
+    """
+    assert baseline.final is not None
+    target, untimed = baseline.final.loss, timing.incomparable(run, baseline)
+    every = _wider(run, baseline)
+    curve, base_curve = (r.evaluations if every is None else read_every(r.evaluations, every) for r in (run, baseline))
+    without = {axis: crossing(curve, target, axis) for axis in AXES}
+    cost = _costs(run, {axis: charged(value, run.source, axis) for axis, value in without.items()})
+    base = _costs(baseline, {axis: crossing(base_curve, target, axis) for axis in AXES})
+    saved = {m: _saved(cost, base, m, untimed is None) for m in MEASURES}
+    free = None
+    if run.source is not None:
+        own = _costs(run, {axis: None if cost[axis] is None else without[axis] for axis in AXES})
+        free = {m: _saved(own, base, m, untimed is None) for m in MEASURES}
     gap = None if run.final is None else run.final.loss - target
-    matched = endings.match(run.endings, baseline.endings, run.source, timed)
-    return Pair(run, baseline, target, gap, cost, base, saved, None if run.source is None else free, timed, matched)
+    matched = endings.match(run.endings, baseline.endings, run.source, untimed is None)
+    return Pair(run, baseline, target, gap, cost, base, saved, free, untimed, every, matched)
+
+
+def _wider(run: Run, baseline: Run) -> int | None:
+    """Return the wider of two distances between evaluations, None if they are the same or not known."""
+    one, other = run.cadence, baseline.cadence
+    return None if one is None or other is None or one == other else max(one, other)
 
 
 def _costs(run: Run, costs: Mapping[str, float | None]) -> dict[str, float | None]:
     """Add the whole wall-clock cost: the whole run's transfers, evaluations and start-up are charged."""
     trained, overhead = costs["seconds"], run.overhead
     return {**costs, ALL: None if trained is None or overhead is None else trained + overhead}
-
-
-def _plus(value: float | None, source: Mapping[str, float] | None, axis: str) -> float | None:
-    return value if value is None or source is None else value + source[axis]
 
 
 def _saved(

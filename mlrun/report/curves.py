@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import NamedTuple, TypeVar
 
 AXES = ("flops", "flops_body", "seconds")
@@ -55,6 +55,32 @@ def first_staying(curve: Sequence[Point], target: float) -> int | None:
         if not curve[index].loss <= target:  # NaN too
             return index + 1 if index + 1 < len(curve) else None
     return 0 if curve else None
+
+
+def read_every(points: Sequence[Point], steps: int) -> list[Point]:
+    """Return a curve as if evaluated every `steps` steps, and where its stages begin and end.
+
+    Between evaluations it is taken as a line, and is not finite beside one that is not.
+    """
+    found: list[Point] = []
+    for _, members in groupby(points, key=lambda point: (point.stage, point.level)):
+        stage = list(members)
+        found.append(stage[0])
+        for before, after in pairwise(stage):
+            due = range((before.step // steps + 1) * steps, after.step + 1, steps)
+            found += [_between(before, after, (step - before.step) / (after.step - before.step)) for step in due]
+        if found[-1].step < stage[-1].step:
+            found.append(stage[-1])
+    return found
+
+
+def _between(before: Point, after: Point, share: float) -> Point:
+    """Return the point at a share of the way between two evaluations of one stage."""
+    if share == 1:
+        return after
+    step = before.step + round(share * (after.step - before.step))
+    costs = [a + share * (b - a) for a, b in zip(before[3:], after[3:], strict=True)]
+    return Point(before.stage, before.level, step, *costs)
 
 
 def unrest(points: Sequence[Point], share: float = 1 / 3) -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mlrun.report.curves import AXES, Point, first_staying, saving
 from mlrun.report.stats import Spread, spread
@@ -40,7 +40,7 @@ class Match:
     baseline_loss: float | None
     gap: float | None
     why: str | None
-    cost: Mapping[str, float]
+    cost: Mapping[str, float | None]
     price: Mapping[str, float | None]
     saved: Mapping[str, float | None]
     source_free: Mapping[str, float | None] | None
@@ -113,7 +113,7 @@ def price(baseline: Sequence[Ending], loss: float, axis: str) -> float | None:
 
 
 def match(
-    endings: Sequence[Ending], baseline: Sequence[Ending], source: Mapping[str, float] | None, timed: bool
+    endings: Sequence[Ending], baseline: Sequence[Ending], source: Mapping[str, Any] | None, timed: bool
 ) -> tuple[Match, ...]:
     """Return each ending of a run beside those of its baseline; none if either has only its final one."""
     if not endings or not baseline:
@@ -121,18 +121,26 @@ def match(
     return tuple(_match(ending, baseline, source, timed) for ending in endings)
 
 
-def _match(ending: Ending, baseline: Sequence[Ending], source: Mapping[str, float] | None, timed: bool) -> Match:
+def _match(ending: Ending, baseline: Sequence[Ending], source: Mapping[str, Any] | None, timed: bool) -> Match:
     loss = ending.point.loss
     beside = next((_finite(other.point.loss) for other in baseline if other.budget == ending.budget), None)
     own = {axis: float(getattr(ending.point, axis)) for axis in AXES}
-    cost = {axis: own[axis] + (0.0 if source is None else source[axis]) for axis in AXES}
+    cost = {axis: charged(own[axis], source, axis) for axis in AXES}
     axes = [axis for axis in AXES if timed or axis != "seconds"]
     prices: dict[str, float | None] = dict.fromkeys(AXES) | {axis: price(baseline, loss, axis) for axis in axes}
-    saved, free = ({axis: saving(paid[axis], prices[axis]) for axis in AXES} for paid in (cost, own))
+    saved = {axis: saving(cost[axis], prices[axis]) for axis in AXES}
+    free = {axis: None if cost[axis] is None else saving(own[axis], prices[axis]) for axis in AXES}
     gap = None if beside is None or not math.isfinite(loss) else loss - beside
     why = outside(baseline, loss)
     found = _finite(loss)
     return Match(ending.budget, found, beside, gap, why, cost, prices, saved, None if source is None else free)
+
+
+def charged(cost: float | None, source: Mapping[str, Any] | None, axis: str) -> float | None:
+    """Return a cost with that of the run's source; None if either is unknown."""
+    if cost is None or source is None:
+        return cost
+    return None if source[axis] is None else cost + float(source[axis])
 
 
 def _finite(loss: float) -> float | None:

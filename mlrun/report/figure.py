@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mlrun import files
+from mlrun.report import pairing
 from mlrun.report.compare import Group, Row
 from mlrun.report.curves import Point, thin
 from mlrun.report.endings import Ending
@@ -87,17 +90,19 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
         _legend(figure, curves)
         paths = [folder / f"{stem}.png", folder / f"{stem}.pdf"]
         for path in paths:
-            figure.savefig(path, dpi=220)
+            drawn = io.BytesIO()
+            figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=220)
+            files.write_bytes(path, drawn.getvalue())
     return paths
 
 
 def chosen(group: Group) -> list[Curve]:
     """Return what is drawn: the baseline, and each method at its best rate, the lowest final losses first."""
-    baselines = list(group.baselines.values()) or [run for run in group.runs if run.baseline]
+    baselines = list(group.baselines.values()) or [run for run in group.runs if pairing.baseline(run)]
     curves = [_curve("baseline", BASELINE, baselines, None)]
     best = sorted((row for row in group.rows if row.best), key=_order)[: len(COLOURS)]
     for row, colour in zip(best, COLOURS, strict=False):
-        runs = [*(pair.run for pair in row.pairs), *row.unpaired, *row.unfinished]
+        runs = [*(pair.run for pair in row.pairs), *row.unpaired, *row.failed, *row.unfinished]
         curves.append(_curve(row.method, colour, runs, row))
     return [curve for curve in curves if any(curve.seeds)]
 
@@ -109,7 +114,7 @@ def _order(row: Row) -> float:
 
 def _curve(name: str, colour: str, runs: Any, row: Row | None) -> Curve:
     runs = list(runs)
-    label = f"{runs[0].config['cycle']['name']} (baseline)" if row is None and runs else name
+    label = f"{pairing.called(runs)} (baseline)" if row is None and runs else name
     if runs and not any(run.finished for run in runs):
         label += f", {runs[0].status}"
     seeds = tuple(thin(run.evaluations) for run in runs if len(run.evaluations) > 0)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mlrun.report import pairing
-from mlrun.report.compare import Group
+from mlrun.report import pairing, timing
+from mlrun.report.compare import NEIGHBOURS, Group
 from mlrun.report.curves import unrest
 from mlrun.report.figure import COLOURS
 from mlrun.report.read import Run
@@ -13,10 +13,15 @@ from mlrun.report.read import Run
 RULES = (
     "Saving: 1 - cost(method) / cost(baseline), each taken where its held-out loss at level 1 first stays at or below "
     "L*, the final loss of the baseline of the same seed, on straight lines between evaluations.",
-    "Everything a run spent is charged, with coarse levels and declared sources; `source free` leaves sources out.",
+    "Everything a run spent is charged, with coarse levels and sources (`init=`); `source free` leaves sources out.",
+    "A baseline is a from-scratch run of one stage at level 1 that spent the whole budget; any other run is a method.",
     "Of several learning rates the one with the lowest final loss counts: by the mean over seeds for a method (*), "
-    "seed by seed for the baseline, which gains by it.",
-    "± is the standard deviation over seeds; [ ] a 95% bootstrap interval of the mean. Time is of training only.",
+    "seed by seed for the baseline, which gains by it. A rate at which a seed failed is never the best.",
+    "± is the standard deviation over seeds; [ ] the 95% interval of the mean by Student's t with n - 1 degrees of "
+    "freedom. Time is of training only.",
+    "Data: runs of one seed draw the same samples in the same order. At equal FLOPs a cycle reads more of them than "
+    "its baseline does: `tokens` is what it read over what the baseline read, and what is over 1 the baseline never "
+    "saw.",
     "Speed-up s is the FLOPs saving as 1 - 1 / (1 + s). `of body` leaves the vocabulary head out of both costs.",
     "The loss gap is the final loss minus L*, in nats: below 0 is better than the baseline.",
 )
@@ -41,30 +46,118 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
     label = f"Group {group.number}"
     if group.rows and group.baselines:
         yield from _tuning(group, label)
-        if len(group.baselines) == 1:
-            yield f"{label}: one seed; differences between runs of one seed may be chance."
-        if not all(row.timed for row in group.rows):
-            yield f"{label}: times are n/a where method and baseline ran on different machines or hardware settings."
+        yield from _better_elsewhere(group, label)
+        yield from _sure(group, label)
+        yield from _untimed(group, label)
+        yield from _declared(group, label)
         yield from _unmatched(group, label)
+        yield from _cadence(group, label)
         yield from _early(group, label)
         yield from _noisy(group, label)
+    yield from _data(group, label)
     yield from _left_out(group, label)
-    yield from _unpaired(group, label, [run for g in groups for run in g.runs if run.baseline])
+    yield from _unpaired(group, label, [run for g in groups for run in g.runs if pairing.baseline(run)])
     methods_found = len({row.method for row in group.rows})
     if methods_found > len(COLOURS):
         yield f"{label}: the figure shows the {len(COLOURS)} methods with the lowest final loss of {methods_found}."
 
 
 def _tuning(group: Group, label: str) -> Iterator[str]:
-    if len(group.rates) < 2:
+    swept = {seed: len(group.swept(seed)) for seed in group.paired}
+    if group.tried < 2 and len(group.rates) > 1:
+        far = f"within a factor {NEIGHBOURS:g} of its best"
+        yield f"{label}: baseline not tuned: for some seed no other rate {far} was tried: no matched comparison."
+    elif group.tried < 2:
         yield f"{label}: baseline not tuned (one learning rate was tried): this is not a matched comparison."
-    elif not group.tuned:
+    elif any(row.tried > group.tried for row in group.rows):
         yield f"{label}: a method was tried at more learning rates than the baseline: this is not a matched comparison."
+    if len(set(swept.values())) > 1:
+        counts = ", ".join(f"{count} for seed {seed}" for seed, count in swept.items())
+        yield f"{label}: the baseline was not tried at as many rates for every seed ({counts}); the least counts."
+    for freedom in group.freer:
+        yield (
+            f"{label}: {freedom.method} was tried at {freedom.settings} settings ({', '.join(freedom.keys) or 'lr'}), "
+            f"the baseline at {freedom.baseline}: the method had more to choose from."
+        )
     if group.edge:
         yield f"{label}: the baseline's best rate is at the edge of its sweep; a better one may lie outside."
     if at_edge := [name for name, rates, best in _swept(group) if best in (min(rates), max(rates))]:
         names = ", ".join(at_edge)
         yield f"{label}: the best rate is at the edge of those tried, a better one may lie outside: {names}."
+
+
+def _better_elsewhere(group: Group, label: str) -> Iterator[str]:
+    """Say which from-scratch run of the same model, data and budget ends lower, and what it sets otherwise."""
+    found = []
+    for other in group.others:
+        seeds = [seed for seed in group.paired if seed in other.baselines] or sorted(other.baselines)
+        for seed in seeds:
+            run, own = other.baselines[seed], group.baselines.get(seed, next(iter(group.baselines.values())))
+            assert run.final is not None and own.final is not None
+            found.append((run.final.loss - own.final.loss, run, own))
+    if found and (least := min(found, key=lambda item: item[0]))[0] < 0:
+        gap, run, own = least
+        how = ", ".join(pairing.settings_apart(run, own)) or "other settings"
+        yield f"{label}: a from-scratch run ends {-gap:.4f} nats lower than this baseline: {run.folder} with {how}."
+
+
+def _sure(group: Group, label: str) -> Iterator[str]:
+    """Say how many methods were compared and which savings stand for all of them; and how sure the seeds make us."""
+    seeds = {row.method: len(row.pairs) for row in group.rows if row.pairs}
+    if alone := [f"{row.method} at rate {row.lr:g}" for row in group.rows if len(row.pairs) == 1]:
+        which = f" ({', '.join(alone)})" if any(len(row.pairs) > 1 for row in group.rows) else ""
+        yield f"{label}: one seed; differences between runs of one seed may be chance{which}."
+    if any(count > 1 for count in seeds.values()):
+        savings = {row.method: row.spread("flops").mean for row in group.rows if row.best}
+        sure = [name for name, p in group.claims.items() if p < 0.05 and (savings[name] or 0) > 0]
+        stands = ", ".join(f"{name} (p {group.claims[name]:.2g})" for name in sure) or "none"
+        counted = (
+            f"{len(group.claims)} method{'s were' if len(group.claims) != 1 else ' was'} compared with the baseline"
+        )
+        yield f"{label}: {counted}; FLOPs savings over 0 at 5% for all together (t, Holm): {stands}."
+    samples = next(iter(group.baselines.values())).data.get("validation_samples")
+    errors = [run.held_out_error for run in group.baselines.values()]
+    error = "n/a (not logged)" if None in errors else f"{max(e for e in errors if e is not None):.4f} nats"
+    yield f"{label}: standard error of a held-out loss over its {samples or 'unknown number of'} samples: {error}."
+
+
+def _untimed(group: Group, label: str) -> Iterator[str]:
+    """Say why times are n/a, one reason for all rows that share it."""
+    reasons = [pair.untimed for row in group.rows for pair in row.pairs if pair.untimed is not None]
+    if reasons:
+        more = f", and {len(set(reasons)) - 1} more such reasons" if len(set(reasons)) > 1 else ""
+        yield f"{label}: times are n/a where they may not be compared: {reasons[0]}{more}."
+    unchecked = [row.method for row in group.rows if row.pairs and row.timed and not timing.plain(row.pairs[0].run)]
+    if unchecked:
+        names = ", ".join(dict.fromkeys(unchecked))
+        yield f"{label}: no plain step at level 1 shows whether these had the machine to themselves: {names}."
+
+
+def _declared(group: Group, label: str) -> Iterator[str]:
+    """Say whose weights are charged with what the user says that they cost."""
+    sources = {row.method: row.pairs[0].run.source for row in group.rows if row.pairs}
+    for method, source in sources.items():
+        if source is not None and source.get("declared") and source["flops"] is not None:
+            yield f"{label}: the source of {method} is charged with {source['flops']:.3g} FLOPs, some of it declared."
+
+
+def _cadence(group: Group, label: str) -> Iterator[str]:
+    every = {pair.read_every for row in group.rows for pair in row.pairs if pair.read_every is not None}
+    if every:
+        steps = ", ".join(map(str, sorted(every)))
+        yield f"{label}: runs were evaluated at different distances; both are read every {steps} steps, the wider one."
+
+
+def _data(group: Group, label: str) -> Iterator[str]:
+    """Say what is not known of the data, and of held-out documents that are in the training part too."""
+    unknown = [run for run in group.runs if run.data.get("identity") is None]
+    if unknown and any(row.pairs for row in group.rows):
+        kept = "settings and content hash" if unknown[0].data.get("content") else "settings alone"
+        which = f"{len(unknown)} of the runs, such as {unknown[0].folder}"
+        yield f"{label}: no digests of the data of {which}: they are matched by its {kept}."
+    copies = {(run.data.get("copies"), run.data.get("held_out_documents")) for run in group.runs}
+    for copied, of in sorted(pair for pair in copies if pair[0]):
+        yield f"{label}: {copied} of {of or 'the'} held-out documents are in the training part too, word for word."
 
 
 def _swept(group: Group) -> Iterator[tuple[str, list[float], float]]:
@@ -108,18 +201,36 @@ def _noisy(group: Group, label: str) -> Iterator[str]:
 
 def _left_out(group: Group, label: str) -> Iterator[str]:
     for run in group.runs:
-        if not run.finished:
+        if run.fault is not None:
+            yield f"{label}: {run.folder} says that it is finished, but {run.fault}: it is in no mean."
+        elif run.failed:
+            yield f"{label}: {run.folder} failed at {100 * run.progress:.0f}%; no mean leaves it out."
+        elif not run.finished:
             yield f"{label}: {run.folder} is {run.status} at {100 * run.progress:.0f}% and in no mean."
+    yield from _copied(group, label)
     doubles = len(group.runs) - len({(pairing.family(run), run.lr, run.seed) for run in group.runs})
     if doubles > 0:
-        yield f"{label}: {doubles} of the runs repeat another's settings and seed; the last finished one counts."
+        yield (
+            f"{label}: {doubles} of the runs repeat another's settings and seed; of a method's the one with the "
+            "highest loss counts, of the baseline's that with the lowest."
+        )
+
+
+def _copied(group: Group, label: str) -> Iterator[str]:
+    """Say which runs have other seeds and yet the very same losses: no seed gives another's."""
+    seen: dict[tuple[float, ...], Run] = {}
+    for run in group.runs:
+        losses = tuple(point.loss for point in run.evaluations)
+        other = seen.setdefault((run.lr, *losses), run)
+        if run.ended and other.seed != run.seed and len(losses) > 1:
+            yield f"{label}: {run.folder} and {other.folder} have other seeds and the same losses: is one a copy?"
 
 
 def _unpaired(group: Group, label: str, baselines: Sequence[Run]) -> Iterator[str]:
     """Say of the finished cycle runs without a baseline which baseline is nearest, and what keeps them apart."""
     found: dict[str, list[Run]] = {}
     for run in group.runs:
-        if run.baseline or not run.finished or run.seed in group.baselines:
+        if pairing.baseline(run) or not run.finished or run.seed in group.baselines:
             continue
         apart = [(pairing.differences(run, other) or [f"being {other.status}"], other) for other in baselines]
         if apart:

@@ -1,26 +1,61 @@
-"""Which runs may be compared, which are the same method, and what to call them."""
+"""Which runs may be compared, which are the same method, which is a baseline, and what to call them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from mlrun.files import RUNTIME
 from mlrun.report.read import Run
 
-# A cycle and its baseline agree on these (and on the seed); `optimizer.lr` is each one's own best.
-MATCHED = ("model", "data", "budget", "batch", "eval", "optimizer")
-# These say where, under which name and how fast a run ran, not what it computed.
-IGNORED = ("task", "run", "runs", "name", "seed", "log_every", "cache", "logger", "hardware", "checkpoint", "hydra")
+# What does not make a method: runs that differ in the seed alone are repeats.
+IGNORED = (*RUNTIME, "seed")
+# These make a method. Every other key, known or not, must be equal for two runs to be compared.
+METHOD = ("cycle", "coarsening", "growth", "init", "init_flops", "on_divergence")
 # Keys of a section that may differ: branches leave the trunk as it is.
 FREE_KEY = {"optimizer": "lr", "eval": "every", "cycle": "branches"}
+# What may differ between two runs that had the same thing to learn, and could have been tuned for it.
+TUNABLE = ("optimizer", "batch", "eval", "budget")
+# Settings of a cycle that change nothing where one stage at level 1 is all there is.
+WITHOUT_EFFECT = (
+    "name",
+    "lengths",
+    "stages",
+    "alpha",
+    "noise",
+    "lr_scale",
+    "optimizer_policy",
+    "lr_policy",
+    "branches",
+)
+ROW = ("level", "length", "alpha")
+DIGESTS = ("train", "held_out", "tokenizer", "preprocessing")
+# Settings of the data that its content hash covers.
+HASHED = ("files", "validation_files", "tokenizer", "tokenizer_characters")
 # Ratios that are that of the width unless a user sets them.
 FOLLOWING = ("coarsening.ffn", "coarsening.head")
 
 
 def matched(run: Run) -> dict[str, str]:
     """Return, by section, what must be equal for two runs to be compared, as text."""
-    return {name: _text(_without_own(name, run.config.get(name))) for name in MATCHED}
+    sections = {k: _text(_without_own(k, v)) for k, v in run.config.items() if k not in IGNORED + METHOD}
+    budget = {axis: run.plan["budget"].get(axis) for axis in ("steps", "tokens", "flops")}
+    precision = (run.config.get("hardware") or {}).get("precision")
+    return sections | {"data": data(run), "budget": _text(budget), "precision": _text(precision)}
+
+
+def data(run: Run) -> str:
+    """Return what the run read, as text: digests of its content, whatever its files are called.
+
+    A run that has no digests is known by its settings and the hash that it has, if any.
+    """
+    identity, content = run.data.get("identity"), run.data.get("content")
+    if identity is not None:
+        return _text({name: identity.get(name) for name in DIGESTS})
+    covered = () if content is None else HASHED
+    settings = {key: value for key, value in (run.config.get("data") or {}).items() if key not in covered}
+    return _text({"settings": settings, "content": content})
 
 
 def setting(run: Run) -> str:
@@ -28,39 +63,107 @@ def setting(run: Run) -> str:
     return _text(matched(run))
 
 
-def family(run: Run) -> str:
+def baseline(run: Run) -> bool:
+    """Return whether a run is from scratch and spent the whole budget, plainly; branches aside."""
+    return run.level_one and not unplain(run)
+
+
+def unplain(run: Run) -> list[str]:
+    """Return what tells a run apart from the plain one of its budget, in words, beside its stages and policies."""
+    found = [] if run.source is None else [f"init={_short_path(run.source['name'])}"]
+    if not run.level_one:
+        return found
+    (stage,), cycle = run.trunk, run.config["cycle"]
+    steps, budget = stage["steps"], run.plan["budget"].get("steps")
+    if steps != budget:
+        found.append(f"{steps} steps" if not budget else f"stops at {100 * steps / budget:.3g}%")
+    if skipped := (run.summary or {}).get("skipped_steps"):
+        found.append(f"{skipped} steps skipped")
+    rows = cycle.get("stages") or [{}]
+    unknown = {k: v for k, v in cycle.items() if k not in WITHOUT_EFFECT} | {
+        k: v for k, v in rows[0].items() if k not in ROW
+    }
+    return found + [f"{key}={value}" for key, value in unknown.items() if value not in (None, [], {})]
+
+
+def _short_path(path: Any) -> str:
+    """Return the folder of a run that a path leads to or into, without those above it."""
+    parts = [part for part in str(path).split("/") if part not in ("", ".", "model")]
+    return parts[-1] if parts else str(path)
+
+
+def family(run: Run, source: bool = True) -> str:
     """Return one key for the method: equal for runs that differ in seed and learning rate only.
 
     What a one-stage run at level 1 never uses (coarsening, the cycle's policies) does not tell baselines apart.
+    Without `source` runs that began with other weights count as one method.
     """
-    if run.baseline:
+    if baseline(run):
         return "baseline " + setting(run)
-    return _text({k: _without_own(k, v) for k, v in run.config.items() if k not in IGNORED})
-
-
-def same_speed(one: Run, other: Run) -> bool:
-    """Return whether the seconds of two finished runs were measured on the same machine in the same way."""
-    return _machine(one) == _machine(other)
+    keys = METHOD if source else tuple(key for key in METHOD if key != "init")
+    return _text([setting(run), {k: _without_own(k, run.config.get(k)) for k in keys}])
 
 
 def differences(one: Run, other: Run) -> list[str]:
     """Return the names of what keeps two runs from being compared."""
     a, b = matched(one), matched(other)
-    return [name for name in MATCHED if a[name] != b[name]] + (["seed"] if one.seed != other.seed else [])
+    found = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+    mine, theirs = one.data.get("identity"), other.data.get("identity")
+    if "data" in found and mine is not None and theirs is not None:
+        parts = [name for name in DIGESTS if mine.get(name) != theirs.get(name)]
+        found[found.index("data")] = f"data ({', '.join(parts)})"
+    return found + (["seed"] if one.seed != other.seed else [])
 
 
-def labels(families: Mapping[str, Run]) -> dict[str, str]:
-    """Return a short name for each method, given one run of each: the cycle's name and what tells it apart."""
+def task(run: Run) -> str:
+    """Return one key for what a run was to learn: model and data, whatever its optimizer and batch."""
+    return _text({name: text for name, text in matched(run).items() if name not in TUNABLE})
+
+
+def same_budget(one: Run, other: Run) -> bool:
+    """Return whether two budgets are the same FLOPs, but for the rounding of a batch."""
+    flops = [float(run.plan["budget"]["flops"]) for run in (one, other)]
+    return abs(flops[0] - flops[1]) <= 0.01 * max(flops)
+
+
+def settings_apart(one: Run, other: Run) -> list[str]:
+    """Return `key=value instead of value` for what two runs of one task set otherwise, the learning rate included."""
+    a, b = (dict(_flat({k: run.config.get(k) for k in ("optimizer", "batch")}, own=True)) for run in (one, other))
+    return [f"{_last(k)}={a.get(k)} instead of {b.get(k)}" for k in {**a, **b} if a.get(k) != b.get(k)]
+
+
+def labels(families: Mapping[str, Sequence[Run]], baselines: Sequence[Run] = ()) -> dict[str, str]:
+    """Return a short name for each method, given its runs: the user's, the cycle's, and what tells it apart.
+
+    A method whose cycle is called as that of a baseline is told apart by its levels.
+    """
+    taken = {"scratch", *(str(run.config["cycle"]["name"]) for run in baselines)}
     by_name: dict[str, list[str]] = {}
-    for key, run in families.items():
-        by_name.setdefault(str(run.config["cycle"]["name"]), []).append(key)
+    for key, runs in families.items():
+        by_name.setdefault(called(runs, taken), []).append(key)
     found = {}
     for name, keys in by_name.items():
-        flats = [dict(_flat(families[key].config)) for key in keys]
+        flats = [dict(_flat({k: families[key][0].config.get(k) or {} for k in METHOD})) for key in keys]
         chosen = _telling(flats)
         for key, flat in zip(keys, flats, strict=True):
             found[key] = " ".join([name, *(_said(c, flat.get(c), chosen) for c in chosen)])
     return found
+
+
+def called(runs: Sequence[Run], taken: Collection[str] = ("scratch",)) -> str:
+    """Return the cycle's name with what makes it no plain one; before it the user's name, if all runs share one."""
+    run, names = runs[0], {run.name for run in runs}
+    parts = [run.config["cycle"]["name"], *unplain(run)]
+    if not run.level_one and parts[0] in taken:
+        parts.insert(1, f"levels {'-'.join(str(stage['level']) for stage in run.trunk)}")
+    own = " ".join(map(plainly, parts))
+    (name,) = names if len(names) == 1 else (None,)
+    return own if name is None else f"{plainly(name)} ({own})"
+
+
+def plainly(text: Any) -> str:
+    """Return a user's text as one line that breaks no table and moves no cursor."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).replace("|", "/").split())
 
 
 def _telling(flats: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -79,15 +182,26 @@ def _telling(flats: Sequence[Mapping[str, Any]]) -> list[str]:
     return chosen
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (dotted key, value) of everything that makes a method."""
+def varied(runs: Sequence[Run]) -> list[str]:
+    """Return the last parts of the keys in which runs of a method differ, the learning rate first."""
+    aside = (*IGNORED, "data", "init")
+    flats = [dict(_flat({k: v for k, v in run.config.items() if k not in aside}, own=True)) for run in runs]
+    every = dict.fromkeys(key for flat in flats for key in flat)
+    keys = [key for key in every if len({_text(flat.get(key)) for flat in flats}) > 1]
+    found = ["cycle.stages" if key.startswith(("cycle.stages.", "cycle.lengths.")) else key for key in keys]
+    told = [_last(key.rstrip(".0123456789")) for key in found if not key.startswith(("cycle.branches", "eval.every"))]
+    return sorted(dict.fromkeys(told), key=lambda name: name != "lr")
+
+
+def _flat(node: Any, prefix: str = "", own: bool = False) -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) of all settings; without `own` none of those that each run may choose."""
     items = node.items() if isinstance(node, Mapping) else enumerate(node)
     for key, value in items:
         path = f"{prefix}{key}"
-        if path in IGNORED or path in (f"{section}.{own}" for section, own in FREE_KEY.items()):
+        if not own and path in (f"{section}.{free}" for section, free in FREE_KEY.items()):
             continue
         if isinstance(value, Mapping | list):
-            yield from _flat(value, path + ".")
+            yield from _flat(value, path + ".", own)
         else:
             yield path, value
 
@@ -97,18 +211,18 @@ def _said(key: str, value: Any, others: Sequence[str]) -> str:
     head, _, tail = key.rpartition(".")
     if tail == "_target_":
         return str(value).rpartition(".")[2]
-    alone = sum(other.rpartition(".")[2] == tail for other in others) == 1
+    alone = sum(_last(other) == tail for other in others) == 1
     return f"{tail if alone or not head else key}={value}"
 
 
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
 def _without_own(section: str, value: Any) -> Any:
-    own = FREE_KEY.get(section)
-    return {k: v for k, v in value.items() if k != own} if isinstance(value, Mapping) else value
-
-
-def _machine(run: Run) -> str:
-    speed = None if run.summary is None else run.summary.get("machine")
-    return _text([speed, run.config.get("hardware")])
+    if not isinstance(value, Mapping):
+        return value
+    return {k: v for k, v in value.items() if k != FREE_KEY.get(section) and f"{section}.{k}" not in IGNORED}
 
 
 def _text(value: Any) -> str:

@@ -8,17 +8,20 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mlrun import files
 from mlrun.errors import UserError, mistake
+from mlrun.report import whole
 from mlrun.report.curves import AXES, Point, target_level
 from mlrun.report.endings import Ending
+from mlrun.units import Rates, parse
 
-FILES = ("config.yaml", "plan.json", "log.jsonl")
+FILES = (files.CONFIG, files.PLAN, files.LOG)
 # A log that has not grown for so long belongs to a run that was ended.
 RUNNING_SECONDS = 600.0
 # libyaml where PyYAML has it: ten times faster, which a report over hundreds of runs feels.
@@ -28,7 +31,11 @@ _TRAIN = (b'"kind": "train"', b'"kind":"train"')
 
 @dataclass(frozen=True)
 class Run:
-    """What one run folder says. `evaluations` are the trunk's, of all levels; `last` is the newest record."""
+    """What one run folder says.
+
+    `evaluations` are the trunk's, of all levels; `starts` the machines that it was started on; `last` is the newest
+    record; `fault` says what is wrong with the log of a run that says that it is finished.
+    """
 
     folder: Path
     config: Mapping[str, Any]
@@ -38,17 +45,36 @@ class Run:
     evaluations: tuple[Point, ...]
     branches: tuple[Ending, ...]
     transfers: tuple[Mapping[str, Any], ...]
+    starts: tuple[Mapping[str, Any], ...]
+    held_out_error: float | None
     last: Mapping[str, Any]
+    fault: str | None = None
 
     @property
     def finished(self) -> bool:
-        """True if the run came to the end of its plan."""
+        """True if the run came to the end of its plan, and its log has that end."""
         return self.status == "finished"
 
     @property
-    def baseline(self) -> bool:
+    def failed(self) -> bool:
+        """True if the run ended without a loss: by an error, or because it diverged."""
+        return self.status == "failed" or (self.finished and self.final is None)
+
+    @property
+    def ended(self) -> bool:
+        """True if the run has told what it has to tell."""
+        return self.finished or self.failed
+
+    @property
+    def level_one(self) -> bool:
         """True if the whole run is one stage at level 1; branches aside."""
         return [stage["level"] for stage in self.trunk] == [1]
+
+    @property
+    def name(self) -> str | None:
+        """What the user called the run; None where `name` is only that of the cycle."""
+        name = str(self.config.get("name", ""))
+        return None if name in ("", str(self.config["cycle"]["name"])) else name
 
     @property
     def trunk(self) -> list[Mapping[str, Any]]:
@@ -62,8 +88,20 @@ class Run:
 
     @property
     def lr(self) -> float:
-        """The peak learning rate at level 1."""
-        return float(self.config["optimizer"]["lr"])
+        """The peak learning rate at level 1, with the cycle's factor on it."""
+        scales = [stage.get("lr_scale", 1.0) for stage in self.trunk if stage["level"] == 1]
+        return float(self.config["optimizer"]["lr"]) * float(scales[-1] if scales else 1.0)
+
+    @property
+    def cadence(self) -> int | None:
+        """Steps between two evaluations at level 1; None where the plan does not say."""
+        budget = self.plan["budget"]
+        level: Mapping[str, Any] = next((v for v in self.plan.get("levels", ()) if v["level"] == 1), {})
+        every, batch = parse(self.config["eval"]["every"]), self.plan.get("batch")
+        if every is None or batch is None or "steps" not in budget or "flops_per_sample" not in level:
+            return None
+        flops = batch * level["flops_per_sample"]
+        return max(1, Rates(batch, self.plan["tokens_per_step"], flops, budget["steps"]).steps(every))
 
     @property
     def final(self) -> Point | None:
@@ -90,9 +128,18 @@ class Run:
         return 1.0 if abs(left) <= last["flops"] / last["steps"] else 1 - left / budget
 
     @property
-    def source(self) -> Mapping[str, float] | None:
-        """What was spent outside of this run's log, if the plan declares it."""
-        return self.plan.get("source")
+    def source(self) -> Mapping[str, Any] | None:
+        """What led to the weights that the run began with, by axis; None on an axis is unknown. None from scratch."""
+        given: Mapping[str, Any] | None = self.plan.get("source")
+        if given is None and self.config.get("init") is None:
+            return None
+        unknown: dict[str, Any] = {"name": self.config.get("init"), **dict.fromkeys(AXES)}
+        return unknown | dict(given or {})
+
+    @property
+    def data(self) -> Mapping[str, Any]:
+        """What the run says of its data; empty if it says nothing."""
+        return self.plan.get("data") or (self.summary or {}).get("data") or {}
 
     @property
     def overhead(self) -> float | None:
@@ -127,13 +174,18 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 
 def _remedy(path: Path) -> str:
-    return "name a run folder or one above it" if glob.glob(str(path)) else "no such folder: check the path"
+    return "name a run folder or one above it" if _matches(path) else "no such folder: check the path"
+
+
+def _matches(path: Path) -> list[str]:
+    """Return the path if it exists, whatever its name holds; else what the pattern matches."""
+    return [str(path)] if path.exists() else sorted(glob.glob(str(path)))
 
 
 def _below(path: Path) -> Iterator[Path]:
-    for match in sorted(glob.glob(str(path))):
-        for folder, inside, files in os.walk(match):
-            if all(name in files for name in FILES):
+    for match in _matches(path):
+        for folder, inside, names in os.walk(match):
+            if all(name in names for name in FILES):
                 inside.clear()  # what lies in a run folder belongs to that run
                 yield Path(folder)
             inside.sort()
@@ -159,13 +211,16 @@ def read(folder: Path) -> Run:
         UserError: a file is no YAML or JSON, or lacks what every run has.
     """
     try:
-        config = yaml.load((folder / "config.yaml").read_text(), Loader=_LOADER)
-        plan = json.loads((folder / "plan.json").read_text())
+        config = yaml.load((folder / files.CONFIG).read_text(), Loader=_LOADER)
+        plan = files.read_json(folder / files.PLAN)
         summary = _summary(folder)
-        status = _status(folder, summary)
-        run = Run(folder, config, plan, summary, status, *_log(folder / "log.jsonl"))
-        _ = run.baseline, run.seed, run.lr, run.progress, run.overhead, run.endings
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        run = Run(folder, config, plan, summary, _status(folder, summary), *_log(folder / files.LOG))
+        _ = run.level_one, run.seed, run.lr, run.progress, run.overhead
+        if summary is not None and run.finished:
+            fault = whole.fault(plan, summary["val_loss"], run.evaluations, [e.budget for e in run.branches])
+            run = run if fault is None else replace(run, status="not whole", fault=fault)
+        _ = run.endings
+    except (UserError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())
         remedy = f"leave it out or restore it ({reason})"
         raise UserError(mistake("runs", folder, "a run folder as mlrun writes it", remedy)) from error
@@ -173,26 +228,28 @@ def read(folder: Path) -> Run:
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
-    path = folder / "summary.json"
-    if not path.exists():
-        return None
-    loaded: dict[str, Any] = json.loads(path.read_text())
-    return loaded
+    path = folder / files.SUMMARY
+    return files.read_json(path) if path.exists() else None
 
 
 def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:
     if summary is not None:
         return str(summary["status"])
-    quiet = time.time() - (folder / "log.jsonl").stat().st_mtime
+    quiet = time.time() - (folder / files.LOG).stat().st_mtime
     return "running" if quiet < RUNNING_SECONDS else "unfinished"
 
 
-Logged = tuple[tuple[Point, ...], tuple[Ending, ...], tuple[Mapping[str, Any], ...], Mapping[str, Any]]
+Records = tuple[Mapping[str, Any], ...]
+Logged = tuple[tuple[Point, ...], tuple[Ending, ...], Records, Records, float | None, Mapping[str, Any]]
 
 
 def _log(path: Path) -> Logged:
-    """Return (evaluations, branches, transfers, newest record) of a log; a half-written last line is left out."""
-    points, branches, transfers, newest = [], [], [], b"{}"
+    """Return evaluations, branches, transfers, starts, the held-out set's error and the newest record of a log.
+
+    A half-written last line is left out.
+    """
+    points, branches, newest, error = [], [], b"{}", None
+    kinds: dict[str, list[Mapping[str, Any]]] = {"transfer": [], "start": []}
     with open(path, "rb") as lines:
         for line in lines:
             if not line.endswith(b"\n"):
@@ -205,9 +262,10 @@ def _log(path: Path) -> Logged:
                 branches.append(Ending(float(record["branch"]), _point(record, "own_")))
             elif record["kind"] == "val":
                 points.append(_point(record))
-            elif record["kind"] == "transfer":
-                transfers.append(record)
-    return tuple(points), tuple(branches), tuple(transfers), json.loads(newest)
+                error = record.get("standard_error")
+            elif record["kind"] in kinds:
+                kinds[record["kind"]].append(record)
+    return tuple(points), tuple(branches), tuple(kinds["transfer"]), tuple(kinds["start"]), error, json.loads(newest)
 
 
 def _point(record: Mapping[str, Any], of: str = "") -> Point:

@@ -1,16 +1,15 @@
-"""Seeds: how many, their mean, how far apart, and how sure that makes us."""
+"""Seeds: how many, their mean, how far apart, and how sure that makes us. Student's t, written out: no scipy here."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
-import numpy as np
-
-RESAMPLES = 10_000
 CONFIDENCE = 0.95
-LEAST = 3  # a bootstrap over fewer values says nothing
+LEAST = 2  # one value has no deviation
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,8 @@ class Spread:
     """What several seeds say about one number; a None among the values is "not reached".
 
     `mean` and everything after it are None unless every seed has a value: a mean over those that reached
-    would hide the ones that did not.
+    would hide the ones that did not. `low` and `high` are the 95% interval of the mean, `p` the two-sided p-value of
+    a mean of 0, both by Student's t with n - 1 degrees of freedom.
     """
 
     values: tuple[float | None, ...]
@@ -26,6 +26,7 @@ class Spread:
     sd: float | None
     low: float | None
     high: float | None
+    p: float | None
 
     @property
     def count(self) -> int:
@@ -39,20 +40,48 @@ class Spread:
 
 
 def spread(values: Sequence[float | None]) -> Spread:
-    """Return mean, standard deviation (n - 1) and a bootstrap interval of the mean (from three values on)."""
+    """Return mean, standard deviation (n - 1), t interval of the mean and p-value; the last three from two seeds on."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
-        return Spread(tuple(values), None, None, None, None)
+        return Spread(tuple(values), None, None, None, None, None)
     mean = math.fsum(known) / len(known)
-    sd = float(np.std(known, ddof=1)) if len(known) > 1 else None
-    return Spread(tuple(values), mean, sd, *_bootstrap(known))
+    if len(known) < LEAST:
+        return Spread(tuple(values), mean, None, None, None, None)
+    sd, freedom = statistics.stdev(known, mean), len(known) - 1
+    error = sd / math.sqrt(len(known))
+    reach = t_quantile(CONFIDENCE, freedom) * error
+    p = 1 - t_inside(abs(mean) / error, freedom) if error > 0 else float(mean == 0)
+    return Spread(tuple(values), mean, sd, mean - reach, mean + reach, p)
 
 
-def _bootstrap(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Return the percentile interval of the mean; the same values always give the same interval."""
-    if len(values) < LEAST:
-        return None, None
-    draws = np.random.default_rng(0).choice(np.asarray(values), size=(RESAMPLES, len(values)))
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(draws.mean(axis=1), [tail, 100 - tail])
-    return float(low), float(high)
+def t_inside(t: float, freedom: int) -> float:
+    """Return the probability that |T| <= t for Student's T (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+    for power in range(odd, freedom - 1, 2):
+        total += term
+        term *= cosine**2 * (power + 1) / (power + 2)
+    return (angle + sine * total) * 2 / math.pi if odd else sine * total
+
+
+@cache
+def t_quantile(confidence: float, freedom: int) -> float:
+    """Return the t within which |T| lies with this probability."""
+    low, high = 0.0, 1.0
+    while t_inside(high, freedom) < confidence:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_inside(middle, freedom) < confidence else (low, middle)
+    return high
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return the p-values adjusted for how many there are (Holm 1979): below 0.05 is 5% over all of them."""
+    found, largest = {}, 0.0
+    for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
+        largest = max(largest, min(1.0, (len(p_values) - place) * p))
+        found[name] = largest
+    return found

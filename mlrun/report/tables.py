@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlrun.report import pairing
 from mlrun.report.compare import Group, Row
 from mlrun.report.curves import AXES, speedup
 from mlrun.report.endings import Budget
@@ -59,7 +60,7 @@ class Table:
 
 def savings(group: Group) -> Table:
     """Return what each method of a group saved; every method's best learning rate is starred."""
-    header = ("method", "rate", "seeds", "FLOPs saved", "of body", "time saved", "speed-up", "loss gap")
+    header = ("method", "rate", "seeds", "FLOPs saved", "of body", "time saved", "speed-up", "tokens", "loss gap")
     rows = [cells for row in ordered(group) for cells in _saving_rows(row)]
     return Table(baseline_line(group), header, tuple(rows), 1)
 
@@ -81,28 +82,45 @@ def ordered(group: Group) -> list[Row]:
 def _saving_rows(row: Row) -> list[tuple[str, ...]]:
     name = row.method + (" *" if row.best and row.tried > 1 else "")
     if not row.pairs:
-        why = "no baseline" if row.unpaired else ", ".join(sorted({run.status for run in row.unfinished}))
+        ended = [*row.unpaired, *row.failed]
+        why = "no baseline" if row.unpaired else ", ".join(sorted({run.status for run in row.failed or row.unfinished}))
         loss = f"loss {_level(row.loss)}".replace("\n", " ") if row.unpaired else ""
-        return [(name, f"{row.lr:g}", _seeds(row), why, "", "", "", loss)]
-    shown = [saved(row.spread(axis), row.timed or axis != "seconds") for axis in ("flops", "flops_body", "seconds")]
+        return [(name, f"{row.lr:g}", _seeds(row) if ended else "0", why, "", "", "", "", loss)]
+    shown = [_saved_on(row, axis, row.spread(axis)) for axis in AXES]
     faster = speedup(row.spread("flops").mean)
-    rows = [(name, f"{row.lr:g}", _seeds(row), *shown, _percent(faster), _nats(row.gap))]
-    free = [row.source_free(axis) for axis in ("flops", "flops_body", "seconds")]
-    if all(f is not None for f in free):
-        cells = [saved(f, row.timed or i != 2) for i, f in enumerate(free) if f is not None]
-        rows.append(("  source free", "", "", *cells, "", ""))
+    tokens = "n/a" if row.tokens is None else f"\N{MULTIPLICATION SIGN}{row.tokens:.2f}"
+    rows = [(name, f"{row.lr:g}", _seeds(row), *shown, _percent(faster), tokens, _gap(row))]
+    free = {axis: found for axis in AXES if (found := row.source_free(axis)) is not None}
+    if free and not all(row.uncharged(axis) for axis in free):
+        rows.append(("  source free", "", "", *(_saved_on(row, axis, free[axis]) for axis in AXES), "", "", ""))
     return rows
+
+
+def _saved_on(row: Row, axis: str, found: Spread) -> str:
+    if row.uncharged(axis):
+        return "n/a: source not charged"
+    return saved(found, row.timed or axis != "seconds")
+
+
+def _gap(row: Row) -> str:
+    gap, failed = row.gap, len(row.failed)
+    return f"failed {failed}/{gap.count}" if failed else _nats(gap).replace(" ", "\n", 1 if gap.sd is not None else 0)
 
 
 def sweep(group: Group) -> Table:
     """Return the baseline's final loss at each learning rate, and of how many seeds it is L*; empty for one rate."""
     chosen = [run.lr for run in group.baselines.values()]
     rows = [
-        (f"{lr:g}", str(found.count), _level(found).replace("\n", " "), str(chosen.count(lr)))
+        (f"{lr:g}", str(found.count), _swept(found), str(chosen.count(lr)))
         for lr, found in (group.sweep.items() if len(group.rates) > 1 else ())
     ]
     title = f"The baseline of group {group.number} at each learning rate"
     return Table(title, ("rate", "seeds", "final loss", "best for"), tuple(rows), 0)
+
+
+def _swept(found: Spread) -> str:
+    failed = found.count - found.reached
+    return f"failed {failed}/{found.count}" if failed else _level(found).replace("\n", " ")
 
 
 def endings(group: Group) -> Table:
@@ -115,19 +133,24 @@ def endings(group: Group) -> Table:
 
 
 def _ending_rows(row: Row, at: Budget) -> list[tuple[str, ...]]:
-    shown = [_matched(at, at.saved(axis), row.timed or axis != "seconds") for axis in AXES]
+    shown = [_ending_saved(row, at, axis, at.saved(axis)) for axis in AXES]
     gap = "n/a" if at.gap.mean is None else _nats(at.gap).replace(" ", "\n", 1)
     losses = (_level(at.baseline_loss), _level(at.loss), gap)
     budget = f"{100 * at.budget:.3g}%"
     if len(at.matches) < len(row.pairs):
         budget += f"\n{len(at.matches)}/{len(row.pairs)} seeds"
     rows = [(row.method, budget, *losses, *shown)]
-    free = [at.source_free(axis) for axis in AXES]
-    if all(f is not None for f in free):
-        comparable = [row.timed or axis != "seconds" for axis in AXES]
-        cells = [_matched(at, f, c) for f, c in zip(free, comparable, strict=True) if f is not None]
+    free = {axis: found for axis in AXES if (found := at.source_free(axis)) is not None}
+    if free and not all(row.uncharged(axis) for axis in free):
+        cells = [_ending_saved(row, at, axis, free[axis]) for axis in AXES]
         rows.append(("  source free", "", "", "", "", *cells))
     return rows
+
+
+def _ending_saved(row: Row, at: Budget, axis: str, found: Spread) -> str:
+    if row.uncharged(axis):
+        return "n/a: source not charged"
+    return _matched(at, found, row.timed or axis != "seconds")
 
 
 def _matched(at: Budget, found: Spread, comparable: bool) -> str:
@@ -150,7 +173,9 @@ def _level(found: Spread) -> str:
 
 
 def _seeds(row: Row) -> str:
-    return f"{len(row.pairs or row.unpaired)}" + (f" (+{len(row.unfinished)} unfinished)" if row.unfinished else "")
+    kept = len(row.pairs or row.unpaired)
+    text = f"{kept}" + (f", failed {len(row.failed)}/{kept + len(row.failed)}" if row.failed else "")
+    return text + (f" (+{len(row.unfinished)} unfinished)" if row.unfinished else "")
 
 
 def saved(found: Spread, comparable: bool = True) -> str:
@@ -196,14 +221,14 @@ def baseline_line(group: Group) -> str:
     loss, seeds = group.loss, len(group.baselines)
     spread = "" if loss.sd is None else f" ± {loss.sd:.4f}"
     level = f"L* = {loss.mean:.4f}{spread} ({_count(seeds, 'seed')})"
-    return f"{what} Baseline {best.config['cycle']['name']} at rate {rates} ({tuning(group)}), {level}."
+    return f"{what} Baseline {pairing.called([best])} at rate {rates} ({tuning(group)}), {level}."
 
 
 def tuning(group: Group) -> str:
     """Return how the baseline's learning rate was found."""
-    if len(group.rates) < 2:
+    if group.tried < 2:
         return "not swept"
-    return f"best of {len(group.rates)}" + (", at the edge of its sweep" if group.edge else "")
+    return f"best of {group.tried}" + (", at the edge of its sweep" if group.edge else "")
 
 
 def _count(number: int, noun: str) -> str:
@@ -229,7 +254,7 @@ def runs(found: Sequence[Run]) -> Table:
 def _run_row(run: Run, name: str) -> tuple[str, ...]:
     status = run.status if run.finished else f"{run.status} ({100 * run.progress:.0f}%)"
     loss = "n/a" if run.final is None else f"{run.final.loss:.4f}"
-    cycle, last = str(run.config["cycle"]["name"]), run.last
+    cycle, last = pairing.called([run]), run.last
     seconds = last.get("seconds")
     every = None if seconds is None or run.overhead is None else seconds + run.overhead
     costs = (_amount(last.get("flops")), _amount(last.get("tokens")), _seconds(seconds), _seconds(every))

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mlrun.report import tables
+from mlrun import files
+from mlrun.report import pairing, tables
 from mlrun.report.compare import MEASURES, Group, Pair, Row
 from mlrun.report.curves import AXES, speedup
 from mlrun.report.endings import BEYOND, NOT_REACHED, Budget
@@ -87,8 +88,9 @@ def _line(group: Group, row: Row) -> dict[str, Any]:
         "best": row.best,
         "lr_tried": row.tried,
         "seeds": len(row.pairs or row.unpaired),
+        "failed": len(row.failed),
         "baseline_lr": "/".join(f"{lr:g}" for lr in sorted({p.baseline.lr for p in row.pairs})),
-        "baseline_lr_tried": len(group.rates),
+        "baseline_lr_tried": group.tried,
         "tuned": group.tuned,
     }
     for measure in MEASURES:
@@ -96,6 +98,8 @@ def _line(group: Group, row: Row) -> dict[str, Any]:
     free = row.source_free("flops")
     line["saving_flops_source_free"] = None if free is None else free.mean
     line["speedup_flops"] = speedup(row.spread("flops").mean)
+    line["p_holm"] = group.claims.get(row.method) if row.best else None
+    line["tokens_over_baseline"] = row.tokens
     return line | _columns("loss", row.loss) | _columns("gap", row.gap)
 
 
@@ -126,9 +130,12 @@ def _group(group: Group) -> dict[str, Any]:
             "loss_by_lr": {f"{lr:g}": _spread(found) for lr, found in group.sweep.items()},
             "tuned": group.tuned,
             "edge": group.edge,
+            "tried": group.tried,
             "loss": _spread(group.loss),
             "runs": {seed: str(run.folder) for seed, run in group.baselines.items()},
         },
+        "p_holm": group.claims,
+        "more_freedom": [asdict(freedom) for freedom in group.freer],
         "methods": [_row(row) for row in tables.ordered(group)],
         "runs": [_run(run) for run in group.runs],
     }
@@ -148,7 +155,9 @@ def _row(row: Row) -> dict[str, Any]:
         "gap": _spread(row.gap),
         "seeds": [_pair(pair) for pair in row.pairs],
         "without_baseline": [str(run.folder) for run in row.unpaired],
+        "failed": [str(run.folder) for run in row.failed],
         "unfinished": [str(run.folder) for run in row.unfinished],
+        "tokens_over_baseline": row.tokens,
         **({"matched_endings": [_budget(at) for at in row.endings]} if row.endings else {}),
     }
 
@@ -181,7 +190,8 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "baseline_cost": pair.baseline_cost,
         "saving_at_equal_loss": pair.saved,
         "source_free": pair.source_free,
-        "timed": pair.timed,
+        "timed": pair.untimed is None,
+        "untimed": pair.untimed,
         **({"endings": [asdict(match) for match in pair.endings]} if pair.endings else {}),
     }
 
@@ -189,11 +199,13 @@ def _pair(pair: Pair) -> dict[str, Any]:
 def _run(run: Run) -> dict[str, Any]:
     return {
         "run": str(run.folder),
+        "name": run.name,
         "cycle": run.config["cycle"]["name"],
-        "baseline": run.baseline,
+        "baseline": pairing.baseline(run),
         "seed": run.seed,
         "lr": run.lr,
         "status": run.status,
+        "fault": run.fault,
         "progress": run.progress,
         "val_loss": None if run.final is None else run.final.loss,
         **{key: run.last.get(key) for key in ("step", "tokens", "flops", "flops_body", "seconds")},
@@ -208,7 +220,7 @@ def write(out: Path, name: str, content: str | dict[str, Any]) -> Path:
     """Write one file of the report and return its path."""
     path = out / name
     text = content if isinstance(content, str) else json.dumps(_null(content), indent=1, allow_nan=False) + "\n"
-    path.write_text(text)
+    files.write_text(path, text)
     return path
 
 

@@ -1,10 +1,10 @@
-"""The one training loop, and evaluation. Knows networks, batches and numbers; no configuration framework."""
+"""The one training loop. Knows networks, batches and numbers; no configuration framework."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,22 +14,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mlrun.config import Hardware, Settings
+from mlrun.models.base import Model
 from mlrun.models.dropout import seed_masks
 from mlrun.models.network import Network, blocks
 from mlrun.plan import schedule
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train.clock import Clock
 from mlrun.train.divergence import Diverged, Guard
-from mlrun.train.optimizers.adamw import set_rate
-from mlrun.train.parallel.placement import local
+from mlrun.train.optimizers.stepping import Stepping
+from mlrun.train.parallel.placement import Placement, local
 from mlrun.train.parallel.processes import Ranks
-from mlrun.train.signals import NOTHING, STOP, Signals
+from mlrun.train.signals import NOTHING, STOP, Signals, Stopped
+from mlrun.train.snapshot import Snapshot
+from mlrun.train.stage_loss import StageLoss
 
 Batch = Mapping[str, Tensor]
-
-
-class Stopped(Exception):
-    """A signal asked the run to stop; its state is saved."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,11 @@ class Job:
     write: Callable[[dict[str, Any]], None]
     signals: Signals
 
+    def pause(self) -> None:
+        """Raise Stopped if a signal asks any process to stop; all of them call it, in between two pieces of work."""
+        if self.ranks.most(self.signals.asked) == STOP:
+            raise Stopped("stopped by a signal")
+
 
 @dataclass(frozen=True)
 class Trainee:
@@ -52,61 +56,93 @@ class Trainee:
     """
 
     net: Network
-    optimizer: torch.optim.AdamW
+    optimizer: Stepping
     ema: dict[str, Tensor] | None
-    stage_loss: nn.Module | None = None
+    stage_loss: StageLoss | None = None
+
+    def at_step(self, step: int, lr: float) -> None:
+        """Prepare a step of the run."""
+        self.optimizer.set_rate(lr)
+        if self.stage_loss is not None:
+            self.stage_loss.at_step(step)
+
+    def at_rest(self, placement: Placement) -> Snapshot:
+        """Return copies on the CPU of everything that the stage trains, as this process holds it."""
+        state, taken = self.optimizer.state()
+        kinds: dict[str, Any] = {"weights": self.net.state_dict(), **state}
+        if self.ema is not None:
+            kinds["ema"] = self.ema
+        return Snapshot({kind: {n: placement.to_cpu(t) for n, t in ts.items()} for kind, ts in kinds.items()}, taken)
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The held-out set is due after `step` steps."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A branch starts from the state after `step` steps."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Save:
+    """A checkpoint is due after `step` steps; `asked` says what a signal asked for (see `mlrun.train.signals`)."""
+
+    step: int
+    asked: int
+
+
+Event = Evaluate | Fork | Save
 
 
 def train(
-    job: Job,
-    stage: Stage,
-    trainee: Trainee,
-    batches: Iterator[Batch],
-    start: int,
-    evaluate: Callable[[int], None],
-    save: Callable[[int], None],
-    fork: Callable[[int], None],
-) -> None:
-    """Train one stage from step `start` of the run to its end.
+    job: Job, stage: Stage, trainee: Trainee, batches: Iterator[Batch], start: int, owed: bool = False
+) -> Iterator[Event]:
+    """Train one stage from step `start` of the run to its end, and yield what is due on the way, in its order.
 
     Args:
         batches: this process's rows of the global batches, the next one being that of step `start`.
-        evaluate: called with the number of steps done wherever the held-out set is due; in a branch at its end.
-        save: called with the number of steps done wherever a checkpoint is due.
-        fork: called with the number of steps done wherever a branch starts from, before any `save` there.
+        owed: the evaluation before the first step is still due.
 
     Raises:
         Diverged: the loss or the gradient is not finite, and with `skip` in too many steps on end.
-        Stopped: a signal came; `save` was called.
+        Stopped: a signal came; a `Save` was yielded.
     """
-    settings, ranks = job.settings, job.ranks
+    settings, ranks, spec = job.settings, job.ranks, trainee.optimizer.optimizer
     forward = _prepare(trainee, settings.hardware, ranks)
-    at_step = getattr(trainee.stage_loss, "at_step", lambda step: None)
     parameters = list(trainee.net.parameters())
     evaluate_every = due(job.plan, stage, settings.eval.every)
     save_every = due(job.plan, stage, settings.checkpoint.every)
-    forks = job.plan.forks
     guard = Guard(settings.on_divergence, ranks.device)
+    if owed:
+        yield Evaluate(start)
+        yield from _saves(job, guard, start, False)
     logged_at, logged_step = job.clock.read()["training"], start
     for step in range(start, stage.end):
         # The rate depends on the step alone, so a resumed run takes the same one.
-        lr = schedule.rate(job.plan, settings.optimizer, settings.cycle.lr_policy, stage, step)
-        set_rate(trainee.optimizer, lr)
-        at_step(step)
+        lr = schedule.rate(job.plan, spec, settings.cycle.lr_policy, stage, step)
+        trainee.at_step(step, lr)
 
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
         # has masks of its own, which a resumed run draws again.
         masks = partial(seed_masks, settings.seed, step, ranks.rank)
-        loss = _gradients(forward, next(batches), settings.hardware, ranks, masks)
+        loss = _gradients(forward, trainee.net.model, next(batches), settings.hardware, ranks, masks)
 
         # Clipping also measures the norm; without a limit it only measures.
-        limit = settings.optimizer.clip if settings.optimizer.clip is not None else math.inf
+        limit = spec.clip if spec.clip is not None else math.inf
         norm = ranks.placement.gather(nn.utils.clip_grad_norm_(parameters, limit))
         done = step + 1
         skipped = guard.leaves_out(norm, done)
         if not skipped:
-            _step(trainee, settings.optimizer.ema)
-        trainee.optimizer.zero_grad(set_to_none=True)
+            trainee.optimizer.step()
+            if trainee.ema is not None and spec.ema is not None:
+                _average(trainee.ema, trainee.net, _decay(job.plan, stage, step, spec.ema))
+        trainee.optimizer.zero_grad()
 
         if skipped:
             job.write(record(job, stage, done, "train", loss=math.nan, lr=lr, grad_norm=math.nan, skipped=True))
@@ -123,24 +159,27 @@ def train(
             logged_at, logged_step = seconds, done
 
         if done == stage.end or (done % evaluate_every == 0 and stage.fork is None):
-            evaluate(done)
-        if done in forks:
+            yield Evaluate(done)
+        if done in job.plan.forks:
             guard.check(done)
-            fork(done)
-        asked = ranks.most(job.signals.asked)
-        if asked != NOTHING or (done % save_every == 0 and done != stage.end):
-            guard.check(done)
-            save(done)
-            job.signals.answered(asked)
-        if asked == STOP:
-            raise Stopped(f"stopped by a signal after step {done}")
+            yield Fork(done)
+        yield from _saves(job, guard, done, done % save_every == 0 and done != stage.end)
+
+
+def _saves(job: Job, guard: Guard, done: int, due: bool) -> Iterator[Event]:
+    """Yield a save if one is due or asked for by a signal; then stop if that was asked for."""
+    asked = job.ranks.most(job.signals.asked)
+    if asked != NOTHING or due:
+        guard.check(done)
+        yield Save(done, asked)
+        job.signals.answered(asked)
+    if asked == STOP:
+        raise Stopped(f"stopped by a signal after step {done}")
 
 
 def due(plan: Plan, stage: Stage, every: str) -> int:
     """Return a period in steps; `%` refers to the budget, so that a cycle and its baseline are read equally often."""
-    per_step = plan.batch * stage.mean_step_flops
-    rates = schedule.Rates(plan.batch, plan.batch * plan.tokens_per_sample, per_step, plan.budget_steps)
-    return max(1, schedule.steps(every, rates))
+    return max(1, schedule.steps(every, plan.rates(stage.mean_step_flops, plan.budget_steps)))
 
 
 def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[str, Any]:
@@ -174,7 +213,7 @@ def autocast(hardware: Hardware, device: torch.device) -> torch.autocast:
 
 def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
     """Return the module to call: wrapped for several processes, and compiled if the hardware says so."""
-    module = (trainee.net if trainee.stage_loss is None else trainee.stage_loss).train()
+    module: nn.Module = (trainee.net if trainee.stage_loss is None else trainee.stage_loss).train()
     if hardware.compile:
         # All levels share one code object; without a reset dynamo's limit on recompiling would leave later ones eager.
         torch.compiler.reset()
@@ -186,42 +225,55 @@ def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
         return module
     if ranks.world > 1:
         device = [ranks.device.index] if ranks.device.type == "cuda" else None
-        unused = getattr(trainee.stage_loss, "partial", False)
+        unused = trainee.stage_loss is not None and trainee.stage_loss.partial
         module = DistributedDataParallel(module, device_ids=device, find_unused_parameters=unused)
     return torch.compile(module) if hardware.compile else module  # type: ignore[return-value]
 
 
+def micro_batches(model: Model, batch: Batch, hardware: Hardware, ranks: Ranks) -> Iterator[tuple[int, Batch, float]]:
+    """Yield (first row, rows on the device, weight) of each micro-batch of this process's rows.
+
+    The weighted mean losses, summed over micro-batches and averaged over processes, are the mean over the labels of
+    the global batch, however it is cut up.
+    """
+    rows, labels = samples(batch), max(1, ranks.total(model.label_count(batch)))
+    size = min(hardware.micro_batch or rows, rows)
+    for first in range(0, rows, size):
+        part = {key: value[first : first + size] for key, value in batch.items()}
+        weight = model.label_count(part) * ranks.world / labels
+        yield first, {key: value.to(ranks.device, non_blocking=True) for key, value in part.items()}, weight
+
+
 def _gradients(
-    forward: nn.Module, batch: Batch, hardware: Hardware, ranks: Ranks, masks: Callable[[int], None]
+    forward: nn.Module, model: Model, batch: Batch, hardware: Hardware, ranks: Ranks, masks: Callable[[int], None]
 ) -> Tensor:
-    """Accumulate the gradient of the mean loss over this process's rows; return that loss, detached.
+    """Accumulate the gradient of the mean loss; return this process's share of that loss, detached.
 
     `masks` is told the first row of each micro-batch before its forward pass. DDP sums over the processes once, with
     the last micro-batch. Shards are summed with each: to wait would mean to hold the gradient whole.
     """
-    rows = samples(batch)
-    size = min(hardware.micro_batch or rows, rows)
-    starts = range(0, rows, size)
     total = torch.zeros((), device=ranks.device)
-    for first in starts:
-        last = first == starts[-1]
+    for first, part, weight in micro_batches(model, batch, hardware, ranks):
+        last = first + samples(part) == samples(batch)
         quiet = forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else _NOTHING
         with quiet:
-            rows_here = slice(first, first + size)
-            part = {key: value[rows_here].to(ranks.device, non_blocking=True) for key, value in batch.items()}
             masks(first)
             with autocast(hardware, ranks.device):
-                loss = forward(part) * (samples(part) / rows)
+                loss = forward(part) * weight
             loss.backward()
         total += loss.detach()
     return total
 
 
-def _step(trainee: Trainee, decay: float | None) -> None:
-    """Let the optimizer take its step, and the average of the weights follow."""
-    trainee.optimizer.step()
-    if trainee.ema is not None and decay is not None:
-        _average(trainee.ema, trainee.net, decay)
+def _decay(plan: Plan, stage: Stage, step: int, longest: float) -> float:
+    """Return the decay of the moving average at a step: (1 + t) / (10 + t) after t steps of it, up to `longest`.
+
+    With a fixed decay the average of a short stage would be the weights that it started from. It starts anew in every
+    stage of the trunk; a branch goes on with the trunk's.
+    """
+    first = stage.first if stage.fork is None else plan.trunk[-1].first
+    taken = stage.cursor(step) - first
+    return min(longest, (1 + taken) / (10 + taken))
 
 
 @torch.no_grad()
@@ -230,42 +282,6 @@ def _average(ema: dict[str, Tensor], net: Network, decay: float) -> None:
     weights = dict(net.named_parameters())
     averages = [local(average) for average in ema.values()]
     torch._foreach_lerp_(averages, [local(weights[name].detach()) for name in ema], 1 - decay)
-
-
-def shared_out(batches: Iterable[Batch], ranks: Ranks) -> Iterator[tuple[Batch, bool]]:
-    """Yield this process's share of held-out batches, and whether each counts.
-
-    Where forward passes are joint ones, a process that has none left takes part with one that does not count.
-    """
-    index, spare = -1, None
-    for index, batch in enumerate(batches):
-        if index % ranks.world == 0:
-            spare = batch
-        if index % ranks.world == ranks.rank:
-            yield batch, True
-    if ranks.placement.collective and spare is not None and index % ranks.world < ranks.rank:
-        yield spare, False
-
-
-def held_out_loss(net: Network, batches: Iterable[Batch], hardware: Hardware, ranks: Ranks) -> float:
-    """Return the mean loss over held-out batches, weighted by their samples."""
-    return held_out_mean(net, batches, hardware, ranks, lambda batch: float(net(batch)) * samples(batch))
-
-
-@torch.no_grad()
-def held_out_mean(
-    net: Network, batches: Iterable[Batch], hardware: Hardware, ranks: Ranks, total: Callable[[Batch], float]
-) -> float:
-    """Return the mean per sample of `total`, a batch's sum, over held-out batches; the processes share the batches."""
-    net.eval()
-    sums = torch.zeros(2, dtype=torch.float64)
-    for batch, counts in shared_out(batches, ranks):
-        here = {key: value.to(ranks.device) for key, value in batch.items()}
-        with autocast(hardware, ranks.device):
-            sums += counts * torch.tensor([total(here), samples(here)], dtype=torch.float64)
-    ranks.placement.reshard(net.train())
-    value, seen = ranks.sum(sums.to(ranks.device)).tolist()
-    return value / seen
 
 
 def samples(batch: Batch) -> int:

@@ -1,22 +1,30 @@
-"""A model at rest, and how far a run has come."""
+"""A model at rest, and how far a run has come: the values that a checkpoint holds."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from mlrun.plan.stages import Plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# The kind under which parameters have their own counts of the optimizer's steps, where these differ.
+STEP = "step"
 
 
 @dataclass
 class Snapshot:
-    """A model at rest: `tensors[kind][name]` with kinds weights, exp_avg, exp_avg_sq, ema; Adam's steps taken.
+    """A model at rest: `tensors[kind][name]` with kinds weights, ema and the optimizer's own; its steps taken.
 
     The tensors are whole, or what this process keeps of them (see `mlrun.train.parallel.placement`).
     """
 
     tensors: dict[str, dict[str, Tensor]]
-    adam_steps: int = 0
+    optimizer_steps: int = 0
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -26,11 +34,15 @@ class Snapshot:
 
 @dataclass
 class Progress:
-    """How far a run has come; `entered` says that the transfer into `stage` was made."""
+    """How far a run has come.
+
+    `entered` says that the transfer into `stage` was made, `unevaluated` that the evaluation at `step` is still due.
+    """
 
     stage: int = 0
     step: int = 0
     entered: bool = False
+    unevaluated: bool = False
     log_bytes: int = 0
     content: str | None = None  # of the data, where it can be told
     best: float | None = None
@@ -38,3 +50,83 @@ class Progress:
     stage_seconds: list[float] = field(default_factory=list)
     receipts: list[dict[str, Any]] = field(default_factory=list)
     forks: dict[str, float] = field(default_factory=dict)  # training seconds up to each, by its step
+
+
+def as_record(progress: Progress) -> dict[str, Any]:
+    """Return the progress as JSON has it."""
+    return asdict(progress)
+
+
+def read_progress(record: Any, plan: Plan) -> Progress:
+    """Return the progress that a record describes.
+
+    Raises:
+        ValueError: no run of this plan can be there; the first wrong field is named.
+    """
+    names = {field.name for field in fields(Progress)}
+    if not isinstance(record, dict) or record.keys() != names:
+        raise ValueError("the fields of its progress are not those of a run")
+    progress = Progress(**record)
+    for name, fine in _checks(progress, plan):
+        if not fine:
+            raise ValueError(f"its progress has {name} {record[name]!r}, where no run of this plan can be")
+    return progress
+
+
+def _checks(p: Progress, plan: Plan) -> Iterator[tuple[str, bool]]:
+    """Yield (field, whether it is as it must be), each once those before it are."""
+    yield "stage", _count(p.stage) and p.stage <= len(plan.stages)
+    over = p.stage == len(plan.stages)
+    yield "entered", isinstance(p.entered, bool) and not (p.entered and over)
+    first, last = (plan.steps, plan.steps) if over else (plan.stages[p.stage].first, plan.stages[p.stage].end)
+    yield "step", _count(p.step) and first <= p.step <= (last if p.entered else first)
+    yield "unevaluated", isinstance(p.unevaluated, bool) and (p.entered or not p.unevaluated)
+    yield "log_bytes", _count(p.log_bytes)
+    yield "content", p.content is None or isinstance(p.content, str)
+    yield "best", p.best is None or (isinstance(p.best, float) and math.isfinite(p.best))
+    yield "seconds", _durations(p.seconds)
+    yield "stage_seconds", isinstance(p.stage_seconds, list) and all(map(_duration, p.stage_seconds))
+    yield "stage_seconds", len(p.stage_seconds) == p.stage + p.entered
+    yield "receipts", isinstance(p.receipts, list) and all(isinstance(one, dict) for one in p.receipts)
+    yield "forks", _durations(p.forks) and p.forks.keys() <= {str(step) for step in plan.forks}
+
+
+def _count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _duration(value: object) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+def _durations(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_duration, value.values()))
+
+
+def flat(current: Snapshot, kept: Mapping[int, Snapshot]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Return all tensors by their path in a checkpoint, and the optimizer's steps by snapshot."""
+    snapshots = {"current": current} | {f"kept/{level}": s for level, s in kept.items()}
+    tensors = {
+        f"{key}/{k}/{n}": t for key, s in snapshots.items() for k, ts in s.tensors.items() for n, t in ts.items()
+    }
+    return tensors, {key: s.optimizer_steps for key, s in snapshots.items()}
+
+
+def nested(tensors: Mapping[str, Tensor], steps: Any) -> tuple[Snapshot, dict[int, Snapshot]]:
+    """Return the snapshots that `flat` took apart: the current one, and those kept by level.
+
+    Raises:
+        ValueError: the steps are not those of these tensors.
+    """
+    snapshots: dict[str, Snapshot] = {}
+    for path, tensor in tensors.items():
+        key, kind, name = path.rsplit("/", 2)
+        snapshots.setdefault(key, Snapshot({})).tensors.setdefault(kind, {})[name] = tensor
+    if not isinstance(steps, dict) or steps.keys() != snapshots.keys() or not all(map(_count, steps.values())):
+        raise ValueError(f"the optimizer's steps {steps!r} are not those of its tensors")
+    if "current" not in snapshots or any("weights" not in snapshot.tensors for snapshot in snapshots.values()):
+        raise ValueError("a model's weights are missing")
+    for key, taken in steps.items():
+        snapshots[key].optimizer_steps = taken
+    current = snapshots.pop("current")
+    return current, {int(key.removeprefix("kept/")): snapshot for key, snapshot in snapshots.items()}

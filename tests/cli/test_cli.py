@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -9,19 +10,24 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from omegaconf import DictConfig, OmegaConf
 
 from mlrun import __main__
-from mlrun.cli import compose, preflight, tasks
-from mlrun.config import CHOICES, conf_dir
+from mlrun.cli import command, points, preflight, tasks
+from mlrun.cli.messages import Failed
+from mlrun.config import Config, conf_dir
+from mlrun.errors import InUse
+from mlrun.plan.stages import Plan
 from mlrun.plan.table import WIDTH
+from mlrun.report import read
+from mlrun.train import lock
+from mlrun.train.checkpoint.store import ALONE
 
 PACKAGE = Path(__main__.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
@@ -74,7 +80,7 @@ def left() -> list[str]:
 
 
 BAD = {
-    "misspelt key": (["optimizer.lrr=3"], "optimizer.lrr=3: allowed: beta1, beta2, clip"),
+    "misspelt key": (["optimizer.lrr=3"], "optimizer.lrr=3: allowed: _target_, beta1, beta2, clip"),
     "misspelt key, the right one": (["buget=3"], "did you mean budget?"),
     "misspelt group": (["modle=gpt_tiny"], "did you mean model?"),
     "misspelt choice": (["model=gpt_tinny"], "did you mean gpt_tiny?"),
@@ -104,7 +110,7 @@ BAD = {
     "images for a text model": (["data=digits"], "data=Digits"),
     "empty folder name": (["run="], "run=: allowed: a folder"),
     "unknown task": (["task=trane"], "did you mean train?"),
-    "report of nothing": (["task=report"], "add runs="),
+    "report of nothing": (["task=report"], "task=report needs runs="),
     "report of absent runs": (["task=report", "runs=nowhere"], "runs=nowhere"),
     "evaluation of nothing": (["task=evaluate"], "task=evaluate needs run="),
     "absent folder of settings": (["--config-dir", "nowhere"], "--config-dir=nowhere: allowed: an existing folder"),
@@ -113,7 +119,17 @@ BAD = {
     "key added below a number": (["+model.embed.x=1"], "could not be converted to Integer"),
     "key below a number": (["model.embed.x=1"], "model.embed.x=1: allowed:"),
     "key that its group has not": (["model.x.y=1"], "model.x.y=1: allowed: _target_, attention_dropout, "),
-    "setting that a logger has not": (["+logger.foo=1"], "logger.foo=1: allowed: no setting; remove it"),
+    "logger that is none": (["+logger.foo=1"], "logger.foo=1: allowed: a choice of the group; give logger=NAME"),
+    "setting that a logger has not": (
+        ["logger=tensorboard", "logger.tensorboard.y=1"],
+        "allowed: _target_, x; correct",
+    ),
+    "setting of a logger that is not chosen": (["logger.wandb.mode=online"], "logger.wandb.mode=online: allowed:"),
+    "one of two loggers": (["logger=[wandb,tensorbord]"], "did you mean tensorboard?"),
+    "wrong setting of one of two loggers": (
+        ["logger=[wandb,tensorboard]", "logger.tensorboard.x=flops"],
+        "step, tokens",
+    ),
     "stage that is not there": (["cycle.stages.9.level=1"], "cycle.stages.9.level=1: allowed: 0, 1, 2"),
     "misspelt method": (["metod=ligo"], "did you mean method?"),
     "group added twice": (["+model=gpt_tiny"], "model appears more than once"),
@@ -138,8 +154,8 @@ BAD = {
     "checkpoint every 0%": (["checkpoint.every=0%"], "checkpoint.every=0%: allowed: a length above 0"),
     "required key deleted": (["~seed"], "~seed: allowed: seed=VALUE"),
     "required group deleted": (["~model"], "~model: allowed: model=VALUE"),
-    "required key of a group deleted": (["~optimizer.lr"], "does not support deletion"),
-    "misspelt key deleted": (["~optimizer.lrr"], "~optimizer.lrr: allowed: beta1, beta2"),
+    "required key of a group deleted": (["~optimizer.lr"], "missing mandatory value: lr"),
+    "misspelt key deleted": (["~optimizer.lrr"], "~optimizer.lrr: allowed: _target_, beta1, beta2"),
     "unknown key deleted": (["~nope"], "~nope: allowed:"),
     "Hydra deleted": (["~hydra"], "~hydra: allowed:"),
     "size that no memory holds": (["model.embed=1000000000000"], "allowed: an integer from 1 to 4194304"),
@@ -161,7 +177,7 @@ BAD = {
     "two lines": (["name=a\nb=c\n["], "name=a b=c ["),
     "name that is no text": (["run=caf\udce9"], r"run=caf\udce9: allowed: text in UTF-8"),
     "unknown mode": (["hydra.mode=foo"], "expected one of [RUN, MULTIRUN]"),
-    "unknown sweeper": (["hydra/sweeper=foo"], "hydra/sweeper=foo: allowed: basic"),
+    "unknown sweeper": (["hydra/sweeper=foo"], "hydra/sweeper=foo: allowed: basic, grid"),
     "no launcher": (["-m", "~hydra/launcher"], "hydra/launcher=null: allowed:"),
     "no parameters but a number": (["hydra.sweeper.params=3"], "hydra.sweeper.params=3: allowed:"),
     "range without -m": (["seed=range(3)"], "add -m"),
@@ -176,14 +192,13 @@ BAD = {
     "glob of what is no group": (["-m", "seed=glob(*)"], "seed=glob(*): allowed: values, at least one"),
     "millions of runs": (["-m", "seed=range(10000)", "batch=8,16"], "allowed: at most 10000 runs"),
     "a comma alone": (["-m", "seed=,"], "seed=,: allowed: KEY=VALUE"),
-    "unknown part of the configuration": (["--cfg", "job", "-p", "nope"], "--package=nope: allowed: task, run"),
-    "part without a configuration": (["-p", "model"], "--package: allowed: beside --cfg"),
-    "resolved without a configuration": (["--resolve"], "--resolve: allowed: beside --cfg"),
-    "resolved reference to nothing": (["--cfg", "job", "--resolve", "name=${nope}"], "name=${...}: allowed:"),
+    "part without a configuration": (["-p", "model"], "--package and --resolve: allowed: beside --cfg"),
+    "resolved without a configuration": (["--resolve"], "--package and --resolve: allowed: beside --cfg"),
+    "resolved reference to nothing": (["--cfg", "job", "--resolve", "name=${nope}"], "key 'nope' not found"),
     "sweep and configuration": (["-m", "--cfg", "job"], "-m --cfg: allowed: one of them"),
     "run from a pickle": (["--experimental-rerun", "x"], "a pickle is never read"),
-    "completion of nothing": (["-sc"], "-sc : allowed: install="),
-    "completion of an unknown shell": (["-sc", "install=csh"], "-sc install=csh: allowed:"),
+    "completion of nothing": (["-sc"], "mlrun --hydra-help lists the flags"),
+    "completion of an unknown shell": (["-sc", "install=csh"], "No completion plugin for 'csh' found"),
     "folder name that is too long": (["run=" + "a" * 300], "a folder that can be written"),
     "settings folder that is too long": (["--config-dir", "a" * 300], "allowed: an existing folder"),
     "no cache": (["cache="], "cache=: allowed: a folder that can be written"),
@@ -221,7 +236,7 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_is_written(
     mlrun: Command, mistake: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stub(monkeypatch, lambda settings, folder: None)  # what is not refused shall not train for minutes
+    stub(monkeypatch, lambda *given: None)  # what is not refused shall not train for minutes
     arguments, told = BAD[mistake]
     outcome = mlrun(*arguments)
     assert outcome.code == 2
@@ -270,13 +285,13 @@ def test_a_plan_needs_no_torch_no_data_and_no_matplotlib(tmp_path: Path) -> None
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def stub(monkeypatch: pytest.MonkeyPatch, work: Callable[[DictConfig, Path], None], task: str = "train") -> None:
-    monkeypatch.setattr(tasks, "TASKS", {**tasks.TASKS, task: work})
+def stub(monkeypatch: pytest.MonkeyPatch, work: Callable[..., None], task: str = "train") -> None:
+    monkeypatch.setattr(tasks, "TASKS", {**tasks.TASKS, task: replace(tasks.TASKS[task], does=work)})
 
 
-def leave_config(settings: DictConfig, folder: Path) -> None:
+def leave_config(config: Config, plan: Plan, folder: Path) -> None:
     """Leave what a run leaves first."""
-    (folder / "config.yaml").write_text(yaml.safe_dump(OmegaConf.to_container(settings, resolve=True)))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config.resolved))
 
 
 def test_the_same_folder_resumes_the_same_config_and_no_other(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +345,7 @@ def test_every_point_of_a_sweep_is_checked_before_the_first_runs(
     mlrun: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[Any] = []
-    stub(monkeypatch, lambda settings, folder: ran.append(folder))
+    stub(monkeypatch, lambda config, plan, folder: ran.append(folder))
     assert mlrun("-m", "cycle=2level,scratch", "coarsening.head=1,2,3").code == 2
     assert ran == [] and left() == []
 
@@ -338,11 +353,11 @@ def test_every_point_of_a_sweep_is_checked_before_the_first_runs(
 def test_a_failing_job_does_not_stop_the_sweep(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[int] = []
 
-    def work(settings: DictConfig, folder: Path) -> None:
-        ran.append(settings.seed)
-        if settings.seed == 0:
-            raise tasks.Failed("diverged")
-        if settings.seed == 1:
+    def work(config: Config, plan: Plan, folder: Path) -> None:
+        ran.append(config.settings.seed)
+        if config.settings.seed == 0:
+            raise Failed("diverged")
+        if config.settings.seed == 1:
             raise RuntimeError("a bug")
 
     stub(monkeypatch, work)
@@ -351,15 +366,68 @@ def test_a_failing_job_does_not_stop_the_sweep(mlrun: Command, monkeypatch: pyte
     assert outcome.err[-1] == "mlrun: 2 of the sweep's runs failed: s/0-seed=0, s/1-seed=1"
     assert Path("s/0-seed=0/error.txt").read_text() == "mlrun: diverged\n"
     assert "RuntimeError: a bug" in Path("s/1-seed=1/error.txt").read_text()
-    stub(monkeypatch, lambda settings, folder: None)
+    stub(monkeypatch, lambda *given: None)
     assert mlrun("-m", "run=s", "seed=0,1,2").code == 0
     assert not list(Path("s").glob("*/error.txt"))
 
 
+def test_a_run_that_another_process_holds_is_named_and_nothing_is_written_there(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(config: Config, plan: Plan, folder: Path) -> None:
+        with lock.claimed(folder, ALONE):
+            pass
+
+    stub(monkeypatch, work)
+    held = Path("s/0-seed=0")
+    with lock.claimed(held, ALONE):
+        (held / "error.txt").write_text("of the run that goes on there")
+        before = {path: path.read_bytes() for path in held.iterdir()}
+        outcome = mlrun("-m", "run=s", "seed=0,1")
+        assert {path: path.read_bytes() for path in held.iterdir()} == before
+    assert outcome.code == 1 and outcome.err[-1] == "mlrun: 1 of the sweep's runs failed: s/0-seed=0"
+    assert "a folder that no other process uses" in Path("s/0-seed=0.error.txt").read_text()
+    assert mlrun("-m", "run=s", "seed=0,1").code == 0
+    assert not list(Path("s").rglob("*error.txt"))
+
+
+def test_a_full_disk_is_one_line_whatever_was_written(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def work(config: Config, plan: Plan, folder: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "some/file")
+
+    told = "mlrun: some/file: No space left on device: free some space"
+    stub(monkeypatch, work)
+    outcome = mlrun("run=a")
+    assert (outcome.code, outcome.err) == (2, [told])
+    assert mlrun("-m", "run=s", "seed=0,1").code == 1
+    assert Path("s/0-seed=0/error.txt").read_text() == f"{told}\n"
+
+
+LIMITED = """
+import resource, sys
+from mlrun.__main__ import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)), resource.RLIM_INFINITY))
+main()
+"""
+
+
+@pytest.mark.parametrize("limit", [100, 3000, 20_000])
+def test_a_report_that_does_not_fit_on_the_disk_is_one_line(tmp_path: Path, limit: int) -> None:
+    recorded = Path(__file__).resolve().parents[1] / "report" / "recorded"
+    asked = [str(limit), "task=report", f"runs={recorded / 'scratch'},{recorded / 'grow'}", f"run={tmp_path}/out"]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *asked], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(f"mlrun: {tmp_path}/out/")
+    assert line.endswith("File too large: raise the limit on file sizes (ulimit -f)")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_a_sweep_ends_with_the_report_of_its_runs(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[list[Path], Path]] = []
-    monkeypatch.setattr(tasks, "_report", lambda runs, out: seen.append((runs, out)))
-    stub(monkeypatch, lambda settings, folder: (folder / "log.jsonl").touch())
+    monkeypatch.setattr(tasks, "report_on", lambda runs, out: seen.append((runs, out)))
+    stub(monkeypatch, lambda config, plan, folder: (folder / "log.jsonl").touch())
     assert mlrun("-m", "run=s", "seed=0,1").code == 0
     assert seen == [([Path("s")], Path("s/report"))]
     assert mlrun("-m", "task=plan", "run=t", "seed=0,1").code == 0
@@ -372,14 +440,14 @@ def test_a_broken_report_fails_the_sweep(mlrun: Command, monkeypatch: pytest.Mon
     def broken(runs: list[Path], out: Path) -> None:
         raise RuntimeError("a bug in the report")
 
-    monkeypatch.setattr(tasks, "_report", broken)
-    stub(monkeypatch, lambda settings, folder: (folder / "log.jsonl").touch())
+    monkeypatch.setattr(tasks, "report_on", broken)
+    stub(monkeypatch, lambda config, plan, folder: (folder / "log.jsonl").touch())
     outcome = mlrun("-m", "run=s", "seed=0,1")
     assert outcome.code == 1 and "RuntimeError: a bug in the report" in outcome.err
 
 
 def test_our_own_bugs_keep_their_traceback(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    def work(settings: DictConfig, folder: Path) -> None:
+    def work(config: Config, plan: Plan, folder: Path) -> None:
         raise RuntimeError("a bug")
 
     stub(monkeypatch, work)
@@ -387,13 +455,88 @@ def test_our_own_bugs_keep_their_traceback(mlrun: Command, monkeypatch: pytest.M
         mlrun()
 
 
+ODD = "s/0-cycle=2level,seed=1"
+
+
 def test_paths_may_hold_commas_blanks_and_equal_signs(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[str, Path | None]] = []
+    seen: list[Any] = []
     stub(monkeypatch, lambda settings, folder: seen.append((settings.runs, folder)), "report")
-    assert mlrun("task=report", "runs=s/0-a=1,b=2,it's here", "run=my report").code == 0
+    assert mlrun("task=report", f"runs={ODD},it's here", "run=my report").code == 0
     assert mlrun("task=report", "runs=outputs/*").code == 0
-    assert seen == [("s/0-a=1,b=2,it's here", Path("my report")), ("outputs/*", None)]
-    assert left() == []
+    assert seen == [(f"{ODD},it's here", Path("my report")), ("outputs/*", None)]
+    keys = {"source": f"{ODD}/model", "target": f"{ODD}-a,b", "grown": f"{ODD}-g", "fine": f"{ODD}/fine=(x)"}
+    stub(monkeypatch, lambda settings, folder: seen.append({key: settings[key] for key in keys}), "decoalesce")
+    assert mlrun("task=decoalesce", *(f"{key}={path}" for key, path in keys.items())).code == 0
+    assert seen[-1] == keys and left() == []
+
+
+def test_a_model_to_begin_with_may_lie_in_the_folder_of_a_sweep_and_several_are_swept(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+    stub(monkeypatch, lambda config, plan, folder: seen.append(config.settings.init))
+    for path in (f"{ODD}/model", "a", "b", "c,d"):
+        Path(path).mkdir(parents=True)
+    assert mlrun(f"init={ODD}/model", "run=r1").code == 0
+    assert mlrun("init=c,d", "run=r2").code == 0
+    assert mlrun("-m", "init=a,b", "run=r3").code == 0
+    assert seen == [f"{ODD}/model", "c,d", "a", "b"]
+    assert "init=s/0-cycle=2level,seed=2" in mlrun("init=s/0-cycle=2level,seed=2", "run=r4").err[0]
+
+
+def test_runs_are_named_by_the_longest_path_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("s/0-cycle=2level,seed=1", "s/1-cycle=2level", "d[1]"):
+        Path(folder).mkdir(parents=True)
+        for name in read.FILES:
+            (Path(folder) / name).touch()
+    named = tasks._paths("s/0-cycle=2level,seed=1,s/1-cycle=2level, d[1],s/*level")
+    assert named == [Path(p) for p in ("s/0-cycle=2level,seed=1", "s/1-cycle=2level", "d[1]", "s/*level")]
+    assert read.find(named) == [Path(p) for p in ("d[1]", "s/0-cycle=2level,seed=1", "s/1-cycle=2level")]
+
+
+def test_a_sweep_that_grows_trains_only_what_is_new(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder of a point is the one that was begun with its configuration; the new get free numbers."""
+    stub(monkeypatch, leave_config)
+    assert mlrun("-m", "run=s", "seed=0,1").code == 0
+    ran: list[str] = []
+    work = lambda config, plan, folder: (ran.append(folder.name), leave_config(config, plan, folder))  # noqa: E731
+    stub(monkeypatch, work)
+    assert mlrun("-m", "run=s", "seed=2,1,0").code == 0
+    assert ran == ["2-seed=2", "1-seed=1", "0-seed=0"]
+    ran.clear()
+    assert mlrun("-m", "run=s", "cycle=2level,scratch", "seed=0,1,2", "log_every=3").code == 0
+    assert ran == ["0-seed=0", "1-seed=1", "2-seed=2", *(f"{3 + n}-cycle=scratch,seed={n}" for n in range(3))]
+    ran.clear()
+    assert mlrun("-m", "run=s", "seed=3,2").code == 0
+    assert ran == ["6-seed=3", "2-seed=2"]
+    outcome = mlrun("-m", "run=s", "seed=0,1", "batch=8")
+    assert outcome.code == 2 and "batch (there 16, here 8)" in outcome.err[0]
+
+
+def test_a_run_that_another_process_trains_is_left_alone(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def held(config: Config, plan: Plan, folder: Path) -> None:
+        raise InUse("run=s/0-run: allowed: a folder that no other process uses")
+
+    Path("s/0-run").mkdir(parents=True)
+    Path("s/0-run/error.txt").write_text("what it said before\n")
+    before = left()
+    stub(monkeypatch, held)
+    outcome = mlrun("-m", "run=s", "seed=0")
+    assert "no other process" in outcome.err[0] and left() == before
+    assert Path("s/0-run/error.txt").read_text() == "what it said before\n"
+    assert mlrun("run=t").code == 75
+
+
+def test_what_was_checked_is_planned_once(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    make = tasks.make_plan
+    monkeypatch.setattr(tasks, "make_plan", lambda *given, **named: made.append(given) or make(*given, **named))
+    stub(monkeypatch, lambda config, plan, folder: made.append(config.resolved["run"]))
+    assert mlrun("run=a").code == 0
+    assert len(made) == 2 and made[1] == "a"
+    assert mlrun("-m", "run=s", "seed=0,1").code == 0
+    assert len(made) == 6 and made[4:] == ["s/0-seed=0", "s/1-seed=1"]
 
 
 def test_the_users_conf_folder_and_config_dir_add_to_ours(mlrun: Command) -> None:
@@ -427,7 +570,7 @@ def test_a_file_that_hydra_would_not_read_is_told(mlrun: Command) -> None:
     [("a: [", "while parsing"), ("name: x\nstage: []", "Key 'stage' not in 'Cycle'"), ("name: 1", "cycle.stages=???"),
      ("name: 1\n\tstages: []", "mine.yaml"), ("name: 1\nname: 2", "found duplicate key name"), ("- 1", "mine"),
      ("just words", "mine"), ("name: caf\udce9", "cycle=mine: allowed:"), ("defaults: [nope]", "cycle/nope"),
-     ("# @package _global_\noptimizer: 3", "cycle=mine: allowed:"), ("name: ${nope}", "key 'nope' not found"),
+     ("# @package _global_\nhardware: 3", "cycle=mine: allowed:"), ("name: ${nope}", "key 'nope' not found"),
      ("# @package _global_\nsed: 3", "Key 'sed' not in 'Settings'")],
 )  # fmt: skip
 def test_a_broken_file_of_the_user_is_one_line(mlrun: Command, text: str, told: str) -> None:
@@ -441,7 +584,7 @@ def test_help_and_the_config_are_printed_and_nothing_runs(mlrun: Command) -> Non
     shown = mlrun("--help")
     assert shown.code == 0 and any(line.startswith("cycle: 2level, 3level") for line in shown.out)
     text = "\n".join(shown.out)
-    assert all(f"{task}," in text or f"{task}\n" in text for task in CHOICES["task"] if task != "train")
+    assert all(f"\n  {task.name} " in text and task.help in text for task in tasks.TASKS.values())
     assert mlrun("--help", "-m", "seed=1,2", "modle=x") == shown, "help is the same whatever else is asked"
     assert mlrun("--hydra-help", "modle=x").code == 0
     assert "seed: 7" in mlrun("seed=7", "--cfg", "job").out
@@ -451,8 +594,32 @@ def test_help_and_the_config_are_printed_and_nothing_runs(mlrun: Command) -> Non
 def test_every_command_of_the_help_composes_and_plans(mlrun: Command) -> None:
     lines = [line.strip().partition("  ")[0] for line in mlrun("--help").out if line.startswith("  mlrun")]
     for words in (shlex.split(line)[1:] for line in lines):
-        found = compose.points(compose.read(words))
-        assert found and (found[0].settings.task == "report" or preflight.problems(found[0]) == [])
+        found = points.of(command.read(words))
+        assert found and (found[0].settings.task == "report" or preflight.check(found))
+
+
+def test_a_reader_that_stops_reading_ends_nothing(tmp_path: Path) -> None:
+    """`mlrun | head -1`"""
+    words = [sys.executable, "-m", "mlrun", *TINY, "cycle=scratch", "log_every=1", "run=a"]
+    with subprocess.Popen(
+        words, cwd=tmp_path, env=ENVIRONMENT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        told = process.stderr.read()
+    assert (process.returncode, told) == (0, "")
+    assert json.loads((tmp_path / "a/summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("output", [">&-", ">&- 2>&-", ">/dev/full", "| true"])
+def test_without_an_output_all_is_done(tmp_path: Path, output: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m mlrun task=plan run=p {output}; echo ${{PIPESTATUS[0]}} >code"
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, check=True
+    )
+    assert (tmp_path / "code").read_text() == "0\n" and (done.stdout, done.stderr) == ("", "")
+    assert json.loads((tmp_path / "p/plan.json").read_text())["stages"]
 
 
 def test_the_version_is_ours_and_loads_no_torch() -> None:
@@ -466,17 +633,17 @@ def test_the_version_is_ours_and_loads_no_torch() -> None:
 
 
 def test_the_last_of_equal_keys_wins_and_a_glob_is_a_sweep(mlrun: Command) -> None:
-    (point,) = compose.points(compose.read(["seed=1", "model=bert_tiny", "seed=2", "model=gpt_tiny"]))
+    (point,) = points.of(command.read(["seed=1", "model=bert_tiny", "seed=2", "model=gpt_tiny"]))
     assert point.settings.seed == 2 and point.settings.model._target_.endswith("GPT")
-    assert len(compose.points(compose.read(["-m", "coarsening=glob(*_only)"]))) == 3
+    assert len(points.of(command.read(["-m", "coarsening=glob(*_only)"]))) == 3
 
 
 def test_hundreds_of_points_differ_in_values_only_and_compose_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read once for each set of choices; each point equals what Hydra itself composes."""
     loads: list[Any] = []
-    load = compose._load
-    monkeypatch.setattr(compose, "_load", lambda *given: loads.append(given) or load(*given))
-    found = compose.points(compose.read(["-m", "run=s", "seed=range(50)", "cycle=scratch,2level", "optimizer.lr=2e-3"]))
+    load = points._load
+    monkeypatch.setattr(points, "_load", lambda *given: loads.append(given) or load(*given))
+    found = points.of(command.read(["-m", "run=s", "seed=range(50)", "cycle=scratch,2level", "optimizer.lr=2e-3"]))
     assert len(found) == 100 and len({point.folder for point in found}) == 100 and len(loads) == 3
-    (alone,) = compose.points(compose.read(["run=s", "seed=49", "cycle=2level", "optimizer.lr=2e-3"]))
+    (alone,) = points.of(command.read(["run=s", "seed=49", "cycle=2level", "optimizer.lr=2e-3"]))
     assert found[-1].settings == alone.settings and found[-1].folder == Path("s/99-cycle=2level,seed=49")

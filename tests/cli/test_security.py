@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import os
 import pickle
-import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from typing import Any
 import pytest
 import toy
 
-from mlrun import config
-from mlrun.cli import compose, preflight
+from mlrun import config, files
+from mlrun.cli import command, points, preflight
 from mlrun.data import cache
 from mlrun.errors import UserError
-from mlrun.train.checkpoint import store
 
 PACKAGE = Path(config.__file__).parent
 
@@ -34,7 +32,7 @@ class Opened:
 
 def refused(*arguments: str) -> str:
     with pytest.raises(UserError) as caught:
-        preflight.check(compose.points(compose.read(list(arguments))))
+        preflight.check(points.of(command.read(list(arguments))))
     return str(caught.value)
 
 
@@ -43,7 +41,7 @@ def refused(*arguments: str) -> str:
     [
         "model._target_=os.system",
         "data._target_=subprocess.Popen",
-        "logger._target_=mlrun.config.conf_dir",
+        "+logger.mine._target_=mlrun.config.conf_dir",
         "+hydra.callbacks.evil._target_=os.system",
         "+hydra.callbacks.evil={_target_:mlrun.cli.tasks.AfterSweep,inner:{_target_:os.system}}",
         "hydra.launcher._target_=os.system",
@@ -53,12 +51,42 @@ def refused(*arguments: str) -> str:
         "+hydra.job_logging.handlers.x={'()':os.system}",
         "hydra.callbacks.sweep._target_=${oc.decode:os.system}",
         "hydra.callbacks.sweep._target_=mlrunx.evil",
+        "hydra.callbacks.sweep._target_=mlrun.files.os.system",
+        "hydra.callbacks.sweep._target_=mlrun.files.os",
+        "hydra.callbacks.sweep._target_=mlrun.files.Path",
+        "hydra.callbacks.sweep._target_=mlrun.errors.UserError.__base__",
+        "+hydra.callbacks.evil={_target_:hydra_plugins.mlrun_launchers.local.subprocess.Popen,args:[touch,x]}",
+        "+hydra.callbacks.evil._target_=hydra_plugins.mlrun_launchers.local.Started",
+        "+hydra.callbacks.evil._target_=logging.os.system",
+        "+hydra.job_logging.handlers.x={class:logging.LogRecord}",
+        "+hydra.callbacks.evil=${model} model._target_=os.system",
+        "hydra.callbacks.sweep._target_=mlrun.${name}",
+        "model._target_=mlrun.files.os.system",
+        "model._target_=mlrun.files.Path",
+        "data._target_=mlrun.config.OmegaConf",
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
 def test_a_target_outside_of_the_allowed_packages_is_refused(override: str, sweep: list[str]) -> None:
-    parts = override.split(" ") if override.startswith("hydra/") else [override]
+    parts = override.split(" ")
     assert "allowed: " in refused(*parts, "run=unused", *sweep)
+
+
+def test_a_class_that_a_module_of_ours_only_imports_is_foreign(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Such a class may be a dataclass too: where it was defined decides."""
+    (tmp_path / "theirs.py").write_text("from dataclasses import dataclass\n@dataclass\nclass Theirs: ...\n")
+    (tmp_path / "mine.py").write_text("from theirs import Theirs\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("MLRUN_PACKAGES", "mine")
+    assert "it comes from theirs" in refused("model._target_=mine.Theirs", "run=unused")
+
+
+def test_what_hydra_and_the_plugins_bring_may_be_made() -> None:
+    """The basic choices, log handlers of logging and colorlog, and our own launchers."""
+    for choice in ("default", "none", "disabled"):
+        points.of(command.read([f"hydra/job_logging={choice}", f"hydra/hydra_logging={choice}"]))
+    for launcher in ("basic", "local"):
+        points.of(command.read(["-m", f"hydra/launcher={launcher}"]))
 
 
 def test_a_target_inside_a_part_is_no_key_of_it() -> None:
@@ -70,18 +98,12 @@ def test_a_swept_target_is_refused_too() -> None:
 
 
 def test_no_code_of_ours_unpickles_or_trusts_remote_code() -> None:
-    """torch.load, pickle.load and the like appear nowhere; trust_remote_code is nowhere switched on.
-
-    One file names `pickle`, for an unpickler that knows a short list of classes (see test_sharded.py).
-    """
-    limited = PACKAGE / "train/checkpoint/dcp.py"
-    assert re.findall(r"pickle\.\w+", limited.read_text()) == ["pickle.Unpickler"]
+    """torch.load, pickle.load and the like appear nowhere; trust_remote_code is nowhere switched on."""
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-                allowed = {"pickle"} if path == limited else set()
-                assert not (names - allowed) & {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}, path
+                assert not names & {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}, path
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("torch.load", "eval", "exec", "os.system", "yaml.unsafe_load"), path
@@ -97,7 +119,7 @@ def test_no_code_of_ours_unpickles_or_trusts_remote_code() -> None:
 def test_a_pickle_in_the_place_of_a_checkpoint_is_not_opened(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / store.LAST).write_bytes(pickle.dumps(Opened(mark)))
+    (tmp_path / "checkpoints/last.safetensors").write_bytes(pickle.dumps(Opened(mark)))
     with pytest.raises(UserError, match="cannot be read"):
         toy.run(tmp_path, toy.make())
     assert not mark.exists()
@@ -141,7 +163,7 @@ def test_the_allow_list_is_ours_until_the_user_adds_to_it(monkeypatch: pytest.Mo
 def test_the_cache_can_be_shared_as_the_umask_says(tmp_path: Path, mask: int) -> None:
     before = os.umask(mask)
     try:
-        made = cache.build(tmp_path / "prepared", lambda folder: cache.write_json(folder / "facts.json", {}))
+        made = cache.build(tmp_path / "prepared", lambda folder: files.write_json(folder / "facts.json", {}))
     finally:
         os.umask(before)
     assert stat.S_IMODE(made.stat().st_mode) == 0o777 & ~mask

@@ -92,6 +92,12 @@ def only_run(sweep: Path) -> Path | None:
     return found[0] if found else None
 
 
+def job_of(sweep: Path) -> str:
+    """Return the number of a sweep's only job."""
+    ((job, _),) = json.loads((sweep / ".submitit/jobs.json").read_text()).values()
+    return str(job)
+
+
 def test_a_sweep_is_an_array_and_ends_with_the_report(cluster: dict[str, str], tmp_path: Path) -> None:
     overrides = ["cycle=scratch,2level", "optimizer.lr=1e-3,1e30", "optimizer.schedule.warmup='0 steps'"]
     process = start(cluster, tmp_path / "sweep", "-m", *overrides, "budget='20 steps'", "optimizer.clip=null")
@@ -150,7 +156,7 @@ def test_a_run_taken_off_its_node_is_requeued_and_resumes_by_itself(
     interrupt(cluster)
     code, out = ended(process)
     assert code == 0, out
-    (job,) = {p.name for p in (tmp_path / "low/.submitit").iterdir() if p.name.isdigit()}
+    job = job_of(tmp_path / "low")
     assert "Restarts=1" in ask(cluster, "scontrol", "-o", "show", "job", job)
     code, out = ended(start(cluster, tmp_path / "calm", *budget, hardware="cpu"))
     assert code == 0, out
@@ -176,7 +182,7 @@ def test_a_run_that_meets_its_time_limit_is_requeued_and_ends_like_one_without(
     assert code == 0, out
     run = only_run(tmp_path / "short")
     assert run is not None and toy.records(run) == toy.records(tmp_path / "calm")
-    (job,) = {p.name for p in (tmp_path / "short/.submitit").iterdir() if p.name.isdigit()}
+    job = job_of(tmp_path / "short")
     shown = ask(cluster, "scontrol", "-o", "show", "job", job)
     assert "TimeLimit=00:01:00" in shown and "Restarts=0" not in shown
     logs = "".join(path.read_text() for path in (tmp_path / "short/.submitit").rglob("*.err"))
@@ -201,3 +207,39 @@ def test_a_killed_job_is_named_and_the_others_go_on(cluster: dict[str, str], tmp
     assert other is not None
     assert json.loads((other / "summary.json").read_text())["status"] == "finished"
     assert "SLURM job" in (victim / "error.txt").read_text()
+
+
+def slow_sbatch(cluster: dict[str, str], folder: Path) -> dict[str, str]:
+    """Return an environment in which sbatch answers only when the jobs have been running for a while."""
+    wrapper = folder / "slow" / "sbatch"
+    wrapper.parent.mkdir()
+    real = shutil.which("sbatch", path=cluster["PATH"])
+    wrapper.write_text(f'#!/bin/sh\nout=$({real} "$@") || exit 1\nsleep 6\necho "$out"\n')
+    wrapper.chmod(0o755)
+    return {**cluster, "PATH": f"{wrapper.parent}:{cluster['PATH']}"}
+
+
+def test_jobs_that_begin_before_sbatch_answers_are_none_the_worse(cluster: dict[str, str], tmp_path: Path) -> None:
+    env = slow_sbatch(cluster, tmp_path)
+    code, out = ended(start(env, tmp_path / "sweep", "-m", "seed=0,1", "cycle=scratch", "budget='5 steps'"))
+    assert code == 0, out
+    done = [json.loads(path.read_text())["status"] for path in (tmp_path / "sweep").glob("*/summary.json")]
+    assert done == ["finished", "finished"]
+
+
+def test_the_same_command_finds_its_jobs_in_the_queue_and_waits(cluster: dict[str, str], tmp_path: Path) -> None:
+    """The first command is gone, its jobs are not; the second adds a seed, which is the only one to be submitted."""
+    env = {**cluster, "MLRUN_PACKAGES": "slow", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "PAUSE": "0.05"}
+    slow = ["data._target_=slow.Slow", "cycle=scratch", "budget='300 steps'"]
+    first = start(env, tmp_path / "sweep", "-m", "seed=0,1", *slow)
+    wait_until(lambda: min(map(steps, (tmp_path / "sweep").glob("[01]-*")), default=0) > 3)
+    first.kill()
+    first.communicate()
+    code, out = ended(start(env, tmp_path / "sweep", "-m", "seed=0,1,2", *slow))
+    assert code == 0, out
+    assert "2 of 3 runs are in the queue since an earlier command" in out and "1 runs are SLURM job" in out
+    runs = sorted(path.parent for path in (tmp_path / "sweep").glob("*/summary.json"))
+    assert [run.name for run in runs] == ["0-seed=0", "1-seed=1", "2-seed=2"]
+    assert not list((tmp_path / "sweep").glob("*/error.txt"))
+    for run in runs:
+        assert steps(run) == 300 and json.loads((run / "summary.json").read_text())["status"] == "finished"

@@ -15,6 +15,7 @@ import pytest
 from corpora import equal, error_of, gpt
 from filelock import FileLock
 
+from mlrun import files
 from mlrun.data import cache as cached
 from mlrun.data.source import Broken
 from mlrun.data.text.files import Files
@@ -126,7 +127,7 @@ def test_a_full_disk_for_the_marks_is_one_line(stream, tmp_path: Path, monkeypat
     def full(file: Path, value: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cached, "write_json", full)
+    monkeypatch.setattr(files, "write_json", full)
     with pytest.raises(Broken, match="No space left on device: free some space"):
         next(source.batches(0, 1000))
 

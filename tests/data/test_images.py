@@ -9,11 +9,11 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import toy
+from composed import choice
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -34,8 +34,8 @@ from mlrun.errors import UserError
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.network import build
-from mlrun.run import save_model
 from mlrun.train.checkpoint.store import ALONE
+from mlrun.train.model_folder import save_model
 from mlrun.train.snapshot import Snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -212,7 +212,7 @@ def test_hub_pictures_streamed_resume_anywhere(hub: ImageHub, tmp_path: Path) ->
 
 @pytest.mark.skipif(not CIFAR.is_dir(), reason="CIFAR-10 of ../shared is absent")
 def test_cifar_batches_are_normalised(tmp_path: Path) -> None:
-    node = OmegaConf.load(ROOT / "conf" / "data" / "cifar10.yaml")
+    node = choice("data", "cifar10")
     node.files = [str(CIFAR / "test.parquet")]
     node.update({"held_out": 0.5, "validation_samples": 256, "augment": None, "mix": None})
     del node["augment"], node["mix"]
@@ -288,10 +288,10 @@ def test_a_run_of_pictures_keeps_how_its_pixels_are_made(tmp_path: Path) -> None
     data = Digits(**GREY, eval_crop=0.5, validation_samples=8)
     model = deit(28, 1, 10)
     target = {"_target_": "mlrun.models.deit.DeiT", **asdict(model)}
-    made = SimpleNamespace(resolved={"model": target})
     weights = Snapshot({"weights": dict(build(model, 0).state_dict())})
     opened = data.open(model, 0, str(tmp_path))
-    save_model(tmp_path / "run" / "model", made, weights, opened, ALONE)  # type: ignore[arg-type]
+    (tmp_path / "run").mkdir()
+    save_model(tmp_path / "run" / "model", target, weights, opened.model_files(), ALONE)
     export_hf(tmp_path / "run", tmp_path / "hf")
     import_hf(tmp_path / "hf", tmp_path / "back")
     kept = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
@@ -464,7 +464,7 @@ def test_a_broken_picture_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["digits", "cifar10", "imagefolder", "imagenet"])
 def test_every_image_yaml_builds_its_spec_and_names_every_setting(name: str, tmp_path: Path) -> None:
-    node = OmegaConf.load(ROOT / "conf" / "data" / f"{name}.yaml")
+    node = choice("data", name)
     if OmegaConf.is_missing(node, "files"):
         node.files = [parquet(tmp_path / "x.parquet", [0])]
     if OmegaConf.is_missing(node, "classes"):

@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from composed import choice
 from corpora import ROOT, WIDTH, bert, error_of, given_tokenizer, gpt, problem, sentences, t5
 from omegaconf import OmegaConf
 
@@ -79,8 +80,7 @@ def test_what_only_reading_shows(tmp_path: Path, cache: str, spec: Files) -> Non
 
 @pytest.mark.parametrize("name", ["sotu", "text", "json", "parquet", "wikibooks", "openwebtext"])
 def test_every_text_yaml_builds_its_spec_and_names_every_setting(name: str, corpus: Path) -> None:
-    file = ROOT / "conf" / "data" / f"{name}.yaml"
-    node = OmegaConf.load(file)
+    node = choice("data", name)
     if OmegaConf.is_missing(node, "files"):
         node.files = [str(corpus)]
     data = config.build(node, "data")

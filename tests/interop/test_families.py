@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mlrun import run
-from mlrun.cli import compose
+from mlrun.cli import command, points
 from mlrun.config import load
 from mlrun.plan.make import make_plan
 
@@ -32,7 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_learns_through_a_cycle(family: str, tmp_path: Path, cache: Path) -> None:
     overrides = [*FAMILIES[family], *SHORT, f"run={tmp_path}/r", f"cache={cache}"]
-    (point,) = compose.points(compose.read(overrides))
+    (point,) = points.of(command.read(overrides))
     config = load(point.settings)
     summary = run.train(config, make_plan(config), tmp_path / "r")
     records = [json.loads(line) for line in (tmp_path / "r" / "log.jsonl").read_text().splitlines()]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_models import SPAN, TINY, a_batch, reference, reference_logits, scatter, widen
+from test_models import SPAN, TINY, a_batch, everywhere, reference, reference_logits, scatter, widen
 from torch import Tensor
 
 from mlrun.errors import UserError
@@ -69,7 +69,7 @@ def logits(state: dict[str, Tensor], model: Model, dtype: torch.dtype) -> Tensor
 
 
 def inputs(model: Model, dtype: torch.dtype = torch.float64) -> dict[str, Tensor]:
-    return {key: value for key, value in a_batch(model, dtype).items() if key != "positions"}
+    return everywhere(a_batch(model, dtype))
 
 
 def load(folder: Path, name: str, dtype: torch.dtype) -> torch.nn.Module:
@@ -195,7 +195,8 @@ def test_roberta_counts_positions_from_its_padding(
         found = theirs(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
         for row, text in enumerate(WORDS[:2]):
             ids = words.encode(text).ids
-            off = net.logits({"tokens": torch.tensor([ids])})[0] - found[row, : len(ids)]
+            batch = {"tokens": torch.tensor([ids]), "positions": torch.arange(len(ids))[None]}
+            off = net.logits(batch)[0] - found[row, : len(ids)]
             assert off.abs().max() < 1e-10
     assert padded["attention_mask"].sum() < padded["attention_mask"].numel()
     import_hf(tmp_path / "hf", tmp_path / "back")

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,12 +20,12 @@ from wandb_read import read_run
 
 from mlrun.errors import UserError
 from mlrun.log import log
-from mlrun.log.console import Bar, Lines, console, duration, thousands
+from mlrun.log.console import Bar, Lines, Pace, console, thousands
 from mlrun.log.jsonl import Jsonl
-from mlrun.log.log import NoSink
-from mlrun.log.none import NoLogger
-from mlrun.log.pace import Pace
-from mlrun.log.wandb import WandbLogger, WandbSink, row, run_id
+from mlrun.log.sink import Record, Sink, series
+from mlrun.log.tensorboard import TensorBoardLogger
+from mlrun.log.wandb import WandbLogger, WandbSink, run_id
+from mlrun.units import duration
 
 CONF = Path(__file__).resolve().parents[2] / "conf" / "logger"
 PLAN: dict[str, Any] = {
@@ -95,7 +96,10 @@ def test_a_new_run_starts_an_empty_log(tmp_path: Path) -> None:
     assert (tmp_path / "log.jsonl").read_text() == ""
 
 
-@pytest.mark.parametrize("content", [None, "{}\n", "{}\n" * 5 + "half a line, and then something"])
+RECORD = '{"kind": "val"}\n'
+
+
+@pytest.mark.parametrize("content", [None, RECORD, RECORD + '{"kind": "train", "half a line'])
 def test_a_log_that_is_not_the_checkpoints_is_refused_and_untouched(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "log.jsonl"
     if content is not None:
@@ -109,7 +113,7 @@ def test_a_log_that_is_not_the_checkpoints_is_refused_and_untouched(tmp_path: Pa
 def test_a_logger_that_cannot_start_leaves_the_old_log_whole(tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text("{}\n")
     with pytest.raises(UserError):
-        log.start(tmp_path, WandbLogger(mode="sometimes"), {}, PLAN, stream=io.StringIO())
+        log.start(tmp_path, {"wandb": WandbLogger(mode="sometimes")}, {}, PLAN, stream=io.StringIO())
     assert (tmp_path / "log.jsonl").read_text() == "{}\n"
 
 
@@ -117,7 +121,7 @@ def test_a_branch_is_named_on_the_console_and_is_a_series_of_its_own() -> None:
     at = record("val", 135, 2, 900.0, branch=0.5, loss=3.25, own_flops=500.0)
     (line,) = shown([at])
     assert line.startswith("stage 3/3 branch 50% |") and "val   3.2500" in line
-    found = row(at)
+    found = series(at)
     assert (found["val_branch50/loss"], found["val_branch50/own_flops"], found["step"]) == (3.25, 500.0, 135)
     assert "val/loss" not in found and "branch" not in found
 
@@ -125,8 +129,8 @@ def test_a_branch_is_named_on_the_console_and_is_a_series_of_its_own() -> None:
 def test_every_listener_gets_every_record_and_the_exit_code(tmp_path: Path) -> None:
     seen: list[Any] = []
 
-    class Ear(NoSink):
-        def write(self, record: log.Record) -> None:
+    class Ear(Sink):
+        def write(self, record: Record) -> None:
             seen.append(record["step"])
 
         def close(self, exit_code: int) -> None:
@@ -162,8 +166,8 @@ def test_lines_are_as_promised() -> None:
         record("val", 130, 2, 1000.0, loss=None),
     ]
     assert shown(records, interval=0.0) == [
-        "stage 1/3 level 1 |   0.0% | step       1 | loss  3.2500 | lr 1.00e-03 |    n/a tok/s | ETA     n/a",
-        "stage 1/3 level 1 |   9.0% | step       9 | loss  3.2500 | lr 1.00e-03 |  12.3k tok/s | ETA 0:03:02",
+        "stage 1/3 level 1 |   0.0% | step       1 | loss  3.2500 | lr 1.00e-03 |    n/a tok/s | ETA      n/a",
+        "stage 1/3 level 1 |   9.0% | step       9 | loss  3.2500 | lr 1.00e-03 |  12.3k tok/s | ETA 3.03 min",
         "stage 1/3 level 1 |  10.0% | step      10 | val   3.5000",
         "stage 3/3 level 1 |  20.0% | step      50 | decoalesce, alpha 0.5: loss 3.5000 -> 3.6125, "
         "logits moved 2.5e-07 (exact within 1e-04)",
@@ -218,7 +222,7 @@ def test_a_level_that_has_not_run_is_taken_at_the_average_speed() -> None:
 
 
 def test_unknown_numbers_are_said_to_be_unknown() -> None:
-    assert (duration(None).strip(), thousands(None).strip()) == ("n/a", "n/a")
+    assert (duration(None), thousands(None).strip()) == ("n/a", "n/a")
     assert {len(thousands(x)) for x in (None, 1.0, 999.9, 1e3, 99e3, 5e6, 2e9)} == {6}
 
 
@@ -227,17 +231,19 @@ def test_unknown_numbers_are_said_to_be_unknown() -> None:
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_logger_yaml_builds_and_finds_no_fault_with_itself(path: Path) -> None:
-    assert instantiate(yaml.safe_load(path.read_text())).problems() == []
+    for name, settings in yaml.safe_load(path.read_text()).items():
+        assert name == path.stem, "messages name the key by the file"
+        assert instantiate(settings).problems() == []
 
 
 def test_wrong_settings_are_all_named() -> None:
     found = WandbLogger(mode="ofline", x="epochs").problems()
-    assert [line.split(":")[0] for line in found] == ["logger.mode=ofline", "logger.x=epochs"]
+    assert [line.split(":")[0] for line in found] == ["logger.wandb.mode=ofline", "logger.wandb.x=epochs"]
 
 
 def test_disabled_and_none_listen_to_nothing(tmp_path: Path) -> None:
-    for logger in (WandbLogger(mode="disabled"), NoLogger()):
-        with log.start(tmp_path, logger, {}, PLAN, stream=io.StringIO()) as opened:
+    for loggers in ({"wandb": WandbLogger(mode="disabled")}, {}):
+        with log.start(tmp_path, loggers, {}, PLAN, stream=io.StringIO()) as opened:
             opened.write(record())
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
@@ -249,14 +255,14 @@ def test_online_without_a_key_is_one_line(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     with pytest.raises(UserError, match="no API key") as error:
-        WandbLogger(mode="online").start(tmp_path, {}, PLAN, False)
+        WandbLogger(mode="online").start(tmp_path, {}, PLAN, 0)
     (line,) = error.value.problems
-    assert line.startswith("logger.mode=online") and "\n" not in line
+    assert line.startswith("logger.wandb.mode=online") and "\n" not in line
 
 
 def test_levels_have_their_own_series_of_held_out_losses() -> None:
-    assert row(record("val", 5, 0, loss=1.0))["val/loss"] == 1.0
-    assert row(record("val", 5, 1, loss=2.0))["val_level2/loss"] == 2.0
+    assert series(record("val", 5, 0, loss=1.0))["val/loss"] == 1.0
+    assert series(record("val", 5, 1, loss=2.0))["val_level2/loss"] == 2.0
 
 
 def test_one_id_a_folder(tmp_path: Path) -> None:
@@ -273,7 +279,7 @@ from test_log import PLAN, record
 folder, resumed = Path(sys.argv[1]), sys.argv[2] == "resumed"
 logger = WandbLogger(project="p", group="g", tags=("a", "b"), x="tokens", name="n")
 keep = json.loads((folder / "keep").read_text()) if resumed else 0
-with log.start(folder, logger, {"seed": 0, "optimizer": {"lr": 0.5}}, PLAN, keep=keep) as opened:
+with log.start(folder, {"wandb": logger}, {"seed": 0, "optimizer": {"lr": 0.5}}, PLAN, keep=keep) as opened:
     if not resumed:
         opened.write(record(step=1))
         opened.write(record("val", 1, loss=4.0))
@@ -282,7 +288,7 @@ with log.start(folder, logger, {"seed": 0, "optimizer": {"lr": 0.5}}, PLAN, keep
         opened.write(record("transfer", 1, 1, operator="coalesce", loss_before=4.0, loss_after=4.5, alpha=None,
                             relative_logit_change=0.1, exact=False, tolerance=None))
         opened.write(record(step=2, stage=1))
-        opened.finish({"val_loss": 2.5, "ledger": {"seconds": {"training": 9.0}}}, [folder / "loss.png"])
+        opened.finish({"val_loss": 2.5, "ledger": {"seconds": {"training": 9.0}}})
 """
 
 
@@ -296,14 +302,18 @@ def in_a_process(code: str, folder: Path, *arguments: str) -> subprocess.Complet
 
 @pytest.fixture(scope="module")
 def two_starts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]], str]:
-    """Return a folder where a run was started and resumed, both W&B logs in order, and what was said."""
-    from PIL import Image
+    """Return a folder where a run was started and resumed, its W&B log after each, and what was said."""
+    folder, said, runs = tmp_path_factory.mktemp("run"), "", []
+    for which in ("new", "resumed"):
+        said += in_a_process(SCRIPT, folder, which).stderr
+        runs.append(the_offline_run(folder))
+    return folder, runs, said
 
-    folder = tmp_path_factory.mktemp("run")
-    Image.new("RGB", (4, 4)).save(folder / "loss.png")
-    said = [in_a_process(SCRIPT, folder, which).stderr for which in ("new", "resumed")]
-    runs = sorted((folder / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime)
-    return folder, [read_run(path) for path in runs], "".join(said)
+
+def the_offline_run(folder: Path) -> dict[str, Any]:
+    """Return what the one W&B log of a run folder holds."""
+    (only,) = (folder / "wandb").glob("offline-run-*")
+    return read_run(only)
 
 
 def test_wandb_keeps_one_id_and_the_settings(two_starts: tuple[Path, list[dict[str, Any]], str]) -> None:
@@ -320,6 +330,7 @@ def test_wandb_gets_every_series_at_explicit_steps(two_starts: tuple[Path, list[
     assert (before["_step"], before["train/loss"], before["val/loss"], before["flops"]) == (1, 3.25, 4.0, 10.0)
     assert {"stage", "level", "tokens", "flops_body", "seconds", "train/lr"} <= before.keys()
     steps = {r["_step"]: r for r in second["history"]}
+    assert (steps[1]["train/loss"], steps[1]["val/loss"]) == (3.25, 4.0), "what was before the resume is there too"
     assert (steps[1]["transfer/loss_after"], steps[1]["transfer/operator"]) == (4.5, "coalesce")
     assert (steps[2]["train/loss"], steps[2]["level"]) == (3.25, 2)
 
@@ -329,12 +340,11 @@ def test_wandb_draws_over_the_chosen_axis(two_starts: tuple[Path, list[dict[str,
     assert first["metrics"]["*"] == second["metrics"]["*"] == "tokens"
 
 
-def test_wandb_has_plan_summary_and_figures(two_starts: tuple[Path, list[dict[str, Any]], str]) -> None:
+def test_wandb_has_plan_and_summary(two_starts: tuple[Path, list[dict[str, Any]], str]) -> None:
     _, (first, second), _ = two_starts
-    assert sum("plan._type" in r or "plan" in r for r in first["history"]) == 1
-    assert not any("plan._type" in r or "plan" in r for r in second["history"])
+    for start in (first, second):
+        assert sum("plan._type" in r or "plan" in r for r in start["history"]) == 1
     assert second["summary"]["val_loss"] == 2.5
-    assert any(key.startswith("figures/loss") for r in second["history"] for key in r)
 
 
 def test_wandb_is_quiet_and_says_how_to_upload(two_starts: tuple[Path, list[dict[str, Any]], str]) -> None:
@@ -378,18 +388,19 @@ class Broken:
         raise AssertionError("a dead service must not be waited for")
 
 
-def test_when_wandb_breaks_training_goes_on_and_the_user_is_told_once(tmp_path: Path) -> None:
-    said = io.StringIO()
+def test_when_wandb_breaks_training_goes_on_and_the_user_is_told_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = Broken()
-    opened = log.Log(Jsonl(tmp_path / "log.jsonl"), [WandbSink(run, tmp_path, "online", "flops", said)])
+    opened = log.Log(Jsonl(tmp_path / "log.jsonl"), [WandbSink(run, tmp_path, "online", "flops")])
     for step in range(1, 7):
         opened.write(record(step=step))
     opened.finish({"val_loss": 1.0})
     opened.close(0)
     assert run.rows == 3, "nothing more is sent"
     assert [r["step"] for r in lines(tmp_path / "log.jsonl")] == [1, 2, 3, 4, 5, 6]
-    warning, remedy = said.getvalue().splitlines()
-    assert warning == "W&B stopped at step 3 (service is gone); training goes on, log.jsonl is complete"
+    warning, remedy = capsys.readouterr().err.splitlines()
+    assert warning == "W&B stopped at step 3 (service is gone); training goes on"
     assert remedy.endswith(f"python -m mlrun.log.wandb {tmp_path}")
 
 
@@ -399,7 +410,7 @@ from pathlib import Path
 from mlrun.log import log
 from mlrun.log.wandb import WandbLogger
 from test_log import PLAN, record, service_of
-with log.start(Path(sys.argv[1]), WandbLogger(), {}, PLAN) as opened:
+with log.start(Path(sys.argv[1]), {"wandb": WandbLogger()}, {}, PLAN) as opened:
     for step in (1, 2):
         opened.write(record(step=step))
     time.sleep(1.6)
@@ -429,7 +440,7 @@ def test_killing_the_wandb_service_does_not_end_the_run_and_the_log_can_be_sent_
     out = in_a_process(KILL, tmp_path, "service")
     assert "trained to the end" in out.stdout
     assert len(out.stderr.splitlines()) == 2 and "Traceback" not in out.stderr
-    config = {"logger": {"_target_": "mlrun.log.wandb.WandbLogger", "mode": "offline"}}
+    config = {"logger": {"wandb": {"_target_": "mlrun.log.wandb.WandbLogger", "mode": "offline"}}}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "plan.json").write_text(json.dumps(PLAN))
     again = "import runpy; runpy.run_module('mlrun.log.wandb', run_name='__main__')"
@@ -438,6 +449,153 @@ def test_killing_the_wandb_service_does_not_end_the_run_and_the_log_can_be_sent_
     found = read_run(newest)
     assert found["id"] == run_id(tmp_path)
     assert [r["_step"] for r in found["history"] if "train/loss" in r] == [1, 2, 3, 4]
+
+
+CRASHES = """
+import os, signal, sys, time
+from pathlib import Path
+from mlrun.log import log
+from mlrun.log.wandb import WandbLogger
+from test_log import PLAN, record
+folder, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+keep = int((folder / "keep").read_text()) if first > 1 else 0
+with log.start(folder, {"wandb": WandbLogger()}, {}, PLAN, keep=keep) as opened:
+    for step in range(first, last + 1):
+        opened.write(record(step=step))
+        if step % 3 == 0:
+            (folder / "keep").write_text(str(opened.offset()))
+    if sys.argv[4] == "killed":
+        time.sleep(1.6)
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_after_kills_no_offline_row_is_there_twice_and_none_is_missing(tmp_path: Path) -> None:
+    """Each start trains again what came after the last checkpoint, here at every third step."""
+    for first, last in ((1, 5), (4, 8)):
+        with pytest.raises(subprocess.CalledProcessError):
+            in_a_process(CRASHES, tmp_path, str(first), str(last), "killed")
+    in_a_process(CRASHES, tmp_path, "7", "9", "ended")
+    rows = the_offline_run(tmp_path)["history"]
+    assert [r["_step"] for r in rows if "train/loss" in r] == list(range(1, 10))
+
+
+VARIABLES = {"PROJECT": "theirs", "NAME": "called", "ENTITY": "us", "RUN_GROUP": "g", "TAGS": "a,b"}
+
+
+@pytest.mark.parametrize("given", [{}, {"project": "ours", "name": "n", "entity": "e", "group": "h", "tags": ("c",)}])
+def test_wandbs_own_variables_act_where_nothing_is_given(
+    tmp_path: Path, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    code = "from pathlib import Path; import sys; from mlrun.log.wandb import WandbLogger; from test_log import PLAN\n"
+    in_a_process(f"{code}WandbLogger(**{given}).start(Path(sys.argv[1]), {{}}, PLAN, 0).close(0)", tmp_path)
+    found = the_offline_run(tmp_path)
+    wanted = given or {"project": "theirs", "name": "called", "entity": "us", "group": "g", "tags": ("a", "b")}
+    assert {key: found[key] for key in wanted} == {**wanted, "tags": list(wanted["tags"])}
+
+
+def test_wandbs_own_mode_acts_where_none_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert type(WandbLogger().start(tmp_path, {}, PLAN, 0)) is Sink
+    monkeypatch.setenv("WANDB_MODE", "sometimes")
+    assert [line.split(":")[0] for line in WandbLogger().problems()] == ["WANDB_MODE=sometimes"]
+    assert WandbLogger(mode="offline").problems() == []
+
+
+@pytest.mark.slow
+def test_online_without_an_answer_is_one_line_within_half_a_minute(tmp_path: Path) -> None:
+    """A server that takes the connection and says nothing, which is slower than no network at all."""
+    silent = socket.create_server(("127.0.0.1", 0))
+    code = (
+        "import os, sys; from pathlib import Path; from mlrun.errors import UserError\n"
+        f"os.environ['WANDB_BASE_URL'] = 'http://127.0.0.1:{silent.getsockname()[1]}'\n"
+        "from mlrun.log.wandb import WandbLogger\n"
+        "try: WandbLogger(mode='online').start(Path(sys.argv[1]), {}, {'stages': []}, 0)\n"
+        "except UserError as error: print(error)"
+    )
+    began = time.monotonic()
+    with silent:
+        out = in_a_process(code, tmp_path)
+    assert time.monotonic() - began < 30
+    (line,) = (out.stdout + out.stderr).splitlines()
+    assert line.startswith("logger.wandb.mode=online: allowed: a W&B run that starts (")
+
+
+# TensorBoard
+
+
+def points(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return every series of a run folder as its event files have it, in order."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found: dict[str, list[tuple[int, float]]] = {}
+    for file in (folder / "tensorboard").iterdir():
+        for event in EventFileLoader(str(file)).Load():
+            for value in event.summary.value:
+                numbers = value.tensor.float_val
+                found.setdefault(value.tag, []).extend((event.step, number) for number in numbers)
+    return found
+
+
+def test_tensorboard_has_every_number_once_also_after_a_resume(tmp_path: Path) -> None:
+    logger = {"tensorboard": TensorBoardLogger()}
+    first = log.start(tmp_path, logger, {"seed": 0}, PLAN, stream=io.StringIO())
+    first.write(record(step=1))
+    first.write(record("val", 1, loss=4.0, copy_similarity_by_layer={"encoder.0": 0.5}))
+    keep = first.offset()
+    first.write(record(step=2))  # after the checkpoint: trained again
+    first.close()
+    again = log.start(tmp_path, logger, {"seed": 0}, PLAN, keep=keep, stream=io.StringIO())
+    again.write(record(step=2))
+    again.write(record("transfer", 2, 1, operator="coalesce", alpha=None, loss_after=4.5, exact=False))
+    again.finish({"val_loss": 2.5})
+    again.close()
+    found = points(tmp_path)
+    assert found["train/loss"] == [(1, 3.25), (2, 3.25)]
+    assert found["val/loss"] == [(1, 4.0)] and found["val/copy_similarity_by_layer/encoder.0"] == [(1, 0.5)]
+    assert found["transfer/loss_after"] == [(2, 4.5)]
+    assert {"config/text_summary", "plan/text_summary", "summary/text_summary"} <= found.keys()
+    assert not any(name.startswith(("transfer/operator", "transfer/exact", "transfer/alpha")) for name in found)
+
+
+def test_tensorboard_counts_tokens_if_asked(tmp_path: Path) -> None:
+    with log.start(tmp_path, {"t": TensorBoardLogger(x="tokens")}, {}, PLAN, stream=io.StringIO()) as opened:
+        opened.write(record(step=3))
+    assert points(tmp_path)["train/loss"] == [(192, 3.25)]
+
+
+def test_without_the_library_tensorboard_is_one_line_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (line,) = TensorBoardLogger().problems()
+    assert line == "logger=tensorboard: allowed: none, wandb; or pip install 'mlrun[tensorboard]'"
+
+
+def test_two_loggers_listen_to_one_run(tmp_path: Path) -> None:
+    loggers = {"wandb": WandbLogger(mode="disabled"), "tensorboard": TensorBoardLogger()}
+    with log.start(tmp_path, loggers, {}, PLAN, stream=io.StringIO()) as opened:
+        opened.write(record())
+    assert points(tmp_path)["train/loss"] == [(1, 3.25)]
+
+
+def test_a_logger_that_cannot_start_ends_those_that_did(tmp_path: Path) -> None:
+    closed = []
+
+    class Started(Sink):
+        def close(self, exit_code: int) -> None:
+            closed.append(exit_code)
+
+    class Fine:
+        def problems(self) -> list[str]:
+            return []
+
+        def start(self, *anything: object) -> Sink:
+            return Started()
+
+    with pytest.raises(UserError):
+        log.start(tmp_path, {"a": Fine(), "b": WandbLogger(x="epochs")}, {}, PLAN, stream=io.StringIO())
+    assert closed == [1] and list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_offline_run_keeps_its_rows(tmp_path: Path) -> None:

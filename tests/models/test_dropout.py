@@ -20,8 +20,10 @@ from test_run import interrupt
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
-from mlrun.cli import compose
+from mlrun.cli import command, points
 from mlrun.config import Hardware, load
+from mlrun.evaluate.base import Context
+from mlrun.evaluate.held_out import HeldOut
 from mlrun.models import layers
 from mlrun.models.base import RATES, Model
 from mlrun.models.dropout import Dropout, DropPath, seed_masks
@@ -30,7 +32,6 @@ from mlrun.models.network import build
 from mlrun.multilevel.growth import ligo_mapping, stage_losses
 from mlrun.multilevel.growth.ligo import LiGO
 from mlrun.plan.make import make_plan
-from mlrun.train.loop import held_out_loss
 
 ALL = dict.fromkeys(RATES, 0.3)
 EVERY = pytest.mark.parametrize("model", TINY.values(), ids=TINY)
@@ -160,7 +161,9 @@ def test_receipts_and_held_out_losses_know_no_dropout(tmp_path: Path) -> None:
     net.load_state_dict(toy.weights(tmp_path))
     made = dropped()
     source = made.data.open(made.model, 0, "")
-    assert held_out_loss(net.train(), source.validation(8), made.settings.hardware, ONE) == summary["val_loss"]
+    assert (
+        HeldOut().measure(net.train(), Context(source, 8, made.settings.hardware, ONE))["loss"] == summary["val_loss"]
+    )
 
 
 # Growing
@@ -236,7 +239,7 @@ def test_recomputed_activations_draw_the_same_masks() -> None:
 
 def test_the_command_line_sets_a_rate_and_the_plan_costs_the_same() -> None:
     def plan(*overrides: str) -> Any:
-        (point,) = compose.points(compose.read(["model=gpt_tiny", *overrides]))
+        (point,) = points.of(command.read(["model=gpt_tiny", *overrides]))
         return make_plan(load(point.settings))
 
     dropping = plan("model.dropout=0.1", "model.drop_path=0.2")

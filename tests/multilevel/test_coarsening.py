@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from composed import choice
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -15,6 +16,7 @@ from mlrun.errors import UserError
 from mlrun.models.axes import DEPTH, Merge, Resize
 from mlrun.multilevel.coarsening.base import Coarsening, inexact
 from mlrun.multilevel.coarsening.custom import Custom
+from mlrun.multilevel.coarsening.kept import Kept
 from mlrun.multilevel.coarsening.shuffled import Shuffled
 from mlrun.multilevel.coarsening.uniform import Uniform
 
@@ -25,7 +27,7 @@ CONF = Path(mlrun.__file__).parent.parent / "conf" / "coarsening"
 
 
 def from_yaml(name: str, **overrides: object) -> Coarsening:
-    node = OmegaConf.merge(OmegaConf.load(CONF / f"{name}.yaml"), OmegaConf.create(overrides))
+    node = OmegaConf.merge(choice("coarsening", name), OmegaConf.create(overrides))
     root = OmegaConf.create({"coarsening": node})
     OmegaConf.resolve(root)
     return build(root.coarsening, "coarsening")
@@ -56,6 +58,33 @@ def test_skip_keeps_every_third_layer() -> None:
     merge = Uniform(depth=3, layers="skip").resize(GPT).merges["layer"]
     assert merge.keep == "first"
     assert [group[0] for group in merge.groups] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("layers", "groups"),
+    [
+        ([0], ((0, 1, 2, 3, 4, 5),)),
+        ([2, 4], ((2, 0, 1, 3), (4, 5))),
+        ([0, 1, 2, 3, 5], ((0,), (1,), (2,), (3, 4), (5,))),
+    ],
+)
+def test_any_layers_may_be_kept_wherever_they_lie(layers: list[int], groups: tuple[tuple[int, ...], ...]) -> None:
+    resize = Kept(layers=layers).resize(GPT)
+    merge = resize.merges["layer"]
+    assert (merge.groups, merge.keep, resize.coarse["layer"]) == (groups, "first", len(layers))
+    assert not merge.problems() and {a: s for a, s in resize.coarse.items() if a != "layer"} == {
+        a: s for a, s in GPT.items() if a != "layer"
+    }
+
+
+def test_none_may_be_kept() -> None:
+    assert Kept(layers=[]).resize(GPT) == Resize(GPT, GPT | {"layer": 0}, {}, "copy")
+
+
+@pytest.mark.parametrize("layers", [[6], [-1], [1, 0], [2, 2], [0, 1, 2, 3, 4, 5]])
+def test_layers_that_cannot_be_kept_are_one_line(layers: list[int]) -> None:
+    (line,) = problems(Kept(layers=layers), GPT)
+    assert "fewer than 6 different layers from 0 to 5, in order" in line
 
 
 def test_only_units_and_never_layers_follow_the_width_grouping() -> None:

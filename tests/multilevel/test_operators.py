@@ -169,14 +169,15 @@ def test_operators_equal_the_dense_formula(resize: Resize) -> None:
 @tried
 @given(resizes())
 def test_gradient_rule_is_the_chain_rule_of_decoalesce(resize: Resize) -> None:
-    """Down, gradients go through the transpose of decoalesce, which autograd gives (means; width and ode)."""
+    """Down, gradients go through the transpose of decoalesce, which autograd gives (means; width, ode and identity)."""
     merged = {a: Merge(m.groups) for a, m in resize.merges.items()}
     for axis in [a for a in merged if a != "layer"]:
         one = Resize(resize.fine, resize.fine | {axis: resize.coarse[axis]}, {axis: merged[axis]}, resize.depth_scale)
         assert transpose_distance(one) < 1e-12
     if "layer" in merged:
-        one = Resize(resize.fine, resize.fine | {"layer": resize.coarse["layer"]}, {"layer": merged["layer"]}, "ode")
-        assert transpose_distance(one) < 1e-12
+        coarse = resize.fine | {"layer": resize.coarse["layer"]}
+        for scale in ("ode", "identity"):
+            assert transpose_distance(Resize(resize.fine, coarse, {"layer": merged["layer"]}, scale)) < 1e-12
 
 
 def transpose_distance(resize: Resize) -> float:
@@ -492,8 +493,13 @@ def test_identity_depth_keeps_the_function_and_its_gradients(name: str) -> None:
     grown = decoalesce(state, params, resize)
     assert change(logits(model, state), logits(fine, grown)) < 1e-12
     wanted, got = decoalesce(gradients(model, state), params, resize, rule="gradient"), gradients(fine, grown)
-    inside = [tensor_name for tensor_name, param in expand(params, resize.fine) if not param.residual]
-    assert distance({n: wanted[n] for n in inside}, {n: got[n] for n in inside}) < 1e-12
+    silent = [n for n, param in expand(params, resize.fine) if param.residual and not grown[n].any()]
+    known = [n for n in wanted if n not in silent]
+    assert distance({n: wanted[n] for n in known}, {n: got[n] for n in known}) < 1e-12
+    # Theirs does not follow from the coarse gradients; of those that act it does.
+    assert all(got[n].any() and not wanted[n].any() for n in silent)
+    acting = [n for n, param in expand(params, resize.fine) if param.residual and n not in silent and wanted[n].any()]
+    assert 0 < len(acting) < len(silent)
 
 
 @pytest.mark.parametrize("name", PRE_NORM)

@@ -13,22 +13,24 @@ import pytest
 import torch
 import toy
 
-from mlrun.cli import compose, tasks
-from mlrun.config import Cycle, Optimizer, Row, Schedule, load
+from mlrun.cli import command, points, tasks
+from mlrun.config import Cycle, Row, Schedule, load
 from mlrun.errors import UserError
 from mlrun.plan import schedule
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Spent
 from mlrun.plan.table import show
-from mlrun.train.checkpoint import store
+from mlrun.train.checkpoint import layout, tensor_files
+from mlrun.train.checkpoint.store import Checkpoints
+from mlrun.train.optimizers.adamw import AdamW
 
 WSD = "optimizer.schedule.shape=wsd"
 POLICIES = ("restart", "continue", "rewarm")
 
 
 def planned(*overrides: str) -> Plan:
-    (point,) = compose.points(compose.read(["budget=1000 steps", WSD, *overrides]))
+    (point,) = points.of(command.read(["budget=1000 steps", WSD, *overrides]))
     return make_plan(load(point.settings))
 
 
@@ -102,7 +104,7 @@ def test_the_rates_are_those_of_a_run_with_that_budget(policy: str, decay: str) 
     ]
     plan, shorter = planned(*common, "cycle.branches=[50%]"), planned(*common, "budget=500 steps")
     plain, branch = planned(*common), plan.stages[-1]
-    optimizer = Optimizer(lr=0.1, schedule=Schedule(shape="wsd", warmup="20 steps", decay=decay))
+    optimizer = AdamW(lr=0.1, schedule=Schedule(shape="wsd", warmup="20 steps", decay=decay))
 
     def rates(of: Plan, stage: Any) -> list[float]:
         return [schedule.rate(of, optimizer, policy, stage, step) for step in range(stage.first, stage.end)]
@@ -126,7 +128,7 @@ def test_the_range_that_a_refusal_names_is_the_range_that_works(cycle: str, poli
     assert found is not None
     low, high = float(found[1]), float(found[2])
     plan = planned(*common, f"cycle.branches=[{low}%,{high}%]")
-    optimizer = Optimizer(lr=1.0, schedule=Schedule(shape="wsd"))
+    optimizer = AdamW(lr=1.0, schedule=Schedule(shape="wsd"))
     for branch in plan.stages[len(plan.trunk) :]:
         rates = [schedule.rate(plan, optimizer, policy, branch, step) for step in range(branch.first, branch.end)]
         assert rates[0] == 1.0 and rates[-1] == pytest.approx(0.1)
@@ -179,7 +181,7 @@ def test_the_trunk_is_that_of_a_run_without_branches(tmp_path: Path, whole: Path
     assert [r for r in toy.records(whole) if "branch" not in r] == toy.records(tmp_path)
     for name in ("model.safetensors", "ema.safetensors"):
         assert (whole / "model" / name).read_bytes() == (tmp_path / "model" / name).read_bytes()
-    best = [store.read(folder / "checkpoints" / store.BEST)[1] for folder in (whole, tmp_path)]
+    best = [tensor_files.read(folder / "checkpoints" / layout.BEST)[1] for folder in (whole, tmp_path)]
     assert best[0]["val_loss"] == best[1]["val_loss"]
     summaries = [json.loads((folder / "summary.json").read_text()) for folder in (whole, tmp_path)]
     assert summaries[0]["val_loss"] == summaries[1]["val_loss"]
@@ -190,7 +192,7 @@ def test_the_trunk_is_that_of_a_run_without_branches(tmp_path: Path, whole: Path
 def test_a_branch_ends_bitwise_where_a_run_with_that_budget_ends(tmp_path: Path, growing: bool, policy: str) -> None:
     """Given stages and a warm-up of a fixed length: weights, moments, average, data and rates are then the same."""
     stages = [Row(2, "8 steps"), Row(1, "rest")] if growing else [Row(1, "rest")]
-    optimizer = Optimizer(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="20%"))
+    optimizer = AdamW(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="20%"))
 
     def run(name: str, budget: str, *branches: str) -> dict[str, Any]:
         cycle = Cycle(name=name, stages=stages, lr_policy=policy, branches=list(branches))
@@ -220,7 +222,7 @@ def test_the_ledger_charges_every_branch_once(whole: Path) -> None:
     assert sum(s["seconds"] for s in stages) == pytest.approx(summary["ledger"]["seconds"]["training"], rel=1e-6)
     last = toy.records(whole)[-1]
     assert (last["flops"], last["step"]) == (total["flops"], 28)
-    assert f"({total['share']:.1%} of the budget, branches included)" in tasks._outcome(summary, whole)
+    assert f"({total['share']:.1%} of the budget, branches included)" in tasks.outcome(summary, whole)
 
 
 def test_an_endings_seconds_are_those_up_to_the_fork_and_of_its_decay(whole: Path) -> None:
@@ -279,7 +281,7 @@ def test_a_run_killed_around_a_fork_or_in_a_branch_goes_on_bitwise(
 def test_a_run_killed_at_the_fork_itself_goes_on_bitwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, name: str, before: bool
 ) -> None:
-    real = getattr(store, name)
+    real = getattr(Checkpoints, name)
 
     def die(*args: Any) -> None:
         if not before:
@@ -287,7 +289,7 @@ def test_a_run_killed_at_the_fork_itself_goes_on_bitwise(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, name, die)
+        patch.setattr(Checkpoints, name, die)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path, toy.make(**toy.BRANCHED))
     toy.run(tmp_path, toy.make(**toy.BRANCHED))
@@ -302,7 +304,7 @@ def test_a_fork_that_is_lost_is_told_in_one_line(
         interrupt(patch, 23)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path, toy.make(**toy.BRANCHED))
-    fork = tmp_path / "checkpoints" / f"{store.FORK.format(15)}.safetensors"
+    fork = tmp_path / "checkpoints" / "fork-15.safetensors"
     fork.unlink() if damage is None else fork.write_bytes(damage)
     with pytest.raises(UserError, match=r"fork-15.safetensors: cannot be read.*a branch starts from it") as caught:
         toy.run(tmp_path, toy.make(**toy.BRANCHED))

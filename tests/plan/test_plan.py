@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mlrun.cli import compose
+from mlrun.cli import command, points
 from mlrun.config import load
 from mlrun.errors import UserError
 from mlrun.plan.make import make_plan
@@ -21,7 +21,7 @@ from mlrun.plan.stages import Plan, Spent
 
 def planned(*overrides: str, sources: bool = True) -> Plan:
     """Return the plan of a command line."""
-    (point,) = compose.points(compose.read(overrides))
+    (point,) = points.of(command.read(overrides))
     return make_plan(load(point.settings), sources)
 
 

@@ -6,13 +6,18 @@ import math
 from itertools import pairwise
 
 import pytest
+import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlrun.config import Optimizer, Schedule
+from mlrun.config import Schedule
 from mlrun.models.layers import Flops
+from mlrun.plan.make import make_plan
+from mlrun.plan.record import as_dict
 from mlrun.plan.schedule import factor, rate
 from mlrun.plan.stages import Level, Plan, Stage
+from mlrun.plan.table import notes
+from mlrun.train.optimizers.adamw import AdamW
 from mlrun.units import UNITS, Length, Rates, human, parse
 
 RATES = Rates(samples=16, tokens=2048, flops=10**12, whole=1000)
@@ -35,6 +40,26 @@ SHAPES = ("constant", "cosine", "linear", "wsd")
 )
 def test_a_length_is_a_number_with_its_unit(text: str, length: Length) -> None:
     assert parse(text) == length
+
+
+@pytest.mark.parametrize(
+    ("policy", "warmup", "lines"),
+    [
+        ("restart", "10%", []),
+        ("restart", "6 steps", ["stage 1 ends in its warm-up: 6 steps of it, 4 in all; it reaches 67% of its rate"]),
+        ("continue", "6 steps", []),
+        (
+            "continue",
+            "40 steps",
+            ["the run ends in its warm-up: 40 steps of it, 22 in all; it reaches 55% of its rate"],
+        ),
+    ],
+)
+def test_a_warm_up_longer_than_its_stage_is_said_in_the_plan(policy: str, warmup: str, lines: list[str]) -> None:
+    cycle = toy.Cycle(name="2level", stages=list(toy.V_CYCLE), lr_policy=policy)
+    plan = make_plan(toy.make(cycle=cycle, optimizer=AdamW(lr=1e-2, schedule=Schedule(warmup=warmup))))
+    assert list(plan.notes) == lines
+    assert notes(as_dict(plan))[: len(lines)] == [f"  {line}" for line in lines]
 
 
 @pytest.mark.parametrize("text", ["100", "5", "", "5 percent", "k steps", "5k%", "-5%", "1e999 steps", "20M", 20, None])
@@ -113,7 +138,7 @@ def plan() -> Plan:
 
 def rates(policy: str) -> list[float]:
     """Return the rate of each step over its level's peak."""
-    whole, optimizer = plan(), Optimizer(lr=0.1, schedule=Schedule(shape="linear", warmup="10%", floor=0.0))
+    whole, optimizer = plan(), AdamW(lr=0.1, schedule=Schedule(shape="linear", warmup="10%", floor=0.0))
     return [
         rate(whole, optimizer, policy, stage, step) / 0.1 / stage.lr_scale
         for stage in whole.stages
@@ -142,5 +167,5 @@ def test_rewarm_is_continue_with_a_warm_up_at_each_transfer() -> None:
 
 
 def test_a_level_has_its_own_factor_on_the_rate() -> None:
-    whole, optimizer = plan(), Optimizer(lr=0.1, schedule=Schedule(shape="constant", warmup="0%"))
+    whole, optimizer = plan(), AdamW(lr=0.1, schedule=Schedule(shape="constant", warmup="0%"))
     assert [rate(whole, optimizer, "restart", stage, stage.first) for stage in whole.stages] == [0.1, 0.2, 0.1]

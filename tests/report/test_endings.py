@@ -12,16 +12,16 @@ from typing import Any
 import fake_runs as fake
 import pytest
 
-from mlrun.report import build, figure
+from mlrun.report import build, figure, pairing
 from mlrun.report.compare import compare
 from mlrun.report.curves import Point
 from mlrun.report.endings import BEYOND, DIVERGED, NOT_REACHED, Ending, outside, price
 from mlrun.report.notes import ENDINGS, notes
 from mlrun.report.read import find, read, read_all
 
-BUDGET = sum(steps * fake.FLOPS[level] for level, steps in fake.SCRATCH)
-# As dear as the baseline: 100 steps at level 1 cost what the 444 coarse ones do.
-GROW = ((2, 400), (1, 910))
+BUDGET = fake.BUDGET * fake.FLOPS[1]
+# As dear as the baseline: 105 steps at level 1 cost what the 400 coarse ones do.
+GROW = ((2, 400), (1, 895))
 
 
 def ending(budget: float, loss: float, flops: float | None = None) -> Ending:
@@ -39,25 +39,27 @@ def branched(
     source: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Path:
-    """Write a run whose endings at the budgets and at the end have these losses; its curve falls evenly to the last."""
-    plan = fake.plan(stages, source) | {"budget": {"flops": BUDGET}}
+    """Write a run whose endings at the budgets and at the end have these losses; its curve falls evenly to the last.
+
+    An ending's own costs are shares of the trunk's, and of 100 seconds.
+    """
+    plan = fake.plan(stages, source)
     trunk, last = dict(plan["totals"]), losses[-1]
     assert last is not None
-    log = []
-    for i in range(5):
-        at = {key: i / 4 * trunk[key] for key in ("tokens", "flops", "flops_body")}
-        place = {"stage": len(stages) - 1, "level": 1, "step": round(i / 4 * trunk["steps"])}
-        log.append({"kind": "val", **place, **at, "seconds": 25.0 * i, "loss": last + (4 - i)})
+    log = fake.straight(plan, [last + (4 - i) for i in range(5)])
+    ended = fake.template("val", "scratch-branch")
+    row = next(stage for stage in fake.recorded("scratch-branch")[1]["stages"] if "branch" in stage)
     for budget, loss in zip(budgets, losses[:-1], strict=True):
-        decay = {"steps": 50, "tokens": 50 * fake.TOKENS, "flops": 50 * fake.FLOPS[1], "flops_body": 35 * fake.FLOPS[1]}
-        plan["stages"].append({"stage": len(plan["stages"]), "level": 1, "fork": 1, "branch": budget, **decay})
-        plan["totals"] = {key: plan["totals"][key] + decay[key] for key in decay}
-        spent = {key: plan["totals"][key] for key in ("tokens", "flops", "flops_body")}
-        own = {f"own_{key}": budget * trunk[key] for key in ("tokens", "flops", "flops_body")}
-        place = {"stage": len(plan["stages"]) - 1, "level": 1, "step": plan["totals"]["steps"]}
-        log.append({"kind": "val", **place, **spent, "seconds": 150.0, "branch": budget, "loss": loss,
-                    "own_step": round(budget * trunk["steps"]), "own_seconds": 100 * budget, **own})  # fmt: skip
-    return fake.write(folder, fake.config(name, **changes), plan, log)
+        decay = {axis: 50 * fake.COST[1][axis] for axis in fake.AXES} | {"steps": 50, "samples": 200}
+        number, first = len(plan["stages"]), plan["totals"]["steps"]
+        plan["stages"].append(row | decay | {"stage": number, "first_step": first, "fork": 1, "branch": budget})
+        plan["totals"] |= {key: plan["totals"][key] + decay[key] for key in decay}
+        spent = {axis: plan["totals"][axis] for axis in fake.AXES} | {"seconds": 150.0}
+        own = {f"own_{axis}": budget * trunk[axis] for axis in fake.AXES} | {"own_seconds": 100 * budget}
+        place = {"stage": number, "level": 1, "step": plan["totals"]["steps"], "branch": budget, "loss": loss}
+        log.append(ended | place | spent | own | {"own_step": round(budget * trunk["steps"])})
+    starts = changes.pop("starts", (fake.MACHINE,))
+    return fake.write(folder, fake.config(name, **changes), plan, log, starts=starts)
 
 
 def rows(folder: Path) -> Any:
@@ -185,7 +187,7 @@ def test_curves_crossings_and_methods_know_nothing_of_branches(tmp_path: Path) -
     with_, without = (rows(tmp_path / name) for name in ("with", "without"))
     assert with_.pairs[0].saved == without.pairs[0].saved
     assert with_.pairs[0].run.evaluations == without.pairs[0].run.evaluations
-    assert with_.pairs[0].baseline.baseline and (with_.gap, with_.loss) == (without.gap, without.loss)
+    assert pairing.baseline(with_.pairs[0].baseline) and (with_.gap, with_.loss) == (without.gap, without.loss)
 
 
 def test_a_method_with_and_without_branches_is_one(tmp_path: Path) -> None:

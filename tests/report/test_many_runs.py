@@ -10,7 +10,7 @@ from pathlib import Path
 import fake_runs as fake
 import pytest
 
-from mlrun.cli import compose, preflight
+from mlrun.cli import command, points, preflight
 
 GRID = [
     "-m", "run=unused", "seed=range(5)", "cycle=scratch,2level", "coarsening.width=1,2", "coarsening.depth=1,2,4",
@@ -28,9 +28,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 @pytest.mark.slow
 def test_a_grid_of_540_runs_is_checked_whole() -> None:
     began = time.process_time()
-    points = compose.points(compose.read(GRID))
-    assert len(points) == len({point.folder for point in points}) == 540
-    preflight.check(points)
+    grid = points.of(command.read(GRID))
+    assert len(grid) == len({point.folder for point in grid}) == 540
+    preflight.check(grid)
     assert time.process_time() - began < 40
 
 

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
 
+from mlrun.config import Hardware
+from mlrun.errors import UserError
+from mlrun.train.parallel import processes
 from mlrun.train.parallel.environment import PORTS, Process, process, rendezvous
+from mlrun.train.parallel.processes import Ranks
 from mlrun.train.signals import NOTHING, SAVE, STOP, Signals
 
 STEP = {"SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "11", "SLURM_LOCALID": "3", "SLURM_NTASKS": "16"}
@@ -65,3 +73,70 @@ def test_without_a_launcher_nothing_is_passed_on() -> None:
         os.kill(os.getpid(), signal.SIGUSR2)
     signals.pass_on()
     assert signals.asked == STOP
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_closed_terminal_and_the_first_interrupt_stop_a_run_that_is_alone(number: signal.Signals) -> None:
+    signals = Signals()
+    with signals.listening():
+        os.kill(os.getpid(), number)
+        assert signals.asked == STOP
+        if number == signal.SIGINT:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+
+
+def test_a_second_interrupt_is_no_second_wish_where_a_launcher_passes_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    signals = Signals()
+    with signals.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert signals.asked == STOP
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        signals = Signals()
+        with signals.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert signals.asked == NOTHING
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_port_that_is_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        env = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError) as caught:
+            processes.start(Hardware())
+    (line,) = caught.value.problems
+    assert line.startswith(f"MASTER_ADDR:MASTER_PORT=127.0.0.1:{port}: ") and "choose a port that is free" in line
+
+
+class Two(Ranks):
+    """Two processes of which the other one has learning rate 5e-3 and no clipping."""
+
+    def together(self, step: Callable[[], Any]) -> list[Any]:
+        mine = step()
+        return [
+            mine,
+            "another" if isinstance(mine, str) else mine | {"optimizer.lr": "0.005", "optimizer.clip": "null"},
+        ]
+
+
+def test_processes_with_other_settings_are_refused_and_the_keys_named() -> None:
+    settings = {"seed": 0, "optimizer": {"lr": 1e-2, "clip": 1.0}}
+    processes.same_settings(Ranks(0, 1, torch.device("cpu")), settings)
+    with pytest.raises(UserError) as caught:
+        processes.same_settings(Two(0, 2, torch.device("cpu")), settings)
+    (line,) = caught.value.problems
+    assert "optimizer.clip (1.0 in process 0, null in process 1); optimizer.lr (0.01 in process 0, 0.005" in line
+    assert "seed" not in line

@@ -9,7 +9,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import toy
 
 from mlrun import files
-from mlrun.cli import compose, preflight
+from mlrun.cli import command, points, preflight
 from mlrun.data import shuffled_blocks
 from mlrun.data.huggingface import HubSource
 from mlrun.data.source import Broken
@@ -32,8 +30,9 @@ from mlrun.data.text.hub import Hub
 from mlrun.data.text.windows import PackedText, StreamedText
 from mlrun.errors import UserError
 from mlrun.models.gpt import GPT
+from mlrun.plan.make import make_plan
 from mlrun.train import loop
-from mlrun.train.checkpoint import store
+from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.divergence import MOST_SKIPPED
 
 OFTEN = {"checkpoint": toy.Checkpoint(every="2 steps")}
@@ -71,7 +70,7 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(mounted: Any, tm
     (disk / "ballast").write_bytes(b"0" * int(1.5 * size))
     with pytest.raises(UserError, match=r"No space left on device: free some space; then the same command goes on"):
         toy.run(disk / "run", toy.make(**OFTEN))
-    assert store.load(disk / "run/checkpoints") is not None
+    assert Checkpoints(disk / "run/checkpoints", make_plan(toy.make(**OFTEN))).load() is not None
     subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(disk)], check=True)
     toy.run(disk / "run", toy.make(**OFTEN))
     same_end(disk / "run", tmp_path / "whole")
@@ -116,33 +115,18 @@ def test_the_reason_inside_a_safetensors_error_is_found() -> None:
 def test_a_read_only_folder_is_refused_before_any_work(mounted: Any) -> None:
     disk = mounted("ro,size=1m")
     with pytest.raises(UserError, match="allowed: a folder that can be written"):
-        preflight.check(compose.points(compose.read([f"run={disk}/run"])))
+        preflight.check(points.of(command.read([f"run={disk}/run"])))
     with pytest.raises(UserError, match="Read-only file system: choose a folder"):
         toy.run(disk / "run", toy.make())
-
-
-def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
-    """Make the gradients of some steps of this process NaN."""
-    real, taken = loop._gradients, 0
-
-    def gradients(forward: Any, *args: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        loss = real(forward, *args)
-        if taken in steps:
-            next(forward.parameters()).grad.fill_(torch.nan)
-        return loss
-
-    monkeypatch.setattr(loop, "_gradients", gradients)
 
 
 def test_a_divergence_between_two_log_lines_never_reaches_a_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spoil(monkeypatch, 7)
+    toy.spoil(monkeypatch, 7)
     with pytest.raises(loop.Diverged, match=r"step 8.*last good checkpoint is .*last\.safetensors, of step 6"):
         toy.run(tmp_path, toy.make(log_every=1000, **OFTEN))
-    found = store.load(tmp_path / "checkpoints")
+    found = Checkpoints(tmp_path / "checkpoints", make_plan(toy.make(**OFTEN))).load()
     assert found is not None
     assert all(bool(t.isfinite().all()) for t in found[1].weights.values())
     summary = json.loads((tmp_path / "summary.json").read_text())
@@ -150,7 +134,7 @@ def test_a_divergence_between_two_log_lines_never_reaches_a_checkpoint(
 
 
 def test_skipped_steps_are_left_out_logged_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoil(monkeypatch, 3, 9)
+    toy.spoil(monkeypatch, 3, 9)
     summary = toy.run(tmp_path, toy.make(on_divergence="skip"))
     assert summary["skipped_steps"] == 2
     train = [r for r in toy.records(tmp_path) if r["kind"] == "train"]
@@ -160,7 +144,7 @@ def test_skipped_steps_are_left_out_logged_and_counted(tmp_path: Path, monkeypat
 
 
 def test_a_run_that_only_skips_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spoil(monkeypatch, *range(1, 100))
+    toy.spoil(monkeypatch, *range(1, 100))
     with pytest.raises(loop.Diverged, match=f"{MOST_SKIPPED + 1} steps in a row"):
         toy.run(tmp_path, toy.make(budget="60 steps", on_divergence="skip"))
 
@@ -174,29 +158,18 @@ def test_skipping_costs_a_healthy_run_nothing(tmp_path: Path) -> None:
 def test_without_a_whole_checkpoint_the_run_is_refused(tmp_path: Path) -> None:
     toy.run(tmp_path, toy.make(**OFTEN))
     (tmp_path / "summary.json").unlink()
-    for name in (store.LAST, store.BEFORE):
+    for name in ("last.safetensors", "before.safetensors"):
         (tmp_path / "checkpoints" / name).write_bytes(b"not a checkpoint")
     with pytest.raises(UserError) as caught:
         toy.run(tmp_path, toy.make(**OFTEN))
     assert len(caught.value.problems) == 2
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    real = loop.record
-
-    def record(job: Any, stage: Any, done: int, kind: str, **values: Any) -> dict[str, Any]:
-        if done == step:
-            os.kill(os.getpid(), signal.SIGUSR2)
-        return real(job, stage, done, kind, **values)
-
-    monkeypatch.setattr(loop, "record", record)
-
-
 def test_data_that_changed_under_a_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = "as it was"
     monkeypatch.setattr(toy.Source, "describe", lambda self: {"content": content})
     with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
-        stop_at(patch, 5)
+        toy.stop_at(patch, 5)
         toy.run(tmp_path, toy.make())
     content = "with a shard changed"
     with pytest.raises(UserError, match="the data that this run began with"):
@@ -283,10 +256,11 @@ def test_a_deleted_shard_is_named_although_its_tokens_are_cached(tmp_path: Path)
         "data=text", f"data.files=[{shards[0]},{shards[1]}]", "data.sequence=16", "model.vocab=300", "run=unused",
         "model.position=16", "budget=20 steps", f"cache={tmp_path}/cache",
     ]  # fmt: skip
-    (point,) = compose.points(compose.read(given))
-    assert preflight.problems(point) == []
+    (point,) = points.of(command.read(given))
+    preflight.check([point])
     shards[1].unlink()
-    assert any("b.txt" in line for line in preflight.problems(point))
+    with pytest.raises(UserError, match=r"b\.txt"):
+        preflight.check([point])
 
 
 def test_a_clock_that_jumps_changes_no_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -300,6 +274,7 @@ def test_a_clock_that_jumps_changes_no_seconds(tmp_path: Path, monkeypatch: pyte
 WORKERS = """
 import os, pathlib, signal, sys
 import torch, toy
+from mlrun.train.parallel.processes import Lost
 real, taken = torch.optim.AdamW.step, 0
 def step(self, *args, **kwargs):
     global taken
@@ -308,7 +283,10 @@ def step(self, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(self, *args, **kwargs)
 torch.optim.AdamW.step = step
-toy.run(pathlib.Path(sys.argv[1]), toy.make(checkpoint=toy.Checkpoint(every="2 steps")))
+try:
+    toy.run(pathlib.Path(sys.argv[1]), toy.make(checkpoint=toy.Checkpoint(every="2 steps")))
+except Lost as error:
+    sys.exit(f"told: {error}")
 """
 
 
@@ -319,7 +297,9 @@ def test_a_worker_that_dies_ends_the_others_and_the_run_resumes(tmp_path: Path) 
 
     def run(folder: str, how: str) -> int:
         command = [*launch, str(tmp_path / folder), how]
-        return subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=300).returncode
+        done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False, timeout=300)
+        assert how == "live" or "told: another process of this run was lost (" in done.stderr
+        return done.returncode
 
     assert run("cut", "die") != 0
     assert not (tmp_path / "cut/model").exists()

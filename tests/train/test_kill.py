@@ -63,7 +63,7 @@ REACH_OF_SHARDS = {
     "removal": 12,
     "transfer": 2,
     "model": 1,
-    "fork of shards": 2,
+    "fork": 2,
 }
 
 

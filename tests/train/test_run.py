@@ -16,12 +16,18 @@ import torch
 import toy
 
 from mlrun import run
-from mlrun.config import Cycle, Hardware, Optimizer, Row, Schedule
+from mlrun.config import Cycle, Hardware, Row, Schedule
 from mlrun.errors import UserError
+from mlrun.multilevel import operators, transfer
 from mlrun.multilevel.coarsening.uniform import Uniform
+from mlrun.multilevel.growth import ligo_mapping
+from mlrun.multilevel.growth.decoalesce import Decoalesce
+from mlrun.multilevel.growth.ligo import LiGO
 from mlrun.plan.make import make_plan
 from mlrun.train import loop
-from mlrun.train.checkpoint import store
+from mlrun.train.checkpoint import layout, tensor_files
+from mlrun.train.lock import claimed
+from mlrun.train.optimizers.adamw import AdamW
 
 EVERY_STEP = {"checkpoint": toy.Checkpoint(every="1 step")}
 
@@ -60,7 +66,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, policy: str
 ) -> None:
     cycle = Cycle(name="2level", stages=list(toy.V_CYCLE), optimizer_policy=policy)
-    config = toy.make(cycle=cycle, optimizer=Optimizer(lr=1e-2, ema=0.9), checkpoint=toy.Checkpoint(every="2 steps"))
+    config = toy.make(cycle=cycle, optimizer=AdamW(lr=1e-2, ema=0.9), checkpoint=toy.Checkpoint(every="2 steps"))
     toy.run(tmp_path / "whole", config)
     with monkeypatch.context() as patch:
         interrupt(patch, at)
@@ -87,26 +93,19 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
         interrupt(patch, 9)
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path / "cut", toy.make(**EVERY_STEP))
-    newest = tmp_path / "cut" / "checkpoints" / store.LAST
+    newest = tmp_path / "cut" / "checkpoints/last.safetensors"
     damaged = bytearray(newest.read_bytes())
     damaged[-5] ^= 1
     newest.write_bytes(damaged)
     toy.run(tmp_path / "cut", toy.make(**EVERY_STEP))
-    assert "differ from its checksum" in capsys.readouterr().out
+    assert "differs from its checksum" in capsys.readouterr().out
     assert toy.records(tmp_path / "cut") == toy.records(tmp_path / "whole")
 
 
 def test_sigterm_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     toy.run(tmp_path / "whole", toy.make())
-    real = loop.record
-
-    def record(job: Any, stage: Any, step: int, kind: str, **values: Any) -> dict[str, Any]:
-        if step == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(job, stage, step, kind, **values)
-
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "record", record)
+        toy.at_event(patch, 7, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(loop.Stopped):
             toy.run(tmp_path / "stopped", toy.make())
     assert json.loads((tmp_path / "stopped/summary.json").read_text())["status"] == "interrupted"
@@ -114,8 +113,84 @@ def test_sigterm_saves_and_stops_and_the_same_command_goes_on(tmp_path: Path, mo
     assert toy.records(tmp_path / "stopped") == toy.records(tmp_path / "whole")
 
 
+def test_a_signal_during_an_evaluation_cuts_it_short_and_it_is_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy.make(**toy.BRANCHED)
+    toy.run(tmp_path / "whole", config)
+    read = toy.Source.validation
+
+    def validation(self: Any, size: int) -> Any:
+        for number, batch in enumerate(read(self, size)):
+            if number == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    lives = 0
+    while not (tmp_path / "cut/model").exists() and lives < 4:
+        # In each life one is cut short: at the start, at a stage's end, after a transfer, in the second half.
+        with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
+            toy.at_event(patch, (0, 4, 5, 13)[lives], lambda: patch.setattr(toy.Source, "validation", validation))
+            toy.run(tmp_path / "cut", config)
+        lives += 1
+    assert json.loads((tmp_path / "cut/summary.json").read_text())["status"] == "interrupted"
+    toy.run(tmp_path / "cut", config)
+    assert lives == 4 and toy.records(tmp_path / "cut") == toy.records(tmp_path / "whole")
+    assert len(toy.starts(tmp_path / "cut")) == 5
+
+
+@pytest.mark.parametrize("growth", [LiGO(steps=3), Decoalesce()])
+def test_a_signal_stops_a_transfer_before_its_next_piece_of_work_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Any
+) -> None:
+    config = toy.make(cycle=Cycle(name="grow", stages=[Row(2, "50%"), Row(1, "10%")]), growth=growth)
+    toy.run(tmp_path / "whole", config)
+    learn, measure, done = ligo_mapping._backward, transfer.loss_and_logits, []
+
+    def then_stop(work: Any) -> Any:
+        def working(*args: Any) -> Any:
+            done.append(work(*args))
+            os.kill(os.getpid(), signal.SIGTERM)
+            return done[-1]
+
+        return working
+
+    with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
+        patch.setattr(ligo_mapping, "_backward", then_stop(learn))
+        patch.setattr(transfer, "loss_and_logits", then_stop(measure))
+        toy.run(tmp_path / "cut", config)
+    assert len(done) == 1
+    assert json.loads((tmp_path / "cut/summary.json").read_text())["status"] == "interrupted"
+    toy.run(tmp_path / "cut", config)
+    assert toy.records(tmp_path / "cut") == toy.records(tmp_path / "whole")
+
+
+def test_every_start_says_what_it_runs_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
+        toy.stop_at(patch, 4)
+        toy.run(tmp_path, toy.make())
+    toy.run(tmp_path, toy.make(hardware=Hardware(precision="bf16")))
+    first, second = toy.starts(tmp_path)
+    assert (first["step"], first["stage"], first["precision"]) == (0, 0, "fp32")
+    assert (second["step"], second["precision"]) == (4, "bf16")
+    assert {
+        "time",
+        "host",
+        "processor",
+        "cores",
+        "threads",
+        "gpu",
+        "processes",
+        "mlrun",
+        "commit",
+        "torch",
+        "python",
+    } <= (first.keys())
+    assert first["torch"] == torch.__version__ and first["time"].endswith("+00:00") and first["processes"] == 1
+
+
 def test_a_diverging_run_stops_and_says_where(tmp_path: Path) -> None:
-    wild = Optimizer(lr=1e30, clip=None, schedule=Schedule(warmup="0 steps"))
+    wild = AdamW(lr=1e30, clip=None, schedule=Schedule(warmup="0 steps"))
     with pytest.raises(loop.Diverged, match="at step"):
         toy.run(tmp_path, toy.make(optimizer=wild))
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == "failed"
@@ -161,10 +236,8 @@ def test_width_receipts_are_exact_and_say_so(tmp_path: Path) -> None:
 
 
 def test_a_receipt_above_tolerance_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = run.transfer.operators.iter_decoalesce
-    monkeypatch.setattr(
-        run.transfer.operators, "iter_decoalesce", lambda *a, **k: ((n, t * 1.01) for n, t in real(*a, **k))
-    )
+    real = operators.iter_decoalesce
+    monkeypatch.setattr(operators, "iter_decoalesce", lambda *a, **k: ((n, t * 1.01) for n, t in real(*a, **k)))
     with pytest.raises(UserError, match="changed the logits"):
         toy.run(tmp_path, toy.make(coarsening=Uniform(width=2, ffn=2, head=2)))
 
@@ -204,22 +277,29 @@ def test_alpha_zero_keeps_the_fine_model_and_noise_breaks_the_symmetry(tmp_path:
 
 
 def test_the_average_of_the_weights_is_evaluated_and_saved(tmp_path: Path) -> None:
-    toy.run(tmp_path, toy.make(optimizer=Optimizer(lr=1e-2, ema=0.5)))
+    toy.run(tmp_path, toy.make(optimizer=AdamW(lr=1e-2, ema=0.5)))
     last = [r for r in toy.records(tmp_path) if r["kind"] == "val"][-1]
     assert last["ema_loss"] != last["loss"]
     assert (tmp_path / "model/ema.safetensors").exists()
 
 
+def test_the_average_of_a_short_run_is_not_its_initial_weights(tmp_path: Path) -> None:
+    toy.run(tmp_path, toy.make(optimizer=AdamW(lr=1e-2, ema=0.9999), cycle=Cycle(name="s", stages=[Row(1, "100%")])))
+    first, *_, last = [r for r in toy.records(tmp_path) if r["kind"] == "val"]
+    assert first["ema_loss"] == first["loss"]
+    assert last["ema_loss"] < first["loss"] - 0.5 * (first["loss"] - last["loss"])
+
+
 def test_the_best_weights_are_those_of_the_lowest_loss_at_level_1(tmp_path: Path) -> None:
     summary = toy.run(tmp_path, toy.make())
     values = [r["loss"] for r in toy.records(tmp_path) if r["kind"] == "val" and r["level"] == 1]
-    _, meta = store.read(tmp_path / "checkpoints" / store.BEST)
+    _, meta = tensor_files.read(tmp_path / "checkpoints" / layout.BEST)
     assert summary["best_val_loss"] == min(values) == float(meta["val_loss"])
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
     ranks = run.Ranks(0, 1, torch.device("cpu"))
-    with run.claimed(tmp_path, ranks), pytest.raises(UserError, match="no other process"):
+    with claimed(tmp_path, ranks), pytest.raises(UserError, match="no other process"):
         toy.run(tmp_path, toy.make())
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of shards keep what those of whole tensors promise, and run nothing that their pickle names."""
+"""Checkpoints of shards keep what those of whole tensors promise."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from typing import Any
 
 import pair
 import pytest
-import torch
 import toy
 from pair import Part
-from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata
 
+from mlrun import files
 from mlrun.errors import UserError
-from mlrun.train.checkpoint import dcp, sharded, store
+from mlrun.train.checkpoint import layout, sharded
 
 FSDP = {"sharding": "fsdp"}
 
@@ -36,7 +35,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cut(tmp_path: Path) -> Path:
     """Return a run that was stopped in its second stage, with two checkpoints."""
     pair.live(Part(str(tmp_path), "carry", FSDP, stop=4))
-    assert [path.name for path in store.present(tmp_path / "checkpoints", "last", "before")] == [
+    assert [path.name for path in layout.present(tmp_path / "checkpoints", "last", "before")] == [
         "last.sharded",
         "before.sharded",
     ]
@@ -56,9 +55,8 @@ def go_on(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "damage", "told"),
     [
-        ("__0_0.distcp", flip, "differ from its checksum"),
-        ("__0_0.distcp", Path.unlink, "missing"),
-        (".metadata", flip, "differ from its checksum"),
+        ("shard-00000.safetensors", flip, "differs from its checksum"),
+        ("shard-00000.safetensors", Path.unlink, "No such file"),
         ("checkpoint.json", flip, "checkpoint.json: "),
         ("checkpoint.json", Path.unlink, "cannot be read"),
     ],
@@ -76,7 +74,7 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before(
 
 def test_without_a_whole_one_the_run_is_refused_and_each_is_named(cut: Path) -> None:
     for name in ("last", "before"):
-        flip(cut / f"checkpoints/{name}.sharded/__0_0.distcp")
+        flip(cut / f"checkpoints/{name}.sharded/shard-00000.safetensors")
     with pytest.raises(UserError) as caught:
         go_on(cut)
     assert [line.split(".sharded")[0].rsplit("/", 1)[1] for line in caught.value.problems] == ["last", "before"]
@@ -113,96 +111,47 @@ def test_a_limit_on_file_sizes_is_one_line_too(tmp_path: Path, limit: int) -> No
     assert not [path for path in (tmp_path / "run/checkpoints").iterdir() if path.name.startswith(".")]
 
 
-# What may run as code
+# Shards that somebody else signed
 
 
-class Opened:
-    """A pickle that leaves a file behind when it is loaded."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (self.mark,))
-
-
-def plant(folder: Path, name: str, content: bytes) -> None:
-    """Replace a file of a checkpoint, and sign it as its author could."""
-    (folder / name).write_bytes(content)
-    note = json.loads((folder / sharded.NOTE).read_text())
+def sign(folder: Path, **changes: Any) -> None:
+    """Change what is said of a checkpoint, and sign it as its author could."""
+    note = json.loads((folder / sharded.NOTE).read_text()) | changes
     del note["sha256"]
-    note["files"][name] = sharded._sum(folder / name)
-    (folder / sharded.NOTE).unlink()
-    sharded._sign(folder, note)
-
-
-def genuine(folder: Path) -> Metadata:
-    return dcp.Reader(folder, {"__0_0.distcp"}).read_metadata()
-
-
-def test_a_planted_pickle_is_refused_in_one_line_and_not_run(cut: Path, tmp_path: Path) -> None:
-    mark = tmp_path / "mark"
-    store.remove(cut / "checkpoints/before.sharded")
-    newest = cut / "checkpoints/last.sharded"
-    found = genuine(newest)
-    found.planner_data = Opened(mark)
-    for planted in (Opened(mark), found):
-        plant(newest, ".metadata", pickle.dumps(planted))
-        # A method is pickled as getattr of its class.
-        with pytest.raises(UserError, match=r"\.metadata: not opened: it names (builtins\.getattr|pathlib)") as caught:
-            go_on(cut)
-        assert len(caught.value.problems) == 1 and not mark.exists()
-    found.planner_data = None
-    plant(newest, ".metadata", pickle.dumps(found))
-    go_on(cut)
-
-
-def test_objects_other_than_tensors_are_refused(cut: Path, tmp_path: Path) -> None:
-    """torch would load what BytesStorageMetadata describes without `weights_only`."""
-    mark, newest = tmp_path / "mark", cut / "checkpoints/last.sharded"
-    store.remove(cut / "checkpoints/before.sharded")
-    found = genuine(newest)
-    name = next(iter(found.state_dict_metadata))
-    found.state_dict_metadata[name] = BytesStorageMetadata()
-    plant(newest, ".metadata", pickle.dumps(found))
-    with pytest.raises(UserError, match="BytesStorageMetadata, which no checkpoint of ours does"):
-        go_on(cut)
-    with pytest.raises(UserError, match="not a tensor"):
-        dcp.TensorsOnly().load_bytes(type("Item", (), {"dest_index": type("Index", (), {"fqn": "x"})}), mark)
-
-
-def test_a_pickle_among_the_tensors_is_not_run(cut: Path, tmp_path: Path) -> None:
-    mark, newest = tmp_path / "mark", cut / "checkpoints/last.sharded"
-    store.remove(cut / "checkpoints/before.sharded")
-    tensors = (newest / "__0_0.distcp").read_bytes()
-    torch.save(Opened(mark), tmp_path / "evil")
-    evil = (tmp_path / "evil").read_bytes()
-    found = genuine(newest)
-    for info in found.storage_data.values():
-        info.offset, info.length = len(tensors), len(evil)
-    plant(newest, "__0_0.distcp", tensors + evil)
-    plant(newest, ".metadata", pickle.dumps(found))
-    with pytest.raises(UserError, match="cannot be read"):
-        go_on(cut)
-    assert not mark.exists()
+    sharded.write_note(folder / sharded.NOTE, note)
 
 
 def test_tensors_are_read_from_files_of_the_checkpoint_alone(cut: Path) -> None:
     newest = cut / "checkpoints/last.sharded"
-    store.remove(cut / "checkpoints/before.sharded")
-    found = genuine(newest)
-    next(iter(found.storage_data.values())).relative_path = "../best.safetensors"
-    plant(newest, ".metadata", pickle.dumps(found))
-    with pytest.raises(UserError, match="files that are not of this checkpoint"):
+    files.remove(cut / "checkpoints/before.sharded")
+    for name in ("../best.safetensors", "/etc/passwd", "shard-0/../../best.safetensors"):
+        sign(newest, files={name: "0" * 64})
+        with pytest.raises(UserError, match="files that are not of this checkpoint"):
+            go_on(cut)
+
+
+def test_a_pickle_in_the_place_of_a_shard_is_not_opened(cut: Path) -> None:
+    newest = cut / "checkpoints/last.sharded"
+    files.remove(cut / "checkpoints/before.sharded")
+    (newest / "shard-00000.safetensors").write_bytes(pickle.dumps(["a", "pickle"]))
+    with pytest.raises(UserError, match=r"shard-00000\.safetensors: cannot be read"):
+        go_on(cut)
+
+
+def test_a_place_where_no_run_can_be_is_refused(cut: Path) -> None:
+    newest = cut / "checkpoints/last.sharded"
+    files.remove(cut / "checkpoints/before.sharded")
+    sign(newest, progress={**json.loads((newest / sharded.NOTE).read_text())["progress"], "stage": 99})
+    with pytest.raises(UserError, match=r"last\.sharded: its progress has stage 99"):
         go_on(cut)
 
 
 def test_the_hardware_is_no_part_of_what_a_checkpoint_belongs_to(cut: Path, whole: Path) -> None:
     """From shards to whole files and back again, in one folder."""
     pair.live(Part(str(cut), "carry", {"sharding": "none"}, stop=7))
-    assert [path.name for path in store.present(cut / "checkpoints", "last")] == ["last.safetensors"]
+    assert [path.name for path in layout.present(cut / "checkpoints", "last")] == ["last.safetensors"]
     pair.live(Part(str(cut), "carry", FSDP, stop=9))
-    assert [path.name for path in store.present(cut / "checkpoints", "last")] == ["last.sharded"]
+    assert [path.name for path in layout.present(cut / "checkpoints", "last")] == ["last.sharded"]
     go_on(cut)
     assert toy.records(cut) == toy.records(whole)
     leftovers = [path.name for path in (cut / "checkpoints").iterdir() if path.name.startswith(".")]

@@ -27,7 +27,7 @@ from mlrun.models.axes import parameter_count
 from mlrun.multilevel.growth.inherit import Inherit
 from mlrun.multilevel.growth.ligo import LiGO
 from mlrun.plan.make import make_plan
-from mlrun.train.checkpoint import store
+from mlrun.train.checkpoint import layout, tensor_files
 
 CLOSE = 1e-5
 LOSSES = {"loss", "ema_loss", "loss_before", "loss_operator", "loss_after"}
@@ -40,6 +40,7 @@ TWO: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "ddp reset": ("reset", DDP, None),
     "ddp carry": ("carry", {**DDP, "activation_checkpointing": True}, None),
     "ddp two stages": ("two stages", DDP, None),
+    "ddp ragged": ("ragged", DDP, None),
     "ddp micro two stages": ("two stages", {**DDP, "micro_batch": 2}, None),
     "cut by two": ("carry", FSDP, 4),
 }
@@ -108,7 +109,7 @@ def test_two_processes_go_on_where_one_was_stopped(runs: Path, name: str) -> Non
 @pytest.mark.parametrize("hardware", [FSDP, DDP], ids=["shards", "whole"])
 def test_one_process_goes_on_where_two_were_stopped(runs: Path, tmp_path: Path, hardware: dict[str, Any]) -> None:
     shutil.copytree(runs / "cut by two", tmp_path / "run")
-    assert len(list((tmp_path / "run/checkpoints/last.sharded").glob("*.distcp"))) == 2
+    assert len(list((tmp_path / "run/checkpoints/last.sharded").glob("shard-*.safetensors"))) == 2
     pair.live(Part(str(tmp_path / "run"), "carry", hardware))
     equal(tmp_path / "run", one(runs, "carry"))
 
@@ -116,9 +117,9 @@ def test_one_process_goes_on_where_two_were_stopped(runs: Path, tmp_path: Path, 
 def test_model_average_and_best_weights_are_whole_files(runs: Path) -> None:
     folder = runs / "fsdp carry"
     summary = json.loads((folder / "summary.json").read_text())
-    best, meta = store.read(folder / "checkpoints" / store.BEST)
-    final, _ = store.read(folder / "model/model.safetensors")
-    averaged, _ = store.read(folder / "model/ema.safetensors")
+    best, meta = tensor_files.read(folder / "checkpoints" / layout.BEST)
+    final, _ = tensor_files.read(folder / "model/model.safetensors")
+    averaged, _ = tensor_files.read(folder / "model/ema.safetensors")
     assert float(meta["val_loss"]) == summary["best_val_loss"]
     shapes = {name: tensor.shape for name, tensor in final.items()}
     assert shapes == {n: t.shape for n, t in best.items()} == {n: t.shape for n, t in averaged.items()}

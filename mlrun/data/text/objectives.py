@@ -15,8 +15,7 @@ from mlrun.data import counter_rng
 from mlrun.data.source import Arrays
 from mlrun.data.text.tokenizer import Vocabulary
 from mlrun.errors import UserError, mistake
-
-IGNORED = -100  # the label that no loss counts
+from mlrun.models.base import IGNORED
 
 
 class Objective(Protocol):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mlrun import files
 from mlrun.data import cache
 from mlrun.data.held_out import Part
 from mlrun.data.text import objectives, token_files, tokenizer
@@ -124,4 +125,4 @@ def _pack(folder: Path, made: Tokenized, corpus: Corpus, limits: Limits) -> None
         "held_out_documents": copies.documents if compared else None,
         "copies": copies.count if compared else None,
     }
-    cache.write_json(folder / "meta.json", meta | made.key)
+    files.write_json(folder / "meta.json", meta | made.key)

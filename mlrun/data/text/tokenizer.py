@@ -125,7 +125,7 @@ def given_size(name: str) -> int | None:
         added = [token["id"] for token in content["added_tokens"]]
         words = content["model"]["vocab"]
         return max([len(words) - 1, *added, *(words.values() if isinstance(words, dict) else ())]) + 1
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(mistake("data.tokenizer", name, _WHERE, f"{files[0]} is not one; {_REMEDY}")) from None
 
 

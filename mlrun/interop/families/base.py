@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlrun.interop.hf_config import Options
-from mlrun.interop.name_tables import Table
+from mlrun.interop.name_tables import NameTable
 from mlrun.models.base import Model
 
 SpecialIds = Mapping[str, int]
@@ -42,7 +42,7 @@ class Family:
     architectures: Mapping[str, str]
     read: Callable[[Options], Model]
     write: Callable[[Any, SpecialIds], dict[str, Any]]
-    table: Callable[[Any], Table]
+    table: Callable[[Any], NameTable]
     problems: Callable[[Any], list[str]] = no_problems
     speaks: Callable[[Any], bool] = every
     padded: Callable[[int], Family] | None = None

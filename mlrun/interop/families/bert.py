@@ -4,31 +4,30 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlrun.interop import dropout
 from mlrun.interop.families.base import Family, SpecialIds, whole_heads
-from mlrun.interop.hf_config import Options
-from mlrun.interop.name_tables import Source, Table, affine
+from mlrun.interop.hf_config import Options, read_rates, write_rates
+from mlrun.interop.name_tables import NameTable, Stored, affine
 from mlrun.models.bert import BERT
 
 KEYS = {"dropout": ("hidden_dropout_prob",), "attention_dropout": ("attention_probs_dropout_prob",)}
 
 
-def table(model: BERT) -> Table:
+def table(model: BERT) -> NameTable:
     """Return the names of BertForMaskedLM."""
     return {
         **trunk("bert"),
         **affine("transform.dense", "cls.predictions.transform.dense"),
         **affine("transform.norm", "cls.predictions.transform.LayerNorm"),
-        "head_bias.weight": Source("cls.predictions.bias"),
+        "head_bias.weight": Stored("cls.predictions.bias"),
     }
 
 
-def trunk(root: str) -> dict[str, Source]:
+def trunk(root: str) -> dict[str, Stored]:
     """Return what BERT and RoBERTa share; `root` is the name of the trunk."""
     ours, theirs = "blocks.{layer}", f"{root}.encoder.layer.{{layer}}"
     embeddings = {"token": "word", "position": "position", "token_type": "token_type"}
     return {
-        **{f"{a}.weight": Source(f"{root}.embeddings.{b}_embeddings.weight") for a, b in embeddings.items()},
+        **{f"{a}.weight": Stored(f"{root}.embeddings.{b}_embeddings.weight") for a, b in embeddings.items()},
         **affine("norm", f"{root}.embeddings.LayerNorm"),
         **affine(f"{ours}.attention.query", f"{theirs}.attention.self.query"),
         **affine(f"{ours}.attention.key", f"{theirs}.attention.self.key"),
@@ -64,7 +63,7 @@ def encoder(options: Options, position: int) -> BERT:
         ffn=options.integer("intermediate_size"),
         layer=options.integer("num_hidden_layers"),
         eps=options.number("layer_norm_eps", 1e-12),
-        **dropout.read(options, KEYS, {"dropout": 0.1, "attention_dropout": 0.1}),
+        **read_rates(options, KEYS, {"dropout": 0.1, "attention_dropout": 0.1}),
     )
 
 
@@ -82,7 +81,7 @@ def write(model: BERT, ids: SpecialIds) -> dict[str, Any]:
         "layer_norm_eps": model.eps,
         "tie_word_embeddings": True,
         "pad_token_id": ids.get("pad_token"),
-        **dropout.write(model, KEYS),
+        **write_rates(model, KEYS),
     }
 
 

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlrun.interop import dropout
 from mlrun.interop.families.base import Family, SpecialIds, whole_heads
-from mlrun.interop.hf_config import Options
-from mlrun.interop.name_tables import Source, Table, affine
+from mlrun.interop.hf_config import Options, read_rates, write_rates
+from mlrun.interop.name_tables import NameTable, Stored, affine
 from mlrun.models.gpt import GPT
 
 KEYS = {"dropout": ("resid_pdrop", "embd_pdrop"), "attention_dropout": ("attn_pdrop",)}
 
 
-def table(model: GPT) -> Table:
+def table(model: GPT) -> NameTable:
     """Return the names of GPT2LMHeadModel."""
     ours, theirs = "blocks.{layer}", "transformer.h.{layer}"
     names = {
-        "token.weight": Source("transformer.wte.weight"),
-        "position.weight": Source("transformer.wpe.weight"),
+        "token.weight": Stored("transformer.wte.weight"),
+        "position.weight": Stored("transformer.wpe.weight"),
         **affine("norm", "transformer.ln_f"),
         **affine(f"{ours}.attention_norm", f"{theirs}.ln_1"),
         **affine(f"{ours}.mlp_norm", f"{theirs}.ln_2"),
         **affine(f"{ours}.attention.output", f"{theirs}.attn.c_proj", transpose=True),
         **affine(f"{ours}.mlp.up", f"{theirs}.mlp.c_fc", transpose=True),
         **affine(f"{ours}.mlp.down", f"{theirs}.mlp.c_proj", transpose=True),
-        **({} if model.tied else {"head.weight": Source("lm_head.weight")}),
+        **({} if model.tied else {"head.weight": Stored("lm_head.weight")}),
     }
     for index, name in enumerate(("query", "key", "value")):
         names |= affine(f"{ours}.attention.{name}", f"{theirs}.attn.c_attn", transpose=True, part=(index, 3))
@@ -49,7 +48,7 @@ def read(options: Options) -> GPT:
         layer=options.integer("n_layer"),
         tied=options.flag("tie_word_embeddings", True),
         eps=options.number("layer_norm_epsilon", 1e-5),
-        **dropout.read(options, KEYS, {"dropout": 0.1, "attention_dropout": 0.1}),
+        **read_rates(options, KEYS, {"dropout": 0.1, "attention_dropout": 0.1}),
     )
 
 
@@ -67,7 +66,7 @@ def write(model: GPT, ids: SpecialIds) -> dict[str, Any]:
         "tie_word_embeddings": model.tied,
         "bos_token_id": ids.get("eos_token"),
         "eos_token_id": ids.get("eos_token"),
-        **dropout.write(model, KEYS),
+        **write_rates(model, KEYS),
     }
 
 

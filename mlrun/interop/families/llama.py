@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlrun.interop import dropout
 from mlrun.interop.families.base import Family, SpecialIds
-from mlrun.interop.hf_config import Options
-from mlrun.interop.name_tables import Source, Table, weights
+from mlrun.interop.hf_config import Options, read_rates, write_rates
+from mlrun.interop.name_tables import NameTable, Stored, weights
 from mlrun.models.llama import Llama
 
 
-def table(model: Llama) -> Table:
+def table(model: Llama) -> NameTable:
     """Return the names of LlamaForCausalLM, or with `qk_norm` of Qwen3ForCausalLM."""
     block = {
         "attention_norm": "input_layernorm",
@@ -26,9 +25,9 @@ def table(model: Llama) -> Table:
     }
     norms = {"attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm"}
     return {
-        "token.weight": Source("model.embed_tokens.weight"),
-        "norm.weight": Source("model.norm.weight"),
-        **({} if model.tied else {"head.weight": Source("lm_head.weight")}),
+        "token.weight": Stored("model.embed_tokens.weight"),
+        "norm.weight": Stored("model.norm.weight"),
+        **({} if model.tied else {"head.weight": Stored("lm_head.weight")}),
         **weights("blocks.{layer}", "model.layers.{layer}", block | (norms if model.qk_norm else {})),
     }
 
@@ -57,7 +56,7 @@ def read(options: Options) -> Llama:
         qk_norm=qwen,
         theta=theta(options),
         eps=options.number("rms_norm_eps", 1e-6),
-        **dropout.read(options, {}, {}),
+        **read_rates(options, {}, {}),
     )
 
 
@@ -91,7 +90,7 @@ def write(model: Llama, ids: SpecialIds) -> dict[str, Any]:
         "bos_token_id": ids.get("bos_token"),
         "eos_token_id": ids.get("eos_token"),
         "pad_token_id": ids.get("pad_token"),
-        **dropout.write(model, {}),
+        **write_rates(model, {}),
     }
 
 

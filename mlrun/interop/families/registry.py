@@ -10,7 +10,7 @@ from mlrun.errors import UserError, mistake, nearest
 from mlrun.interop.families import bert, gpt2, llama, roberta, t5, vit
 from mlrun.interop.families.base import Family, SpecialIds
 from mlrun.interop.hf_config import Options
-from mlrun.interop.name_tables import Source, Table
+from mlrun.interop.name_tables import NameTable, Stored
 from mlrun.models.base import Model
 
 FAMILIES = (gpt2.FAMILY, bert.FAMILY, roberta.family(), vit.VIT, vit.DEIT, llama.LLAMA, llama.QWEN3, t5.FAMILY)
@@ -47,8 +47,8 @@ def read_model(family: Family, config: Mapping[str, Any], path: Path) -> Model:
     return model
 
 
-def table_of(family: Family | None, model: Model) -> Table:
+def table_of(family: Family | None, model: Model) -> NameTable:
     """Return where each of our templates is stored; in our own folders under its own name."""
-    table = {template: Source(template) for template in model.params()} if family is None else family.table(model)
+    table = {template: Stored(template) for template in model.params()} if family is None else family.table(model)
     assert set(table) == set(model.params()), "a table must name each tensor of its model"
     return table

@@ -14,7 +14,7 @@ from mlrun.errors import UserError
 from mlrun.interop.families import bert
 from mlrun.interop.families.base import Family, SpecialIds, whole_heads
 from mlrun.interop.hf_config import Options
-from mlrun.interop.name_tables import Source, Table, affine
+from mlrun.interop.name_tables import NameTable, Stored, affine
 from mlrun.models.bert import BERT
 
 # The published padding token, and that of a model without tokenizer.
@@ -24,14 +24,14 @@ PAD = 1
 def family(pad: int = PAD) -> Family:
     """Return the family of the models whose padding token has the id `pad`."""
 
-    def table(model: BERT) -> Table:
+    def table(model: BERT) -> NameTable:
         names = bert.trunk("roberta")
         return {
             **names,
             "position.weight": names["position.weight"]._replace(front=pad + 1),
             **affine("transform.dense", "lm_head.dense"),
             **affine("transform.norm", "lm_head.layer_norm"),
-            "head_bias.weight": Source("lm_head.bias"),
+            "head_bias.weight": Stored("lm_head.bias"),
         }
 
     def read(options: Options) -> BERT:

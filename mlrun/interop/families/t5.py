@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlrun.interop import dropout
 from mlrun.interop.families.base import Family, SpecialIds
-from mlrun.interop.hf_config import Options
-from mlrun.interop.name_tables import Source, Table, weights
+from mlrun.interop.hf_config import Options, read_rates, write_rates
+from mlrun.interop.name_tables import NameTable, Stored, weights
 from mlrun.models.t5 import T5
 
 HEADS = {"query": "q", "key": "k", "value": "v", "output": "o"}
@@ -20,7 +19,7 @@ MLPS = {"relu": "relu", "gated-gelu": "gated"}
 KEYS = {"dropout": ("dropout_rate",)}
 
 
-def table(model: T5) -> Table:
+def table(model: T5) -> NameTable:
     """Return the names of T5ForConditionalGeneration."""
     gated = model.mlp == "gated"
     own = {f"attention.{a}": f"0.SelfAttention.{b}" for a, b in HEADS.items()} | {"attention_norm": "0.layer_norm"}
@@ -29,12 +28,12 @@ def table(model: T5) -> Table:
     bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     scale = model.head_scale / published_scale(model.embed, model.tied)
     return {
-        "token.weight": Source("shared.weight"),
-        **({} if model.tied else {"head.weight": Source("lm_head.weight")}),
-        "encoder_bias.weight": Source(f"encoder.{bias}"),
-        "decoder_bias.weight": Source(f"decoder.{bias}"),
-        "encoder_norm.weight": Source("encoder.final_layer_norm.weight"),
-        "decoder_norm.weight": Source("decoder.final_layer_norm.weight", scale=scale),
+        "token.weight": Stored("shared.weight"),
+        **({} if model.tied else {"head.weight": Stored("lm_head.weight")}),
+        "encoder_bias.weight": Stored(f"encoder.{bias}"),
+        "decoder_bias.weight": Stored(f"decoder.{bias}"),
+        "encoder_norm.weight": Stored("encoder.final_layer_norm.weight"),
+        "decoder_norm.weight": Stored("decoder.final_layer_norm.weight", scale=scale),
         **weights("encoder.{layer}", "encoder.block.{layer}.layer", own | feed_forward(gated, "1")),
         **weights("decoder.{decoder_layer}", "decoder.block.{decoder_layer}.layer", decoder),
     }
@@ -55,7 +54,7 @@ def published_scale(embed: int, tied: bool) -> float:
 def read(options: Options) -> T5:
     """Return the model of a config.json."""
     embed, layer = options.integer("d_model"), options.integer("num_layers")
-    rates = dropout.read(options, KEYS, {"dropout": 0.1})
+    rates = read_rates(options, KEYS, {"dropout": 0.1})
     if "attention_dropout" not in options.config:
         rates["attention_dropout"] = rates["dropout"]
     mlp = options.only("feed_forward_proj", tuple(MLPS), "relu")
@@ -98,7 +97,7 @@ def write(model: T5, ids: SpecialIds) -> dict[str, Any]:
         "pad_token_id": ids.get("pad_token", 0),
         "eos_token_id": ids.get("eos_token", 1),
         "decoder_start_token_id": ids.get("pad_token", 0),
-        **dropout.write(model, KEYS),
+        **write_rates(model, KEYS),
     }
 
 

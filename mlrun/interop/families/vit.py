@@ -4,35 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-from mlrun.interop import dropout
 from mlrun.interop.families.base import Family, SpecialIds, whole_heads
-from mlrun.interop.hf_config import Options
-from mlrun.interop.name_tables import Source, Table, affine
+from mlrun.interop.hf_config import Options, read_rates, write_rates
+from mlrun.interop.name_tables import NameTable, Stored, affine
 from mlrun.models.deit import DeiT
 
 DISTILLED = "DeiTForImageClassificationWithTeacher"
 KEYS = {"dropout": ("hidden_dropout_prob",), "attention_dropout": ("attention_probs_dropout_prob",)}
 
 
-def table(model: DeiT) -> Table:
+def table(model: DeiT) -> NameTable:
     """Return the names of ViTForImageClassification, or with distillation of DeiTForImageClassificationWithTeacher."""
     if not model.distillation:
         return trunk("vit") | affine("head", "classifier")
     return {
         **trunk("deit"),
-        "distillation_token.weight": Source("deit.embeddings.distillation_token", lead=2),
+        "distillation_token.weight": Stored("deit.embeddings.distillation_token", lead=2),
         **affine("head", "cls_classifier"),
         **affine("distillation_head", "distillation_classifier"),
     }
 
 
-def trunk(root: str) -> dict[str, Source]:
+def trunk(root: str) -> dict[str, Stored]:
     """Return what both share; `root` is the name of the trunk."""
     ours, theirs = "blocks.{layer}", f"{root}.encoder.layer.{{layer}}"
     return {
         **affine("patches", f"{root}.embeddings.patch_embeddings.projection"),
-        "class_token.weight": Source(f"{root}.embeddings.cls_token", lead=2),
-        "position.weight": Source(f"{root}.embeddings.position_embeddings", lead=1),
+        "class_token.weight": Stored(f"{root}.embeddings.cls_token", lead=2),
+        "position.weight": Stored(f"{root}.embeddings.position_embeddings", lead=1),
         **affine(f"{ours}.attention_norm", f"{theirs}.layernorm_before"),
         **affine(f"{ours}.attention.query", f"{theirs}.attention.attention.query"),
         **affine(f"{ours}.attention.key", f"{theirs}.attention.attention.key"),
@@ -63,7 +62,7 @@ def read(options: Options) -> DeiT:
         layer=options.integer("num_hidden_layers", 12),
         distillation=DISTILLED in options.config.get("architectures", ()),
         eps=options.number("layer_norm_eps", 1e-12),
-        **dropout.read(options, KEYS, {}),
+        **read_rates(options, KEYS, {}),
     )
 
 
@@ -83,7 +82,7 @@ def write(model: DeiT, ids: SpecialIds) -> dict[str, Any]:
         "layer_norm_eps": model.eps,
         "id2label": {str(index): label for index, label in enumerate(labels)},
         "label2id": {label: index for index, label in enumerate(labels)},
-        **dropout.write(model, KEYS),
+        **write_rates(model, KEYS),
     }
 
 

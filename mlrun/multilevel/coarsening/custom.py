@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import cast, get_args
 
 from mlrun.errors import mistake, nearest
-from mlrun.models.axes import DEPTH, FAMILIES, Keep, Merge, Sizes
+from mlrun.models.axes import DEPTH, RESIZED, Keep, Merge, Sizes
 from mlrun.multilevel.coarsening.base import Coarsening
 
 
@@ -44,7 +44,7 @@ class Custom(Coarsening):
 
     def _problem(self, axis: str, sizes: Sizes) -> str | None:
         """Return what is wrong with the groups of an axis, or None."""
-        key, known = "coarsening.groups", [a for axes in FAMILIES.values() for a in axes if a in sizes]
+        key, known = "coarsening.groups", [axis for axis in RESIZED if axis in sizes]
         if axis not in known:
             return mistake(key, axis, ", ".join(known), f"the model has no such axis to merge{nearest(axis, known)}")
         pattern = self._pattern(axis)

@@ -6,11 +6,11 @@ FPI is growth=decoalesce with coarsening=fpi: its maps copy outputs and split in
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import DEPTH, Resize, depth_axis, expand, factors
+from mlrun.models.axes import Resize, depth_axis, expand, factors
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
 from mlrun.multilevel.growth import frozen
@@ -18,19 +18,19 @@ from mlrun.multilevel.growth.base import Context, Growth, one_stack
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from mlrun.config import Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.snapshot import Snapshot
+    from mlrun.train.stage_loss import StageLoss
 
 
 @dataclass(frozen=True)
 class AKI(Growth):
     """Width first, the new columns from the next layer's expanded matrix; then depth, as the coarsening says.
 
-    Moments are never carried: those of units that come from two layers are nobody's.
+    Optimizer state is never carried: a unit mixed from two layers has none of its own.
 
     `substructures`: layers that one sub-structure adds; the stage after the growing then trains, in turn, the lowest
     k, 2k, ... layers under the one head, of each only the top k layers and the head (two-stage pre-training; the
@@ -39,13 +39,14 @@ class AKI(Growth):
 
     substructures: int | None = None
     partial_gradients = True
+    stateless_because = "mixes units of two layers, which have no optimizer state of their own"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.multilevel import operators
         from mlrun.train.snapshot import Snapshot
 
         assert level.resize is not None
-        wide, deep = _width(level.resize), _depth(level.resize)
+        wide, deep = level.resize.width_only(), level.resize.depth_only()
         params, placement = level.model.params(), context.ranks.placement
         expanded = placement.shard_all(operators.iter_decoalesce(placement.gathering(coarse.weights), params, wide))
         mixed = placement.shard_all(_from_above(placement.gathering(expanded), level.model, wide))
@@ -53,7 +54,7 @@ class AKI(Growth):
             {"weights": placement.shard_all(operators.iter_decoalesce(placement.gathering(mixed), params, deep))}
         )
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
         if self.substructures is None:
             return []
         layers = model.sizes().get("layer", 0)
@@ -71,24 +72,10 @@ class AKI(Growth):
             for d in depths
         )
 
-    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> StageLoss | None:
         from mlrun.multilevel.growth.stage_losses import Substructures
 
         return None if self.substructures is None else Substructures(net, stage.first, self.substructures)
-
-
-def _width(resize: Resize) -> Resize:
-    """Return the part of a step that changes widths, at the coarse depth."""
-    fine = {axis: resize.coarse[axis] if axis in DEPTH else size for axis, size in resize.fine.items()}
-    merges = {axis: merge for axis, merge in resize.merges.items() if axis not in DEPTH}
-    return replace(resize, fine=fine, merges=merges)
-
-
-def _depth(resize: Resize) -> Resize:
-    """Return the part of a step that changes depth, at the fine width."""
-    coarse = {axis: resize.coarse[axis] if axis in DEPTH else size for axis, size in resize.fine.items()}
-    merges = {axis: merge for axis, merge in resize.merges.items() if axis in DEPTH}
-    return replace(resize, coarse=coarse, merges=merges)
 
 
 def _from_above(expanded: Mapping[str, Tensor], model: Model, wide: Resize) -> Iterator[tuple[str, Tensor]]:

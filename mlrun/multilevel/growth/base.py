@@ -12,30 +12,38 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from mlrun.errors import mistake
-from mlrun.models.axes import Resize
+from mlrun.models.axes import Resize, Rule
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops, Stack
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
-    from mlrun.config import Settings
+    from mlrun.config import Config, Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.parallel.processes import Ranks
     from mlrun.train.snapshot import Snapshot
+    from mlrun.train.stage_loss import StageLoss
 
 
 @dataclass(frozen=True)
 class Context:
-    """What a method may use beside the weights: `carry` asks for Adam's moments; batches are those that come next."""
+    """What a method may use beside the weights; batches are those that come next.
+
+    `carried` is the optimizer's state that goes along, by kind, with its rule; empty where it starts anew. `kept` is
+    the model that this level left when it was coalesced, None if it was not trained before. `pause` raises Stopped if
+    a signal asks for it: what takes long calls it between two pieces of work.
+    """
 
     seed: int
-    carry: bool
+    carried: Mapping[str, Rule]
     ranks: Ranks
     settings: Settings
     batches: Callable[[], Iterator[Mapping[str, Tensor]]]
+    kept: Snapshot | None = None
+    pause: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -44,32 +52,36 @@ class Growth(ABC):
 
     makes_equal_copies: the members of a group leave equal.
     keeps_teacher: the coarse model stays for the stage that follows.
-    partial_gradients: some parameters get no gradient in that stage, and so no moments.
+    partial_gradients: some parameters get no gradient in that stage, and so no optimizer state.
+    stateless_because: why no optimizer state can be carried into what it grows; None if it can.
     unsharded_because: why each process needs the whole model; None for what works a tensor at a time, and so on shards.
     """
 
     makes_equal_copies: ClassVar[bool] = False
     keeps_teacher: ClassVar[bool] = False
     partial_gradients: ClassVar[bool] = False
+    stateless_because: ClassVar[str | None] = None
     unsharded_because: ClassVar[str | None] = None
 
     @abstractmethod
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         """Return the model on `level`, whose `resize` leads to the coarse one."""
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
         """Return what does not fit growing into `model`, one line each."""
         return []
 
-    def policy_problems(self, settings: Settings) -> list[str]:
-        """Return a line for each policy of the cycle that cannot go with this method, whatever the model."""
-        cycle, name, found = settings.cycle, type(self).__name__, []
+    def policy_problems(self, config: Config) -> list[str]:
+        """Return a line for each setting of the run that cannot go with this method, whatever the model."""
+        settings, name, found = config.settings, type(self).__name__, []
+        cycle, stateless = settings.cycle, self.stateless_because
         if cycle.noise > 0 and not self.makes_equal_copies:
             remedy = f"noise cancels between equal copies; {name} makes none"
             found.append(mistake("cycle.noise", cycle.noise, "0", remedy))
-        if self.partial_gradients and cycle.optimizer_policy == "carry":
-            remedy = f"{name} may leave layers without moments"
-            found.append(mistake("cycle.optimizer_policy", "carry", "reset", remedy))
+        if self.partial_gradients and stateless is None:
+            stateless = "may leave layers without optimizer state"
+        if stateless is not None and cycle.optimizer_policy == "carry":
+            found.append(mistake("cycle.optimizer_policy", "carry", "reset", f"{name} {stateless}"))
         if self.unsharded_because is not None and settings.hardware.sharding != "none":
             remedy = f"{name} {self.unsharded_because}: it needs the whole model in every process"
             found.append(mistake("hardware.sharding", settings.hardware.sharding, "none", remedy))
@@ -87,11 +99,8 @@ class Growth(ABC):
         """Return the FLOPs per sample of the steps of the stage that follows; they come in turn."""
         return (model.flops(samples.sequence, samples.targets),)
 
-    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
-        """Return the module that gives the stage's loss, None for the network itself; it may freeze parameters.
-
-        A module with a method `at_step(step)` is told every step before it is taken.
-        """
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> StageLoss | None:
+        """Return what the stage trains on, None for the network's own loss; it may freeze parameters."""
         return None
 
 

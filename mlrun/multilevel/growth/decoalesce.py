@@ -12,23 +12,22 @@ from mlrun.multilevel.coarsening.base import inexact
 from mlrun.multilevel.growth.base import Context, Growth
 
 if TYPE_CHECKING:
-    from mlrun.config import Settings
     from mlrun.plan.stages import Level
     from mlrun.train.snapshot import Snapshot
 
 
 @dataclass(frozen=True)
 class Decoalesce(Growth):
-    """Moments go through the same operator when the cycle carries them."""
+    """Optimizer state goes through the same operator when the cycle carries it."""
 
     makes_equal_copies = True
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.multilevel import transfer
 
-        return transfer.decoalesce(coarse, level, context.carry, context.ranks.placement)
+        return transfer.decoalesce(coarse, level, context.carried, context.ranks.placement)
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
         empty = [axis for axis, size in resize.coarse.items() if size == 0]
         remedy = f"a level without {', '.join(empty)} has nothing to copy"
         return [mistake("growth", "decoalesce", "fresh", remedy)] if empty else []

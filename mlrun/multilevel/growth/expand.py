@@ -11,7 +11,7 @@ from mlrun.models.base import Model
 from mlrun.multilevel.growth.base import Context, Growth, only_axes
 
 if TYPE_CHECKING:
-    from mlrun.config import Settings
+    from mlrun.config import Config
     from mlrun.plan.stages import Level
     from mlrun.train.snapshot import Snapshot
 
@@ -22,12 +22,13 @@ class Expand(Growth):
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.multilevel import transfer
+        from mlrun.train.snapshot import Snapshot
 
         assert level.resize is not None
         placement = context.ranks.placement
-        trained = transfer.decoalesce(coarse, level, context.carry, placement)
-        average = type(coarse)({"weights": coarse.tensors["ema"]})
-        averaged = transfer.decoalesce(average, level, False, placement).weights
+        trained = transfer.decoalesce(coarse, level, context.carried, placement)
+        average = Snapshot({"weights": coarse.tensors["ema"]})
+        averaged = transfer.decoalesce(average, level, {}, placement).weights
         for template in level.model.params():
             axis = depth_axis(template)
             if axis is not None and axis in level.resize.merges:
@@ -37,14 +38,18 @@ class Expand(Growth):
                     trained.weights.update({name: averaged[name] for name in names})
         return trained
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
         found = only_axes(resize, DEPTH, "expand")
-        if settings.optimizer.ema is None:
-            remedy = "the new layers are the moving average; the paper has 0.99996"
-            found.append(mistake("optimizer.ema", None, "a number in (0, 1)", remedy))
         for axis in DEPTH:
             groups = resize.merges[axis].groups if axis in resize.merges else ()
             if any(list(g) != list(range(g[0], g[0] + len(g))) for g in groups):
                 remedy = "a new layer is inserted above the one that it averages: coarsening.layers=adjacent"
                 found.append(mistake("growth", "expand", "a coarsening of adjacent layers", remedy))
+        return found
+
+    def policy_problems(self, config: Config) -> list[str]:
+        found = super().policy_problems(config)
+        if config.optimizer.ema is None:
+            remedy = "the new layers are the moving average; the paper has 0.99996"
+            found.append(mistake("optimizer.ema", None, "a number in (0, 1)", remedy))
         return found

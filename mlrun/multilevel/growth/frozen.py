@@ -1,7 +1,7 @@
 """A network whose lowest layers do not learn: which tensors they are, and the FLOPs that this leaves. No torch here.
 
-With `count` > 0 the first `count` blocks are frozen and everything in front of the blocks with them; of a tied head
-that is its table, since a table that learned as a head would also have to learn as an embedding.
+With `count` > 0 the first `count` blocks are frozen, and everything in front of them. A tied head is frozen too: its
+table is the embedding.
 """
 
 from __future__ import annotations

@@ -14,12 +14,10 @@ from mlrun.multilevel.growth.base import Context, Growth
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from mlrun.config import Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.snapshot import Snapshot
+    from mlrun.train.stage_loss import StageLoss
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,7 @@ class Inherit(Growth):
     weight: float = 0.5
     temperature: float = 1.0
     keeps_teacher = True
+    stateless_because = "starts a fresh model, which has no optimizer state"
     unsharded_because = "learns from a teacher"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
@@ -37,7 +36,7 @@ class Inherit(Growth):
 
         return Snapshot({"weights": dict(build(level.model, context.seed).state_dict())})
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
         found = []
         if not 0 < self.weight <= 1:
             found.append(mistake("growth.weight", self.weight, "a number in (0, 1]", "correct the value"))
@@ -48,8 +47,6 @@ class Inherit(Growth):
         if getattr(model, "distillation", False):
             remedy = "the model's own distillation head already has a teacher"
             found.append(mistake("growth", "inherit", "model.distillation=false", remedy))
-        if settings.cycle.optimizer_policy == "carry":
-            found.append(mistake("cycle.optimizer_policy", "carry", "reset", "a fresh model has no moments"))
         return found
 
     def step_flops(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
@@ -57,7 +54,7 @@ class Inherit(Growth):
         taught = frozen.forward(model.resize(resize.coarse), samples.sequence, samples.targets)
         return (Flops(own.body + taught.body, own.head + taught.head),)
 
-    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> StageLoss | None:
         from mlrun.models.network import build
         from mlrun.multilevel.growth.stage_losses import Distilled
 

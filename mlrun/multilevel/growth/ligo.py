@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import DEPTH, Param, Resize, depth_axis, factors
+from mlrun.models.axes import DEPTH, Param, Resize, depth_axis
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
 from mlrun.multilevel.growth.base import Context, Growth
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
-    from mlrun.config import Settings
     from mlrun.plan.stages import Level
     from mlrun.train.snapshot import Snapshot
 
@@ -28,6 +27,7 @@ class LiGO(Growth):
     steps: int = 100
     lr: float = 1e-3
     noise: float = 0.01
+    stateless_because = "learns how weights map, not their optimizer state"
     unsharded_because = "learns its mapping through the large model"
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
@@ -38,17 +38,14 @@ class LiGO(Growth):
         ligo_mapping.learn(learned, level, context, self.steps, self.lr)
         return Snapshot({"weights": {name: t.detach().cpu().clone() for name, t in learned().items()}})
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
         checks = [
             ("growth.steps", self.steps, self.steps >= 0, "an integer of at least 0"),
             ("growth.lr", self.lr, 0 < self.lr < float("inf"), "a finite number above 0"),
             ("growth.noise", self.noise, 0 <= self.noise < float("inf"), "a finite number of at least 0"),
             ("coarsening.depth_scale", resize.depth_scale, resize.depth_scale == "copy", "copy"),
         ]
-        found = [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
-        if settings.cycle.optimizer_policy == "carry":
-            found.append(mistake("cycle.optimizer_policy", "carry", "reset", "a learned mapping has none for moments"))
-        return found
+        return [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
 
     def entry_flops(self, model: Model, resize: Resize, samples: Samples) -> Flops:
         """Return the FLOPs of learning: forward and backward of the large model and of the mapping's products."""
@@ -66,11 +63,10 @@ def _products(template: str, param: Param, resize: Resize, train: bool = True) -
     A product has one gradient for its learned factor, and one for its input unless that is a source weight.
     """
     depth = depth_axis(template)
-    shape = [resize.coarse[f.axis] for dim in param.dims for f in factors(dim)]
-    axes = [f for dim in param.dims for f in factors(dim)]
+    shape = param.factored(resize.coarse)
     layers = resize.coarse[depth] if depth is not None else 1
     total, learned = 0, False
-    for place, factor in enumerate(axes):
+    for place, factor in enumerate(param.factors):
         if factor.role and factor.axis in resize.merges:
             rest = layers
             for size in (*shape[:place], *shape[place + 1 :]):

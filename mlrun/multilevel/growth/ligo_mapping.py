@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mlrun.models.axes import Merge, Param, at_depth, depth_axis, factors
-from mlrun.models.network import build
+from mlrun.models.axes import Merge, Param, at_depth, depth_axis
+from mlrun.models.network import Network, build
 from mlrun.multilevel.growth.base import Context
 from mlrun.plan.stages import Level
-from mlrun.train.loop import Batch, autocast
+from mlrun.train.loop import Batch, autocast, micro_batches
 
 
 class LearnedMap(nn.Module):
@@ -45,8 +45,8 @@ class LearnedMap(nn.Module):
     def _grown(self, template: str, param: Param) -> list[tuple[str, Tensor]]:
         depth, device = depth_axis(template), next(self.parameters()).device
         layers = [template] if depth is None else [at_depth(template, i) for i in range(self.resize.coarse[depth])]
-        flat = [self.resize.coarse[f.axis] for dim in param.dims for f in factors(dim)]
-        x = torch.stack([self.source[name].to(device) for name in layers]).reshape(len(layers), *flat)
+        x = torch.stack([self.source[name].to(device) for name in layers])
+        x = x.reshape(len(layers), *param.factored(self.resize.coarse))
         for place, (axis, role, key) in self._places(template, param):
             merge = self.resize.merges[axis]
             matrix = self.matrices[key]
@@ -61,10 +61,9 @@ class LearnedMap(nn.Module):
 
     def _places(self, template: str, param: Param) -> list[tuple[int, tuple[str, str, str]]]:
         """Return (factored dim, (axis, role, matrix)) of every axis that grows."""
-        flat = [factor for dim in param.dims for factor in factors(dim)]
         return [
             (place, (f.axis, f.role, _matrix(template, f.axis)))
-            for place, f in enumerate(flat)
+            for place, f in enumerate(param.factors)
             if f.role and f.axis in self.resize.merges
         ]
 
@@ -72,41 +71,35 @@ class LearnedMap(nn.Module):
         return [step for _, step in self._places(template, param)]
 
 
-def learn(mapping: LearnedMap, level: Level, context: Context, steps: int, lr: float) -> list[float]:
-    """Take AdamW steps on w and B alone; return the loss of every step. Processes and micro-batches share a batch.
+def learn(mapping: LearnedMap, level: Level, context: Context, steps: int, lr: float) -> None:
+    """Take AdamW steps on w and B alone. Processes and micro-batches share a batch.
 
     Without dropout: a few steps on few parameters have nothing to overfit with.
     """
     if steps == 0:
-        return []
+        return
     net = build(level.model, None).to(context.ranks.device).eval()
     optimizer = torch.optim.AdamW(mapping.parameters(), lr=lr, weight_decay=0.0)
-    batches, losses = context.batches(), []
+    batches = context.batches()
     for _ in range(steps):
         weights = mapping()
         leaves = {name: t.detach().requires_grad_() for name, t in weights.items()}
-        losses.append(_backward(net, leaves, next(batches), context))
+        _backward(net, leaves, next(batches), context)
         grown = [name for name, t in weights.items() if t.requires_grad]
         grads = [context.ranks.sum(leaves[name].grad) / context.ranks.world for name in grown]
         torch.autograd.backward([weights[name] for name in grown], grads)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return losses
 
 
-def _backward(net: nn.Module, leaves: dict[str, Tensor], batch: Batch, context: Context) -> float:
-    """Accumulate the gradient of the mean loss over this process's rows; return that loss."""
-    device, hardware = context.ranks.device, context.settings.hardware
-    rows = len(next(iter(batch.values())))
-    size = min(hardware.micro_batch or rows, rows)
-    total = 0.0
-    for first in range(0, rows, size):
-        part = {key: value[first : first + size].to(device) for key, value in batch.items()}
-        with autocast(hardware, device):
-            loss = functional_call(net, leaves, (part,)) * (len(next(iter(part.values()))) / rows)
+def _backward(net: Network, leaves: dict[str, Tensor], batch: Batch, context: Context) -> None:
+    """Accumulate the gradient of the mean loss over this process's rows."""
+    ranks, hardware = context.ranks, context.settings.hardware
+    for _, part, weight in micro_batches(net.model, batch, hardware, ranks):
+        context.pause()
+        with autocast(hardware, ranks.device):
+            loss = functional_call(net, leaves, (part,)) * weight
         loss.backward()
-        total += float(loss.detach())
-    return total
 
 
 def _copies(merge: Merge) -> Tensor:

@@ -15,12 +15,10 @@ from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from mlrun.config import Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.snapshot import Snapshot
+    from mlrun.train.stage_loss import StageLoss
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,8 @@ class MSLT(Decoalesce):
 
     partial_gradients = True
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
-        found = (
-            super().size_problems(model, resize, settings) + only_axes(resize, DEPTH, "mslt") + one_stack(model, "mslt")
-        )
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
+        found = super().size_problems(model, resize) + only_axes(resize, DEPTH, "mslt") + one_stack(model, "mslt")
         merge = resize.merges.get("layer")
         if merge is None or [group[0] for group in merge.groups] != list(range(merge.coarse)):
             remedy = "the older layers must be the lowest: coarsening=stack"
@@ -42,7 +38,7 @@ class MSLT(Decoalesce):
     def step_flops(self, model: Model, resize: Resize, samples: Samples) -> tuple[Flops, ...]:
         return (frozen.flops(model, samples.sequence, samples.targets, resize.coarse["layer"]),)
 
-    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> nn.Module | None:
+    def stage_loss(self, net: Network, stage: Stage, coarse: Level, teacher: Snapshot | None) -> StageLoss | None:
         from mlrun.multilevel.growth.stage_losses import freeze
 
         freeze(net, coarse.sizes["layer"])

@@ -1,4 +1,4 @@
-"""What a stage learns from, where that is more than its own loss: a teacher, or only some of its layers."""
+"""The losses of stages that learn from a teacher, or in some of their layers only."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
+from mlrun.models.base import IGNORED
 from mlrun.models.network import Network
 from mlrun.multilevel.growth import frozen
+from mlrun.train.stage_loss import StageLoss
 
 Batch = Mapping[str, Tensor]
 
@@ -22,11 +24,8 @@ def freeze(net: Network, count: int) -> None:
         parameter.requires_grad_(name not in fixed)
 
 
-class Substructures(nn.Module):
-    """In turn the lowest k, 2k, ... blocks under the one head; of each only the top k blocks and the head learn.
-
-    `partial`: a step leaves some parameters without a gradient, and not always the same.
-    """
+class Substructures(StageLoss):
+    """In turn the lowest k, 2k, ... blocks under the one head; of each only the top k blocks and the head learn."""
 
     partial = True
 
@@ -52,7 +51,7 @@ class Substructures(nn.Module):
             setattr(self.net, self.trunk, whole)
 
 
-class Distilled(nn.Module):
+class Distilled(StageLoss):
     """(1 - a) * cross-entropy + a * KL(teacher, student), with a falling linearly from `weight` to 0 over the stage.
 
     Qin et al. 2022, equations 1 to 4; the temperature divides both logits and its square multiplies the KL term.
@@ -87,8 +86,8 @@ class Distilled(nn.Module):
 
 
 def divergence(logits: Tensor, taught: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """Return the mean KL(teacher, student) over the targets, times temperature squared; ignored ones do not count."""
+    """Return the mean KL(teacher, student) over the labels, times temperature squared; 0 if every one is ignored."""
     student, teacher = (F.log_softmax(x.float().flatten(0, -2) / temperature, dim=-1) for x in (logits, taught))
     each = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
-    counted = torch.ones_like(each) if labels.is_floating_point() else (labels.flatten() != -100).float()
-    return (each * counted).sum() / counted.sum() * temperature**2
+    counted = torch.ones_like(each) if labels.is_floating_point() else (labels.flatten() != IGNORED).float()
+    return (each * counted).sum() / counted.sum().clamp(min=1) * temperature**2

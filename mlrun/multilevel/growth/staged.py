@@ -1,17 +1,18 @@
 """Staged training: W becomes diag(W, W), so that the function *and* the next step are kept (Shen et al., ICML 2022).
 
 Biases, norms and embeddings are copied, the final norm is copied and divided by the ratio g. Gradients inside are
-then 1/g of what they were, so Adam's first moment is divided by g and the second by g^2. Depth as the coarsening says.
+then 1/g of what they were, so optimizer state that is a gradient is divided by g, a squared one by g^2. Depth as the
+coarsening says.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import DEPTH, Merge, Param, Resize, depth_axis, expand, factors
+from mlrun.models.axes import Merge, Param, Params, Resize, Rule, depth_axis, expand
 from mlrun.models.base import Model
 from mlrun.multilevel.coarsening.base import inexact
 from mlrun.multilevel.growth.base import Context, Growth, one_stack
@@ -19,13 +20,12 @@ from mlrun.multilevel.growth.base import Context, Growth, one_stack
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.config import Settings
     from mlrun.plan.stages import Level
     from mlrun.train.snapshot import Snapshot
 
 WIDTHS = ("embed", "ffn", "head", "kv_head")
-# The power of 1/g that each kind of tensor takes.
-POWERS = {"weights": 0, "exp_avg": 1, "exp_avg_sq": 2}
+# The power of 1/g that a tensor takes, by what it is.
+POWERS: Mapping[Rule, int] = {"weight": 0, "gradient": 1, "square": 2}
 
 
 @dataclass(frozen=True)
@@ -37,18 +37,16 @@ class Staged(Growth):
         from mlrun.train.snapshot import Snapshot
 
         assert level.resize is not None
-        kinds = [k for k in POWERS if k in coarse.tensors and (context.carry or k == "weights")]
-        deep, params, placement = _depth(level.resize), level.model.params(), context.ranks.placement
+        deep, placement = level.resize.depth_only(), context.ranks.placement
         tensors = {}
-        for kind in kinds:
-            wide = placement.shard_all(
-                _widened(placement.gathering(coarse.tensors[kind]), kind, level.model, level.resize)
-            )
-            grown = operators.iter_decoalesce(placement.gathering(wide), params, deep, rule=transfer.RULES[kind])
+        for kind, (params, rule) in transfer.moving(coarse, level.model.params(), context.carried).items():
+            small = placement.gathering(coarse.tensors[kind])
+            wide = placement.shard_all(_widened(small, params, rule, level.model, level.resize))
+            grown = operators.iter_decoalesce(placement.gathering(wide), params, deep, rule=rule)
             tensors[kind] = placement.shard_all(grown)
-        return Snapshot(tensors, coarse.adam_steps if context.carry else 0)
+        return Snapshot(tensors, coarse.optimizer_steps if context.carried else 0)
 
-    def size_problems(self, model: Model, resize: Resize, settings: Settings) -> list[str]:
+    def size_problems(self, model: Model, resize: Resize) -> list[str]:
         present = [axis for axis in WIDTHS if axis in resize.fine]
         merges = [resize.merges[axis] for axis in present if axis in resize.merges]
         ratios = {len(group) for merge in merges for group in merge.groups}
@@ -64,22 +62,16 @@ class Staged(Growth):
         return inexact(resize, post_norm)
 
 
-def _depth(resize: Resize) -> Resize:
-    """Return the part of a step that changes depth, at the fine width."""
-    coarse = {axis: resize.coarse[axis] if axis in DEPTH else size for axis, size in resize.fine.items()}
-    merges = {axis: merge for axis, merge in resize.merges.items() if axis in DEPTH}
-    return replace(resize, coarse=coarse, merges=merges)
-
-
-def _widened(state: Mapping[str, Tensor], kind: str, model: Model, resize: Resize) -> Iterator[tuple[str, Tensor]]:
+def _widened(
+    state: Mapping[str, Tensor], params: Params, rule: Rule, model: Model, resize: Resize
+) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a kind at the fine width and the coarse depth."""
-    merges = {axis: merge for axis, merge in resize.merges.items() if axis not in DEPTH}
+    merges = resize.width_only().merges
     ratio = len(merges["embed"].groups[0]) if "embed" in merges else 1
-    params, final = model.params(), _after_blocks(model)
-    coarse = dict(resize.coarse)
+    final, coarse = _after_blocks(model), dict(resize.coarse)
     for template, param in params.items():
-        scale = ratio ** -POWERS[kind] if template not in final else 1.0
-        if template in _final_norm(model) and kind == "weights":
+        scale = ratio ** -POWERS[rule] if template not in final else 1.0
+        if template in _final_norm(model) and rule == "weight":
             scale = 1 / ratio
         for name, _ in expand({template: param}, coarse if depth_axis(template) else resize.fine):
             yield name, _diagonal(state[name], param, resize, merges) * scale
@@ -96,24 +88,21 @@ def _after_blocks(model: Model) -> set[str]:
 
     A tied table or an untied head reads the halved norm, so its gradient is 1/g as those inside are.
     """
-    return _final_norm(model) | {
-        n for n, p in model.params().items() if not any(f.role for d in p.dims for f in factors(d))
-    }
+    return _final_norm(model) | {n for n, p in model.params().items() if not any(f.role for f in p.factors)}
 
 
-def _diagonal(tensor: Tensor, param: Param, resize: Resize, merges: dict[str, Merge]) -> Tensor:
+def _diagonal(tensor: Tensor, param: Param, resize: Resize, merges: Mapping[str, Merge]) -> Tensor:
     """Return the tensor copied along every merged axis, and zero where its output and input copies differ."""
     import torch
 
-    flat = [factor for dim in param.dims for factor in factors(dim)]
-    x = tensor.reshape([resize.coarse[f.axis] for f in flat])
+    x = tensor.reshape(param.factored(resize.coarse))
     copies = []
-    for dim, factor in enumerate(flat):
+    for dim, factor in enumerate(param.factors):
         if factor.role and factor.axis in merges:
             merge = merges[factor.axis]
             x = x.index_select(dim, torch.tensor(merge.coarse_of, device=x.device))
             place = [merge.groups[merge.coarse_of[unit]].index(unit) for unit in range(merge.fine)]
-            shape = [-1 if d == dim else 1 for d in range(len(flat))]
+            shape = [-1 if d == dim else 1 for d in range(x.ndim)]
             copies.append(torch.tensor(place, device=x.device).reshape(shape))
     if len(copies) == 2:
         x = x * (copies[0] == copies[1])

@@ -1,218 +1,182 @@
-"""The state of a run on disk: one safetensors file, no pickle, replaced atomically; the one before is kept.
+"""The state of a run on disk, replaced as a whole; the one before is kept. No pickle.
 
-Where every process holds shards it is a folder instead (see `sharded.py`); either is read by any run. In both
+It is one safetensors file, or a folder where every process holds shards (see `sharded.py`); any run reads either.
 
 current/weights/<name>  current/exp_avg/<name> ...   the model in training and its optimizer
 kept/<level>/...                                     the models that wait for their decoalesced return
-metadata                                             progress as JSON, and the checksum of the tensors
+record                                               progress, and the optimizer's steps; the checksum covers it
 
-What a branch starts from is a file or a folder of its own, written once: fork-<step>, with `current` alone.
+What a branch starts from is a checkpoint of its own with `current` alone. Names and rotation are in `layout.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from mlrun import files
 from mlrun.errors import UserError
+from mlrun.plan.stages import Plan
+from mlrun.train.checkpoint import layout, sharded, tensor_files
 from mlrun.train.parallel.processes import Ranks
-from mlrun.train.snapshot import Progress, Snapshot
+from mlrun.train.snapshot import Progress, Snapshot, as_record, flat, nested, read_progress
 
-LAST, BEFORE, BEST = "last.safetensors", "before.safetensors", "best.safetensors"
-FORK = "fork-{}"
-REMEDY = "restore the file or remove it"
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def save(folder: Path, progress: Progress, current: Snapshot, kept: Mapping[int, Snapshot]) -> None:
-    """Write the run's state as the newest checkpoint; the former newest stays beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors, steps = flat(current, kept)
-    meta = {"progress": json.dumps(asdict(progress)), "adam_steps": json.dumps(steps)}
-    install(write(folder / LAST, tensors, meta))
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints of one run. All of its processes call each method, and fail together."""
 
+    folder: Path
+    plan: Plan
+    ranks: Ranks = ALONE
 
-def flat(current: Snapshot, kept: Mapping[int, Snapshot]) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """Return all tensors by their path in a checkpoint, and Adam's steps by snapshot."""
-    snapshots = {"current": current} | {f"kept/{level}": s for level, s in kept.items()}
-    tensors = {
-        f"{key}/{k}/{n}": t for key, s in snapshots.items() for k, ts in s.tensors.items() for n, t in ts.items()
-    }
-    return tensors, {key: s.adam_steps for key, s in snapshots.items()}
+    def begin(self) -> str | None:
+        """Make the folder of a run that has no checkpoint; return a line if it was begun before.
 
+        Raises:
+            UserError: it had checkpoints, and they are gone.
+        """
+        return self.ranks.together(lambda: self._begin() if self.ranks.first else None)[0]
 
-def install(temporary: Path) -> None:
-    """Rename a new checkpoint, a file or a folder, to be the newest; the former newest becomes the one before."""
-    folder, discarded = temporary.parent, temporary.parent / ".discarded"
-    suffix = ".sharded" if temporary.is_dir() else ".safetensors"
-    for newest in present(folder, "last"):
-        target = newest.with_name(f"before{newest.suffix}")
-        for former in present(folder, "before"):
-            if former.is_dir() or former != target:  # a file that is replaced needs no moment without it
-                remove(discarded)
-                os.replace(former, discarded)
-        os.replace(newest, target)
-    os.replace(temporary, folder / f"last{suffix}")
-    remove(discarded)
+    def _begin(self) -> str | None:
+        log, summary = self.folder.with_name(files.LOG), self.folder.with_name(files.SUMMARY)
+        stage, step = _reached(log)
+        if (stage > 0 or not self.folder.is_dir()) and (log.exists() or summary.exists()):
+            there = log if log.exists() else summary
+            remedy = f"restore {self.folder}, or start a new folder with run=..., or remove {there} to start over"
+            raise UserError(f"{there}: this run was begun and its checkpoints are gone; {remedy}")
+        self.folder.mkdir(exist_ok=True)
+        return f"{log}: no checkpoint was due before the run ended after step {step}; it starts over" if step else None
 
+    def save(self, progress: Progress, current: Snapshot, kept: Mapping[int, Snapshot]) -> None:
+        """Write the run's state as the newest checkpoint; the former newest stays beside it.
 
-def present(folder: Path, *names: str) -> list[Path]:
-    """Return the checkpoints of these names (last, before), whole files or folders of shards."""
-    paths = (folder / f"{name}{suffix}" for name in names for suffix in (".safetensors", ".sharded"))
-    return [path for path in paths if path.exists()]
+        Raises:
+            OSError: it cannot be written; the checkpoints are as they were.
+        """
+        tensors, steps = flat(current, kept)
+        record = {"progress": as_record(progress), "optimizer_steps": steps}
+        self._write(layout.LAST, tensors, record, layout.install_newest)
 
+    def save_fork(self, step: int, snapshot: Snapshot) -> None:
+        """Write the state after `step`, which a branch starts from; raises as `save` does."""
+        tensors, steps = flat(snapshot, {})
+        self._write(layout.FORK.format(step), tensors, {"optimizer_steps": steps}, layout.install)
 
-def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    def _write(
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor],
+        record: Mapping[str, Any],
+        install: Callable[[Path, Path], None],
+    ) -> None:
+        if self.ranks.placement.collective:
+            sharded.write(self.folder / f"{name}{layout.SHARDED}", tensors, record, self.ranks, install)
+            return
+        path, metadata = self.folder / f"{name}{layout.WHOLE}", {key: json.dumps(record[key]) for key in record}
+        self.ranks.by_first(lambda: tensor_files.write(path, tensors, metadata, install))
 
+    def load(self) -> tuple[Progress, Snapshot, dict[int, Snapshot], str | None] | None:
+        """Return the newest whole checkpoint, and what was wrong with a newer one; None if there is no checkpoint.
 
-def write(target: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Path:
-    """Write tensors with their checksum to a temporary file beside `target`, forced to disk; return its path."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        save_file(flat, temporary, {**metadata, "sha256": checksum(flat)})
-        files.ordinary(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):  # its only way to say that the disk is full
-            raise files.as_os_error(error, target) from None
-        raise
-    return temporary
+        However it was written, its tensors are what this process keeps of them.
 
+        Raises:
+            UserError: checkpoints are there and none is whole.
+        """
+        problems: list[str] = []
+        for path in layout.present(self.folder, layout.LAST, layout.BEFORE):
+            try:
+                progress, current, kept = self._unpacked(path, *self._read(path, tensor_files.REMEDY))
+            except UserError as error:
+                problems += error.problems
+                continue
+            return progress, current, kept, problems[0] if problems else None
+        if problems:
+            raise UserError(problems)
+        return None
 
-def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names, types, shapes and bytes, in order of name."""
-    return _digest((name, tensors[name]) for name in sorted(tensors))
+    def load_fork(self, step: int) -> Snapshot:
+        """Return what this process keeps of the state that a branch starts from.
 
-
-def _digest(ordered: Iterable[tuple[str, Tensor]]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in ordered:
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def read(
-    path: Path, keep: Callable[[Tensor], Tensor] = lambda tensor: tensor, remedy: str = REMEDY
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors and metadata of one file of ours; of each tensor what `keep` returns is held, one at a time.
-
-    `remedy` is what its loss leaves to do.
-
-    Raises:
-        UserError: the file is missing, truncated, or differs from its checksum.
-    """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors: dict[str, Tensor] = {}
-            found = _digest(_keeping(file, keep, tensors))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from None
-    if metadata.get("sha256") != found:
-        raise UserError(f"{path}: its bytes differ from its checksum; {remedy}")
-    return tensors, metadata
-
-
-def _keeping(file: Any, keep: Callable[[Tensor], Tensor], kept: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a file in order of name, and keep of each what is to be kept."""
-    for name in sorted(file.keys()):
-        tensor = file.get_tensor(name)
-        kept[name] = keep(tensor)
-        yield name, tensor
-
-
-def load(folder: Path, ranks: Ranks = ALONE) -> tuple[Progress, Snapshot, dict[int, Snapshot], str | None] | None:
-    """Return the newest whole checkpoint, and what was wrong with a newer one; None if there is no checkpoint.
-
-    However it was written, its tensors are what this process keeps of them. All processes call it.
-
-    Raises:
-        UserError: checkpoints are there and none is whole.
-    """
-    from mlrun.train.checkpoint import sharded
-
-    problems: list[str] = []
-    for path in present(folder, "last", "before"):
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        name, remedy = layout.FORK.format(step), "a branch starts from it: restore the file, or start a new folder"
+        path = next(iter(layout.present(self.folder, name)), self.folder / f"{name}{layout.WHOLE}")
+        tensors, record = self._read(path, f"{remedy} with run=...")
         try:
-            tensors, metadata = sharded.read(path, ranks) if path.is_dir() else read(path, ranks.placement.shard)
-        except UserError as error:
-            problems += error.problems
-            continue
-        return (*_unpack(tensors, metadata), problems[0] if problems else None)
-    if problems:
-        raise UserError(problems)
-    return None
+            return nested(tensors, record.get("optimizer_steps"))[0]
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; {remedy} with run=...") from None
+
+    def _read(self, path: Path, remedy: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return what this process keeps of the tensors, and the record beside them."""
+        if path.is_dir():
+            return sharded.read(path, self.ranks, remedy)
+        tensors: dict[str, Tensor] = {}
+
+        def step() -> dict[str, str]:
+            found, metadata = tensor_files.read(path, self.ranks.placement.shard, remedy)
+            tensors.update(found)
+            return metadata
+
+        metadata = self.ranks.together(step)[0]
+        try:
+            return tensors, {key: json.loads(value) for key, value in metadata.items() if key != "sha256"}
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}: cannot be read ({error}); {remedy}") from None
+
+    def _unpacked(
+        self, path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
+    ) -> tuple[Progress, Snapshot, dict[int, Snapshot]]:
+        try:
+            progress = read_progress(record.get("progress"), self.plan)
+            current, kept = nested(tensors, record.get("optimizer_steps"))
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; {tensor_files.REMEDY}") from None
+        return progress, current, kept
+
+    def newest(self) -> Path | None:
+        """Return where the newest checkpoint is."""
+        return next(iter(layout.present(self.folder, layout.LAST)), None)
+
+    def save_best(self, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+        """Write the weights of the lowest held-out loss so far; raises as `save_weights` does."""
+        save_weights(self.folder / layout.BEST, weights, metadata, self.ranks)
+
+    def drop_forks(self) -> None:
+        """Remove what no branch will start from any more."""
+        self.ranks.by_first(lambda: layout.drop_forks(self.folder))
 
 
-def _unpack(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> tuple[Progress, Snapshot, dict[int, Snapshot]]:
-    snapshots = _snapshots(tensors, metadata)
-    current = snapshots.pop("current")
-    kept = {int(key.removeprefix("kept/")): s for key, s in snapshots.items()}
-    return Progress(**json.loads(metadata["progress"])), current, kept
-
-
-def _snapshots(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> dict[str, Snapshot]:
-    snapshots = {key: Snapshot({}, taken) for key, taken in json.loads(metadata["adam_steps"]).items()}
-    for path, tensor in tensors.items():
-        key, kind, name = path.rsplit("/", 2)
-        snapshots[key].tensors.setdefault(kind, {})[name] = tensor
-    return snapshots
-
-
-def save_fork(folder: Path, step: int, snapshot: Snapshot) -> None:
-    """Write the state after `step`, which a branch starts from, atomically."""
-    path = folder / f"{FORK.format(step)}.safetensors"
-    tensors, steps = flat(snapshot, {})
-    os.replace(write(path, tensors, {"adam_steps": json.dumps(steps)}), path)
-
-
-def load_fork(folder: Path, step: int, ranks: Ranks = ALONE) -> Snapshot:
-    """Return what this process keeps of the state that a branch starts from. All processes call it.
+def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str], ranks: Ranks) -> None:
+    """Write a model's weights as one file, as a whole; all processes call it.
 
     Raises:
-        UserError: the file is missing or damaged.
+        OSError, UserError: it cannot be written, or the disk has no room.
     """
-    from mlrun.train.checkpoint import sharded
-
-    path, shards = (folder / f"{FORK.format(step)}{suffix}" for suffix in (".safetensors", ".sharded"))
-    remedy = "a branch starts from it: restore the file, or start a new folder with run=..."
-    if shards.exists():
-        tensors, metadata = sharded.read(shards, ranks, remedy)
+    if ranks.placement.collective:
+        sharded.write_whole(path, weights, metadata, ranks)
     else:
-        tensors, metadata = read(path, ranks.placement.shard, remedy)
-    return _snapshots(tensors, metadata)["current"]
+        ranks.by_first(lambda: tensor_files.write(path, weights, metadata))
 
 
-def drop_forks(folder: Path) -> None:
-    """Remove what no branch will start from any more."""
-    for path in folder.glob(FORK.format("*")):
-        remove(path)
-
-
-def save_weights(path: Path, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a model's weights alone, atomically."""
-    os.replace(write(path, weights, metadata), path)
+def _reached(log: Path) -> tuple[int, int]:
+    """Return the stage and step of the last record of a log that can be read, (0, 0) if there is none."""
+    reached = 0, 0
+    for line in log.read_bytes().splitlines() if log.exists() else ():
+        try:
+            record = json.loads(line)
+            reached = int(record["stage"]), int(record["step"])
+        except (ValueError, RecursionError, TypeError, KeyError):
+            continue
+    return reached

@@ -1,34 +1,110 @@
-"""Safetensors a tensor at a time: a checkpoint as a lazy mapping, and a writer that never holds more than it is given.
+"""Safetensors: one file with a checksum, a model's files as a lazy mapping, a writer that is given a tensor at a time.
 
-A checkpoint is one file, or shards beside an index (`model.safetensors.index.json`), as Hugging Face lays it out.
+A model is one file, or shards beside an index (`model.safetensors.index.json`), as Hugging Face lays it out.
+
+The checksum of a file is the SHA-256 of its metadata, if it has any, and of names, types, shapes and bytes in order of
+name. It lies in the metadata itself, as `sha256`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from mlrun import files
 from mlrun.errors import UserError, mistake
-from mlrun.interop.name_tables import Shape
-from mlrun.train.checkpoint import store
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 SHARD_BYTES = 5 * 10**9  # what the hub's own tools choose
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+REMEDY = "restore the file or remove it"
 
 
-# Reading
+# One file
+
+
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    install: Callable[[Path, Path], None] = files.rename,
+) -> str:
+    """Write tensors and metadata as one file, as a whole; return their checksum, which the file holds as well.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    flat = {name: t.detach().to("cpu").contiguous() for name, t in tensors.items()}
+    found = checksum(flat, metadata)
+    with files.whole_file(path, install) as temporary:
+        try:
+            save_file(flat, temporary, {**metadata, "sha256": found})
+        except SafetensorError as error:  # its only way to say that the disk is full
+            raise files.as_os_error(error, path) from None
+    return found
+
+
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the checksum of a file with these tensors and metadata."""
+    return _digest(((name, tensors[name]) for name in sorted(tensors)), metadata)
+
+
+def _digest(ordered: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]) -> str:
+    digest = hashlib.sha256()
+    covered = {key: metadata[key] for key in metadata if key not in ("format", "sha256")}
+    if covered:
+        digest.update(json.dumps(covered, sort_keys=True).encode() + b"\n")
+    for name, tensor in ordered:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read(
+    path: Path, keep: Callable[[Tensor], Tensor] = lambda tensor: tensor, remedy: str = REMEDY
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors and metadata of one file of ours; of each tensor what `keep` returns is held, one at a time.
+
+    `remedy` is what its loss leaves to do.
+
+    Raises:
+        UserError: the file is missing, truncated, or differs from its checksum.
+    """
+    tensors: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            found = _digest(_keeping(file, keep, tensors), metadata)
+    except Exception as error:  # a damaged header raises whatever its bytes happen to mean
+        raise UserError(f"{path}: cannot be read ({error}); {remedy}") from None
+    if metadata.get("sha256") != found:
+        raise UserError(f"{path}: it differs from its checksum; {remedy}")
+    return tensors, metadata
+
+
+def _keeping(file: Any, keep: Callable[[Tensor], Tensor], kept: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a file in order of name, and keep of each what is to be kept."""
+    for name in sorted(file.keys()):
+        tensor = file.get_tensor(name)
+        kept[name] = keep(tensor)
+        yield name, tensor
+
+
+# Reading a model
 
 
 @dataclass(frozen=True)
@@ -37,7 +113,7 @@ class Entry:
 
     file: Path
     dtype: torch.dtype | None
-    shape: Shape
+    shape: tuple[int, ...]
 
 
 class Shards(Mapping[str, Tensor]):
@@ -46,9 +122,9 @@ class Shards(Mapping[str, Tensor]):
     Asking raises UserError for NaN or infinite values, opening for files that are missing, cut off or not safetensors.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
-        self.entries = {name: entry for file in files for name, entry in scan(file).items()}
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.files = paths
+        self.entries = {name: entry for file in paths for name, entry in scan(file).items()}
 
     def __getitem__(self, name: str) -> Tensor:
         entry = self.entries[name]
@@ -72,9 +148,9 @@ class Shards(Mapping[str, Tensor]):
         """Compare each file with the checksum in its header, where it has one; UserError if they differ."""
         for path in self.files:
             with safe_open(path, "pt") as file:
-                expected = (file.metadata() or {}).get("sha256")
-            if expected is not None and store.checksum(Shards([path])) != expected:
-                raise UserError(f"{path}: its bytes differ from its checksum; restore the file")
+                metadata = file.metadata() or {}
+            if "sha256" in metadata and checksum(Shards([path]), metadata) != metadata["sha256"]:
+                raise UserError(f"{path}: it differs from its checksum; restore the file")
 
 
 def open_shards(folder: Path) -> Shards:
@@ -93,25 +169,25 @@ def open_shards(folder: Path) -> Shards:
 
 def _indexed(index: Path) -> Shards:
     """Return the shards that an index names."""
-    placed = read_json(index).get("weight_map")
+    placed = files.read_json(index).get("weight_map")
     if not isinstance(placed, dict) or not all(isinstance(name, str) for name in placed.values()):
         raise UserError(f"{index}: weight_map is missing or no table of file names; restore the file")
     foreign = [name for name in placed.values() if Path(name).name != name]
     if foreign:
         raise UserError(f"{index}: {foreign[0]} is not the name of a file beside it; restore the file")
-    files = {name: index.with_name(name) for name in dict.fromkeys(placed.values())}
+    named = {name: index.with_name(name) for name in dict.fromkeys(placed.values())}
     absent = [
-        f"tensor {tensor}: missing, as {files[name]} is; restore the file"
+        f"tensor {tensor}: missing, as {named[name]} is; restore the file"
         for tensor, name in placed.items()
-        if not files[name].is_file()
+        if not named[name].is_file()
     ]
     if absent:
         raise UserError(absent[0])
-    shards = Shards(list(files.values()))
+    shards = Shards(list(named.values()))
     lost = [
-        f"tensor {tensor}: not in {files[name]}, where the index has it; restore the file"
+        f"tensor {tensor}: not in {named[name]}, where the index has it; restore the file"
         for tensor, name in placed.items()
-        if tensor not in shards or shards.entries[tensor].file != files[name]
+        if tensor not in shards or shards.entries[tensor].file != named[name]
     ]
     if lost:
         raise UserError(lost)
@@ -137,23 +213,12 @@ def _cut_off(path: Path) -> str | None:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(min(length, 10**8)))
         ends = {n: 8 + length + entry["data_offsets"][1] for n, entry in header.items() if n != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+    except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError):
         return None
     return next((name for name in sorted(ends, key=ends.__getitem__) if ends[name] > path.stat().st_size), None)
 
 
-def read_json(path: Path) -> dict[str, object]:
-    """Return a JSON object; UserError if the file is missing or something else."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error}); restore the file") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: not a JSON object; restore the file")
-    return found
-
-
-# Writing
+# Writing a model
 
 
 @dataclass(frozen=True)
@@ -162,7 +227,7 @@ class TensorInfo:
 
     name: str
     dtype: torch.dtype
-    shape: Shape
+    shape: tuple[int, ...]
 
     @property
     def bytes(self) -> int:
@@ -190,10 +255,10 @@ class Writer:
             raise UserError(f"{folder}: {total:,} bytes are to be written and {free:,} are free; make room")
         count = len(shards)
         names = [SINGLE] if count == 1 else [f"model-{i + 1:05}-of-{count:05}.safetensors" for i in range(count)]
-        self.paths = [folder / name for name in names]
+        self.paths, self.metadata = [folder / name for name in names], metadata or {}
         self.places: dict[str, tuple[Path, int, TensorInfo]] = {}
         for path, shard in zip(self.paths, shards, strict=True):
-            self.places |= {info.name: (path, start, info) for info, start in _lay_out(path, shard, metadata or {})}
+            self.places |= {info.name: (path, start, info) for info, start in _lay_out(path, shard, self.metadata)}
         self.missing = set(self.places)
         if count > 1:
             placed = {info.name: path.name for path, shard in zip(self.paths, shards, strict=True) for info in shard}
@@ -213,7 +278,7 @@ class Writer:
         """Sign each file with its checksum and force it to disk; everything must have been written."""
         assert not self.missing, f"not written: {sorted(self.missing)}"
         for path in self.paths:
-            digest = store.checksum(Shards([path])).encode()
+            digest = checksum(Shards([path]), self.metadata).encode()
             with open(path, "r+b") as file:
                 length = int.from_bytes(file.read(8), "little")
                 place = file.read(length).index(_UNSIGNED.encode())

@@ -1,1 +1,1 @@
-"""How weights move: one file per optimizer."""
+"""How weights move: one file per optimizer, each a choice of conf/optimizer."""

@@ -1,54 +1,49 @@
-"""AdamW over a network's parameters, and its moments as plain {name: tensor} for the operators."""
+"""Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor, nn
+from mlrun.config import Hardware
+from mlrun.models.axes import Rule
+from mlrun.train.optimizers.base import POSITIVE, SHARE, Optimizer, judged
 
-from mlrun.config import Optimizer
-from mlrun.train.parallel.placement import like
+if TYPE_CHECKING:
+    import torch
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-def adamw(net: nn.Module, spec: Optimizer) -> torch.optim.AdamW:
-    """Return AdamW (Loshchilov and Hutter 2019), fused; only tensors of two or more dims decay."""
-    parameters = list(net.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": spec.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=spec.lr, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True)
+    from mlrun.train.optimizers.base import Declared
 
 
-def set_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Optimizer):
+    """`beta1` and `beta2` are the decay rates of the moments; only tensors of two or more dims decay."""
 
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
 
-def moments(net: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, dict[str, Tensor]], int]:
-    """Return ({moment: {parameter name: tensor}}, steps taken); empty before the first step.
+    state: ClassVar[Mapping[str, Rule]] = {"exp_avg": "gradient", "exp_avg_sq": "square"}
+    counted = "exp_avg"
 
-    Parameters that never had a gradient are left out. Where some had fewer than others (layers that learn in
-    turn) a kind `step` holds each one's count.
-    """
-    states = {name: optimizer.state[p] for name, p in net.named_parameters() if p in optimizer.state}
-    taken = {int(state["step"].item()) for state in states.values()}
-    kinds = (*MOMENTS, "step") if len(taken) > 1 else MOMENTS
-    tensors = {kind: {name: s[kind] for name, s in states.items()} for kind in kinds} if states else {}
-    return tensors, max(taken, default=0)
+    def build(self, tensors: Declared) -> list[torch.optim.Optimizer]:
+        import torch
 
+        groups = [
+            {"params": [p for param, p in tensors if len(param.dims) >= 2], "weight_decay": self.weight_decay},
+            {"params": [p for param, p in tensors if len(param.dims) < 2], "weight_decay": 0.0},
+        ]
+        betas = (self.beta1, self.beta2)
+        return [torch.optim.AdamW(groups, lr=self.lr, betas=betas, eps=self.eps, fused=True)]
 
-def load_moments(
-    net: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Mapping[str, Tensor]], taken: int
-) -> None:
-    """Give the optimizer the moments of `moments`, copied to where, and as, the parameters are held."""
-    for name, p in net.named_parameters():
-        if name not in tensors[MOMENTS[0]]:
-            continue
-        step = float(tensors["step"][name] if "step" in tensors else taken)
-        state = {kind: like(p, tensors[kind][name]) for kind in MOMENTS}
-        optimizer.state[p] = {"step": torch.tensor(step, device=p.device), **state}
+    def problems(self, hardware: Hardware) -> list[str]:
+        decay = self.weight_decay
+        return super().problems(hardware) + judged(
+            ("beta1", self.beta1, 0 <= self.beta1 < 1, SHARE),
+            ("beta2", self.beta2, 0 <= self.beta2 < 1, SHARE),
+            ("eps", self.eps, 0 < self.eps < math.inf, POSITIVE),
+            ("weight_decay", decay, 0 <= decay < math.inf, "a finite number of at least 0"),
+        )

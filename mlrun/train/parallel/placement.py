@@ -7,7 +7,7 @@ arXiv 2304.11277). What trains is on the device; what rests (snapshots, waiting 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -49,8 +49,8 @@ class Placement(ABC):
         """Return a copy on the CPU of a tensor that trains."""
 
     @abstractmethod
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        """Return memory for what this process keeps of a tensor."""
+    def read(self, shape: Sequence[int], rows: Callable[[slice], Tensor]) -> Tensor:
+        """Return what this process keeps of a tensor of at least one dim; `rows` reads some of its rows to the CPU."""
 
     @abstractmethod
     def reshard(self, net: Network) -> None:
@@ -80,8 +80,8 @@ class Replicated(Placement):
     def to_cpu(self, tensor: Tensor) -> Tensor:
         return tensor.detach().to("cpu", copy=True)
 
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        return torch.empty(tuple(shape), dtype=dtype)
+    def read(self, shape: Sequence[int], rows: Callable[[slice], Tensor]) -> Tensor:
+        return rows(slice(0, shape[0]))
 
     def reshard(self, net: Network) -> None:
         """Nothing is sharded."""
@@ -105,12 +105,13 @@ class Sharded(Placement):
     def shard(self, tensor: Tensor) -> Tensor:
         if tensor.ndim == 0:
             return tensor.detach().cpu()
-        return _sharded(self.mine(tensor.detach()).contiguous().to("cpu", copy=True), self.resting, tensor)
+        return _sharded(tensor.detach()[self.own(len(tensor))].contiguous().to("cpu", copy=True), self.resting, tensor)
 
-    def mine(self, tensor: Tensor) -> Tensor:
-        """Return this process's rows, sharing memory; it has none where there are fewer rows than processes."""
-        rows, rank = tensor.chunk(self.resting.size()), self.resting.get_local_rank()
-        return rows[rank] if rank < len(rows) else tensor[:0]
+    def own(self, count: int) -> slice:
+        """Return which of `count` rows this process keeps, as `torch.chunk` cuts them: maybe none."""
+        size = -(-count // self.resting.size())
+        first = min(self.resting.get_local_rank() * size, count)
+        return slice(first, min(first + size, count))
 
     def gather(self, tensor: Tensor) -> Tensor:
         mine = local(tensor)
@@ -128,11 +129,8 @@ class Sharded(Placement):
         mine = local(tensor).to("cpu", copy=True)
         return mine if local(tensor) is tensor else _sharded(mine, self.resting, tensor)
 
-    def empty(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-        whole = torch.empty(tuple(shape), dtype=dtype, device="meta")
-        if whole.ndim == 0:
-            return torch.empty((), dtype=dtype)
-        return _sharded(torch.empty(self.mine(whole).shape, dtype=dtype), self.resting, whole)
+    def read(self, shape: Sequence[int], rows: Callable[[slice], Tensor]) -> Tensor:
+        return _sharded(rows(self.own(shape[0])), self.resting, torch.empty(tuple(shape), device="meta"))
 
     def reshard(self, net: Network) -> None:
         net.reshard()  # FSDP2 keeps what is outside of the blocks gathered for a backward pass
@@ -221,3 +219,4 @@ def _fully_shard(net: Network, mesh: DeviceMesh, precision: str) -> None:
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(net, mesh=mesh)
     register_fsdp_forward_method(net, "logits")
+    register_fsdp_forward_method(net, "loss_and_logits")

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mlrun.config import Hardware
+from mlrun.config import Hardware, leaves
 from mlrun.errors import UserError, mistake
 from mlrun.train.parallel import environment
 from mlrun.train.parallel.placement import Placement, Replicated, sharded
 
 T = TypeVar("T")
+
+
+class Lost(Exception):
+    """Another process of the run is gone; what was saved stays good."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +53,10 @@ class Ranks:
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared.item())
 
+    def total(self, value: int) -> int:
+        """Return the sum of all processes' values, on every process."""
+        return value if self.world == 1 else int(self.sum(torch.tensor(value, device=self.device)).item())
+
     def together(self, step: Callable[[], T]) -> list[T]:
         """Take a step on every process and return all results, in order of rank.
 
@@ -67,6 +77,15 @@ class Ranks:
             if problem is not None:
                 raise problem
         return [one for one, _ in found_all]  # type: ignore[misc]
+
+    def by_first(self, step: Callable[[], object]) -> None:
+        """Let the first process take a step; the others wait, and fail with it."""
+
+        def here() -> None:
+            if self.first:
+                step()
+
+        self.together(here)
 
     def wait(self) -> None:
         """Wait until every process is here."""
@@ -106,7 +125,43 @@ def _join(rank: int, world: int, device: torch.device, shards: bool) -> None:
         dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
         return
     os.environ.update(environment.rendezvous())
-    dist.init_process_group(backend, rank=rank, world_size=world)
+    try:
+        dist.init_process_group(backend, rank=rank, world_size=world)
+    except (RuntimeError, ValueError) as error:
+        place = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        allowed = f"a place where all {world} processes of the run meet"
+        remedy = f"choose a port that is free, and start all of them ({_first_line(error)})"
+        raise UserError(mistake("MASTER_ADDR:MASTER_PORT", place, allowed, remedy)) from None
+
+
+def same_settings(ranks: Ranks, settings: Mapping[str, Any]) -> None:
+    """Raise UserError, on every process, if they were not all started with the same settings; the keys are named."""
+    mine = {key: json.dumps(value, default=str) for key, value in leaves(settings)}
+    digest = hashlib.sha256(json.dumps(mine, sort_keys=True).encode()).hexdigest()
+    if len(set(ranks.together(lambda: digest))) == 1:
+        return
+    every = ranks.together(lambda: mine)
+    keys = sorted({key for one in every for key in one if any(one.get(key) != other.get(key) for other in every)})
+    differing = "; ".join(f"{key} ({_by_process([one.get(key, 'absent') for one in every])})" for key in keys)
+    raise UserError(f"the processes of this run have different settings: {differing}; start all with the same")
+
+
+def _by_process(values: Sequence[str]) -> str:
+    """Return the first process's value, and the first that differs with its process."""
+    rank = next(rank for rank, value in enumerate(values) if value != values[0])
+    return f"{values[0]} in process 0, {values[rank]} in process {rank}"
+
+
+def lost(error: RuntimeError) -> str | None:
+    """Return in few words that another process is gone, if that is what an error of torch's says; else None."""
+    reason = _first_line(error)
+    if isinstance(error, dist.DistError) or "gloo/transport" in reason or "Connection closed by peer" in reason:
+        return f"another process of this run was lost ({reason})"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def stop(ranks: Ranks) -> None:

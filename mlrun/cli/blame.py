@@ -1,0 +1,81 @@
+"""Who is to blame when a command line does not compose: one line for each override that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mlrun.errors import mistake, nearest
+
+# Errors that say by themselves what is wrong. Composing may raise others too, from KeyError to OverflowError, and runs
+# no code of ours: whatever it raises, an override is the reason.
+ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+
+
+def blame(load: Callable[[list[str]], DictConfig], overrides: list[str], error: Exception) -> list[str]:
+    """Return a line for each override that does not compose with the good ones before it.
+
+    Where files are found comes first, then which are chosen, then values.
+    """
+    good: list[str] = []
+    try:
+        base = load(good)
+    except Exception as own:
+        return [_explain(own, None, None)]
+    lines = []
+    in_order = sorted(overrides, key=lambda o: (not o.startswith("hydra.searchpath"), "." in o.partition("=")[0]))
+    for text in in_order:
+        try:
+            base = load([*good, text])
+            good.append(text)
+        except Exception as own:
+            lines.append(_explain(own, text, base))
+    return lines or [_explain(error, None, None)]
+
+
+def line(error: Exception) -> str:
+    """Return the reason of an error on one line; some give it after a colon on the next, YAML's on several."""
+    lines = [text.strip() for text in str(error).strip().splitlines()] or [""]
+    if isinstance(error, yaml.YAMLError):
+        return " ".join(lines)
+    told = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return told if told and isinstance(error, ERRORS) else f"{type(error).__name__} {told}".rstrip()
+
+
+def _explain(error: Exception, text: str | None, base: DictConfig | None) -> str:
+    """Return one line about an error of Hydra or OmegaConf; `base` is what the override `text` should change."""
+    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        # Hydra names no options for one choice of a list.
+        options = error.options or GlobalHydra.instance().config_loader().get_group_options(group)
+        return mistake(group, name, ", ".join(options), f"choose one{nearest(name, options)}")
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if text is None or base is None:
+        return line(cause)
+    key = text.partition("=")[0]
+    known = _known(OmegaConf.to_container(base), key.lstrip("+~"))
+    if known is not None and not key.startswith("+"):
+        return f"{text}: allowed: {', '.join(known)}; correct the key{nearest(key.rpartition('.')[2], known)}"
+    return f"{text}: allowed: {line(cause)}; correct the value"
+
+
+def _known(base: Any, key: str) -> list[str] | None:
+    """Return the keys that exist where the first unknown part of `key` stands; None if all parts are known."""
+    if "/" in key:
+        return None  # a group of Hydra's
+    node = base
+    for part in key.split("."):
+        below = dict(enumerate(node)) if isinstance(node, list) else node
+        if not isinstance(below, dict):
+            return None  # nothing stands below it
+        named = {str(name): value for name, value in below.items()}
+        if part not in named:
+            return sorted({*named, *(["experiment", "method"] if node is base else [])} - {"hydra"})
+        node = named[part]
+    return None

@@ -1,0 +1,32 @@
+"""The perplexity of text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlrun.evaluate.base import HeldOutMeans, Means
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mlrun.evaluate.base import Batch
+
+# Beyond it exp() overflows.
+LARGEST = math.log(1e300)
+
+
+@dataclass(frozen=True)
+class Perplexity(HeldOutMeans):
+    """`perplexity`: exp(held-out loss), per predicted token; of text alone."""
+
+    def applies(self, model: Model) -> bool:
+        return model.objective != "image"
+
+    def of_batch(self, model: Model, batch: Batch, loss: Tensor, logits: Tensor) -> Means:
+        return {"perplexity": (float(loss), model.label_count(batch))}
+
+    def of_all(self, means: dict[str, float], batches: int) -> dict[str, float]:
+        return {name: math.exp(loss) if loss < LARGEST else math.inf for name, loss in means.items()}

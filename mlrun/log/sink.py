@@ -1,0 +1,102 @@
+"""What listens to a run, and the promise that listening never ends it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+Record = Mapping[str, Any]
+
+AXES = ("flops", "tokens", "step", "seconds")
+POSITION = (*AXES, "flops_body", "stage", "level")  # of every record
+
+
+class Sink:
+    """One listener; this one does nothing, others say what they do."""
+
+    name = "a listener"
+
+    def write(self, record: Record) -> None:
+        """Take one record."""
+
+    def finish(self, summary: Record) -> None:
+        """Take the summary of a run that came to its end."""
+
+    def close(self, exit_code: int) -> None:
+        """Let go of everything held; exit code 0 means success."""
+
+    def fail(self) -> str:
+        """Let go without waiting, after a call failed; return how to get what is missing."""
+        return "log.jsonl has all records"
+
+
+class Logger(Protocol):
+    """What the `_target_` in conf/logger/*.yaml must be: settings that can start a sink."""
+
+    def problems(self) -> list[str]:
+        """Return one line per wrong setting."""
+
+    def start(self, run_folder: Path, config: Record, plan: Record, keep: int) -> Sink:
+        """Start listening to one run, or raise UserError.
+
+        `keep` is the length of the log that a resumed run goes on with, 0 for a new one. A listener with files of its
+        own writes them anew from these records (`jsonl.records`): what came after them will come again.
+        """
+
+
+class Guarded(Sink):
+    """A listener that cannot end the training: after its first failure it warns once and is told nothing more."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._broken = False
+        self._step = 0
+
+    def write(self, record: Record) -> None:
+        """Pass the record on."""
+        self._step = record["step"]
+        self._try(self._sink.write, record)
+
+    def finish(self, summary: Record) -> None:
+        """Pass the summary on."""
+        self._try(self._sink.finish, summary)
+
+    def close(self, exit_code: int) -> None:
+        """Close the listener; if it is broken, say how to get what it misses."""
+        self._try(self._sink.close, exit_code)
+        if self._broken:
+            _say(f"{self._sink.name} misses records; {self._sink.fail()}")
+
+    def _try(self, action: Callable[..., None], *args: object) -> None:
+        if self._broken:
+            return
+        try:
+            action(*args)
+        except Exception as error:
+            self._broken = True
+            reason = " ".join(str(error).split()) or type(error).__name__
+            _say(f"{self._sink.name} stopped at step {self._step} ({reason}); training goes on")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def series(record: Record) -> dict[str, Any]:
+    """Return a record as named values: positions as they are, the rest as `kind/name`.
+
+    Held-out losses of coarser levels are series of their own: the last of one level and the first of the
+    next stand at the same step, where one name would keep only one of them. So is everything of a branch,
+    which is no part of the run's own curves: `val_branch50/loss` for the one that ends at half of the budget.
+    What a start says are facts and no curve: only its position is left.
+    """
+    kind, level = record["kind"], record["level"]
+    prefix = f"val_level{level}" if kind == "val" and level > 1 else kind
+    if "branch" in record:
+        prefix = f"{kind}_branch{100 * record['branch']:.4g}"
+    named = {key: value for key, value in record.items() if key not in ("kind", "branch")}
+    if kind == "start":
+        named = {key: value for key, value in named.items() if key in POSITION}
+    return {key if key in POSITION else f"{prefix}/{key}": value for key, value in named.items()}

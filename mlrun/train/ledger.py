@@ -1,0 +1,44 @@
+"""What summary.json says of a run that came to its end: its losses, what each stage cost, and on what it ran."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlrun.plan.record import as_dict
+from mlrun.plan.stages import Plan
+from mlrun.train.snapshot import Progress
+
+COSTS = ("stage", "level", "branch", "steps", "tokens", "flops", "flops_body")
+
+
+def summary(plan: Plan, progress: Progress, seconds: Mapping[str, float], log: Path) -> dict[str, Any]:
+    """Return what follows from the plan, the progress, the seconds by purpose, and the log."""
+    planned = as_dict(plan)
+    stages = [
+        {key: stage[key] for key in COSTS if key in stage} | {"seconds": took}
+        for stage, took in zip(planned["stages"], progress.stage_seconds, strict=True)
+    ]
+    return {
+        "status": "finished",
+        "val_loss": last_val(log),
+        "best_val_loss": progress.best,
+        "ledger": {"stages": stages, "total": planned["totals"], "seconds": dict(seconds)},
+        "skipped_steps": skipped(log),
+        "receipts": progress.receipts,
+    }
+
+
+def last_val(log: Path) -> float | None:
+    """Return the trunk's newest held-out loss: the log survives a restart between the last step and the summary."""
+    with open(log) as lines:
+        losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val" and "branch" not in r]
+    return losses[-1] if losses else None
+
+
+def skipped(log: Path) -> int:
+    """Return how many steps were left out for a gradient that was not finite."""
+    with open(log) as lines:
+        return sum("skipped" in json.loads(line) for line in lines)

@@ -1,0 +1,84 @@
+"""The lock of a run folder: one run uses it at a time, and clears up what killed ones left of unfinished files."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mlrun import files
+from mlrun.errors import InUse, UserError, mistake
+
+if TYPE_CHECKING:
+    from mlrun.train.parallel.processes import Ranks
+
+# What a file system without locks answers.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Hold a run folder, which is made if need be; a second process that wants it is refused. All processes call it.
+
+    Raises:
+        InUse: another process holds it.
+        UserError: `.lock` is no file that may be locked.
+    """
+    with ExitStack() as held:
+        ranks.together(lambda: _claim(folder, held) if ranks.first else None)
+        yield
+
+
+def free(folder: Path) -> bool:
+    """Return whether no other process holds a folder, as far as its file system can tell."""
+    try:
+        descriptor = os.open(folder / files.LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:  # there is no lock
+        return True
+    try:
+        return _locked(descriptor)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int, after: float = 0.0) -> bool:
+    """Return whether the lock could be had; OSError where there are no locks."""
+    time.sleep(after)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _claim(folder: Path, held: ExitStack) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = _open(folder / files.LOCK)
+    held.callback(os.close, descriptor)
+    try:
+        if not (_locked(descriptor) or _locked(descriptor, after=0.2)):  # `free` may have looked just now
+            raise InUse(mistake("run", folder, "a folder that no other process uses", "wait for it"))
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        print(f"mlrun: {folder}: this file system has no locks; see to it that no other process uses it", flush=True)
+        return
+    for place in (folder, folder / files.CHECKPOINTS, folder / files.MODEL):
+        files.remove_leftovers(place)
+
+
+def _open(path: Path) -> int:
+    """Open the file that is locked, made if need be; what it holds, or points to, is left alone."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise UserError(f"{path}: neither a link nor a folder can be locked; remove it") from None

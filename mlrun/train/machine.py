@@ -1,0 +1,70 @@
+"""What a run computes on, and by which versions: seconds mean nothing without it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import socket
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mlrun
+from mlrun.config import Hardware
+from mlrun.train.parallel.processes import Ranks
+
+
+def words(ranks: Ranks) -> str:
+    """Return what the seconds were measured on, in words."""
+    if ranks.device.type == "cuda":
+        return f"{ranks.world} x {torch.cuda.get_device_name(ranks.device)}, torch {torch.__version__}"
+    return f"{ranks.world} x CPU ({platform.machine()}), {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def facts(ranks: Ranks, hardware: Hardware) -> dict[str, Any]:
+    """Return what a `start` record says (see `mlrun.log.log`)."""
+    gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "host": socket.gethostname(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "precision": hardware.precision,
+        "processes": ranks.world,
+        "mlrun": mlrun.__version__,
+        "commit": _commit(Path(mlrun.__path__[0]).parent),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    """Return the processor's model, or its architecture where the system does not say."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1) if found else platform.processor() or platform.machine()
+
+
+@cache
+def _commit(checkout: Path) -> str | None:
+    """Return the commit of a checkout, with `+` where files differ from it; None for an installed package."""
+    if not (checkout / ".git").exists():
+        return None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(checkout), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,79 @@
+"""What every optimizer is: settings, and what it keeps beside the weights. No torch at import."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from mlrun.config import Hardware, Schedule
+from mlrun.errors import mistake
+from mlrun.models.axes import Param, Rule, expand
+from mlrun.models.base import Model
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    Declared = Sequence[tuple[Param, nn.Parameter]]
+
+POSITIVE = "a finite number above 0"
+SHARE = "a number in [0, 1)"
+# One float32 number.
+BYTES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(ABC):
+    """How gradients move weights. The settings here are those that every optimizer has.
+
+    lr: the peak at level 1; `schedule` says what it is at each step.
+    clip: the largest norm of the gradient; None measures it only.
+    ema: the decay of a moving average of the weights, which is evaluated beside them, reached from below: after t
+        steps it is (1 + t) / (10 + t) at most; None is none.
+
+    state: the tensors that it keeps for a weight, by torch's names, each with the rule by which it goes through an
+        operator. What is carried between levels, checkpoints and the plan's bytes follow from it.
+    counted: the one of them that comes with the number of its steps, torch's `step`; None if none does.
+    """
+
+    state: ClassVar[Mapping[str, Rule]]
+    counted: ClassVar[str | None] = None
+
+    lr: float
+    clip: float | None = 1.0
+    ema: float | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+
+    @abstractmethod
+    def build(self, tensors: Declared) -> list[torch.optim.Optimizer]:
+        """Return torch's optimizers over a network's tensors and their declared axes; each tensor is in one of them."""
+
+    def kinds(self, param: Param) -> Sequence[str]:
+        """Return the state that one tensor has."""
+        return tuple(self.state)
+
+    def problems(self, hardware: Hardware) -> list[str]:
+        """Return what is wrong with the settings, one line each; the schedule's are judged by the plan."""
+        return judged(
+            ("lr", self.lr, 0 < self.lr < math.inf, POSITIVE),
+            ("clip", self.clip, self.clip is None or 0 < self.clip < math.inf, f"{POSITIVE}, or null"),
+            ("ema", self.ema, self.ema is None or 0 < self.ema < 1, "a number in (0, 1), or null"),
+        )
+
+    def state_bytes(self, model: Model) -> int:
+        """Return the bytes of a model in training: weights, gradients, state and moving average."""
+        copies = 2 + (self.ema is not None)
+        tensors = expand(model.params(), sizes := model.sizes())
+        return sum(BYTES * param.count(sizes) * (copies + len(self.kinds(param))) for _, param in tensors)
+
+
+def judged(*checks: tuple[str, object, bool, str]) -> list[str]:
+    """Return a line for each (setting, value, whether it is fine, what is allowed) that is not fine."""
+    return [
+        mistake(f"optimizer.{name}", given, allowed, "correct the value")
+        for name, given, fine, allowed in checks
+        if not fine
+    ]

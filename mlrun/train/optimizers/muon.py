@@ -1,0 +1,77 @@
+"""Muon: hidden matrices move along their orthogonalised momentum (Jordan et al. 2024), all else by AdamW."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, ClassVar
+
+from mlrun.config import Hardware
+from mlrun.errors import mistake
+from mlrun.models.axes import Param, Rule
+from mlrun.train.optimizers.adamw import AdamW
+from mlrun.train.optimizers.base import SHARE, judged
+
+if TYPE_CHECKING:
+    import torch
+
+    from mlrun.train.optimizers.base import Declared
+
+# The first torch that has it.
+TORCH = (2, 9)
+# torch refuses more steps of Newton and Schulz.
+MOST_STEPS = 99
+
+
+@dataclass(frozen=True, kw_only=True)
+class Muon(AdamW):
+    """Steps have the size of AdamW's (Liu et al. 2025, arXiv 2502.16982), so that its rate and decay serve both.
+
+    momentum: the decay rate of the averaged gradient; `nesterov` looks one step ahead.
+    ns_steps: iterations of Newton and Schulz, which orthogonalise it.
+
+    AdamW's own settings are for tables, heads and vectors; the decay is for all.
+    """
+
+    momentum: float = 0.95
+    nesterov: bool = True
+    ns_steps: int = 5
+
+    state: ClassVar[Mapping[str, Rule]] = {"momentum_buffer": "gradient", **AdamW.state}
+
+    def build(self, tensors: Declared) -> list[torch.optim.Optimizer]:
+        import torch
+
+        rest = super().build([(param, p) for param, p in tensors if not param.hidden])
+        hidden = [p for param, p in tensors if param.hidden]
+        if not hidden:  # a level without layers
+            return rest
+        muon = torch.optim.Muon(
+            hidden,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            momentum=self.momentum,
+            nesterov=self.nesterov,
+            ns_steps=self.ns_steps,
+            adjust_lr_fn="match_rms_adamw",
+        )
+        return [muon, *rest]
+
+    def kinds(self, param: Param) -> Sequence[str]:
+        return ("momentum_buffer",) if param.hidden else tuple(AdamW.state)
+
+    def problems(self, hardware: Hardware) -> list[str]:
+        found = super().problems(hardware) + judged(
+            ("momentum", self.momentum, 0 <= self.momentum < 1, SHARE),
+            ("ns_steps", self.ns_steps, 1 <= self.ns_steps <= MOST_STEPS, f"an integer from 1 to {MOST_STEPS}"),
+        )
+        if hardware.sharding != "none":
+            remedy = "muon orthogonalises whole matrices, of which a process holds some rows: choose optimizer=adamw"
+            found.append(mistake("hardware.sharding", hardware.sharding, "none", remedy))
+        installed = version("torch")
+        if tuple(map(int, re.findall(r"\d+", installed)[:2])) < TORCH:
+            remedy = f"torch {'.'.join(map(str, TORCH))} is the first with Muon: install it, or choose optimizer=adamw"
+            found.append(mistake("optimizer", "muon", f"adamw with torch {installed}", remedy))
+        return found

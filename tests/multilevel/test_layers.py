@@ -1,0 +1,180 @@
+"""Growth by whole layers: where old and new ones go, what the optimizer keeps of them, and what is put back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy
+from test_growth import at_rest, config, context, levels, trained
+from test_run import interrupt
+
+from mlrun.config import Cycle, Row
+from mlrun.errors import UserError
+from mlrun.models.network import build
+from mlrun.multilevel.coarsening.kept import Kept
+from mlrun.multilevel.coarsening.shallow import Shallow
+from mlrun.multilevel.growth.fresh import Fresh, layers
+from mlrun.multilevel.growth.restore import Restore
+from mlrun.plan.make import make_plan
+from mlrun.train.optimizers.adamw import AdamW
+from mlrun.train.optimizers.stepping import Stepping
+from mlrun.train.snapshot import STEP, Snapshot
+
+V = (Row(1, "20%"), Row(2, "40%"), Row(1, "30%"))
+
+
+def v_cycle(policy: str = "carry", **changes: Any) -> Cycle:
+    return Cycle(name="v", stages=list(V), optimizer_policy=policy, **changes)
+
+
+@pytest.mark.parametrize(
+    ("place", "coarse", "fine", "expected"),
+    [
+        ("above", 2, 5, "0 1 (1) (1) (1)"),
+        ("below", 2, 5, "(0) (0) (0) 0 1"),
+        ("spread", 2, 6, "0 (0) (0) 1 (1) (1)"),
+        ("spread", 2, 5, "0 (0) 1 (1) (1)"),
+        ("middle", 4, 6, "0 1 2 (1) (2) 3"),
+        ("middle", 2, 4, "0 1 (0) (1)"),
+        ("middle", 1, 3, "0 (0) (0)"),
+        ("above", 0, 2, "(0) (0)"),
+    ],
+)
+def test_where_old_and_new_layers_go(place: str, coarse: int, fine: int, expected: str) -> None:
+    """A number is an old layer; in brackets, a new one and what a copy would come from."""
+    found = layers(place, coarse, fine)
+    assert " ".join(f"{x.coarse}" if x.old else f"({x.coarse})" for x in found) == expected
+    assert [x.coarse for x in found if x.old] == list(range(coarse))
+
+
+def test_copies_equal_their_originals_but_for_noise_of_the_size_asked_for() -> None:
+    settings = config(Fresh(source="copy"), Kept(layers=[0]))
+    fine, coarse = levels(settings)
+    small = at_rest(*trained(coarse.model))
+    plain = Fresh(source="copy").grow(small, fine, context(settings)).weights
+    noisy = Fresh(source="copy", noise=0.1).grow(small, fine, context(settings)).weights
+    name = "blocks.{}.mlp.up.weight"
+    original = small.weights[name.format(0)]
+    assert all(torch.equal(plain[name.format(i)], original) for i in range(4))
+    assert torch.equal(noisy[name.format(0)], original)
+    moved = noisy[name.format(2)] - original
+    assert moved.std() / original.std() == pytest.approx(0.1, rel=0.1)
+    assert not torch.equal(noisy[name.format(1)], noisy[name.format(2)])
+
+
+@pytest.mark.parametrize("growth", [Fresh(), Fresh(place="spread"), Fresh(source="copy", place="below")])
+def test_old_layers_carry_their_moments_and_new_ones_start_at_step_0(growth: Fresh) -> None:
+    settings = config(growth, Kept(layers=[0, 1]), policy="carry")
+    fine, coarse = levels(settings)
+    small = at_rest(*trained(coarse.model, steps=3))
+    grown = growth.grow(small, fine, context(settings, carry=True))
+    net = build(fine.model, 0)
+    net.load_state_dict(grown.weights)
+    stepping = Stepping(AdamW(lr=1e-2), net)
+    stepping.load(grown.tensors, grown.optimizer_steps)
+    state, _ = stepping.state()
+    old = {unit: layer.coarse for unit, layer in enumerate(growth.layout(fine)["layer"]) if layer.old}
+    for unit in range(4):
+        name = f"blocks.{unit}.mlp.up.weight"
+        assert (name in state["exp_avg"]) == (unit in old)
+        if unit in old:
+            assert torch.equal(state["exp_avg"][name], small.tensors["exp_avg"][f"blocks.{old[unit]}.mlp.up.weight"])
+    net(next(toy.Source(0, toy.SEQUENCE).batches(0, 8))).backward()
+    stepping.step()
+    counts = stepping.state()[0][STEP]
+    assert {int(counts[f"blocks.{unit}.mlp.up.weight"]) for unit in old} == {4}
+    assert {int(counts[f"blocks.{unit}.mlp.up.weight"]) for unit in range(4) if unit not in old} == {1}
+
+
+@pytest.mark.parametrize("policy", ["reset", "carry"])
+@pytest.mark.parametrize("kept", [1, 2])
+def test_without_a_stage_before_it_restore_is_fresh_bit_by_bit(tmp_path: Path, kept: int, policy: str) -> None:
+    fresh = config(Fresh(), Shallow(layers=kept), policy=policy)
+    restore = config(Restore(), Kept(layers=list(range(kept))), policy=policy)
+    toy.run(tmp_path / "fresh", fresh)
+    toy.run(tmp_path / "restore", restore)
+    assert toy.records(tmp_path / "fresh") == toy.records(tmp_path / "restore")
+    mine, other = toy.weights(tmp_path / "restore"), toy.weights(tmp_path / "fresh")
+    assert all(torch.equal(mine[name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize("state", ["restored", "reset"])
+def test_layers_return_to_where_they_came_from(state: str) -> None:
+    settings = config(Restore(state=state), Kept(layers=[1, 2]), policy="carry", cycle=v_cycle())
+    fine, coarse = levels(settings)
+    before, small = at_rest(*trained(fine.model, steps=2)), at_rest(*trained(coarse.model, steps=5))
+    grown = settings.growth.grow(small, fine, replace(context(settings, carry=True), kept=before))
+    back, up = {1: 0, 2: 1}, "blocks.{}.attention.query.weight"
+    for kind in ("weights", "exp_avg", "exp_avg_sq"):
+        for unit in range(4):
+            if unit in back:
+                assert torch.equal(grown.tensors[kind][up.format(unit)], small.tensors[kind][up.format(back[unit])])
+            elif kind == "weights" or state == "restored":
+                assert torch.equal(grown.tensors[kind][up.format(unit)], before.tensors[kind][up.format(unit)])
+            else:
+                assert up.format(unit) not in grown.tensors[kind]
+    assert torch.equal(grown.weights["token.weight"], small.weights["token.weight"])
+    if state == "restored":
+        counts = grown.tensors[STEP]
+        assert [int(counts[up.format(unit)]) for unit in range(4)] == [2, 5, 5, 2]
+
+
+def test_the_blend_leaves_skipped_layers_as_they_are() -> None:
+    from mlrun.multilevel import transfer
+
+    settings = config(Restore(), Kept(layers=[0]), cycle=v_cycle())
+    fine, coarse = levels(settings)
+    before, small = at_rest(*trained(fine.model)), at_rest(*trained(coarse.model))
+    grown = settings.growth.grow(small, fine, replace(context(settings, carry=True), kept=before))
+    blended = transfer.interpolate(before, grown, 0.25)
+    name = "blocks.{}.mlp.down.weight"
+    assert all(torch.equal(blended.weights[name.format(i)], before.weights[name.format(i)]) for i in (1, 2, 3))
+    expected = 0.75 * before.weights[name.format(0)] + 0.25 * small.weights[name.format(0)]
+    assert torch.allclose(blended.weights[name.format(0)], expected)
+    assert blended.tensors[STEP] is grown.tensors[STEP]
+
+
+@pytest.mark.parametrize(
+    "growth", [Restore(), Restore(state="reset"), Fresh(place="middle", source="copy", noise=0.01)]
+)
+def test_a_killed_v_cycle_of_whole_layers_ends_bitwise(
+    tmp_path: Path, growth: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(growth, Kept(layers=[1]), cycle=v_cycle(alpha=0.5), checkpoint=toy.Checkpoint(every="2 steps"))
+    toy.run(tmp_path / "whole", settings)
+    for step in (3, 9, 4):
+        with monkeypatch.context() as patch:
+            interrupt(patch, step)
+            with pytest.raises(KeyboardInterrupt):
+                toy.run(tmp_path / "killed", settings)
+    toy.run(tmp_path / "killed", settings)
+    assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("growth", "coarsening", "told"),
+    [
+        (Restore(), Shallow(layers=1), "a coarsening that keeps layers"),
+        (Restore(state="halved"), Kept(layers=[0]), "restored, reset"),
+        (Fresh(source="copy"), Shallow(layers=0), "has no layer to copy"),
+        (Fresh(noise=0.1), Shallow(layers=1), "0, or above it with source=copy"),
+        (Fresh(place="left"), Shallow(layers=1), "above, below, spread, middle"),
+    ],
+)
+def test_what_cannot_be_is_one_line(growth: Any, coarsening: Any, told: str) -> None:
+    with pytest.raises(UserError) as refused:
+        make_plan(config(growth, coarsening))
+    assert told in str(refused.value) and len(refused.value.problems) == 1
+
+
+def test_snapshots_are_as_they_were() -> None:
+    """What a method returns shares no memory with what it was given."""
+    settings = config(Restore(), Kept(layers=[0]))
+    fine, coarse = levels(settings)
+    small = at_rest(*trained(coarse.model))
+    grown = settings.growth.grow(Snapshot({"weights": small.weights}), fine, context(settings)).weights
+    assert all(grown[n].data_ptr() != small.weights[n].data_ptr() for n in small.weights if n in grown)

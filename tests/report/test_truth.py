@@ -1,0 +1,434 @@
+"""No flattering number can be got out of the report: each test is a way in which one was, or could be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fake_runs as fake
+import pytest
+from test_report import made, straight
+
+from mlrun.report import build, pairing
+from mlrun.report.compare import Group, Row, compare, neighbours
+from mlrun.report.curves import Point, read_every
+from mlrun.report.read import find, read, read_all
+from mlrun.report.stats import holm, t_inside, t_quantile
+
+HALF = ((1, fake.BUDGET // 2),)
+LATE = ((2, 400), (1, 640))
+
+
+def group(folder: Path) -> Group:
+    (found,) = compare(read_all(find([folder])))
+    return found
+
+
+def rows(folder: Path) -> dict[str, Row]:
+    return {row.method: row for row in group(folder).rows}
+
+
+def told(folder: Path, text: str) -> list[str]:
+    return [note for note in made(folder).notes if text in note]
+
+
+def change(path: Path, changes: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+# 1. Weights that come from elsewhere
+
+
+def source(flops: float | None, seconds: float | None = 5.0, **more: Any) -> dict[str, Any]:
+    parts = [{"id": "x", "name": "A", "flops": flops, "seconds": seconds, "machine": None}]
+    return {"name": "runs/A/model", "flops": flops, "flops_body": flops, "seconds": seconds, "parts": parts, **more}
+
+
+def test_a_source_of_unknown_cost_saves_nothing_and_shows_in_the_name(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [3.2, 2.5, 2], fake.TWO, init="runs/A/model")
+    straight(tmp_path / "c", "grow", [3.2, 2.5, 2], LATE, init="runs/A/model", source=source(None, None))
+    found = rows(tmp_path)
+    assert set(found) == {"2level init=A", "grow init=A"}
+    for row in found.values():
+        assert [row.spread(axis).mean for axis in ("flops", "flops_body", "seconds", "seconds_all")] == [None] * 4
+        assert row.source_free("flops").mean is None  # type: ignore[union-attr]
+    assert build.tables.savings(group(tmp_path)).markdown().count("| n/a: source not charged |") >= 2
+
+
+def test_a_known_cost_is_charged_and_the_axes_that_are_unknown_say_so(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "grow", [5, 3, 2], LATE, init="x", source=source(0.1 * fake.spent(fake.SCRATCH, 1), None))
+    row = rows(tmp_path)["grow init=A"]
+    free = 1 - fake.spent(LATE, 0.5) / fake.spent(fake.SCRATCH, 1)
+    assert row.spread("flops").mean == pytest.approx(free - 0.1)
+    assert row.source_free("flops").mean == pytest.approx(free)  # type: ignore[union-attr]
+    assert row.spread("seconds").mean is None and row.uncharged("seconds")
+
+
+def test_a_one_stage_run_from_given_weights_is_no_baseline(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [3, 2, 1], init="runs/A/model")
+    assert not group(tmp_path).baselines
+    straight(tmp_path / "b", "scratch", [5, 4, 3])
+    assert [run.folder.name for run in group(tmp_path).baselines.values()] == ["b"]
+    assert set(rows(tmp_path)) == {"scratch init=A"}
+
+
+def test_a_declared_cost_is_called_that(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "grow", [5, 3, 2], LATE, init="x", source=source(1.0, None, declared=True))
+    assert told(tmp_path, "charged with 1 FLOPs, some of it declared")
+
+
+def test_seconds_of_a_source_from_another_machine_are_not_added(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    given = source(1.0)
+    given["parts"][0]["machine"] = "another"
+    straight(tmp_path / "b", "grow", [5, 3, 2], LATE, init="x", source=given)
+    assert not rows(tmp_path)["grow init=A"].timed and told(tmp_path, "weights from another machine")
+
+
+# 2. Data
+
+
+def test_the_same_file_name_is_not_the_same_data(tmp_path: Path) -> None:
+    here = {"_target_": "mlrun.data.text.files.Files", "files": ["corpus.txt"]}
+    identity = {**fake.IDENTITY, "train": "other"}
+    straight(tmp_path / "a", "scratch", [5, 4, 3], data=here)
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, data=here, plan={"data": {"identity": identity}})
+    assert not any(row.pairs for g in compare(read_all(find([tmp_path]))) for row in g.rows)
+    assert told(tmp_path, "differs in data (train)")
+
+
+def test_another_file_name_is_the_same_data_if_its_content_is(tmp_path: Path) -> None:
+    for name, folder, stages in (("scratch", "a", fake.SCRATCH), ("2level", "b", fake.TWO)):
+        data = {"_target_": "mlrun.data.text.files.Files", "files": [f"{folder}/corpus.txt"]}
+        straight(tmp_path / folder, name, [5, 3.5, 3], stages, data=data)
+    assert len(rows(tmp_path)["2level"].pairs) == 1
+
+
+def test_runs_without_digests_are_matched_by_what_there_is_and_that_is_said(tmp_path: Path) -> None:
+    for content, pairs in (("x", 1), ("y", 0)):
+        straight(tmp_path / content / "a", "scratch", [5, 4, 3], plan={"data": {"content": "x"}})
+        straight(tmp_path / content / "b", "2level", [5, 3, 2], fake.TWO, plan={"data": {"content": content}})
+        groups = compare(read_all(find([tmp_path / content])))
+        assert sum(len(row.pairs) for g in groups for row in g.rows) == pairs
+    assert told(tmp_path / "x", "no digests of the data")
+
+
+def test_a_content_hash_covers_where_the_tokenizer_lies(tmp_path: Path) -> None:
+    known = {"data": {"content": "x"}}
+    straight(tmp_path / "a", "scratch", [5, 4, 3], plan=known)
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, plan=known, data={"tokenizer": "a/tokenizer.json"})
+    assert len(rows(tmp_path)["2level"].pairs) == 1
+
+
+def test_copies_across_the_held_out_split_are_reported(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], plan={"data": {"copies": 3, "held_out_documents": 40}})
+    assert told(tmp_path, "3 of 40 held-out documents are in the training part too")
+
+
+# 3. Baselines
+
+
+@pytest.mark.parametrize(
+    ("stages", "changes", "name"),
+    [
+        (HALF, {}, "scratch stops at 50%"),
+        (((1, 500), (1, 500)), {}, "scratch levels 1-1"),
+        (fake.TWO, {}, "scratch levels 1-2-1"),
+        (fake.SCRATCH, {"init": "runs/A/model"}, "scratch init=A"),
+        (fake.SCRATCH, {"summary": {"skipped_steps": 4}}, "scratch 4 steps skipped"),
+        (fake.SCRATCH, {"cycle": {"a_key_of_tomorrow": 2}}, "scratch a_key_of_tomorrow=2"),
+    ],
+)
+def test_what_is_no_plain_run_of_the_whole_budget_is_a_method(
+    tmp_path: Path, stages: Any, changes: dict[str, Any], name: str
+) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "scratch", [5, 3, 2], stages, **changes)
+    assert [run.folder.name for run in group(tmp_path).baselines.values()] == ["a"]
+    assert set(rows(tmp_path)) == {name}
+
+
+@pytest.mark.parametrize(
+    "changes", [{"cycle": {"branches": ["50%"]}}, {"coarsening": {"width": 4}}, {"cycle": {"lr_policy": "continue"}}]
+)
+def test_what_has_no_effect_on_a_plain_run_leaves_it_a_baseline(tmp_path: Path, changes: dict[str, Any]) -> None:
+    assert pairing.baseline(read(straight(tmp_path / "a", "scratch", [5, 4, 3], **changes)))
+
+
+# 4. Who was tuned
+
+
+def swept(folder: Path, rates: Mapping[int, Sequence[float]]) -> Path:
+    """Write baselines at these rates by seed, the second the best, and one method run per seed."""
+    for seed, values in rates.items():
+        for i, lr in enumerate(values):
+            straight(folder / f"a{seed}-{lr}", "scratch", [5, 4, 3 if i == min(1, len(values) - 1) else 3.2],
+                     seed=seed, lr=lr)  # fmt: skip
+        straight(folder / f"b{seed}", "2level", [5, 3, 2.5], fake.TWO, seed=seed)
+    return folder
+
+
+def test_best_of_n_is_the_least_n_of_the_paired_seeds(tmp_path: Path) -> None:
+    swept(tmp_path, {0: (5e-4, 1e-3, 2e-3, 4e-3), 1: (1e-3,)})
+    found = group(tmp_path)
+    assert (found.tried, found.tuned) == (1, False)
+    assert "not swept" in build.render(made(tmp_path))
+    assert told(tmp_path, "4 for seed 0, 1 for seed 1")
+
+
+def test_rates_far_apart_are_no_sweep(tmp_path: Path) -> None:
+    swept(tmp_path / "far", {0: (1e-4, 1e-3, 1e-2)})
+    assert (group(tmp_path / "far").tried, group(tmp_path / "far").tuned) == (1, False)
+    assert told(tmp_path / "far", "no other rate within a factor 4")
+    swept(tmp_path / "near", {0: (1e-9, 5e-4, 1e-3, 4e-3)})
+    assert group(tmp_path / "near").tried == 3
+    assert neighbours([1, 2, 9, 36, 145], 9) == [9, 36]
+
+
+@pytest.mark.parametrize("key", ["lr", "alpha", "warmup", "batch", "coarsening"])
+def test_a_method_with_more_settings_than_its_baseline_is_said_whatever_the_key(tmp_path: Path, key: str) -> None:
+    for lr in (1e-3, 2e-3):
+        straight(tmp_path / f"a{lr}", "scratch", [5, 4, 3], lr=lr)
+    for i in range(3):
+        changes: dict[str, Any] = {
+            "lr": {"lr": (1e-3, 2e-3, 4e-3)[i]},
+            "alpha": {"cycle": {"alpha": 0.1 * i}},
+            "warmup": {"optimizer": {"schedule": {"warmup": f"{i + 1} steps"}}},
+            "batch": {"batch": (4, 8, 16)[i]},
+            "coarsening": {"coarsening": {"width": i + 1}},
+        }[key]
+        straight(tmp_path / f"b{i}", "2level", [5, 3, 2.9], fake.TWO, **changes)
+    (note,) = told(tmp_path, "had more to choose from")
+    name = "width" if key == "coarsening" else key
+    assert f"2level was tried at 3 settings ({name}), the baseline at 2" in note
+    assert not compare(read_all(find([tmp_path])))[0].tuned
+
+
+# 5. Survivors
+
+
+def test_a_rate_at_which_seeds_failed_is_never_the_best(tmp_path: Path) -> None:
+    for seed in range(3):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        straight(tmp_path / f"b{seed}", "2level", [5, 3, 2.8], fake.TWO, seed=seed)
+        status = "failed" if seed else "finished"
+        straight(tmp_path / f"c{seed}", "2level", [5, 2.5, 2.0], fake.TWO, seed=seed, lr=2e-3, status=status)
+    good, lucky = sorted(group(tmp_path).rows, key=lambda row: row.lr)
+    assert (good.best, lucky.best) == (True, False)
+    assert (lucky.spread("flops").mean, lucky.spread("flops").reached, lucky.spread("flops").count) == (None, 1, 3)
+    text = build.render(made(tmp_path))
+    assert "failed 2/3" in text and "unfinished" not in text
+
+
+def test_rates_are_compared_over_the_same_seeds(tmp_path: Path) -> None:
+    for seed in range(2):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3 - seed], seed=seed)
+        straight(tmp_path / f"b{seed}", "2level", [5, 3, 2.8 - seed], fake.TWO, seed=seed)
+    straight(tmp_path / "c", "2level", [5, 3, 1.9], fake.TWO, seed=1, lr=2e-3)
+    assert {row.lr: row.best for row in group(tmp_path).rows} == {1e-3: True, 2e-3: False}
+    assert told(tmp_path, "one seed; differences between runs of one seed may be chance (2level at rate 0.002)")
+
+
+def test_a_baseline_rate_that_failed_was_tried(tmp_path: Path) -> None:
+    for lr, status in ((1e-3, "finished"), (2e-3, "finished"), (4e-3, "failed")):
+        straight(tmp_path / f"a{lr}", "scratch", [5, 4, 3 - 100 * lr], lr=lr, status=status)
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    found = group(tmp_path)
+    assert (found.tried, found.edge, found.baselines[0].lr) == (3, False, 2e-3)
+    assert "failed 1/1" in build.render(made(tmp_path))
+
+
+def test_a_copy_is_no_second_seed(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "scratch", [5, 4, 3], seed=1)
+    assert told(tmp_path, "have other seeds and the same losses")
+
+
+# 6. How sure
+
+
+@pytest.mark.parametrize(("freedom", "t"), [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622)])
+def test_the_t_interval_has_the_textbook_width(freedom: int, t: float) -> None:
+    assert t_quantile(0.95, freedom) == pytest.approx(t, abs=1e-4)
+    assert t_inside(t, freedom) == pytest.approx(0.95, abs=1e-5)
+
+
+def test_holm_multiplies_by_how_many_are_left() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.9}) == pytest.approx(
+        {"a": 0.04, "c": 0.09, "b": 0.09, "d": 0.9}
+    )
+
+
+def test_a_factor_on_the_rate_is_another_rate(tmp_path: Path) -> None:
+    plan = fake.plan(fake.SCRATCH)
+    plan["stages"][0]["lr_scale"] = 2.0
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "scratch", [5, 4, 2.9], plan=plan)
+    assert group(tmp_path).rates == (1e-3, 2e-3) and not group(tmp_path).rows
+
+
+def test_of_many_methods_one_that_wins_by_chance_is_no_claim(tmp_path: Path) -> None:
+    for seed in range(3):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        for i in range(14):
+            # One of 14 looks sure alone (p 0.02), one is (p 0.0001).
+            low = {0: (2.9, 2.88, 2.94)[seed], 1: (2.5, 2.501, 2.499)[seed]}.get(i, 3.1)
+            straight(tmp_path / f"b{i}-{seed}", f"m{i}", [5, 4, low], ((2, 0), (1, 1000)), seed=seed)
+    best = rows(tmp_path)
+    assert best["m0"].spread("flops").p < 0.05  # type: ignore[operator]
+    (note,) = told(tmp_path, "methods were compared")
+    assert "14 methods" in note and "m1 (p" in note and "m0" not in note
+
+
+def test_the_standard_error_of_the_held_out_set_is_beside(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    assert told(tmp_path, "over its 16 samples: n/a (not logged)")
+    lines = (tmp_path / "a" / "log.jsonl").read_text().splitlines()
+    (tmp_path / "a" / "log.jsonl").write_text(
+        "".join(json.dumps(json.loads(line) | {"standard_error": 0.009}) + "\n" for line in lines)
+    )
+    assert told(tmp_path, "over its 16 samples: 0.0090 nats")
+
+
+# 8. Logs that were cut or edited
+
+
+def cut(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return lines[:-1]
+
+
+def cheaper(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*lines[:-1], lines[-1] | {"flops": lines[-1]["flops"] * 0.9}]
+
+
+def better(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*lines[:-1], lines[-1] | {"loss": 2.0}]
+
+
+def without_a_rise(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return lines[:-3] + lines[-2:]
+
+
+def swapped(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*lines[:-2], lines[-2] | {"seconds": 0.1}, lines[-1]]
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [(cut, "at step 800, plan.json at step 1000"), (cheaper, "FLOPs, plan.json has"), (better, "summary.json says 3"),
+     (without_a_rise, "lacks evaluations"), (swapped, "not in order")],
+)  # fmt: skip
+def test_a_log_that_was_cut_or_edited_is_one_line_and_in_no_mean(tmp_path: Path, edit: Any, why: str) -> None:
+    folder = straight(tmp_path / "a", "scratch", [5, 4.5, 4, 3.5, 3.2, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in edit(log)))
+    (note,) = told(tmp_path, "says that it is finished, but")
+    assert why in note and "in no mean" in note
+    assert not group(tmp_path).baselines
+
+
+@pytest.mark.parametrize("name", ["scratch", "scratch-branch", "2level", "2level-branch", "grow", "grow-branch"])
+def test_the_log_of_a_real_run_is_whole(name: str) -> None:
+    assert (read(fake.RECORDED / name).finished, read(fake.RECORDED / name).fault) == (True, None)
+
+
+# 9. A better baseline elsewhere
+
+
+def test_a_better_from_scratch_run_with_another_warm_up_is_noted(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2.95], fake.TWO)
+    straight(tmp_path / "c", "scratch", [5, 4, 2.91], optimizer={"schedule": {"warmup": "20%"}})
+    straight(tmp_path / "d", "scratch", [5, 4, 2.0], model={**fake.MODEL, "layer": 8})
+    (note,) = told(tmp_path, "ends 0.0900 nats lower")
+    assert f"{tmp_path / 'c'} with warmup=20% instead of 1 steps" in note
+
+
+# 10. What else moves a number
+
+
+def test_how_many_samples_an_evaluation_takes_at_once_is_no_setting(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], eval={"batch": 8})
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    assert len(rows(tmp_path)["2level"].pairs) == 1
+
+
+def test_precision_is_matched(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], hardware={"precision": "bf16"})
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    assert told(tmp_path, "differs in precision")
+
+
+@pytest.mark.parametrize("names", [("b", "c"), ("c", "b")])
+def test_of_repeats_the_least_flattering_counts_whatever_the_folders_are_called(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    for name, low in zip(names, (2.5, 2.9), strict=True):
+        straight(tmp_path / name, "2level", [5, 3, low], fake.TWO)
+        straight(tmp_path / f"a{name}", "scratch", [5, 4, 3.5 - 0.1 * (low == 2.9)])
+    found = group(tmp_path)
+    (pair,) = found.rows[0].pairs
+    assert (pair.run.folder.name, pair.baseline.folder.name) == (names[1], f"a{names[1]}")
+
+
+def test_a_different_cadence_is_read_at_the_wider_one(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3, 3.05, 3], eval={"every": "25%"})
+    falling = [5 - 0.1 * i for i in range(17)] + [3.4, 3.4, 3.4, 3.2]
+    straight(tmp_path / "b", "2level", [*falling, 2.5], ((2, 0), (1, 1000)), eval={"every": "5%"})
+    (pair,) = rows(tmp_path)["2level"].pairs
+    assert pair.read_every == 250
+    assert told(tmp_path, "read every 250 steps")
+
+
+def test_reading_at_a_wider_distance_keeps_the_ends_of_stages_and_lies_on_the_line() -> None:
+    def point(stage: int, level: int, step: int, loss: float) -> Point:
+        return Point(stage, level, step, step, step, step, step, loss)
+
+    fine = [point(0, 2, 3, 9), point(0, 2, 7, 8), point(1, 1, 7, 7), *(point(1, 1, s, 20 - s) for s in (8, 12, 16, 17))]
+    found = read_every(fine, 5)
+    assert [(p.stage, p.step, p.loss) for p in found] == [
+        (0, 3, 9), (0, 5, 8.5), (0, 7, 8), (1, 7, 7), (1, 10, 10), (1, 15, 5), (1, 17, 3)
+    ]  # fmt: skip
+    assert read_every(found, 5) == found
+
+
+def test_tokens_stand_in_the_table(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    assert rows(tmp_path)["2level"].tokens == pytest.approx(1.11)
+    assert "\N{MULTIPLICATION SIGN}1.11" in build.render(made(tmp_path))
+    assert told(tmp_path, "the baseline never saw")
+
+
+# 11. Names
+
+
+def test_a_name_labels_and_neither_hides_nor_merges(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    for i, alpha in enumerate((0.5, 0.7)):
+        folder = straight(tmp_path / f"b{i}", "2level", [5, 3, 2], fake.TWO, cycle={"alpha": alpha})
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(text.replace("\nname: 2level\n", "\nname: scratch | best\n"))
+    assert set(rows(tmp_path)) == {"scratch / best (2level) alpha=0.5", "scratch / best (2level) alpha=0.7"}
+    assert "scratch / best (2level)" in build.tables.runs(list(group(tmp_path).runs)).markdown()
+
+
+def test_a_name_is_printable_and_one_line() -> None:
+    assert pairing.plainly("a\n\x1b[2J|b\t c") == "a [2J/b c"
+
+
+def test_runs_of_one_method_with_names_of_their_own_stay_one_method(tmp_path: Path) -> None:
+    for seed in range(2):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        folder = straight(tmp_path / f"b{seed}", "2level", [5, 3, 2], fake.TWO, seed=seed)
+        text = (folder / "config.yaml").read_text()
+        (folder / "config.yaml").write_text(text.replace("\nname: 2level\n", f"\nname: mine-{seed}\n"))
+    assert [len(row.pairs) for row in rows(tmp_path).values()] == [2]
+    assert set(rows(tmp_path)) == {"2level"}

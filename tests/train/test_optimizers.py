@@ -1,0 +1,233 @@
+"""Every optimizer of conf/optimizer trains, resumes bitwise, goes through a cycle and is charged what it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import toy
+import yaml
+from test_run import interrupt
+
+from mlrun.cli import command, points
+from mlrun.config import Config, Cycle, Hardware, Row, conf_dir, load
+from mlrun.errors import UserError
+from mlrun.models.axes import expand
+from mlrun.models.base import Model
+from mlrun.models.bert import BERT
+from mlrun.models.deit import DeiT
+from mlrun.models.llama import Llama
+from mlrun.models.network import build
+from mlrun.models.t5 import T5
+from mlrun.multilevel import transfer
+from mlrun.multilevel.coarsening.uniform import Uniform
+from mlrun.multilevel.growth.staged import Staged
+from mlrun.plan.make import make_plan
+from mlrun.plan.record import as_dict
+from mlrun.train.optimizers.base import Optimizer
+from mlrun.train.optimizers.stepping import Stepping
+from mlrun.train.snapshot import Snapshot
+
+NAMES = sorted(path.stem for path in (conf_dir() / "optimizer").glob("*.yaml"))
+SIZES = {"embed": 16, "ffn": 32, "layer": 2}
+HEADS = {"head": 2, "head_dim": 8}
+MODELS: dict[str, Model] = {
+    "gpt": toy.model(),
+    "untied": replace(toy.model(), tied=False),
+    "bert": BERT(vocab=32, position=16, token_type=2, **HEADS, **SIZES),
+    "deit": DeiT(image=8, channel=3, patch=4, classes=5, **HEADS, **SIZES),
+    "llama": Llama(vocab=32, position=16, kv_head=2, group=2, head_dim=8, **SIZES),
+    "t5": T5(vocab=32, bucket=8, distance=16, decoder_layer=2, **HEADS, **SIZES),
+}
+
+
+@pytest.fixture(params=NAMES)
+def optimizer(request: pytest.FixtureRequest) -> Any:
+    """Each choice, with a rate that moves the toy."""
+    return composed(f"optimizer={request.param}", "optimizer.lr=1e-2").optimizer
+
+
+def composed(*overrides: str) -> Config:
+    """Return the configuration of a command line."""
+    (point,) = points.of(command.read(overrides))
+    return load(point.settings)
+
+
+def stepped(optimizer: Optimizer, model: Model, steps: int = 2) -> tuple[Any, Stepping]:
+    """Return a network and its optimizer after some steps against invented gradients."""
+    net = build(model, 0)
+    stepping = Stepping(optimizer, net)
+    for _ in range(steps):
+        for index, p in enumerate(net.parameters()):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(index))
+        stepping.step()
+    return net, stepping
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_is_declared_is_what_torch_keeps(optimizer: Any, model: str) -> None:
+    net, stepping = stepped(optimizer, MODELS[model])
+    state, _ = stepping.state()
+    declared = dict(expand(net.model.params(), net.model.sizes()))
+    kept = {name: {kind for kind in state if name in state[kind]} for name in declared}
+    assert kept == {name: set(optimizer.kinds(param)) for name, param in declared.items()}
+    moved = build(MODELS[model], 0).state_dict()
+    assert not any(torch.equal(t, moved[name]) for name, t in net.state_dict().items())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_plan_charges_the_bytes_that_are_there(optimizer: Any, model: str) -> None:
+    """But for torch's counts of steps, a number each."""
+    net, stepping = stepped(optimizer, MODELS[model])
+    weights = sum(p.nbytes for p in net.parameters())
+    state = sum(t.nbytes for tensors in stepping.state()[0].values() for t in tensors.values())
+    average = weights if optimizer.ema is not None else 0
+    assert optimizer.state_bytes(MODELS[model]) == 2 * weights + state + average
+    config = toy.make(model=replace(toy.model(), layer=4), optimizer=optimizer)
+    levels = as_dict(make_plan(config))["levels"]
+    plan = make_plan(config)
+    assert [at["state_bytes"] for at in levels] == [optimizer.state_bytes(at.model) for at in plan.levels]
+
+
+def test_only_tensors_of_two_or_more_dims_decay(optimizer: Any) -> None:
+    """A gradient of zero leaves decay alone."""
+    model = MODELS["deit"]
+    net = build(model, 0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.fill_(1.0)
+            p.grad = torch.zeros_like(p)
+    stepping = Stepping(optimizer, net)
+    stepping.set_rate(0.5)
+    stepping.step()
+    for name, p in net.named_parameters():
+        expected = 1 - 0.5 * optimizer.weight_decay if p.ndim >= 2 else 1.0
+        assert torch.allclose(p, torch.full_like(p, expected)), name
+
+
+def test_state_that_is_loaded_takes_the_same_next_step(optimizer: Any) -> None:
+    net, stepping = stepped(optimizer, MODELS["gpt"])
+    other = build(MODELS["gpt"], None)
+    other.load_state_dict(net.state_dict())
+    again = Stepping(optimizer, other)
+    tensors, taken = stepping.state()
+    again.load({kind: {n: t.clone() for n, t in named.items()} for kind, named in tensors.items()}, taken)
+    for p, q in zip(net.parameters(), other.parameters(), strict=True):
+        q.grad = p.grad.clone()
+    stepping.step()
+    again.step()
+    assert all(torch.equal(t, other.state_dict()[name]) for name, t in net.state_dict().items())
+    assert stepping.state()[1] == again.state()[1]
+
+
+V = Cycle(name="v", stages=list(toy.V_CYCLE), optimizer_policy="carry")
+GROW = Cycle(name="grow", stages=[Row(2, "30%"), Row(1, "60%")], optimizer_policy="carry")
+WAYS: dict[str, dict[str, Any]] = {
+    "V-cycle": {"cycle": V, "checkpoint": toy.Checkpoint(every="2 steps")},
+    "staged": {"cycle": GROW, "growth": Staged(), "coarsening": Uniform(width=2, ffn=2, head=2)},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_carried_run_learns_and_resumes_bitwise(
+    optimizer: Any, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = toy.make(optimizer=replace(optimizer, ema=0.9), **WAYS[way])
+    toy.run(tmp_path / "whole", config)
+    losses = [r["loss"] for r in toy.records(tmp_path / "whole") if r["kind"] == "val"]
+    assert losses[-1] < losses[0] - 0.1
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(tmp_path / "killed", config)
+    toy.run(tmp_path / "killed", config)
+    assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
+    for name in ("model.safetensors", "ema.safetensors"):
+        assert (tmp_path / "killed/model" / name).read_bytes() == (tmp_path / "whole/model" / name).read_bytes()
+
+
+def test_state_goes_up_and_down_again(optimizer: Any) -> None:
+    """Down of up is the state that there was, kind by kind."""
+    level = make_plan(toy.make(optimizer=optimizer)).level(1)
+    assert level.resize is not None
+    net, stepping = stepped(optimizer, level.model.resize(level.resize.coarse))
+    tensors, taken = stepping.state()
+    coarse = Snapshot({"weights": net.state_dict(), **tensors}, taken)
+    fine = transfer.decoalesce(coarse, level, optimizer.state)
+    back = transfer.coalesce(fine, level, optimizer.state)
+    assert set(back.tensors) == set(coarse.tensors) and back.optimizer_steps == fine.optimizer_steps == taken
+    for kind, named in tensors.items():
+        assert set(named) == set(back.tensors[kind])
+        assert all(torch.allclose(t, back.tensors[kind][name], rtol=1e-5, atol=0) for name, t in named.items()), kind
+
+
+def test_what_both_sides_lack_starts_anew(optimizer: Any, tmp_path: Path) -> None:
+    """A level that took no step has no state to blend with."""
+    stages = [Row(1, "0 steps"), Row(2, "40%"), Row(1, "40%")]
+    toy.run(tmp_path, toy.make(optimizer=optimizer, cycle=replace(V, stages=stages)))
+
+
+def test_nothing_names_an_optimizer_outside_its_own_file() -> None:
+    """But for LiGO, whose mapping learns with AdamW whatever trains the model."""
+    package = conf_dir().parent / "mlrun"
+    names = {yaml.safe_load(p.read_text())["_target_"].rpartition(".")[2] for p in conf_dir().glob("optimizer/*.yaml")}
+    own = package / "train" / "optimizers"
+    others = [path for path in package.rglob("*.py") if own not in path.parents and "ligo" not in path.name]
+    words = (*names, "exp_avg", "momentum_buffer")
+    found = [path.name for path in others for word in words if word in _code(path)]
+    assert found == []
+
+
+def _code(path: Path) -> str:
+    """Return a file without its comments and docstrings."""
+    import ast
+
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
+
+
+def test_each_judges_its_own_settings(optimizer: Any) -> None:
+    wrong = replace(optimizer, lr=0.0, clip=-1.0, ema=1.0, beta1=1.0, eps=0.0, weight_decay=float("nan"))
+    keys = [line.partition("=")[0] for line in wrong.problems(Hardware())]
+    assert keys == [f"optimizer.{k}" for k in ("lr", "clip", "ema", "beta1", "eps", "weight_decay")]
+    assert optimizer.problems(Hardware()) == []
+
+
+def muon(**hardware: Any) -> list[str]:
+    """Return what stands against training with Muon."""
+    overrides = [f"hardware.{key}={value}" for key, value in hardware.items()]
+    try:
+        make_plan(composed("optimizer=muon", *overrides))
+    except UserError as error:
+        return error.problems
+    return []
+
+
+def test_muon_moves_hidden_matrices_and_nothing_else() -> None:
+    """No table by index, no position, no head, no vector."""
+    optimizer = composed("optimizer=muon").optimizer
+    for model in MODELS.values():
+        params = model.params()
+        matrices = ("query", "key", "value", "output", "up", "gate", "down", "dense")
+        expected = {name for name in params if name.endswith(tuple(f"{m}.weight" for m in matrices))}
+        assert {n for n, param in params.items() if optimizer.kinds(param) == ("momentum_buffer",)} == expected
+
+
+def test_muon_is_refused_on_shards_and_on_an_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert muon() == []
+    (line,) = muon(sharding="fsdp")
+    assert line.startswith("hardware.sharding=fsdp: allowed: none; ") and "optimizer=adamw" in line
+    monkeypatch.setattr("mlrun.train.optimizers.muon.version", lambda name: "2.8.0+cpu")
+    (line,) = muon()
+    assert line.startswith("optimizer=muon: allowed: adamw with torch 2.8.0+cpu; torch 2.9 is the first")
+
+
+def test_muon_without_hidden_matrices_is_adamw() -> None:
+    optimizer = composed("optimizer=muon").optimizer
+    assert len(Stepping(optimizer, build(toy.model().resize({"layer": 0}), 0)).parts) == 1
