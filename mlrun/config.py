@@ -120,6 +120,7 @@ class Settings:
     run: str | None = None
     runs: str | None = None
     init: str | None = None
+    init_flops: str | None = None
     source: str | None = None
     target: str | None = None
     grown: str | None = None
@@ -329,7 +330,10 @@ def unresolved(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "${...}: allowed: references that end; one of them leads to itself: give its value"
     if "'scale." in reason(error):
-        return mistake("scale", "null", "a choice of the group", "the experiment is a grid at a scale: give scale=NAME")
+        wanted = reason(error).split("'")[1]
+        return (
+            f"scale: allowed: a choice that gives {wanted}; the experiment is a grid at a scale: give scale=tiny, ..."
+        )
     return mistake(str(getattr(error, "full_key", "")), "${...}", reason(error), "correct the reference")
 
 

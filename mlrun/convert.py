@@ -17,7 +17,9 @@ from torch import Tensor
 from mlrun.config import build
 from mlrun.errors import UserError, mistake
 from mlrun.files import read_json
+from mlrun.interop import ledger
 from mlrun.interop.read import Checkpoint, open_folder
+from mlrun.interop.target import judge
 from mlrun.interop.write import ours, save
 from mlrun.models.axes import FAMILIES, Resize
 from mlrun.models.base import RATES, Model
@@ -34,6 +36,7 @@ def coalesce_folder(source: Path, target: Path, coarsening: Coarsening, *, shard
     Raises:
         UserError: the coarsening does not fit, a tensor is wrong, or `target` is in use; nothing is written then.
     """
+    judge(target, source)
     found = open_folder(source)
     resize = coarsening.resize(found.model.sizes())
     coarse = found.model.resize(resize.coarse)
@@ -64,6 +67,7 @@ def decoalesce_folder(
         UserError: the coarsening does not lead from the fine sizes to the source's, a tensor is wrong, or `target`
             is in use; nothing is written then.
     """
+    judge(target, source, *([] if fine is None else [fine]))
     found = open_folder(source)
     wanted = _fine_model(found, coarsening, fine)
     resize = coarsening.resize(wanted.sizes())
@@ -86,6 +90,7 @@ def interpolate_folders(kept: Path, grown: Path, alpha: float, target: Path, *, 
         UserError: alpha is outside [0, 1], the models differ, a tensor is wrong, or `target` is in use; nothing is
             written then.
     """
+    judge(target, kept, grown)
     base, other = open_folder(kept), open_folder(grown, "grown")
     if differences := _differences(base.model, other.model):
         raise UserError(f"grown={grown}: {line}, unlike {kept}; interpolate models of one size" for line in differences)
@@ -97,7 +102,8 @@ def interpolate_folders(kept: Path, grown: Path, alpha: float, target: Path, *, 
 
     note = _fine_note(base)
     notes = {} if note is None else {FINE: note}
-    save(target, base.family, base.model, stream, base, notes=notes, shard_bytes=shard_bytes)
+    spent = ledger.merged(ledger.read(base.folder), ledger.read(other.folder))
+    save(target, base.family, base.model, stream, base, spent=spent, notes=notes, shard_bytes=shard_bytes)
 
 
 def _fine_note(found: Checkpoint) -> dict[str, Any] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,13 @@ from mlrun.config import Config
 from mlrun.data.source import Broken, same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import Context, measure
-from mlrun.interop.read import open_folder
+from mlrun.interop import initial, ledger, published, tokenizers
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import ledger, loop, machine
+from mlrun.train import loop, machine, summary
 from mlrun.train.checkpoint import store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
@@ -94,10 +93,11 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """Run every stage that is left, then write the model and the summary."""
-        summary = self.folder / files.SUMMARY
-        before = files.read_json(summary, "remove it, and the run goes on") if summary.exists() else {}
+        written = self.folder / files.SUMMARY
+        before = files.read_json(written, "remove it, and the run goes on") if written.exists() else {}
         if before.get("status") == "finished":
             return before
+        self.plan = initial.charged(self.plan, self.config.settings, self.folder)
         found = self.checkpoints.load()
         if found is None:
             if (note := self.checkpoints.begin()) is not None and self.ranks.first:
@@ -198,7 +198,30 @@ class Run:
             if stage == self.plan.trunk[-1]:
                 model, beside = self.config.resolved["model"], self.source.model_files()
                 save_model(self.folder / files.MODEL, model, self.current, beside, self.ranks)
+                if self.ranks.first:
+                    self._save_ledger(stage)
+                    self._save_facts(self.source.describe())
             self._save(self.current)
+
+    def _save_ledger(self, stage: Stage) -> None:
+        """Write beside the model what it cost: where it started from, and this run up to here."""
+        spent, seconds = self.plan.spent(stage.end, stage.index), self.clock.read()["training"]
+        name = self.folder.resolve().name
+        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, machine.words(self.ranks))
+        before = () if self.plan.source is None else ledger.of_source(self.plan.source)
+        ledger.write(self.folder / files.MODEL, (*before, own))
+
+    def _save_facts(self, described: dict[str, Any]) -> None:
+        """Write beside the model what an export says of it: special ids as they were published, or classes."""
+        init, folder, model = self.config.settings.init, self.folder / files.MODEL, self.config.model
+        if model.objective == "image":
+            facts = published.of_classes(described["labels"]) if "labels" in described else {}
+        elif init is not None and Path(init).expanduser().is_dir() and (said := initial.facts(init)):
+            facts = said
+        else:
+            facts = tokenizers.facts_of_run(folder, model, described.get("end"))
+        if facts:
+            published.write(folder, facts)
 
     def _fork(self, step: int, current: Snapshot) -> None:
         """Keep the state that a branch will start from once the trunk is done."""
@@ -211,14 +234,9 @@ class Run:
         keep = self.ranks.placement.shard_all
         if init is None:
             return Snapshot({"weights": keep(initials(model, self.config.settings.seed))})
-        found = open_folder(Path(init).expanduser(), "init")
-        # What is dropped in training is this run's choice.
-        theirs, own = found.model.without_dropout(), model.without_dropout()
-        if theirs != own:
-            differing = [f for f in asdict(own) if getattr(theirs, f, None) != getattr(own, f)]
-            allowed = f"a {type(model).__name__} of this run's sizes"
-            remedy = f"its {', '.join(differing) or 'architecture'} differ: set model.* to them"
-            raise UserError(mistake("init", init, allowed, remedy))
+        found = initial.opened(init)
+        if problems := initial.unlike(init, found.model, model):
+            raise UserError(problems)
         return Snapshot({"weights": keep((name, found[name].float()) for name in found)})
 
     def _trainee(self, stage: Stage) -> Trainee:
@@ -291,18 +309,18 @@ class Run:
     def _leave(self, status: str, reason: str) -> None:
         """Say in summary.json why the run ended before its time."""
         if self.ranks.first:
-            summary = {"status": status, "reason": reason, "val_loss": ledger.last_val(self.folder / files.LOG)}
-            files.write_json(self.folder / files.SUMMARY, summary)
+            said = {"status": status, "reason": reason, "val_loss": summary.last_val(self.folder / files.LOG)}
+            files.write_json(self.folder / files.SUMMARY, said)
 
     def _finish(self) -> dict[str, Any]:
         """Write summary.json; the loss is that of the trunk's last evaluation."""
         log, facts = self.folder / files.LOG, {"data": self.source.describe(), "machine": machine.words(self.ranks)}
-        summary = ledger.summary(self.plan, self.progress, self.clock.read(), log) | facts
+        said = summary.finished(self.plan, self.progress, self.clock.read(), log) | facts
         if self.ranks.first:
-            files.write_json(self.folder / files.SUMMARY, summary)
-            self.log.finish(summary)
+            files.write_json(self.folder / files.SUMMARY, said)
+            self.log.finish(said)
         self.checkpoints.drop_forks()
-        return summary
+        return said
 
     def _write(self, values: dict[str, Any]) -> None:
         if self.ranks.first:

@@ -42,6 +42,8 @@ PARTNERS = {
     "growth": [[], ["coarsening=stack"], ["coarsening=kept"], ["coarsening=depth_only", "optimizer.ema=0.9"]],
     "method": [[], ["optimizer.ema=0.9"]],
     "experiment": [[], ["scale=tiny"]],
+    # A choice of a list; training needs this one in it.
+    "evaluation": [["evaluation=[held_out,{}]"]],
 }
 
 
@@ -61,7 +63,7 @@ def test_every_yaml_file_composes_builds_and_plans(file: Path) -> None:
     group, name = file.parts[0], file.stem
     found = {}
     for partner in PARTNERS.get(group, [[]]):
-        overrides = [f"{group}={name}", *partner]
+        overrides = [f"{group}={name}", *(text.format(name) for text in partner)]
         problems = plan_problems(overrides)
         if asked := [line.partition("=???")[0] for line in problems if "=???" in line]:
             problems = plan_problems([*overrides, *(OWN[key] for key in asked)])
@@ -132,11 +134,12 @@ def test_every_grid_can_be_tried_at_every_scale(grid: str, scale: str) -> None:
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_a_grid_without_a_scale_is_one_line(grid: str) -> None:
+@pytest.mark.parametrize("scale", [[], ["scale=demo"]])
+def test_a_grid_without_rates_is_one_line(grid: str, scale: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        points.of(command.read(["-m", f"experiment={grid}"]))
+        points.of(command.read(["-m", f"experiment={grid}", *scale]))
     (line,) = caught.value.problems
-    assert line.startswith("scale=null") and line.endswith("give scale=NAME")
+    assert line.startswith("scale: allowed: a choice that gives scale.rates.") and "give scale=" in line
 
 
 def test_arguments_of_tasks_and_grids_are_no_part_of_a_run() -> None:

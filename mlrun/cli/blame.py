@@ -50,9 +50,9 @@ def line(error: Exception) -> str:
 
 def _explain(error: Exception, text: str | None, base: DictConfig | None) -> str:
     """Return one line about an error of Hydra or OmegaConf; `base` is what the override `text` should change."""
-    if isinstance(error, MissingConfigException) and "/" in str(error.missing_cfg_file):
+    of_a_list = text is not None and "=[" in text  # of which Hydra names no options
+    if isinstance(error, MissingConfigException) and (error.options is not None or of_a_list):
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        # Hydra names no options for one choice of a list.
         options = error.options or GlobalHydra.instance().config_loader().get_group_options(group)
         return mistake(group, name, ", ".join(options), f"choose one{nearest(name, options)}")
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error

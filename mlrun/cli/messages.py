@@ -80,7 +80,7 @@ def lasting_output() -> Iterator[None]:
         except OSError:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = (_lasting(number, stream) for number, stream in zip((1, 2), before, strict=True))
+    sys.stdout, sys.stderr = _lasting(1, sys.stdout), _lasting(2, sys.stderr)
     try:
         yield
     finally:

@@ -30,7 +30,7 @@ from mlrun.cli import trust
 from mlrun.cli.blame import blame
 from mlrun.cli.command import Command, parsed
 from mlrun.cli.tasks import TASKS
-from mlrun.config import REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
+from mlrun.config import GROUPS, REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
 from mlrun.errors import UserError, mistake
 
 CONFIG = "config"
@@ -75,6 +75,8 @@ class Point:
     own_run: bool  # False if the folder is the default, named by the clock
     launcher: DictConfig | None = None  # Hydra's, of a sweep
     overrides: tuple[str, ...] | None = None  # of a point of a sweep
+    said: tuple[str, ...] = ()  # on the command line, but for Hydra's own
+    model: str | None = None  # the chosen file of the group
 
     @property
     def on_this_machine(self) -> bool:
@@ -91,7 +93,7 @@ def of(command: Command) -> list[Point]:
     """Return every configuration of a command line, in order; UserError with everything that does not compose."""
     with _loader() as loader:
         overrides = parsed(command.overrides, loader)
-        _refuse_deletions(overrides)
+        _refuse_edits(overrides)
         sweep = command.flags.multirun or any(o.input_line == "hydra.mode=MULTIRUN" for o in overrides)
         if not sweep:
             if lists := [str(o.input_line) for o in overrides if o.is_sweep_override()]:
@@ -126,7 +128,12 @@ def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConf
         raise UserError(lines) from None
 
 
-def _refuse_deletions(overrides: Sequence[Override]) -> None:
+def _refuse_edits(overrides: Sequence[Override]) -> None:
+    # Hydra would merge a second choice into the first, if its file has a base.
+    twice = [o for o in overrides if o.is_add() and o.package is None and o.key_or_group in (*GROUPS, "cycle")]
+    if twice:
+        lines = [f"{o.input_line}: allowed: {str(o.input_line).lstrip('+')}; the group has a choice" for o in twice]
+        raise UserError(lines)
     needed = [o.key_or_group for o in overrides if o.is_delete() and o.key_or_group in Settings.__dataclass_fields__]
     if needed:
         raise UserError([f"~{key}: allowed: {key}=VALUE; every run needs it: give another value" for key in needed])
@@ -143,7 +150,9 @@ def _single(config: DictConfig, place: str, label: str, launcher: DictConfig | N
         folder = Path(str(OmegaConf.select(config.hydra, place)))
     written = OmegaConf.to_container(OmegaConf.masked_copy(config, ["run"]))
     assert isinstance(written, dict)
-    return Point(_settings(config), Path(str(config.run)), folder, label, "${now:" not in str(written["run"]), launcher)
+    own_run, said = "${now:" not in str(written["run"]), tuple(config.hydra.overrides.task)
+    model = config.hydra.runtime.choices.get("model")
+    return Point(_settings(config), Path(str(config.run)), folder, label, own_run, launcher, said=said, model=model)
 
 
 def _settings(config: DictConfig) -> DictConfig:
@@ -174,8 +183,9 @@ def _sweep(loader: ConfigLoader, overrides: list[Override]) -> list[Point]:
     for number, job in enumerate(_grid(wanted)):
         label = " ".join(text for text in job if text.partition("=")[0] in swept)
         try:
-            settings, name = composer.point(job, number)
-            found.append(replace(shared, settings=settings, folder=shared.folder / name, label=label, overrides=job))
+            settings, name, model = composer.point(job, number)
+            own = replace(shared, settings=settings, folder=shared.folder / name, label=label)
+            found.append(replace(own, overrides=job, said=job, model=model))
         except UserError as error:
             lines |= dict.fromkeys(error.problems)
     if lines:
@@ -234,8 +244,8 @@ class _Composer:
         self._chosen: dict[tuple[str, ...], _Chosen] = {}
         self._read: dict[str, Override] = {}
 
-    def point(self, job: Sequence[str], number: int) -> tuple[DictConfig, str]:
-        """Return the settings of job `number`, and the name of its folder."""
+    def point(self, job: Sequence[str], number: int) -> tuple[DictConfig, str, str | None]:
+        """Return the settings of job `number`, the name of its folder, and the file of its model."""
         for text in job:
             if text not in self._read:
                 (self._read[text],) = parsed([text])
@@ -247,7 +257,8 @@ class _Composer:
             _update(settings, values)
         except OmegaConfBaseException:
             settings = _settings(_load(self._loader, [*self._fixed, *job], RunMode.RUN))  # raises with the reason
-        return settings, self._folder_name(chosen.config, overrides, values, number)
+        model = chosen.config.hydra.runtime.choices.get("model")
+        return settings, self._folder_name(chosen.config, overrides, values, number), model
 
     def _is_value(self, o: Override) -> bool:
         """Return whether an override only changes a value; others choose files, add or delete."""

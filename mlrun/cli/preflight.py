@@ -9,11 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mlrun.cli import capacity, run_folder, tasks
+from mlrun import files
+from mlrun.cli import capacity, initial, run_folder, tasks
 from mlrun.cli.points import Point
 from mlrun.config import Config, reference_problems
 from mlrun.errors import UserError, mistake, nearest
-from mlrun.files import CHECKPOINTS
 from mlrun.plan.stages import Plan
 
 
@@ -65,7 +65,7 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
         known = list(tasks.TASKS)
         raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
     if task.planned:
-        return Checked(point, tasks.planned(settings, shared))
+        return Checked(point, tasks.planned(initial.completed(settings, point.said, point.model, point.folder), shared))
     if problems := reference_problems(settings) or tasks.missing(settings, point.own_run):
         raise UserError(problems)
     return Checked(point)
@@ -87,14 +87,13 @@ def _surroundings(one: Checked) -> list[str]:
     """Return what is wrong with the folder and the machine, a line each; the configuration learns its folder."""
     if one.planned is None:
         return []
-    point, (config, _) = one.point, one.planned
+    point, (config, plan) = one.point, one.planned
     if point.overrides is not None:
         config.settings.run = config.resolved["run"] = str(run_folder.short(point.folder))
     found = _run_problems(point) or run_folder.problems(point.folder, config.resolved)
     if tasks.TASKS[config.settings.task].trains and point.on_this_machine:
         found += device_problems(config.settings.hardware.device) + _cache_problems(config.settings.cache)
-        found += _init_problems(config.settings.init, point.folder)
-    return found
+    return found + _init_problems(config, plan, point.folder)
 
 
 def _room(points: Sequence[Point]) -> None:
@@ -119,11 +118,20 @@ def _run_problems(point: Point) -> list[str]:
     return []
 
 
-def _init_problems(init: str | None, run: Path) -> list[str]:
+def _init_problems(config: Config, plan: Plan, run: Path) -> list[str]:
     """Only a run that begins reads `init`."""
-    if init is None or (init and os.path.isdir(os.path.expanduser(init))) or (run / CHECKPOINTS).exists():
+    init, flops = config.settings.init, config.settings.init_flops
+    if init is None:
+        remedy = "it says what the model in init=... had cost"
+        return [] if flops is None else [mistake("init_flops", flops, "null without init", remedy)]
+    if (run / files.CHECKPOINTS).exists():
         return []
-    return [mistake("init", init, "a model folder, ours or Hugging Face's", "correct the path, or leave it out")]
+    from mlrun.interop.initial import problems as unfit
+
+    try:
+        return unfit(init, plan.level(plan.stages[0].level).model, flops)
+    except UserError as error:
+        return error.problems
 
 
 @cache

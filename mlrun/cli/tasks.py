@@ -47,6 +47,10 @@ def perform(settings: DictConfig, folder: Path | None, checked: tuple[Config, Pl
         task.does(settings, folder)
         return
     config, plan = planned(settings) if checked is None else checked
+    if config.settings.init is not None and folder is not None:
+        from mlrun.interop.initial import charged
+
+        plan = charged(plan, config.settings, folder)
     if first():
         show(as_dict(plan), config.settings.hardware.flops_per_second)
     task.does(config, plan, folder)

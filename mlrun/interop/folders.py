@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlrun.errors import UserError, mistake
-from mlrun.interop import tokenizers
 from mlrun.interop.families.registry import family_of
 from mlrun.interop.read import open_folder
-from mlrun.interop.write import save
+from mlrun.interop.target import judge
+from mlrun.interop.write import save, special_ids
 
 
 def export_hf(model_folder: Path, target: Path) -> None:
@@ -18,11 +18,12 @@ def export_hf(model_folder: Path, target: Path) -> None:
         UserError: no model is there, it has no counterpart, a tensor is wrong, or `target` is in use; nothing is
             written then.
     """
+    judge(target, model_folder)
     source = open_folder(model_folder, "run")
     if source.family is not None:
         remedy = "it is a Hugging Face folder already"
         raise UserError(mistake("run", model_folder, "a run folder or a model folder of ours", remedy))
-    family = family_of(source.model, tokenizers.special_ids(source.folder, source.model))
+    family = family_of(source.model, special_ids(source))
     save(target, family, source.model, source.stream, source)
 
 
@@ -32,6 +33,7 @@ def import_hf(source: Path, target: Path) -> None:
     Raises:
         UserError: as `export_hf`, or an option of the published model has no counterpart here.
     """
+    judge(target, source)
     found = open_folder(source)
     if found.family is None:
         remedy = "this is a model of ours already; use it as it is"

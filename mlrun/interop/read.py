@@ -20,9 +20,11 @@ from torch import Tensor
 from mlrun.config import build
 from mlrun.errors import UserError, mistake, nearest
 from mlrun.files import read_json
+from mlrun.interop import published
 from mlrun.interop.families.base import Family
 from mlrun.interop.families.registry import find_family, read_model, table_of
 from mlrun.interop.name_tables import NameTable, Shape, Stored, groups, stored_shape, take
+from mlrun.interop.published import Facts
 from mlrun.models.axes import at_depth, depth_axis, expand
 from mlrun.models.base import Model
 from mlrun.train.checkpoint.tensor_files import Shards, open_shards
@@ -32,7 +34,10 @@ CONFIG, INNER = "config.json", "model"
 
 @dataclass(frozen=True)
 class Checkpoint(Mapping[str, Tensor]):
-    """A model folder as a lazy mapping from our names; `family` is None if the folder is ours."""
+    """A model folder as a lazy mapping from our names; `family` is None if the folder is ours.
+
+    `facts` is what was published beside sizes and weights; None where nobody said anything.
+    """
 
     folder: Path
     family: Family | None
@@ -40,6 +45,7 @@ class Checkpoint(Mapping[str, Tensor]):
     table: NameTable
     stored: Mapping[str, str]
     shards: Shards
+    facts: Facts | None = None
 
     def __getitem__(self, name: str) -> Tensor:
         source = self._source(name)
@@ -120,7 +126,8 @@ def open_folder(folder: Path, key: str = "source") -> Checkpoint:
         raise UserError(f"{inner / CONFIG}: {line}" for line in problems)
     shards = open_shards(inner)
     table = table_of(family, model)
-    found = Checkpoint(inner, family, model, table, spell(family, table, shards), shards)
+    facts = published.read(inner) if family is None else published.of_config(config)
+    found = Checkpoint(inner, family, model, table, spell(family, table, shards), shards, facts)
     _check(found)
     shards.verify()
     return found

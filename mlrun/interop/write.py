@@ -3,46 +3,26 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from mlrun.errors import UserError, mistake
-from mlrun.interop import tokenizers
-from mlrun.interop.families.base import Family
+from mlrun.errors import UserError
+from mlrun.interop import ledger, published, tokenizers
+from mlrun.interop.families.base import Family, SpecialIds
 from mlrun.interop.families.registry import table_of
 from mlrun.interop.name_tables import NameTable, groups, store
 from mlrun.interop.read import CONFIG, INNER, Checkpoint, layout
+from mlrun.interop.target import fresh
 from mlrun.models.axes import at_depth
 from mlrun.models.base import Model
 from mlrun.train.checkpoint.tensor_files import SHARD_BYTES, TensorInfo, Writer
 
 # All layers' tensors of one of our templates, in order of depth.
 Stream = Callable[[str], Iterator[Tensor]]
-
-
-@contextmanager
-def fresh(target: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `target` when the block ends well, and nothing at all when it does not."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(mistake("target", target, "a new or an empty folder", "remove it or name another"))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(mistake("target", target, "a place to write to", f"{error.strerror}; name another")) from None
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
 
 
 def save(
@@ -52,12 +32,14 @@ def save(
     stream: Stream,
     source: Checkpoint,
     *,
+    spent: ledger.Ledger | None = None,
     notes: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write a model folder whose tensors come from `stream`; ours go to `target`/model, as in a run.
 
-    `source` is where dtypes and the tokenizer come from; `notes` are further JSON files by name.
+    `source` is where dtypes and the tokenizer come from; `spent` is what the weights cost, None for what the source's
+    did; `notes` are further JSON files by name.
 
     Raises:
         UserError: the family cannot express the model, the target is in use, the disk is full, a tensor is wrong.
@@ -70,13 +52,18 @@ def save(
     with fresh(target) as folder:
         inner = folder / INNER if family is None else folder
         inner.mkdir(exist_ok=True)
-        tokenizers.copy(source.folder, inner)
+        tokenizers.copy(source.folder, inner, model)
         if family is not None:
-            tokenizers.describe(inner, model)
+            tokenizers.describe(inner, model, source.facts)
         _write_tensors(inner, table, model, stream, source, shard_bytes)
-        written = {CONFIG: ours(model) if family is None else theirs(family, model, source, inner), **(notes or {})}
+        written = {CONFIG: ours(model) if family is None else theirs(family, model, source), **(notes or {})}
         for name, content in written.items():
             (inner / name).write_text(json.dumps(content, indent=2) + "\n")
+        if family is None and source.facts is not None:
+            published.write(inner, source.facts)
+        elif source.family is None and model.objective in ("causal", "span"):
+            published.generation(inner, written[CONFIG])
+        ledger.write(inner, ledger.read(source.folder) if spent is None else spent)
 
 
 def _unlike(table: NameTable, source: Checkpoint) -> list[str]:
@@ -107,10 +94,20 @@ def ours(model: Model) -> dict[str, Any]:
     return {"_target_": f"{cls.__module__}.{cls.__qualname__}", **asdict(model)}
 
 
-def theirs(family: Family, model: Model, source: Checkpoint, folder: Path) -> dict[str, Any]:
+def special_ids(source: Checkpoint) -> SpecialIds:
+    """Return the id of each role: as published, or by what the tokenizer's special tokens are called."""
+    if source.facts is None:
+        return tokenizers.special_ids(source.folder, source.model)
+    given = {key.removesuffix("_id"): source.facts.get(key) for key in published.IDS}
+    return {role: number for role, number in given.items() if type(number) is int}
+
+
+def theirs(family: Family, model: Model, source: Checkpoint) -> dict[str, Any]:
     """Return a Hugging Face config.json."""
     architecture, kind = next(iter(family.architectures.items()))
     dtype = source.dtype(next(iter(model.params())))
-    settings = family.write(model, tokenizers.special_ids(folder, model))
+    settings = family.write(model, special_ids(source))
+    if source.facts is not None:
+        settings = {key: value for key, value in settings.items() if key not in published.IDS} | dict(source.facts)
     named = {"architectures": [architecture], "model_type": kind, "torch_dtype": str(dtype).removeprefix("torch.")}
     return named | settings

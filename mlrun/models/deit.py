@@ -39,7 +39,8 @@ POOLINGS = ("class", "mean")
 class DeiT(Model):
     """Batches: `images` (B, C, image, image), `labels` (B,) or (B, classes).
 
-    There is no teacher: the distillation head, which published weights have, learns the labels too.
+    There is no teacher: the distillation head, which published weights have, learns the labels too. Without
+    `distillation_head` the distillation token has none, as in a model that was fine-tuned after distillation.
     """
 
     image: int
@@ -53,6 +54,7 @@ class DeiT(Model):
     layer: int
     pooling: str = "class"
     distillation: bool = False
+    distillation_head: bool = True
     eps: float = 1e-6
 
     axes = ("image", "channel", "patch", "classes", "embed", "head", "head_dim", "ffn", "layer")
@@ -80,8 +82,13 @@ class DeiT(Model):
             "blocks": self.blocks(),
             "norm": LayerNorm(self.eps),
             "head": head,
-            **({"distillation_head": head} if self.distillation else {}),
+            **({"distillation_head": head} if self.two_heads else {}),
         }
+
+    @property
+    def two_heads(self) -> bool:
+        """Whether the distillation token has a head of its own."""
+        return self.distillation and self.distillation_head
 
     def blocks(self) -> Stack:
         """Return the declared blocks."""
@@ -102,7 +109,7 @@ class DeiT(Model):
             x_BSE = block(x_BSE)
         x_BSE = net.norm(x_BSE)
         pooled_BE = x_BSE[:, 0] if self.pooling == "class" else x_BSE.mean(dim=1)
-        return [net.head(pooled_BE)] + ([net.distillation_head(x_BSE[:, 1])] if self.distillation else [])
+        return [net.head(pooled_BE)] + ([net.distillation_head(x_BSE[:, 1])] if self.two_heads else [])
 
     def loss_and_logits(self, net: Parts, batch: Batch) -> tuple[Tensor, Tensor]:
         heads = self.heads(net, batch)
@@ -117,7 +124,7 @@ class DeiT(Model):
         sizes = self.sizes()
         body = TRAIN_ON_DATA * Patches(STD).flops(sizes, self.patches())
         body += TRAIN * self.blocks().flops(sizes, sizes["position"])
-        return Flops(body, (1 + self.distillation) * self.head_flops(1, self.classes))
+        return Flops(body, (1 + self.two_heads) * self.head_flops(1, self.classes))
 
     def problems(self) -> list[str]:
         if found := super().problems():

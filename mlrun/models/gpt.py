@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlrun.errors import mistake
 from mlrun.models.base import TRAIN, Model
 from mlrun.models.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, LayerNorm, Linear, Stack
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from mlrun.models.base import Batch, Parts
 
 STD = 0.02
+ACTIVATIONS = ("gelu_tanh", "gelu", "relu")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class GPT(Model):
     ffn: int
     layer: int
     tied: bool = True
+    activation: str = "gelu_tanh"
     eps: float = 1e-5
 
     axes = ("vocab", "position", "embed", "head", "head_dim", "ffn", "layer")
@@ -51,7 +54,7 @@ class GPT(Model):
         # Each of 2 * layer branches adds to the residual stream: their sum keeps its scale (GPT-2, section 2.3).
         branch_std = STD / math.sqrt(2 * max(self.layer, 1))
         attention = Attention(STD, branch_std, causal=True)
-        return self.stack("layer", Block(LayerNorm(self.eps), attention, MLP(STD, branch_std, "gelu_tanh")))
+        return self.stack("layer", Block(LayerNorm(self.eps), attention, MLP(STD, branch_std, self.activation)))
 
     def forward(self, net: Parts, batch: Batch) -> Tensor:
         tokens_BS = batch["tokens"]
@@ -60,6 +63,12 @@ class GPT(Model):
             x_BSE = block(x_BSE)
         x_BSE = net.norm(x_BSE)
         return net.token.unembed(x_BSE) if self.tied else net.head(x_BSE)
+
+    def problems(self) -> list[str]:
+        found = super().problems()
+        if self.activation not in ACTIVATIONS:
+            found.append(mistake("model.activation", self.activation, ", ".join(ACTIVATIONS), "choose one"))
+        return found
 
     def flops(self, sequence: int, targets: int) -> Flops:
         body = TRAIN * self.blocks().flops(self.sizes(), sequence)

@@ -155,10 +155,24 @@ class Patches(Layer):
 
 
 @dataclass(frozen=True)
+class Stretch:
+    """Llama 3.1's rotary positions for texts longer than the `position` tokens that it was first trained on.
+
+    Wavelengths over position / low grow by `factor`, those under position / high stay, between them it is a blend.
+    """
+
+    factor: float
+    low: float
+    high: float
+    position: int
+
+
+@dataclass(frozen=True)
 class Rotary(Layer):
     """Rotary positions (Su et al. 2021) in the half-split layout of Llama; no learned tensors."""
 
     theta: float
+    stretch: Stretch | None = None
     rows: str = "position"
     dim: str = "head_dim"
 
@@ -182,7 +196,7 @@ class Attention(Layer):
     `head` is the axis that keys and values have. In grouped-query attention every unit of it also holds `group`
     query heads, so that a key/value head merges together with the queries that read it.
     `scale` None is 1/sqrt(head_dim). `qk_norm` is the epsilon of an RMSNorm on each query and key, None is off.
-    `dropout` is the rate at which single attention weights are dropped.
+    `dropout` is the rate at which single attention weights are dropped. `output_bias` None is as `bias`.
     """
 
     std: float
@@ -195,6 +209,7 @@ class Attention(Layer):
     scale: float | None = None
     qk_norm: float | None = None
     dropout: float = 0.0
+    output_bias: bool | None = None
 
     def children(self) -> Mapping[str, Layer]:
         return {**self.projections(), **self.norms()}
@@ -204,11 +219,12 @@ class Attention(Layer):
         many = "*head_dim" if self.group is None else f"*{self.group}*head_dim"
         heads, queries = f"{self.head}.out*head_dim", f"{self.head}.out{many}"
         query_std = self.std if self.query_std is None else self.query_std
+        output_bias = self.bias if self.output_bias is None else self.output_bias
         return {
             "query": Linear(queries, "embed.in", query_std, self.bias),
             "key": Linear(heads, "embed.in", self.std, self.bias),
             "value": Linear(heads, "embed.in", self.std, self.bias),
-            "output": Linear("embed.out", f"{self.head}.in{many}", self.output_std, self.bias, residual=True),
+            "output": Linear("embed.out", f"{self.head}.in{many}", self.output_std, output_bias, residual=True),
         }
 
     def norms(self) -> dict[str, RMSNorm]:

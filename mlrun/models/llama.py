@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
 from mlrun.models.base import TRAIN, Model
-from mlrun.models.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, Linear, RMSNorm, Rotary, Stack
+from mlrun.models.layers import (
+    MLP,
+    Attention,
+    Block,
+    Dropout,
+    Embedding,
+    Flops,
+    Layer,
+    Linear,
+    RMSNorm,
+    Rotary,
+    Stack,
+    Stretch,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +39,9 @@ STD = 0.02
 class Llama(Model):
     """Batches: `tokens` (B, S), `labels` (B, S) already shifted.
 
-    `qk_norm` adds an RMSNorm to each query and key, as Qwen3 has it.
+    `qk_norm` adds an RMSNorm to each query and key, as Qwen3 has it; `qkv_bias` a bias to query, key and value, as
+    Qwen2. `rope_factor` over 1 stretches the rotary positions as Llama 3.1 does (see `layers.Stretch`), which was first
+    trained on texts of `rope_position` tokens.
     """
 
     vocab: int
@@ -39,7 +54,12 @@ class Llama(Model):
     layer: int
     tied: bool = False
     qk_norm: bool = False
+    qkv_bias: bool = False
     theta: float = 10000.0
+    rope_factor: float = 1.0
+    rope_low: float = 1.0
+    rope_high: float = 4.0
+    rope_position: int = 8192
     eps: float = 1e-5
 
     axes = ("vocab", "position", "embed", "kv_head", "group", "head_dim", "ffn", "layer")
@@ -49,12 +69,18 @@ class Llama(Model):
         trunk = {
             "token": Embedding("vocab", "embed.out", STD),
             "dropout": Dropout(self.dropout),
-            "rotary": Rotary(self.theta),
+            "rotary": Rotary(self.theta, self.stretch()),
             "blocks": self.blocks(),
         }
         if self.tied:
             return trunk | {"norm": RMSNorm(self.eps, "embed.in")}
         return trunk | {"norm": RMSNorm(self.eps), "head": Linear("vocab", "embed.in", STD, bias=False)}
+
+    def stretch(self) -> Stretch | None:
+        """Return how rotary positions are stretched, None if they are not."""
+        if self.rope_factor == 1:
+            return None
+        return Stretch(self.rope_factor, self.rope_low, self.rope_high, self.rope_position)
 
     def blocks(self) -> Stack:
         """Return the declared blocks."""
@@ -64,7 +90,8 @@ class Llama(Model):
             branch_std,
             head="kv_head",
             group="group",
-            bias=False,
+            bias=self.qkv_bias,
+            output_bias=False,
             causal=True,
             qk_norm=self.eps if self.qk_norm else None,
         )
@@ -87,4 +114,11 @@ class Llama(Model):
         found = super().problems()
         if not found and self.head_dim % 2:
             found.append(mistake("model.head_dim", self.head_dim, "an even number", "rotary positions turn pairs"))
+        positive = {key: getattr(self, key) for key in ("theta", "rope_low", "rope_position")}
+        found += [mistake(f"model.{k}", v, "a number above 0", "correct it") for k, v in positive.items() if not v > 0]
+        if not self.rope_factor >= 1:
+            found.append(mistake("model.rope_factor", self.rope_factor, "1 (off) or more", "correct it"))
+        if not self.rope_high > self.rope_low:
+            allowed = f"over model.rope_low={self.rope_low}"
+            found.append(mistake("model.rope_high", self.rope_high, allowed, "correct one of them"))
         return found

@@ -130,7 +130,7 @@ class Rotary(nn.Module):
 
     def __init__(self, layer: layers.Rotary, sizes: Sizes) -> None:
         super().__init__()
-        self.dim, self.rows, self.theta = sizes[layer.dim], sizes[layer.rows], layer.theta
+        self.dim, self.rows, self.theta, self.stretch = sizes[layer.dim], sizes[layer.rows], layer.theta, layer.stretch
         for name, table in zip(("cos", "sin"), self.tables(), strict=True):
             self.register_buffer(name, table, persistent=False)
 
@@ -138,6 +138,8 @@ class Rotary(nn.Module):
         """Return cosines and sines in float64, each (positions, D / 2)."""
         half = torch.arange(0, self.dim, 2, dtype=torch.float64, device=device) / self.dim
         angle = torch.arange(self.rows, dtype=torch.float64, device=device)[:, None] / self.theta**half
+        if self.stretch is not None:
+            angle = angle * stretched(self.theta**half, self.stretch)
         return angle.cos(), angle.sin()
 
     def reset(self) -> None:
@@ -148,6 +150,13 @@ class Rotary(nn.Module):
     def forward(self, length: int) -> tuple[Tensor, Tensor]:
         """Return cosines and sines, each (length, D / 2)."""
         return self.cos[:length], self.sin[:length]
+
+
+def stretched(radians: Tensor, stretch: layers.Stretch) -> Tensor:
+    """Return how fast, of 1, each pair turns whose wavelength is 2 pi * `radians` (`_compute_llama3_parameters`)."""
+    turns = stretch.position / (2 * math.pi * radians)  # over the text of the first training
+    kept = ((turns - stretch.low) / (stretch.high - stretch.low)).clamp(0, 1)
+    return kept + (1 - kept) / stretch.factor
 
 
 def rotate(x_BHSD: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

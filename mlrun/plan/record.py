@@ -32,6 +32,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "flops_body": total.flops_body,
             "share": total.flops / plan.budget_flops,
         },
+        **({} if plan.source is None else {"source": dict(plan.source)}),
     }
 
 

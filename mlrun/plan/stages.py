@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, replace
 from typing import Any
 
@@ -101,8 +102,9 @@ class Spent:
 class Plan:
     """What will run: the cycle's stages (the trunk), then its branches.
 
-    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1; `notes` are what a reader
-    should know of it, a line each.
+    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1. `source` is what the
+    weights that the first stage starts from cost before, as plan.json has it; None for a fresh start. `notes` are what
+    a reader should know of it, a line each.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Plan:
     levels: tuple[Level, ...]
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
+    source: Mapping[str, Any] | None = None
 
     @property
     def steps(self) -> int:

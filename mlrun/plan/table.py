@@ -64,12 +64,27 @@ def _level(level: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
 
 
 def notes(plan: Mapping[str, Any]) -> list[str]:
-    """Return why a transfer up does not keep the function, and what else a reader should know, a line each."""
-    return [f"  {note}" for note in plan.get("notes", [])] + [
-        f"  from level {level['level'] + 1} to {level['level']} not exact: {why}"
-        for level in plan["levels"]
-        for why in level["inexact_because"] or []
-    ]
+    """Return where the weights come from, why a transfer up is not exact, and what else a reader should know."""
+    return (
+        _start(plan)
+        + [f"  {note}" for note in plan.get("notes", [])]
+        + [
+            f"  from level {level['level'] + 1} to {level['level']} not exact: {why}"
+            for level in plan["levels"]
+            for why in level["inexact_because"] or []
+        ]
+    )
+
+
+def _start(plan: Mapping[str, Any]) -> list[str]:
+    if (source := plan.get("source")) is None:
+        return []
+    if source["flops"] is None:
+        return [
+            f"  starts from {source['name']}: what that had cost is unknown, so no saving can be told (init_flops=...)"
+        ]
+    whose = ", as init_flops says" if source["declared"] else ""
+    return [f"  starts from {source['name']}, which had cost {human(source['flops'])}FLOPs{whose}"]
 
 
 def stages(plan: Mapping[str, Any], flops_per_second: float | None) -> Table:

@@ -193,7 +193,7 @@ def neighbours(rates: Sequence[float], best: float) -> list[float]:
 def compare(runs: Sequence[Run]) -> list[Group]:
     """Return the runs in groups that may be compared, the largest first."""
     by_setting: dict[str, list[Run]] = {}
-    for run in runs:
+    for run in _told_data(runs):
         by_setting.setdefault(pairing.setting(run), []).append(run)
     largest_first = sorted(by_setting.values(), key=len, reverse=True)
     groups = [_group(number, members) for number, members in enumerate(largest_first, 1)]
@@ -201,6 +201,20 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     for group in groups:
         by_task.setdefault(pairing.task(group.runs[0]), []).append(group)
     return [_beside(group, by_task[pairing.task(group.runs[0])]) for group in groups]
+
+
+def _told_data(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs; one that ended before it said what it read has the data of those with its settings of it."""
+    told: dict[str, dict[str, Run]] = {}
+    for run in runs:
+        if run.data:
+            told.setdefault(str(run.config.get("data")), {}).setdefault(pairing.data(run), run)
+    found = []
+    for run in runs:
+        known = list(told.get(str(run.config.get("data")), {}).values())
+        alike = not run.data and len(known) == 1
+        found.append(replace(run, plan={**run.plan, "data": known[0].data}) if alike else run)
+    return found
 
 
 def _beside(group: Group, groups: Sequence[Group]) -> Group:

@@ -22,7 +22,7 @@ from mlrun import __main__
 from mlrun.cli import command, points, preflight, tasks
 from mlrun.cli.messages import Failed
 from mlrun.config import Config, conf_dir
-from mlrun.errors import InUse
+from mlrun.errors import InUse, UserError
 from mlrun.plan.stages import Plan
 from mlrun.plan.table import WIDTH
 from mlrun.report import read
@@ -132,7 +132,7 @@ BAD = {
     ),
     "stage that is not there": (["cycle.stages.9.level=1"], "cycle.stages.9.level=1: allowed: 0, 1, 2"),
     "misspelt method": (["metod=ligo"], "did you mean method?"),
-    "group added twice": (["+model=gpt_tiny"], "model appears more than once"),
+    "group added twice": (["+model=gpt_tiny"], "+model=gpt_tiny: allowed: model=gpt_tiny; the group has a choice"),
     "package of a group": (["model@foo=gpt_tiny"], "model@foo=gpt_tiny: allowed:"),
     "unknown package of a group": (["+model@foo=gpt_tiny"], "Key 'foo' not in 'Settings'"),
     "null for a number": (["seed=null"], "seed=null: allowed: field 'seed' is not Optional"),
@@ -371,10 +371,13 @@ def test_a_failing_job_does_not_stop_the_sweep(mlrun: Command, monkeypatch: pyte
     assert not list(Path("s").glob("*/error.txt"))
 
 
-def test_a_run_that_another_process_holds_is_named_and_nothing_is_written_there(
-    mlrun: Command, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("early", [False, True], ids=["refused", "fails before it asks"])
+def test_nothing_is_written_into_a_folder_that_another_process_holds(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch, early: bool
 ) -> None:
     def work(config: Config, plan: Plan, folder: Path) -> None:
+        if early:
+            raise UserError("data: gone")
         with lock.claimed(folder, ALONE):
             pass
 
@@ -383,10 +386,13 @@ def test_a_run_that_another_process_holds_is_named_and_nothing_is_written_there(
     with lock.claimed(held, ALONE):
         (held / "error.txt").write_text("of the run that goes on there")
         before = {path: path.read_bytes() for path in held.iterdir()}
-        outcome = mlrun("-m", "run=s", "seed=0,1")
+        told = mlrun("-m", "run=s", "seed=0,1").err
         assert {path: path.read_bytes() for path in held.iterdir()} == before
-    assert outcome.code == 1 and outcome.err[-1] == "mlrun: 1 of the sweep's runs failed: s/0-seed=0"
-    assert "a folder that no other process uses" in Path("s/0-seed=0.error.txt").read_text()
+    assert told[0] == "mlrun: data: gone" if early else "a folder that no other process uses" in told[0]
+    beside = Path("s/0-seed=0.error.txt")
+    assert beside.exists() == early
+    assert not early or beside.read_text() == "mlrun: data: gone\n"
+    stub(monkeypatch, lambda *given: None)
     assert mlrun("-m", "run=s", "seed=0,1").code == 0
     assert not list(Path("s").rglob("*error.txt"))
 
@@ -570,7 +576,8 @@ def test_a_file_that_hydra_would_not_read_is_told(mlrun: Command) -> None:
     [("a: [", "while parsing"), ("name: x\nstage: []", "Key 'stage' not in 'Cycle'"), ("name: 1", "cycle.stages=???"),
      ("name: 1\n\tstages: []", "mine.yaml"), ("name: 1\nname: 2", "found duplicate key name"), ("- 1", "mine"),
      ("just words", "mine"), ("name: caf\udce9", "cycle=mine: allowed:"), ("defaults: [nope]", "cycle/nope"),
-     ("# @package _global_\nhardware: 3", "cycle=mine: allowed:"), ("name: ${nope}", "key 'nope' not found"),
+     ("# @package _global_\nhardware: 3", "cycle=mine: allowed:"),
+     ("name: ${nope}\nstages: [{level: 1, length: rest}]", "key 'nope' not found"),
      ("# @package _global_\nsed: 3", "Key 'sed' not in 'Settings'")],
 )  # fmt: skip
 def test_a_broken_file_of_the_user_is_one_line(mlrun: Command, text: str, told: str) -> None:

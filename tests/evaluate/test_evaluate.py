@@ -37,7 +37,7 @@ def losses(folder: Path, kind: str) -> list[float]:
 
 
 def point(*overrides: str) -> Any:
-    (one,) = points.points(command.read(["run=unused", *overrides]))
+    (one,) = points.of(command.read(["run=unused", *overrides]))
     return one
 
 

@@ -1,17 +1,88 @@
-"""Every family trains through a whole V-cycle on the embedded data, from the shipped YAML files."""
+"""Kin of our families are read and written as such; every family trains from the shipped YAML files."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from test_interop import inputs
+from test_models import TINY, reference, reference_logits, scatter, widen
 
 from mlrun import run
 from mlrun.cli import command, points
 from mlrun.config import load
+from mlrun.convert import coalesce_folder
+from mlrun.errors import UserError
+from mlrun.interop.folders import import_hf
+from mlrun.interop.read import open_folder
+from mlrun.models.network import build
+from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.plan.make import make_plan
+
+transformers = pytest.importorskip("transformers")
+
+# The same models under the names of other published classes, with what each wants of its configuration.
+KIN: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "mistral": ("llama", "Mistral", "ForCausalLM", {"sliding_window": None, "bos_token_id": 0, "eos_token_id": 0}),
+    "wide window": ("llama", "Mistral", "ForCausalLM", {"sliding_window": 12, "bos_token_id": 0, "eos_token_id": 0}),
+    "xlm-roberta": ("roberta", "XLMRoberta", "ForMaskedLM", {"pad_token_id": 1}),
+    "mt5": ("t5 v1.1", "MT5", "ForConditionalGeneration", {"feed_forward_proj": "gated-gelu"}),
+}
+
+
+def kin(name: str) -> torch.nn.Module:
+    """Return a published class of the sizes of one of ours, with random weights."""
+    base, prefix, suffix, settings = KIN[name]
+    config = reference(TINY[base]).config.to_dict()
+    for key in ("architectures", "model_type", "transformers_version"):
+        config.pop(key, None)
+    theirs = getattr(transformers, f"{prefix}{suffix}")(getattr(transformers, f"{prefix}Config")(**config | settings))
+    if name == "mt5" and theirs.lm_head.weight is theirs.shared.weight:  # tied when fresh, whatever its config says
+        theirs.lm_head.weight = torch.nn.Parameter(theirs.lm_head.weight.detach().clone())
+    scatter(theirs.double().eval())
+    return theirs
+
+
+@pytest.mark.parametrize("name", KIN)
+def test_kin_of_our_families_give_the_same_logits_and_come_back(name: str, tmp_path: Path) -> None:
+    model, theirs = TINY[KIN[name][0]], kin(name)
+    theirs.save_pretrained(tmp_path / "theirs")
+    import_hf(tmp_path / "theirs", tmp_path / "ours")
+    found = open_folder(tmp_path / "ours")
+    assert found.model.without_dropout() == model
+    net = build(model, None, dtype=torch.float64)
+    net.load_state_dict(dict(found))
+    batch = inputs(model)
+    single = reference_logits(theirs, batch)
+    widen(theirs)
+    assert (net.logits(batch) - reference_logits(theirs, batch)).abs().max() < 1e-10
+    assert (net.logits(batch) - single).abs().max() < 1e-4
+
+    same = Uniform()
+    coalesce_folder(tmp_path / "theirs", tmp_path / "again", same)  # of one unit each: the same weights
+    config = json.loads((tmp_path / "again" / "config.json").read_text())
+    assert config["architectures"] == [type(theirs).__name__] and config["model_type"] == theirs.config.model_type
+    again = type(theirs).from_pretrained(tmp_path / "again", dtype=torch.float64).eval()
+    widen(again)
+    assert (reference_logits(again, batch) - net.logits(batch)).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("window", [4, "absent"])
+def test_a_window_narrower_than_the_text_is_refused(window: object, tmp_path: Path) -> None:
+    kin("mistral").save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    config = json.loads(path.read_text()) | {"sliding_window": window}
+    if window == "absent":  # which the class takes for 4096
+        del config["sliding_window"]
+        config["max_position_embeddings"] = 5000
+    path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="sliding_window="):
+        import_hf(tmp_path / "theirs", tmp_path / "ours")
+
 
 FAMILIES = {
     "gpt": ["model=gpt_tiny"],

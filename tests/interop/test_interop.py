@@ -18,24 +18,31 @@ from safetensors.torch import load_file, save_file
 from test_models import SPAN, TINY, a_batch, everywhere, reference, reference_logits, scatter, widen
 from torch import Tensor
 
+from mlrun.convert import coalesce_folder
 from mlrun.errors import UserError
+from mlrun.interop import published, tokenizers
 from mlrun.interop.folders import export_hf, import_hf
 from mlrun.interop.read import open_folder
 from mlrun.interop.write import ours
 from mlrun.models.base import Model
 from mlrun.models.network import build
 from mlrun.models.t5 import T5
+from mlrun.multilevel.coarsening.uniform import Uniform
 
 transformers = pytest.importorskip("transformers")
 
 CLASSES = {
     "gpt": "AutoModelForCausalLM",
     "gpt untied": "AutoModelForCausalLM",
+    "gpt relu": "AutoModelForCausalLM",
     "bert": "AutoModelForMaskedLM",
     "roberta": "AutoModelForMaskedLM",
     "deit": "AutoModelForImageClassification",
     "deit distilled": "DeiTForImageClassificationWithTeacher",
+    "deit one head": "DeiTForImageClassification",
     "llama": "AutoModelForCausalLM",
+    "llama stretched": "AutoModelForCausalLM",
+    "qwen2": "AutoModelForCausalLM",
     "llama tied qk": "AutoModelForCausalLM",
     "t5": "AutoModelForSeq2SeqLM",
     "t5 v1.1": "AutoModelForSeq2SeqLM",
@@ -194,7 +201,8 @@ def test_roberta_counts_positions_from_its_padding(
     with torch.no_grad():
         found = theirs(input_ids=padded["input_ids"], attention_mask=padded["attention_mask"]).logits
         for row, text in enumerate(WORDS[:2]):
-            ids = words.encode(text).ids
+            ids = padded["input_ids"][row][padded["attention_mask"][row] == 1].tolist()
+            assert ids[1:-1] == words.encode(text).ids
             batch = {"tokens": torch.tensor([ids]), "positions": torch.arange(len(ids))[None]}
             off = net.logits(batch)[0] - found[row, : len(ids)]
             assert off.abs().max() < 1e-10
@@ -217,7 +225,8 @@ def test_a_roberta_vocabulary_without_tokenizer_json_becomes_one(
     words.model.save(str(tmp_path / "hf"))
     import_hf(tmp_path / "hf", tmp_path / "back")
     made = Tokenizer.from_file(str(tmp_path / "back" / "model" / "tokenizer.json"))
-    assert all(made.encode(text).ids == words.encode(text).ids for text in WORDS)
+    assert all(made.encode(text, add_special_tokens=False).ids == words.encode(text).ids for text in WORDS)
+    assert made.encode("a", "b").tokens == ["<s>", "a", "</s>", "</s>", "b", "</s>"]
     special = {token.content for token in made.get_added_tokens_decoder().values() if token.special}
     assert special == set(PADDED["published"][0])
     export_hf(tmp_path / "back", tmp_path / "again")
@@ -300,16 +309,18 @@ def test_a_tokenizer_travels_out_and_back(name: str, objective: str, tmp_path: P
     tokenizer.save(str(tmp_path / "run" / "model" / "tokenizer.json"))
     export_hf(tmp_path / "run", tmp_path / "hf")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    before, after = {"causal": ([], []), "mlm": (["[CLS]"], ["[SEP]"]), "span": ([], ["</s>"])}[objective]
+    ids = lambda names: [tokenizer.token_to_id(name) for name in names]  # noqa: E731
     for text in WORDS:
-        assert theirs(text).input_ids == tokenizer.encode(text).ids
-        assert theirs.decode(theirs(text).input_ids) == text
+        assert theirs(text).input_ids == [*ids(before), *tokenizer.encode(text).ids, *ids(after)]
+        assert theirs.decode(theirs(text).input_ids, skip_special_tokens=True) == text
     roles = {"causal": ["eos_token"], "mlm": ["mask_token", "pad_token"], "span": ["pad_token", "eos_token"]}[objective]
     assert all(getattr(theirs, f"{role}_id") == tokenizer.token_to_id(getattr(theirs, role)) for role in roles)
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert all(config.get(f"{role}_id", theirs.mask_token_id) == getattr(theirs, f"{role}_id") for role in roles)
     import_hf(tmp_path / "hf", tmp_path / "back")
-    made, copied = (tmp_path / place / "model" / "tokenizer.json" for place in ("run", "back"))
-    assert copied.read_bytes() == made.read_bytes()
+    back = type(tokenizer).from_file(str(tmp_path / "back" / "model" / "tokenizer.json"))
+    assert all(back.encode(t, add_special_tokens=False).ids == tokenizer.encode(t).ids for t in WORDS)
 
 
 def test_a_vocabulary_without_tokenizer_json_becomes_one(tmp_path: Path) -> None:
@@ -321,7 +332,85 @@ def test_a_vocabulary_without_tokenizer_json_becomes_one(tmp_path: Path) -> None
     (tmp_path / "hf" / "vocab.txt").write_text("\n".join(words))
     import_hf(tmp_path / "hf", tmp_path / "back")
     tokenizer = Tokenizer.from_file(str(tmp_path / "back" / "model" / "tokenizer.json"))
-    assert tokenizer.encode("The union").tokens == ["the", "un", "##ion"]
+    assert tokenizer.encode("The union").tokens == ["[CLS]", "the", "un", "##ion", "[SEP]"]
+    assert tokenizer.encode("The", "union").type_ids == [0, 0, 0, 1, 1, 1]
+
+
+# What config.json says beside sizes
+
+SAID: dict[str, dict[str, Any]] = {
+    "llama": {"bos_token_id": 0, "eos_token_id": [1, 2], "pad_token_id": None},
+    "gpt": {"eos_token_id": 7},
+    "t5": {"pad_token_id": 3, "eos_token_id": 1, "decoder_start_token_id": 4},
+    "bert": {"pad_token_id": 5},
+    "roberta": {"bos_token_id": 9, "eos_token_id": 8, "pad_token_id": 1},
+    "deit": {"id2label": {str(i): f"class {i}" for i in range(6)}, "label2id": {f"class {i}": i for i in range(6)}},
+}
+
+
+def said(folder: Path) -> dict[str, Any]:
+    config = json.loads((folder / "config.json").read_text())
+    return {key: config[key] for key in (*published.IDS, "id2label", "label2id") if key in config}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_ends_and_classes_travel_word_for_word(name: str, tmp_path: Path) -> None:
+    model = replace(TINY[name], decoder_layer=4) if hasattr(TINY[name], "decoder_layer") else TINY[name]
+    ours_at(tmp_path / "run", model)
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    config = {key: value for key, value in json.loads(path.read_text()).items() if not key.endswith("token_id")}
+    path.write_text(json.dumps(config | SAID[name]))
+    generation = {"eos_token_id": [1, 2], "temperature": 0.5}
+    (tmp_path / "hf" / "generation_config.json").write_text(json.dumps(generation))
+    half = Uniform(width=2, ffn=2, head=2, depth=2)
+    import_hf(tmp_path / "hf", tmp_path / "ours")
+    coalesce_folder(tmp_path / "ours", tmp_path / "small", half)
+    coalesce_folder(tmp_path / "hf", tmp_path / "small hf", half)
+    export_hf(tmp_path / "small", tmp_path / "exported")
+    for folder in ("small hf", "exported"):
+        assert said(tmp_path / folder) == SAID[name]
+        assert json.loads((tmp_path / folder / "generation_config.json").read_text()) == generation
+
+
+def test_generation_stops_where_the_published_model_does(tmp_path: Path) -> None:
+    model = TINY["llama"]
+    state = ours_at(tmp_path / "run", model)
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    net = build(model, None, dtype=torch.float64).eval()
+    net.load_state_dict(state)
+    with torch.no_grad():
+        likeliest = int(net.logits({"tokens": torch.tensor([[5, 6]])})[0, -1].argmax())
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [47, likeliest], "pad_token_id": 0}))
+    import_hf(tmp_path / "hf", tmp_path / "ours")
+    export_hf(tmp_path / "ours", tmp_path / "again")
+    theirs = load(tmp_path / "again", "llama", torch.float64)
+    out = theirs.generate(torch.tensor([[5, 6]]), max_new_tokens=5, do_sample=False)
+    assert out.tolist() == [[5, 6, likeliest]]
+
+
+def test_what_a_run_knows_of_its_ends_is_exported(tmp_path: Path) -> None:
+    model = replace(TINY["gpt"], vocab=300)
+    ours_at(tmp_path / "run", model)
+    words = a_tokenizer("causal", 290)
+    words.add_special_tokens(["<|im_end|>"])
+    folder = tmp_path / "run" / "model"
+    words.save(str(folder / "tokenizer.json"))
+    end = words.token_to_id("<|im_end|>")
+    published.write(folder, tokenizers.facts_of_run(folder, model, end))
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert (theirs.eos_token, theirs.eos_token_id) == ("<|im_end|>", end)
+    assert said(tmp_path / "hf") == {"bos_token_id": end, "eos_token_id": end}
+    assert json.loads((tmp_path / "hf" / "generation_config.json").read_text())["eos_token_id"] == end
+
+
+def test_damaged_facts_are_a_line(tmp_path: Path) -> None:
+    ours_at(tmp_path / "run", TINY["gpt"])
+    for content in ("[", "[]", '{"wings": 2}'):
+        (tmp_path / "run" / "model" / "published.json").write_text(content)
+        assert "published.json" in problems(lambda: export_hf(tmp_path / "run", tmp_path / "new"), tmp_path / "new")[0]
 
 
 # Mistakes: each is one line, and the target stays as it was
@@ -451,17 +540,24 @@ def test_an_index_cannot_lead_out_of_its_folder(llama: Path, tmp_path: Path) -> 
     assert "not the name of a file" in problems(lambda: import_hf(llama, tmp_path / "new"), tmp_path / "new")[0]
 
 
+STRETCHED = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16}
 OPTIONS: Iterable[tuple[str, dict[str, Any], str]] = [
     ("llama", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling"),
-    ("llama", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5}}, "rope_parameters"),
+    ("llama", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5}}, "rope_parameters"),
+    ("llama stretched", {"rope_scaling": {"rope_type": "llama3"} | STRETCHED | {"factor": "8"}}, "factor=8"),
+    ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
+    ("llama", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types"),
+    ("llama", {"model_type": "mistral"}, "model_type=mistral: allowed: llama"),
+    ("llama", {"architectures": None}, "name LlamaForCausalLM, if it is one"),
+    ("qwen2", {"use_sliding_window": True}, "use_sliding_window=True"),
     ("llama", {"attention_bias": True}, "attention_bias=True"),
     ("llama", {"hidden_act": "relu"}, "hidden_act=relu"),
     ("llama", {"num_key_value_heads": 3}, "num_key_value_heads=3"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
     ("llama", {"hidden_size": None}, "hidden_size=missing"),
     ("llama", {"hidden_size": "16"}, "hidden_size=16"),
-    ("llama", {"architectures": ["MistralForCausalLM"]}, "architectures=MistralForCausalLM"),
-    ("gpt", {"activation_function": "relu"}, "activation_function=relu"),
+    ("llama", {"architectures": ["MistralForCausalLM"]}, "model_type=llama: allowed: mistral"),
+    ("gpt", {"activation_function": "silu"}, "activation_function=silu"),
     ("gpt", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
     ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type=relative_key"),
     ("bert", {"architectures": ["ElectraForMaskedLM"]}, "architectures=ElectraForMaskedLM"),
@@ -511,7 +607,7 @@ def test_places_that_cannot_serve_are_refused(llama: Path, tmp_path: Path) -> No
     (tmp_path / "nothing").mkdir()
     refused: list[tuple[Callable[[], None], str]] = [
         (lambda: import_hf(llama, tmp_path / "used"), "a new or an empty folder"),
-        (lambda: import_hf(llama, llama / "config.json" / "new"), "a place to write to"),
+        (lambda: import_hf(llama, tmp_path / "used" / "notes" / "new"), "a place to write to"),
         (lambda: import_hf(tmp_path / "absent", tmp_path / "new"), "name a folder that exists"),
         (lambda: import_hf(tmp_path / "nothing", tmp_path / "new"), "no model is there yet"),
         (lambda: import_hf(tmp_path / "run", tmp_path / "new"), "a model of ours already"),

@@ -57,13 +57,17 @@ SPAN = {axis: size for axis, size in TEXT.items() if axis != "position"} | {
 TINY: dict[str, Model] = {
     "gpt": GPT(**TEXT),
     "gpt untied": GPT(**TEXT, tied=False),
+    "gpt relu": GPT(**TEXT, activation="relu"),
     "bert": BERT(**TEXT, token_type=2),
     "roberta": BERT(**TEXT, token_type=1),
     "deit": DeiT(**IMAGE),
     "deit distilled": DeiT(**IMAGE, distillation=True),
+    "deit one head": DeiT(**IMAGE, distillation=True, distillation_head=False),
     "vit mean": DeiT(**IMAGE, pooling="mean"),
     "llama": Llama(**GROUPED),
     "llama tied qk": Llama(**GROUPED, tied=True, qk_norm=True),
+    "llama stretched": Llama(**GROUPED, rope_factor=4.0, rope_position=16),
+    "qwen2": Llama(**GROUPED, qkv_bias=True),
     "t5 v1.1": T5(**SPAN),
     "t5": T5(**SPAN, mlp="relu", tied=True, head_scale=0.25),
 }
@@ -180,6 +184,8 @@ def test_problems_are_one_line_each_and_name_the_key() -> None:
         (replace(TINY["deit"], pooling="max"), ["model.pooling=max"]),
         (replace(TINY["deit distilled"], pooling="mean"), ["model.distillation=True"]),
         (replace(TINY["llama"], head_dim=7), ["model.head_dim=7"]),
+        (replace(TINY["llama"], rope_factor=0.5, rope_high=1.0), ["model.rope_factor=0.5", "model.rope_high=1.0"]),
+        (replace(TINY["gpt"], activation="swish"), ["model.activation=swish"]),
         (replace(TINY["t5"], bucket=6), ["model.bucket=6"]),
         (replace(TINY["t5"], distance=4), ["model.distance=4"]),
         (replace(TINY["t5"], mlp="swish"), ["model.mlp=swish"]),
@@ -326,7 +332,7 @@ def test_labels_that_are_ignored_give_no_loss_and_no_nan() -> None:
 def gpt2(hf: ModuleType, model: GPT) -> nn.Module:
     """Return Hugging Face's GPT-2 of the same sizes."""
     sizes = {"n_positions": model.position, "n_embd": model.embed, "n_layer": model.layer, "n_inner": model.ffn}
-    ends = {"bos_token_id": 0, "eos_token_id": 0}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "activation_function": model.activation.replace("_tanh", "_new")}
     return hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=model.vocab, n_head=model.head, **sizes, **ends))
 
 
@@ -354,7 +360,8 @@ def vision(hf: ModuleType, model: DeiT) -> nn.Module:
     shape = {"image_size": model.image, "patch_size": model.patch, "num_labels": model.classes}
     settings = {"num_attention_heads": model.head, "layer_norm_eps": model.eps, **shape, **wide(model)}
     if model.distillation:
-        return hf.DeiTForImageClassificationWithTeacher(hf.DeiTConfig(**settings))
+        kind = hf.DeiTForImageClassificationWithTeacher if model.two_heads else hf.DeiTForImageClassification
+        return kind(hf.DeiTConfig(**settings))
     return hf.ViTForImageClassification(hf.ViTConfig(**settings))
 
 
@@ -364,6 +371,17 @@ def llama(hf: ModuleType, model: Llama) -> nn.Module:
     constants = {"rms_norm_eps": model.eps, "rope_theta": model.theta, "tie_word_embeddings": model.tied}
     sizes = {"vocab_size": model.vocab, "max_position_embeddings": model.position, "head_dim": model.head_dim}
     settings = {**heads, **constants, **sizes, **wide(model), "bos_token_id": 0, "eos_token_id": 0}
+    if model.qkv_bias:
+        return hf.Qwen2ForCausalLM(hf.Qwen2Config(**settings))
+    if model.rope_factor > 1:
+        factors = {"low_freq_factor": model.rope_low, "high_freq_factor": model.rope_high}
+        first = {"factor": model.rope_factor, "original_max_position_embeddings": model.rope_position}
+        settings["rope_parameters"] = {
+            "rope_type": "llama3",
+            "rope_theta": settings.pop("rope_theta"),
+            **factors,
+            **first,
+        }
     if model.qk_norm:
         return hf.Qwen3ForCausalLM(hf.Qwen3Config(**settings))
     return hf.LlamaForCausalLM(hf.LlamaConfig(**settings))
@@ -393,7 +411,7 @@ def widen(module: nn.Module) -> None:
     """Let the reference's RMS norms and rotary angles, which it works out in float32, be float64."""
     for child in module.modules():
         kind = type(child).__name__
-        if kind.endswith("RMSNorm") or kind == "T5LayerNorm":
+        if kind.endswith("RMSNorm") or kind.endswith("T5LayerNorm"):
             child.forward = lambda x, norm=child: nn.functional.rms_norm(
                 x, norm.weight.shape, norm.weight, norm.variance_epsilon
             )
@@ -403,8 +421,16 @@ def widen(module: nn.Module) -> None:
 
 def angles(x: Tensor, position_ids: Tensor, config) -> tuple[Tensor, Tensor]:
     """Return the reference's cosines and sines in float64: its formula, without the roundings."""
-    dim = config.head_dim
-    inverse = 1.0 / config.rope_parameters["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    rope = config.rope_parameters
+    inverse = 1.0 / rope["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
+    if rope["rope_type"] == "llama3":
+        low, high, first = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+        length = 2 * math.pi / inverse
+        smooth = (first / length - low) / (high - low)
+        between = (1 - smooth) * inverse / rope["factor"] + smooth * inverse
+        inverse = torch.where(length > first / low, inverse / rope["factor"], inverse)
+        inverse = torch.where((length <= first / low) & (length >= first / high), between, inverse)
     angle = (position_ids[..., None].double() * inverse).repeat(1, 1, 2)
     return angle.cos().to(x), angle.sin().to(x)
 

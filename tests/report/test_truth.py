@@ -9,6 +9,7 @@ from typing import Any
 
 import fake_runs as fake
 import pytest
+import toy
 from test_report import made, straight
 
 from mlrun.report import build, pairing
@@ -225,6 +226,13 @@ def test_a_rate_at_which_seeds_failed_is_never_the_best(tmp_path: Path) -> None:
     assert "failed 2/3" in text and "unfinished" not in text
 
 
+def test_a_run_that_failed_before_it_said_what_it_read_is_no_stranger(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    straight(tmp_path / "c", "2level", [5, 3, 2], fake.TWO, lr=9, status="failed", plan={"data": {}})
+    assert {row.lr: len(row.failed) for row in group(tmp_path).rows} == {1e-3: 0, 9: 1}
+
+
 def test_rates_are_compared_over_the_same_seeds(tmp_path: Path) -> None:
     for seed in range(2):
         straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3 - seed], seed=seed)
@@ -337,6 +345,15 @@ def test_a_log_that_was_cut_or_edited_is_one_line_and_in_no_mean(tmp_path: Path,
 @pytest.mark.parametrize("name", ["scratch", "scratch-branch", "2level", "2level-branch", "grow", "grow-branch"])
 def test_the_log_of_a_real_run_is_whole(name: str) -> None:
     assert (read(fake.RECORDED / name).finished, read(fake.RECORDED / name).fault) == (True, None)
+
+
+def test_the_recorded_runs_have_the_records_that_a_run_writes_today(tmp_path: Path) -> None:
+    toy.run(tmp_path / "a", toy.make())
+    fresh = toy.records(tmp_path / "a")
+    for kind in {record["kind"] for record in fresh}:
+        kept, now = (set.intersection(*(set(r) for r in log if r["kind"] == kind)) for log in
+                     (fake.recorded("2level")[2], fresh))  # fmt: skip
+        assert now - {"standard_error"} <= kept, kind
 
 
 # 9. A better baseline elsewhere

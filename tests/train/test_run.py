@@ -322,7 +322,7 @@ def test_a_start_of_other_sizes_is_refused(tmp_path: Path) -> None:
     resolved = {"model": {"_target_": "mlrun.models.gpt.GPT", **asdict(toy.model())}}
     toy.run(tmp_path / "first", replace(toy.make(), resolved=resolved))
     wide = replace(toy.model(), ffn=128)
-    with pytest.raises(UserError, match="its ffn differ"):
+    with pytest.raises(UserError, match=r"its ffn \(there 64, here 128\) differ"):
         toy.run(tmp_path / "second", toy.make(model=wide, init=str(tmp_path / "first")))
 
 

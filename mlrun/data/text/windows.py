@@ -97,6 +97,7 @@ class TextSource:
             "samples": self.samples,
             "validation_samples": len(self.chosen),
             "vocabulary": self.made.vocabulary.size,
+            "end": self.made.vocabulary.end,
             "tokenizer": str(self.folder / "tokenizer.json"),
             "content": cache.digest(self.made.key),
             "identity": self._identity(),

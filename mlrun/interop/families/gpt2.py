@@ -9,6 +9,7 @@ from mlrun.interop.hf_config import Options, read_rates, write_rates
 from mlrun.interop.name_tables import NameTable, Stored, affine
 from mlrun.models.gpt import GPT
 
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
 KEYS = {"dropout": ("resid_pdrop", "embd_pdrop"), "attention_dropout": ("attn_pdrop",)}
 
 
@@ -34,7 +35,7 @@ def table(model: GPT) -> NameTable:
 def read(options: Options) -> GPT:
     """Return the model of a config.json."""
     embed, head = options.integer("n_embd"), options.integer("n_head")
-    options.only("activation_function", ("gelu_new", "gelu_pytorch_tanh"), "gelu_new")
+    activation = options.only("activation_function", tuple(ACTIVATIONS), "gelu_new")
     options.only("scale_attn_weights", (True,), True)
     options.only("scale_attn_by_inverse_layer_idx", (False,), False)
     options.only("add_cross_attention", (False,), False)
@@ -47,6 +48,7 @@ def read(options: Options) -> GPT:
         ffn=options.integer("n_inner", 4 * embed),
         layer=options.integer("n_layer"),
         tied=options.flag("tie_word_embeddings", True),
+        activation=ACTIVATIONS[activation],
         eps=options.number("layer_norm_epsilon", 1e-5),
         **read_rates(options, KEYS, {"dropout": 0.1, "attention_dropout": 0.1}),
     )
@@ -61,7 +63,7 @@ def write(model: GPT, ids: SpecialIds) -> dict[str, Any]:
         "n_head": model.head,
         "n_inner": model.ffn,
         "n_layer": model.layer,
-        "activation_function": "gelu_new",
+        "activation_function": next(theirs for theirs, own in ACTIVATIONS.items() if own == model.activation),
         "layer_norm_epsilon": model.eps,
         "tie_word_embeddings": model.tied,
         "bos_token_id": ids.get("eos_token"),

@@ -1,7 +1,8 @@
-"""Llama, and with norms on queries and keys Qwen3."""
+"""Llama and its kin: Mistral without a window, Qwen2 with biases and Qwen3 with norms on queries and keys."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mlrun.interop.families.base import Family, SpecialIds
@@ -9,9 +10,18 @@ from mlrun.interop.hf_config import Options, read_rates, write_rates
 from mlrun.interop.name_tables import NameTable, Stored, weights
 from mlrun.models.llama import Llama
 
+KINDS = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+# What each class takes for an absent max_position_embeddings.
+POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
+
 
 def table(model: Llama) -> NameTable:
-    """Return the names of LlamaForCausalLM, or with `qk_norm` of Qwen3ForCausalLM."""
+    """Return the names of LlamaForCausalLM, which its kin share."""
     block = {
         "attention_norm": "input_layernorm",
         "attention.query": "self_attn.q_proj",
@@ -23,52 +33,88 @@ def table(model: Llama) -> NameTable:
         "mlp.up": "mlp.up_proj",
         "mlp.down": "mlp.down_proj",
     }
+    biases = {
+        f"blocks.{{layer}}.attention.{ours}.bias": Stored(f"model.layers.{{layer}}.self_attn.{theirs}_proj.bias")
+        for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"))
+    }
     norms = {"attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm"}
     return {
         "token.weight": Stored("model.embed_tokens.weight"),
         "norm.weight": Stored("model.norm.weight"),
         **({} if model.tied else {"head.weight": Stored("lm_head.weight")}),
         **weights("blocks.{layer}", "model.layers.{layer}", block | (norms if model.qk_norm else {})),
+        **(biases if model.qkv_bias else {}),
     }
 
 
 def read(options: Options) -> Llama:
     """Return the model of a config.json."""
-    qwen = options.config.get("model_type") == "qwen3"
+    kind = options.config.get("model_type") or KINDS[options.config["architectures"][0]]
     embed, head = options.integer("hidden_size"), options.integer("num_attention_heads")
-    kv_head = options.integer("num_key_value_heads", head)
+    kv_head = options.integer("num_key_value_heads", 8 if kind == "mistral" else head)
+    position = options.integer("max_position_embeddings", POSITIONS[kind])
     options.only("hidden_act", ("silu",), "silu")
-    options.only("attention_bias", (False,), False)
+    if kind != "qwen2":  # which has its biases always
+        options.only("attention_bias", (False,), False)
     options.only("mlp_bias", (False,), False)
-    options.only("use_sliding_window", (False,), False)
     if head % kv_head:
         options.wrong("num_key_value_heads", f"a divisor of num_attention_heads={head}")
+    _refuse_window(options, kind, position)
     return Llama(
         vocab=options.integer("vocab_size"),
-        position=options.integer("max_position_embeddings", 2048),
+        position=position,
         embed=embed,
         kv_head=kv_head,
         group=max(1, head // kv_head),
-        head_dim=options.integer("head_dim", 128 if qwen else embed // head),
+        head_dim=options.integer("head_dim", 128 if kind == "qwen3" else embed // head),
         ffn=options.integer("intermediate_size"),
         layer=options.integer("num_hidden_layers"),
         tied=options.flag("tie_word_embeddings", False),
-        qk_norm=qwen,
-        theta=theta(options),
+        qk_norm=kind == "qwen3",
+        qkv_bias=kind == "qwen2",
+        **rotary(options),
         eps=options.number("rms_norm_eps", 1e-6),
         **read_rates(options, {}, {}),
     )
 
 
-def theta(options: Options) -> float:
-    """Return the base of the rotary wavelengths; any scaling of the positions is unsupported."""
+def _refuse_window(options: Options, kind: str, position: int) -> None:
+    """Note a window that is narrower than the longest text: some token would not see all before it."""
+    window = options.config.get("sliding_window", 4096 if kind == "mistral" else None)
+    if kind == "mistral" and not (window is None or (type(window) is int and window >= position)):
+        options.wrong("sliding_window", f"null, or at least max_position_embeddings={position}")
+    options.only("use_sliding_window", (False,), False)
+    if any(layer != "full_attention" for layer in options.config.get("layer_types") or ()):
+        options.wrong("layer_types", "full_attention in every layer")
+
+
+def rotary(options: Options) -> dict[str, Any]:
+    """Return our settings of the rotary positions; what is neither plain nor Llama 3.1's is unsupported."""
+    found: dict[str, Any] = {}
+    theta = options.config
+    if options.config.get("partial_rotary_factor", 1) != 1:
+        options.wrong("partial_rotary_factor", "1, or absent")
     for key in ("rope_scaling", "rope_parameters"):
         rope = options.config.get(key) or {}
-        if rope.get("rope_type", rope.get("type", "default")) != "default":
-            options.wrong(key, "null, or rope_type default")
+        kind = rope.get("rope_type", rope.get("type", "default"))
+        if kind == "llama3":
+            found = _stretch(Options(rope, options.path), options)
+        elif kind != "default" or rope.get("partial_rotary_factor", 1) != 1:
+            options.wrong(key, "null, or rope_type default or llama3")
         if "rope_theta" in rope:
-            return Options(rope, options.path).number("rope_theta", 10000.0)
-    return options.number("rope_theta", 10000.0)
+            theta = rope
+    return found | {"theta": Options(theta, options.path).number("rope_theta", 10000.0)}
+
+
+def _stretch(rope: Options, options: Options) -> dict[str, Any]:
+    found = {
+        "rope_factor": rope.number("factor", 0),
+        "rope_low": rope.number("low_freq_factor", 0),
+        "rope_high": rope.number("high_freq_factor", 0),
+        "rope_position": rope.integer("original_max_position_embeddings"),
+    }
+    options.problems += rope.problems
+    return found
 
 
 def write(model: Llama, ids: SpecialIds) -> dict[str, Any]:
@@ -86,6 +132,8 @@ def write(model: Llama, ids: SpecialIds) -> dict[str, Any]:
         "attention_bias": False,
         "rms_norm_eps": model.eps,
         "rope_theta": model.theta,
+        "rope_scaling": _rope_scaling(model),
+        "sliding_window": None,
         "tie_word_embeddings": model.tied,
         "bos_token_id": ids.get("bos_token"),
         "eos_token_id": ids.get("eos_token"),
@@ -94,16 +142,33 @@ def write(model: Llama, ids: SpecialIds) -> dict[str, Any]:
     }
 
 
+def _rope_scaling(model: Llama) -> dict[str, Any] | None:
+    stretch = model.stretch()
+    return (
+        None
+        if stretch is None
+        else {
+            "rope_type": "llama3",
+            "factor": stretch.factor,
+            "low_freq_factor": stretch.low,
+            "high_freq_factor": stretch.high,
+            "original_max_position_embeddings": stretch.position,
+        }
+    )
+
+
 def problems(model: Llama) -> list[str]:
     """Return why the published class cannot express a model."""
     heads = model.kv_head * model.group
+    if model.qk_norm and model.qkv_bias:
+        return ["model.qkv_bias=True: allowed: false with model.qk_norm; no published class has both"]
     if model.embed % heads == 0:
         return []
     return [f"model: the published class needs embed={model.embed} to be a multiple of its {heads} query heads"]
 
 
-def family(architecture: str, kind: str, qk_norm: bool) -> Family:
-    """Return one of the two families."""
+def family(architecture: str, kind: str, speaks: Callable[[Llama], bool]) -> Family:
+    """Return one of the families."""
     return Family(
         Llama,
         {architecture: kind},
@@ -111,11 +176,13 @@ def family(architecture: str, kind: str, qk_norm: bool) -> Family:
         write,
         table,
         problems,
-        speaks=lambda model: model.qk_norm is qk_norm,
+        speaks=speaks,
         copies={"lm_head.weight": "model.embed_tokens.weight"},
         dropped=(r"^model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq$",),
     )
 
 
-LLAMA = family("LlamaForCausalLM", "llama", qk_norm=False)
-QWEN3 = family("Qwen3ForCausalLM", "qwen3", qk_norm=True)
+LLAMA = family("LlamaForCausalLM", "llama", lambda model: not model.qk_norm and not model.qkv_bias)
+MISTRAL = family("MistralForCausalLM", "mistral", lambda model: False)  # a model of ours goes out as Llama
+QWEN2 = family("Qwen2ForCausalLM", "qwen2", lambda model: model.qkv_bias and not model.qk_norm)
+QWEN3 = family("Qwen3ForCausalLM", "qwen3", lambda model: model.qk_norm)

@@ -13,7 +13,21 @@ from mlrun.interop.hf_config import Options
 from mlrun.interop.name_tables import NameTable, Stored
 from mlrun.models.base import Model
 
-FAMILIES = (gpt2.FAMILY, bert.FAMILY, roberta.family(), vit.VIT, vit.DEIT, llama.LLAMA, llama.QWEN3, t5.FAMILY)
+FAMILIES = (
+    gpt2.FAMILY,
+    bert.FAMILY,
+    roberta.ROBERTA,
+    roberta.XLM_ROBERTA,
+    vit.VIT,
+    vit.DEIT,
+    vit.DEIT_ONE_HEAD,
+    llama.LLAMA,
+    llama.MISTRAL,
+    llama.QWEN2,
+    llama.QWEN3,
+    t5.FAMILY,
+    t5.MT5,
+)
 
 
 def find_family(config: Mapping[str, Any], path: Path) -> Family:
@@ -22,12 +36,18 @@ def find_family(config: Mapping[str, Any], path: Path) -> Family:
         raise UserError(f"{path}: quantization_config: allowed: null; take the model in full or half precision")
     named, kind = config.get("architectures") or [], config.get("model_type")
     known = {name: family for family in FAMILIES for name in family.architectures}
-    for name, family in known.items():
-        if named[:1] == [name] and kind in (None, family.architectures[name]):
-            return family if family.padded is None else family.padded(roberta.padding(config, path))
-    given = named[0] if named else kind
-    remedy = f"import one of these{nearest(str(given), list(known))}"
-    raise UserError(mistake(f"{path}: architectures", given, ", ".join(known), remedy))
+    given = named[0] if isinstance(named, list) and named else None
+    if given not in known:
+        kinds = [name for name, family in known.items() if kind == family.architectures[name]]
+        remedy = (
+            f"import one of these{nearest(str(given), list(known))}" if not kinds else f"name {kinds[0]}, if it is one"
+        )
+        raise UserError(mistake(f"{path}: architectures", given, ", ".join(known), remedy))
+    family = known[given]
+    if kind not in (None, family.architectures[given]):
+        remedy = f"a {given} is of that kind, and this would be read as another model"
+        raise UserError(mistake(f"{path}: model_type", kind, family.architectures[given], remedy))
+    return family if family.padded is None else family.padded(roberta.padding(config, path))
 
 
 def family_of(model: Model, ids: SpecialIds) -> Family:

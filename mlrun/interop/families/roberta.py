@@ -1,4 +1,4 @@
-"""RoBERTa: BERT with one token type, whose rows 0 to `pad` of the position table belong to no position.
+"""RoBERTa and XLM-RoBERTa: BERT with one token type, whose rows 0 to `pad` of the position table belong to no position.
 
 Its class numbers positions from the padding token's id + 1 on (`create_position_ids_from_input_ids` of the published
 code); padding itself reads row `pad`. Ours has the rows of positions alone, and no padding.
@@ -7,6 +7,7 @@ code); padding itself reads row `pad`. Ours has the rows of positions alone, and
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from mlrun.models.bert import BERT
 PAD = 1
 
 
-def family(pad: int = PAD) -> Family:
-    """Return the family of the models whose padding token has the id `pad`."""
+def family(architecture: str, kind: str, pad: int = PAD) -> Family:
+    """Return the family of the models whose padding token has the id `pad`; both architectures are one model."""
 
     def table(model: BERT) -> NameTable:
         names = bert.trunk("roberta")
@@ -47,13 +48,14 @@ def family(pad: int = PAD) -> Family:
 
     return Family(
         BERT,
-        {"RobertaForMaskedLM": "roberta"},
+        {architecture: kind},
         read,
         write,
         table,
         whole_heads,
-        speaks=lambda model: model.token_type == 1,
-        padded=family,
+        # A model of ours goes out as RoBERTa.
+        speaks=lambda model: model.token_type == 1 and kind == "roberta",
+        padded=partial(family, architecture, kind),
         copies={
             "lm_head.decoder.weight": "roberta.embeddings.word_embeddings.weight",
             "lm_head.decoder.bias": "lm_head.bias",
@@ -68,3 +70,7 @@ def padding(config: Mapping[str, Any], path: Path) -> int:
     if type(pad) is not int or pad < 0:
         raise UserError(f"{path}: pad_token_id={pad}: allowed: an integer of at least 0; positions are counted from it")
     return pad
+
+
+ROBERTA = family("RobertaForMaskedLM", "roberta")
+XLM_ROBERTA = family("XLMRobertaForMaskedLM", "xlm-roberta")

@@ -1,4 +1,4 @@
-"""T5, original (relu, tied) and v1.1 (gated, untied).
+"""T5, original (relu, tied) and v1.1 (gated, untied), and mT5, which is v1.1 under another name.
 
 The published code scales the hidden states in front of a tied head by embed ** -0.5 of its own size, while a level
 of ours keeps the scale of the size it came from; the ratio is written into the last norm.
@@ -6,6 +6,7 @@ of ours keeps the scale of the size it came from; the ratio is written into the 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mlrun.interop.families.base import Family, SpecialIds
@@ -57,9 +58,10 @@ def read(options: Options) -> T5:
     rates = read_rates(options, KEYS, {"dropout": 0.1})
     if "attention_dropout" not in options.config:
         rates["attention_dropout"] = rates["dropout"]
-    mlp = options.only("feed_forward_proj", tuple(MLPS), "relu")
+    multilingual = options.config.get("model_type") == "mt5"
+    mlp = options.only("feed_forward_proj", tuple(MLPS), "gated-gelu" if multilingual else "relu")
     # Newer writers always say "tied" and keep the difference in scale_decoder_outputs.
-    tied = options.flag("tie_word_embeddings", True) and options.flag("scale_decoder_outputs", True)
+    tied = options.flag("tie_word_embeddings", not multilingual) and options.flag("scale_decoder_outputs", True)
     return T5(
         vocab=options.integer("vocab_size"),
         embed=embed,
@@ -116,3 +118,5 @@ FAMILY = Family(
     dropped=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),
     implied=("head_scale",),
 )
+# A model of ours goes out as T5.
+MT5 = replace(FAMILY, architectures={"MT5ForConditionalGeneration": "mt5"}, speaks=lambda model: False)

@@ -1,7 +1,8 @@
-"""ViT with a class token (the published DeiT without distillation is one), and DeiT with both of its heads."""
+"""ViT with a class token (the published DeiT without distillation is one), and DeiT with one or both of its heads."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from mlrun.interop.families.base import Family, SpecialIds, whole_heads
@@ -10,16 +11,20 @@ from mlrun.interop.name_tables import NameTable, Stored, affine
 from mlrun.models.deit import DeiT
 
 DISTILLED = "DeiTForImageClassificationWithTeacher"
+ONE_HEAD = "DeiTForImageClassification"
 KEYS = {"dropout": ("hidden_dropout_prob",), "attention_dropout": ("attention_probs_dropout_prob",)}
 
 
 def table(model: DeiT) -> NameTable:
-    """Return the names of ViTForImageClassification, or with distillation of DeiTForImageClassificationWithTeacher."""
+    """Return the names of ViTForImageClassification, or with distillation those of DeiT."""
     if not model.distillation:
         return trunk("vit") | affine("head", "classifier")
+    token = {"distillation_token.weight": Stored("deit.embeddings.distillation_token", lead=2)}
+    if not model.distillation_head:
+        return trunk("deit") | token | affine("head", "classifier")
     return {
         **trunk("deit"),
-        "distillation_token.weight": Stored("deit.embeddings.distillation_token", lead=2),
+        **token,
         **affine("head", "cls_classifier"),
         **affine("distillation_head", "distillation_classifier"),
     }
@@ -50,6 +55,7 @@ def read(options: Options) -> DeiT:
     options.only("hidden_act", ("gelu",), "gelu")
     options.only("qkv_bias", (True,), True)
     labels = options.config.get("id2label")
+    named = options.config["architectures"][0]
     return DeiT(
         image=options.integer("image_size", 224),
         channel=options.integer("num_channels", 3),
@@ -60,7 +66,8 @@ def read(options: Options) -> DeiT:
         head_dim=embed // head,
         ffn=options.integer("intermediate_size", 3072),
         layer=options.integer("num_hidden_layers", 12),
-        distillation=DISTILLED in options.config.get("architectures", ()),
+        distillation=named != "ViTForImageClassification",
+        distillation_head=named != ONE_HEAD,
         eps=options.number("layer_norm_eps", 1e-12),
         **read_rates(options, KEYS, {}),
     )
@@ -109,6 +116,9 @@ DEIT = Family(
     write,
     table,
     problems,
-    speaks=lambda model: model.distillation,
+    speaks=lambda model: model.two_heads,
     dropped=(r"^deit\.pooler\.",),
+)
+DEIT_ONE_HEAD = replace(
+    DEIT, architectures={ONE_HEAD: "deit"}, speaks=lambda model: model.distillation and not model.distillation_head
 )

@@ -14,7 +14,7 @@ from mlrun.train.snapshot import Progress
 COSTS = ("stage", "level", "branch", "steps", "tokens", "flops", "flops_body")
 
 
-def summary(plan: Plan, progress: Progress, seconds: Mapping[str, float], log: Path) -> dict[str, Any]:
+def finished(plan: Plan, progress: Progress, seconds: Mapping[str, float], log: Path) -> dict[str, Any]:
     """Return what follows from the plan, the progress, the seconds by purpose, and the log."""
     planned = as_dict(plan)
     stages = [

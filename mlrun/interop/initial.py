@@ -1,0 +1,160 @@
+"""What a run takes from the folder that `init` names: its model, its tokenizer, and what its weights cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from mlrun.config import Settings
+from mlrun.data.text import tokenizer as tokenizers
+from mlrun.errors import UserError, mistake
+from mlrun.interop import ledger
+from mlrun.interop.published import IDS, Facts
+from mlrun.interop.read import Checkpoint, open_folder
+from mlrun.interop.tokenizers import has_one
+from mlrun.interop.write import ours
+from mlrun.models.base import Model
+from mlrun.plan.stages import Plan
+from mlrun.units import parse
+
+PLAN = "plan.json"
+
+
+@dataclass(frozen=True)
+class Initial:
+    """A model to start from: `tokenizer` is its file, None if none is there; `facts` as in `Checkpoint`."""
+
+    folder: Path
+    model: Model
+    tokenizer: Path | None
+    ledger: ledger.Ledger
+    facts: Facts | None
+
+
+def opened(init: str) -> Checkpoint:
+    """Return the folder's tensors, names, shapes and dtypes checked; UserError if there is no such model."""
+    allowed, remedy = "a model folder, ours or Hugging Face's", "correct the path, or leave it out"
+    folder = Path(init).expanduser()
+    if not init or not folder.is_dir():
+        raise UserError(mistake("init", init, allowed, remedy))
+    return open_folder(folder, "init")
+
+
+def look(init: str) -> Initial:
+    """Return what the headers and small files of the folder tell; UserError as `opened`."""
+    folder = Path(init).expanduser().absolute()
+    return _look(init, tuple((path, path.stat().st_mtime_ns) for path in sorted(folder.glob("**/*.json"))))
+
+
+@cache
+def _look(init: str, files: tuple[tuple[Path, int], ...]) -> Initial:
+    """Read the folder, once for all points of a sweep; `files` tell it from what it was or will be."""
+    found = opened(init)
+    tokenizer = tokenizers.given_files(str(found.folder)) if has_one(found.folder) else None
+    return Initial(
+        found.folder, found.model, None if tokenizer is None else tokenizer[0], ledger.read(found.folder), found.facts
+    )
+
+
+def settings_of(found: Initial) -> dict[str, Any]:
+    """Return the folder's model as a choice of the group `model`."""
+    return ours(found.model)
+
+
+def facts(init: str) -> Facts:
+    """Return the special ids that were published with the model; class names are those of the data."""
+    return {key: value for key, value in (look(init).facts or {}).items() if key in IDS}
+
+
+def problems(init: str, model: Model, init_flops: str | None) -> list[str]:
+    """Return why a run whose first stage trains `model` cannot start from the folder, a line each."""
+    found = look(init)
+    return [*unlike(init, found.model, model), *_declared(init, found.ledger, init_flops)]
+
+
+def unlike(init: str, theirs: Model, own: Model) -> list[str]:
+    """Return a line if a model has not the weights of another; what is dropped in training is each run's choice."""
+    theirs, own = theirs.without_dropout(), own.without_dropout()
+    if theirs == own:
+        return []
+    kind = type(theirs).__name__
+    if type(theirs) is not type(own):
+        remedy = f"it is a {kind}: leave model=... out, or name one"
+        return [mistake("init", init, f"a {type(own).__name__}, as the first stage's model is", remedy)]
+    pairs = ((f, getattr(theirs, f), getattr(own, f)) for f in asdict(own))
+    differing = ", ".join(f"{f} (there {a}, here {b})" for f, a, b in pairs if a != b)
+    remedy = f"its {differing} differ: leave model.* out, or set it so that the first stage has these"
+    return [mistake("init", init, f"a {kind} of the first stage's sizes", remedy)]
+
+
+def tokenizer_problems(init: str, given: str) -> list[str]:
+    """Return a line if a given tokenizer is not the one beside the weights: their rows would mean other words."""
+    beside = look(init).tokenizer
+    if beside is None or _same(beside, given):
+        return []
+    allowed = f"the tokenizer beside the weights, {beside}"
+    return [mistake("data.tokenizer", given, allowed, "leave it out: init brings its own")]
+
+
+def _same(beside: Path, given: str) -> bool:
+    same = Path(given).expanduser().resolve() in (beside.resolve(), beside.parent.resolve())
+    return same or _meaning(str(beside)) == _meaning(given)
+
+
+def _meaning(name: str) -> dict[str, Any]:
+    """Return what decides how text becomes ids; what is put around the ids is the objective's."""
+    content: dict[str, Any] = json.loads(tokenizers.load(name).to_str())
+    return {key: content.get(key) for key in ("model", "normalizer", "pre_tokenizer", "added_tokens")}
+
+
+def charged(plan: Plan, settings: Settings, run: Path) -> Plan:
+    """Return the plan with what its start cost before; a run that has begun keeps what it began with.
+
+    Raises:
+        UserError: the folder is missing or no model, or `init_flops` does not fit to it.
+    """
+    if settings.init is None:
+        if settings.init_flops is not None:
+            remedy = "it says what the model in init=... had cost"
+            raise UserError(mistake("init_flops", settings.init_flops, "null without init", remedy))
+        return plan
+    began = _began_with(run)
+    return replace(plan, source=_source(settings.init, settings.init_flops) if began is None else began)
+
+
+def _began_with(run: Path) -> Mapping[str, Any] | None:
+    """Return the source of a run that has checkpoints; None if it has yet to begin."""
+    if not (run / "checkpoints").is_dir() or not (run / PLAN).is_file():
+        return None
+    source: Mapping[str, Any] | None = json.loads((run / PLAN).read_text()).get("source")
+    return source
+
+
+def _source(init: str, init_flops: str | None) -> Mapping[str, Any]:
+    found = look(init)
+    if problems := _declared(init, found.ledger, init_flops):
+        raise UserError(problems)
+    flops = _flops(init_flops)
+    return ledger.source(init, found.ledger if flops is None else ledger.declared(found.ledger, flops))
+
+
+def _flops(init_flops: str | None) -> int | None:
+    """Return the FLOPs that a setting names, None if it names none."""
+    length = parse(init_flops)
+    return None if length is None or length.unit != "flops" or length.amount < 1 else round(length.amount)
+
+
+def _declared(init: str, known: ledger.Ledger, init_flops: str | None) -> list[str]:
+    if init_flops is None:
+        return []
+    if _flops(init_flops) is None:
+        allowed = "FLOPs above 0, such as 3e18 flops, or null"
+        return [mistake("init_flops", init_flops, allowed, "say what training the model in init had cost")]
+    if ledger.known(known):
+        remedy = "leave it out: its ledger.json says what it cost"
+        return [mistake("init_flops", init_flops, f"null with init={init}", remedy)]
+    return []
