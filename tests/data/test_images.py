@@ -290,7 +290,8 @@ def test_a_run_of_pictures_keeps_how_its_pixels_are_made(tmp_path: Path) -> None
     target = {"_target_": "mlrun.models.deit.DeiT", **asdict(model)}
     weights = Snapshot({"weights": dict(build(model, 0).state_dict())})
     opened = data.open(model, 0, str(tmp_path))
-    save_model(tmp_path / "run" / "model", target, weights, opened.describe(), ALONE)
+    (tmp_path / "run").mkdir()
+    save_model(tmp_path / "run" / "model", target, weights, opened.model_files(), ALONE)
     export_hf(tmp_path / "run", tmp_path / "hf")
     import_hf(tmp_path / "hf", tmp_path / "back")
     kept = json.loads((tmp_path / "hf" / "preprocessor_config.json").read_text())
