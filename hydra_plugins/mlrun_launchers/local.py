@@ -102,7 +102,6 @@ class Started:
     def __init__(self, run: Run, share: capacity.Share) -> None:
         run.printed.parent.mkdir(parents=True, exist_ok=True)
         self.run = run
-        forget_failure(run.folder)
         with open(run.printed, "ab") as file:
             self._from = file.tell()
             # A session of its own: an interrupt of the terminal reaches us alone, and we ask the run to save.
@@ -117,6 +116,7 @@ class Started:
             file.seek(self._from)
             lines = file.read().decode(errors="replace").splitlines()
         if self.process.returncode == 0:
+            forget_failure(self.run.folder)
             return lines[-1] if lines else "done"
         told = [line for line in lines if line.startswith("mlrun: ")] or lines[-40:]
         if self.process.returncode == IN_USE:

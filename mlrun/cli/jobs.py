@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 # points registers what a job's folder is resolved with, wherever a launcher unpickles a job.
-from mlrun.cli import initial, points, run_folder, tasks
+from mlrun.cli import capacity, initial, points, run_folder, tasks
 from mlrun.cli.command import override
 from mlrun.cli.messages import Failed, disk_errors, first, print_error, print_once, user_errors
 from mlrun.cli.preflight import Checked
@@ -36,23 +36,24 @@ class Jobs:
 
     def __call__(self, settings: DictConfig) -> None:
         """Do one task; in a sweep a failure is written down, and the next starts."""
+        capacity.wait_passively()
         hydra = HydraConfig.get()
         planned = self._planned.pop(hydra.runtime.output_dir, None)
         folder = run_folder.short(Path(hydra.runtime.output_dir))
         settings.run = str(folder)
         if planned is None and tasks.TASKS[settings.task].planned:
-            said, model = hydra.overrides.task, hydra.runtime.choices.get("model")
+            said, model = points.as_said(hydra.overrides.task), hydra.runtime.choices.get("model")
             settings = initial.completed(settings, said, model, folder)
         if hydra.mode != RunMode.MULTIRUN:
             with user_errors(everywhere=True):
                 tasks.perform(settings, folder, planned)
             return
         print_once(f"\n-- run {hydra.job.num}: {folder}")
-        if first():
-            forget_failure(folder)
         try:
             with disk_errors():
                 tasks.perform(settings, folder, planned)
+            if first():
+                forget_failure(folder)
         except InUse as error:  # another process trains this run
             print_error(f"mlrun: {error}")
         except (UserError, Failed) as error:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -23,7 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mlrun.cli import trust
@@ -148,11 +148,17 @@ def _single(config: DictConfig, place: str, label: str, launcher: DictConfig | N
             raise UserError(mistake("run", config.run, "a folder", "give run=outputs/NAME, or leave it out"))
         str(config.task)  # decides, before all is checked, what is
         folder = Path(str(OmegaConf.select(config.hydra, place)))
+    # As they are written: what they refer to is read, and judged, elsewhere.
     written = OmegaConf.to_container(OmegaConf.masked_copy(config, ["run"]))
     assert isinstance(written, dict)
-    own_run, said = "${now:" not in str(written["run"]), tuple(config.hydra.overrides.task)
+    own_run, said = "${now:" not in str(written["run"]), as_said(config.hydra.overrides.task)
     model = config.hydra.runtime.choices.get("model")
     return Point(_settings(config), Path(str(config.run)), folder, label, own_run, launcher, said=said, model=model)
+
+
+def as_said(overrides: ListConfig) -> tuple[str, ...]:
+    """Return overrides as they are written; an entry of the list would be resolved."""
+    return tuple(map(str, cast(list[str], OmegaConf.to_container(overrides))))
 
 
 def _settings(config: DictConfig) -> DictConfig:

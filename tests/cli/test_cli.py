@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from mlrun import __main__
-from mlrun.cli import command, points, preflight, tasks
+from mlrun.cli import command, initial, points, preflight, tasks
 from mlrun.cli.messages import Failed
 from mlrun.config import Config, conf_dir
 from mlrun.errors import InUse, UserError
@@ -118,7 +118,7 @@ BAD = {
     "key below one that is null": (["hydra.sweeper.params.x=1"], "hydra.sweeper.params.x=1: allowed:"),
     "key added below a number": (["+model.embed.x=1"], "could not be converted to Integer"),
     "key below a number": (["model.embed.x=1"], "model.embed.x=1: allowed:"),
-    "key that its group has not": (["model.x.y=1"], "model.x.y=1: allowed: _target_, attention_dropout, "),
+    "key that its group has not": (["model.x.y=1"], "model.x.y=1: allowed: _target_, activation, attention_dropout, "),
     "logger that is none": (["+logger.foo=1"], "logger.foo=1: allowed: a choice of the group; give logger=NAME"),
     "setting that a logger has not": (
         ["logger=tensorboard", "logger.tensorboard.y=1"],
@@ -480,12 +480,16 @@ def test_a_model_to_begin_with_may_lie_in_the_folder_of_a_sweep_and_several_are_
     mlrun: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str | None] = []
-    stub(monkeypatch, lambda config, plan, folder: seen.append(config.settings.init))
     for path in (f"{ODD}/model", "a", "b", "c,d"):
         Path(path).mkdir(parents=True)
-    assert mlrun(f"init={ODD}/model", "run=r1").code == 0
-    assert mlrun("init=c,d", "run=r2").code == 0
-    assert mlrun("-m", "init=a,b", "run=r3").code == 0
+    with monkeypatch.context() as patch:
+        stub(patch, lambda config, plan, folder: seen.append(config.settings.init))
+        patch.setattr(initial, "completed", lambda settings, *_: settings)
+        patch.setattr("mlrun.interop.initial.problems", lambda *_: [])
+        patch.setattr("mlrun.interop.initial.charged", lambda plan, *_: plan)
+        assert mlrun(f"init={ODD}/model", "run=r1").code == 0
+        assert mlrun("init=c,d", "run=r2").code == 0
+        assert mlrun("-m", "init=a,b", "run=r3").code == 0
     assert seen == [f"{ODD}/model", "c,d", "a", "b"]
     assert "init=s/0-cycle=2level,seed=2" in mlrun("init=s/0-cycle=2level,seed=2", "run=r4").err[0]
 
