@@ -23,7 +23,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mlrun.cli import trust
@@ -156,7 +156,7 @@ def _single(config: DictConfig, place: str, label: str, launcher: DictConfig | N
     return Point(_settings(config), Path(str(config.run)), folder, label, own_run, launcher, said=said, model=model)
 
 
-def as_said(overrides: ListConfig) -> tuple[str, ...]:
+def as_said(overrides: Any) -> tuple[str, ...]:
     """Return overrides as they are written; an entry of the list would be resolved."""
     return tuple(map(str, cast(list[str], OmegaConf.to_container(overrides))))
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Limits = dict[Part, int | None]
 
 # Raised when packing changes, so that files of an older version are not taken for its own.
-VERSION = 2
+VERSION = 3
 PARTS: tuple[Part, ...] = ("validation", "train")
 
 
