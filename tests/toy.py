@@ -93,9 +93,9 @@ class Source:
 
 
 def _sample(seed: int, index: int, length: int) -> np.ndarray:
-    draws = np.random.default_rng([seed, index]).integers(0, 3, length + 1)
-    words = [int(draws[0])]
-    for draw in draws[1:]:
+    drawn = np.random.default_rng([seed, index]).integers(0, 3, length + 1)
+    words = [int(drawn[0])]
+    for draw in drawn[1:]:
         words.append((words[-1] * 5 + int(draw) + 1) % WORDS)
     return np.array(words)
 

@@ -2,7 +2,7 @@
 
 No generator is carried along, so resuming at a cursor, or asking for another batch size, changes nothing.
 The hash is the output function of SplitMix64 (Steele et al., "Fast splittable pseudorandom number
-generators", OOPSLA 2014), a bijection of 64 bits. Shapes: B samples, W draws per sample.
+generators", OOPSLA 2014), a bijection of 64 bits. Shapes: B samples, W numbers per sample.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def key(*parts: int) -> np.ndarray:
 
 
 def bits(key_: np.ndarray, index_B: np.ndarray, width: int) -> np.ndarray:
-    """Return (B, W) uint64 draws that depend on the key, the sample's index and the column only."""
+    """Return (B, W) uint64 random numbers that depend on the key, the sample's index and the column only."""
     row_B1 = _mix((index_B.astype(np.uint64)[:, None] ^ key_) + _GOLDEN)
     column_W = np.arange(1, width + 1, dtype=np.uint64)
     return _mix(row_B1 + column_W * _GOLDEN)
 
 
 def uniform(key_: np.ndarray, index_B: np.ndarray, width: int) -> np.ndarray:
-    """Return (B, W) float64 draws in [0, 1)."""
+    """Return (B, W) float64 random numbers in [0, 1)."""
     return (bits(key_, index_B, width) >> np.uint64(11)) * 2.0**-53
 
 

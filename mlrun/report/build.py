@@ -36,7 +36,7 @@ from mlrun.report.compare import Group, compare
 from mlrun.report.notes import notes
 from mlrun.report.read import find, read_all
 
-# Figures take a second each; a report over many settings draws those with most runs.
+# Figures take a second each; a report over many settings shows those with most runs.
 FIGURES = 6
 
 

@@ -129,7 +129,7 @@ def train(
         trainee.at_step(step, lr)
 
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
-        # has masks of its own, which a resumed run draws again.
+        # has masks of its own, which a resumed run makes again.
         masks = partial(seed_masks, settings.seed, step, ranks.rank)
         loss = _gradients(forward, trainee.net.model, next(batches), settings.hardware, ranks, masks)
 

@@ -117,7 +117,7 @@ def test_masks_are_a_function_of_seed_step_process_and_micro_batch() -> None:
     model = replace(TINY["gpt"], **ALL)
     net, batch, key = build(model, 0), a_batch(model, torch.float32), (3, 5, 0, 0)
     first = loss(net, batch, *key)
-    torch.rand(7)  # whatever else draws
+    torch.rand(7)  # whatever else takes random numbers
     assert loss(net, batch, *key) == first
     others = [tuple(v + (place == at) for place, v in enumerate(key)) for at in range(4)]
     assert len({first, *(loss(net, batch, *other) for other in others)}) == 5

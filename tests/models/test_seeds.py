@@ -1,4 +1,4 @@
-"""Seeds are numbers that no release may change: a run that is resumed draws them again."""
+"""Seeds are numbers that no release may change: a run that is resumed makes them again."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """RandAugment (Cubuk et al. 2019) as DeiT trains with it: timm's `rand-m9-mstd0.5-inc1`.
 
-Own code because timm's needs torchvision, and kornia's draws from torch's global generator (so a sample would
+Own code because timm's needs torchvision, and kornia's reads torch's global generator (so a sample would
 depend on its neighbours) and has another table of magnitudes. Numbers are those of timm/data/auto_augment.py.
 A magnitude runs from 0 to 10.
 """
