@@ -630,3 +630,7 @@ def test_a_renamed_class_is_refused_when_a_run_goes_on(tmp_path: Path, monkeypat
         toy.run(tmp_path / "run", config)
     (root / "dog").rename(root / "ant")
     toy.run(tmp_path / "run", config)
+    # What an export says of the classes.
+    classes = sorted(path.name for path in root.iterdir() if path.is_dir())
+    published = json.loads((tmp_path / "run" / "model" / "published.json").read_text())
+    assert published["id2label"] == {str(n): name for n, name in enumerate(classes)}

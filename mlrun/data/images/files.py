@@ -108,7 +108,8 @@ class ImageFiles(Images):
             train, held = ([train[n] for n in part] for part in parts(len(train), self.held_out))
         stored = [[Stored(file, number[class_of(file)], file) for file in part] for part in (train, held)]
         named = [[[class_of(f), Path(f).name, os.path.getsize(f)] for f in part] for part in (train, held)]
-        facts = Facts([classes, named[0]], [classes, named[1]], tuple(_ignored(strange + more)))
+        notes = tuple(_ignored(strange + more))
+        facts = Facts([classes, named[0]], [classes, named[1]], notes, tuple(classes))
         return MappedImages(recipe, stored[0], stored[1], self.validation_samples, facts)
 
     def _other_classes(self, found: list[str]) -> str:

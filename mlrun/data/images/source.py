@@ -69,11 +69,12 @@ def beyond(classes: int, label: int) -> str:
 
 @dataclass(frozen=True)
 class Facts:
-    """What names the training and the held-out pictures (JSON-able), and remarks for the user."""
+    """What names the training and the held-out pictures (JSON-able), remarks for the user, and names of the classes."""
 
     train: Any
     held_out: Any
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,6 +174,7 @@ class ImageSource:
             "held_out_documents": None,
             "copies": None,
             "notes": list(facts.notes),
+            **({"labels": list(facts.labels)} if facts.labels else {}),
         }
 
     def model_files(self) -> dict[str, str]:
