@@ -62,8 +62,8 @@ class HeldOutMeans(Evaluation):
     def of_batch(self, model: Model, batch: Batch, loss: Tensor, logits: Tensor) -> Means:
         """Return by name (mean over one batch, how many it is the mean over); the loss is the mean over its labels."""
 
-    def of_all(self, means: dict[str, float], batches: int) -> dict[str, float]:
-        """Return what is reported of the means over the whole set, which was read in so many batches."""
+    def of_all(self, means: dict[str, float], count: int) -> dict[str, float]:
+        """Return what is reported of the means over the whole set, which has `count` samples."""
         return means
 
     def measure(self, net: Network, context: Context) -> dict[str, float]:
@@ -75,9 +75,9 @@ def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -
     fitting = [evaluation for evaluation in evaluations if evaluation.applies(net.model)]
     shared = [evaluation for evaluation in fitting if isinstance(evaluation, HeldOutMeans)]
     found: dict[str, float] = {}
-    means, batches = _means(shared, net, context) if shared else ([], 0)
+    means, count = _means(shared, net, context) if shared else ([], 0)
     for one, own in zip(shared, means, strict=True):
-        found |= one.of_all(own, batches)
+        found |= one.of_all(own, count)
     for evaluation in fitting:
         if not isinstance(evaluation, HeldOutMeans):
             found |= evaluation.measure(net, context)
@@ -85,7 +85,7 @@ def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -
 
 
 def _means(evaluations: Sequence[HeldOutMeans], net: Network, context: Context) -> tuple[list[dict[str, float]], int]:
-    """Return the means of each evaluation over the held-out set, and its batches, which the processes share."""
+    """Return the means of each evaluation over the held-out set, whose batches the processes share, and its samples."""
     import torch
 
     from mlrun.train.loop import autocast, samples
@@ -107,7 +107,7 @@ def _means(evaluations: Sequence[HeldOutMeans], net: Network, context: Context) 
         _over_all([[(size, found[number]) for size, found in part] for part in everywhere])
         for number in range(len(evaluations))
     ]
-    return means, sum(map(len, everywhere))
+    return means, sum(size for part in everywhere for size, _ in part)
 
 
 def _over_all(processes: Sequence[Sequence[tuple[int, Means]]]) -> dict[str, float]:

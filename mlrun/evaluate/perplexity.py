@@ -28,5 +28,5 @@ class Perplexity(HeldOutMeans):
     def of_batch(self, model: Model, batch: Batch, loss: Tensor, logits: Tensor) -> Means:
         return {"perplexity": (float(loss), model.label_count(batch))}
 
-    def of_all(self, means: dict[str, float], batches: int) -> dict[str, float]:
+    def of_all(self, means: dict[str, float], count: int) -> dict[str, float]:
         return {name: math.exp(loss) if loss < LARGEST else math.inf for name, loss in means.items()}
