@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -75,6 +75,18 @@ def test_without_a_launcher_nothing_is_passed_on() -> None:
     assert signals.asked == STOP
 
 
+@pytest.fixture
+def a_terminal() -> Iterator[None]:
+    """Give these signals their usual handlers: a shell's background job, or nohup, ignores them."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
 def test_a_closed_terminal_and_the_first_interrupt_stop_a_run_that_is_alone(number: signal.Signals) -> None:
     signals = Signals()
@@ -86,6 +98,7 @@ def test_a_closed_terminal_and_the_first_interrupt_stop_a_run_that_is_alone(numb
                 os.kill(os.getpid(), number)
 
 
+@pytest.mark.usefixtures("a_terminal")
 def test_a_second_interrupt_is_no_second_wish_where_a_launcher_passes_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
