@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mlrun.errors import UserError, mistake
 
 KEY = "hydra.launcher."
-# What says how long a thread of torch's that waits for the others spins before it sleeps.
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-
-
-def wait_passively(env: MutableMapping[str, str] = os.environ) -> None:
-    """Let waiting threads sleep unless the user has chosen; it acts before torch is loaded.
-
-    On a machine with other work a spinning thread takes the core from the one that it waits for.
-    """
-    if not any(name in env for name in WAITING):
-        env["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 # points registers what a job's folder is resolved with, wherever a launcher unpickles a job.
-from mlrun.cli import capacity, initial, points, run_folder, tasks
+from mlrun.cli import initial, points, run_folder, tasks
 from mlrun.cli.command import override
 from mlrun.cli.messages import Failed, disk_errors, first, print_error, print_once, user_errors
 from mlrun.cli.preflight import Checked
@@ -36,7 +36,6 @@ class Jobs:
 
     def __call__(self, settings: DictConfig) -> None:
         """Do one task; in a sweep a failure is written down, and the next starts."""
-        capacity.wait_passively()
         hydra = HydraConfig.get()
         planned = self._planned.pop(hydra.runtime.output_dir, None)
         folder = run_folder.short(Path(hydra.runtime.output_dir))

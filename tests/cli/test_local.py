@@ -14,7 +14,7 @@ import pytest
 from toy import SMALL
 
 from hydra_plugins.mlrun_launchers.local import Run, Started
-from mlrun.cli.capacity import Share, shares, wait_passively
+from mlrun.cli.capacity import Share, shares
 from mlrun.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,13 +146,3 @@ def test_shares_that_cannot_be(arguments: tuple[int | None, int, str], told: str
     with pytest.raises(UserError) as refused:
         shares(*arguments, {"CUDA_VISIBLE_DEVICES": "0,1"})
     assert len(refused.value.problems) == 1 and refused.value.problems[0].startswith(told)
-
-
-def test_threads_wait_without_spinning_unless_the_user_says_so() -> None:
-    chosen: dict[str, str] = {}
-    wait_passively(chosen)
-    assert chosen == {"OMP_WAIT_POLICY": "PASSIVE"}
-    for given in ({"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "1000"}):
-        before = dict(given)
-        wait_passively(given)
-        assert given == before
