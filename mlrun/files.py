@@ -47,6 +47,7 @@ RUNTIME = (
     "logger",
     "evaluation",
     "checkpoint",
+    "find",
     "eval.batch",
 )
 
