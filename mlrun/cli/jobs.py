@@ -20,7 +20,7 @@ from mlrun.cli.messages import Failed, disk_errors, first, print_error, print_on
 from mlrun.cli.objective import objective
 from mlrun.cli.preflight import Checked
 from mlrun.errors import InUse, UserError
-from mlrun.files import ERROR
+from mlrun.files import ERROR, LOG, SEARCH, read_json
 from mlrun.train import lock
 
 
@@ -107,9 +107,16 @@ class AfterSweep(Callback):
             if config.task == "train" and any(folder.glob("*/log.jsonl")):
                 print_once(f"\n-- report of {folder}")
                 if first():
-                    tasks.report_on([folder], folder / "report")
+                    tasks.report_on(_reporting(folder) or [folder], folder / "report")
             if failed := failures(folder):
                 raise Failed(f"{len(failed)} of the sweep's runs failed: {', '.join(failed)}")
+
+
+def _reporting(sweep: Path) -> list[Path]:
+    """Return the runs that report a search on fresh seeds; none in another sweep, or before it has chosen."""
+    if not (sweep / SEARCH).exists():
+        return []
+    return [path for name in read_json(sweep / SEARCH)["fresh"] if ((path := sweep / name) / LOG).exists()]
 
 
 @contextlib.contextmanager
