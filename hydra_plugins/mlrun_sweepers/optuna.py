@@ -153,9 +153,8 @@ class OptunaSweeper(Sweeper):
         folder, study = self.folder / (self._twin(trial) or trial).name, self.studies[trial.method]
         ended = status(folder) if lock.free(folder) else "interrupted"
         if ended == "interrupted":
-            raise Failed(
-                f"{folder} was stopped, or another process trains it; the same command with run={self.folder} goes on with the search"
-            )
+            why = f"{folder} was stopped, or another process trains it"
+            raise Failed(f"{why}; the same command with run={self.folder} goes on with the search")
         value = objective(folder, self.config.find)
         if ended == "finished" and math.isfinite(value):
             study.tell(trial.number, value)

@@ -37,7 +37,8 @@ from mlrun.errors import UserError, mistake
 CONFIG = "config"
 # More runs than this in one sweep are taken for a slip of the pen.
 MOST_RUNS = 10_000
-# Our sweepers: the one whose points are known before it runs, and the one that looks for them; and the launchers that stay on this machine.
+# Our sweepers: the one whose points are known before it runs, and the one that looks for them; and the launchers that
+# stay on this machine.
 GRID = "hydra_plugins.mlrun_sweepers.grid.GridSweeper"
 OPTUNA = "hydra_plugins.mlrun_sweepers.optuna.OptunaSweeper"
 BASIC = "hydra._internal.core_plugins."

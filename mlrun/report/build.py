@@ -16,7 +16,7 @@ log.jsonl      `val` records: stage, level, step, tokens, flops, flops_body, sec
                `transfer` records: stage, level, operator, loss_before, loss_operator (before the interpolation;
                optional), loss_after, relative_logit_change, exact, tolerance, alpha.
                Other kinds only tell how far a running run has come.
-summary.json   written once, at the end of a run: status ("finished" | "interrupted" | "failed"), val_loss,
+summary.json   written once, at the end of a run: status ("finished" | "interrupted" | "pruned" | "failed"), val_loss,
                ledger: {stages: [{stage, level, steps, tokens, flops, flops_body, seconds}],
                         seconds: {training, transfer, evaluation, startup}},
                machine (optional): what the seconds were measured on, in words.

@@ -34,8 +34,8 @@ class Run:
     """What one run folder says.
 
     `evaluations` are the trunk's, of all levels; `starts` the machines that it was started on; `last` is the newest
-    record; `fault` says what is wrong with the log of a run that says that it is finished. `search` is what a search says
-    of itself whose choice this run reports, on a seed that chose nothing.
+    record; `fault` says what is wrong with the log of a run that says that it is finished. `search` is what a search
+    says of itself whose choice this run reports, on a seed that chose nothing.
     """
 
     folder: Path
