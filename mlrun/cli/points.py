@@ -179,10 +179,12 @@ def _sweep(loader: ConfigLoader, overrides: list[Override]) -> list[Point]:
         if OmegaConf.select(master, f"hydra.{plugin}._target_") is None:
             raise UserError(mistake(f"hydra/{plugin}", "null", "a choice", "leave it out"))
     shared = _single(master, "sweep.dir", "what all runs share", master.hydra.launcher)
+    # Judged as one of its runs would be: the folder that holds them all may hold some already.
+    example = replace(shared, folder=shared.folder / "run")
     if master.hydra.sweeper._target_ == OPTUNA:
-        return [shared, *_probes(loader, overrides, master, shared)]
+        return [example, *_probes(loader, overrides, master, shared)]
     if master.hydra.sweeper._target_ != GRID:
-        return [shared]
+        return [example]
     with _reading():
         given = parsed([f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()], loader)
     wanted = [*given, *(o for o in overrides if not o.is_hydra_override())]
