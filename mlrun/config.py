@@ -35,6 +35,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "cycle.lr_policy": ("restart", "continue", "rewarm"),
     "on_divergence": ("stop", "skip"),
     "optimizer.schedule.shape": ("constant", "cosine", "linear", "wsd"),
+    "find.objective": ("loss", "flops"),
     "hardware.device": ("cpu", "cuda"),
     "hardware.precision": ("fp32", "bf16"),
     "hardware.sharding": ("none", "fsdp"),
@@ -105,6 +106,16 @@ class Checkpoint:
 
 
 @dataclass
+class Find:
+    """What a sweep that looks for the best settings wants of its runs; nothing here moves a loss."""
+
+    objective: str = "loss"
+    objective_loss: float | None = None
+    prune: float | None = None
+    prune_after: int = 4
+
+
+@dataclass
 class Scale:
     """What the grids of conf/experiment take from conf/scale; nothing of a run by itself."""
 
@@ -143,6 +154,7 @@ class Settings:
     evaluation: dict[str, Any] = field(default_factory=dict)
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    find: Find = field(default_factory=Find)
     scale: Scale | None = None
 
 

@@ -23,6 +23,8 @@ from mlrun.errors import UserError
 CONFIG, PLAN, LOG, SUMMARY, EVALUATION = "config.yaml", "plan.json", "log.jsonl", "summary.json", "evaluate.json"
 ERROR, LOCK = "error.txt", ".lock"
 CHECKPOINTS, MODEL = "checkpoints", "model"
+# Beside the runs of a search: what it tried, what it chose, and which runs report that.
+SEARCH = "search.json"
 
 ASIDE = ".tmp"
 # What a process that was killed leaves behind: ours, and those of versions that named them by their process.
@@ -47,6 +49,7 @@ RUNTIME = (
     "logger",
     "evaluation",
     "checkpoint",
+    "find",
     "eval.batch",
 )
 

@@ -22,7 +22,7 @@ from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import loop, machine, summary
+from mlrun.train import loop, machine, pruning, summary
 from mlrun.train.checkpoint import store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
@@ -33,7 +33,8 @@ from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel import processes
 from mlrun.train.parallel.placement import like
 from mlrun.train.parallel.processes import Lost, Ranks
-from mlrun.train.signals import Signals, Stopped
+from mlrun.train.pruning import Pruned
+from mlrun.train.signals import STOP, Signals, Stopped
 from mlrun.train.snapshot import Progress, Snapshot
 
 
@@ -46,6 +47,7 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
         Broken: the data can no longer be read; the same command goes on from the last checkpoint.
         Lost: another process of the run is gone; the same command goes on from the last checkpoint.
         Stopped: a signal came; the same command goes on from there.
+        Pruned: the run is hopeless beside others of its sweep; with find.prune=null it goes on from there.
     """
     signals = Signals()
     try:
@@ -90,6 +92,7 @@ class Run:
         self.checkpoints = store.Checkpoints(folder / files.CHECKPOINTS, plan, ranks)
         self.progress = Progress()
         self.kept: dict[int, Snapshot] = {}
+        self.hopeless: str | None = None  # why, on the first process
 
     def go(self) -> dict[str, Any]:
         """Run every stage that is left, then write the model and the summary."""
@@ -97,6 +100,8 @@ class Run:
         before = files.read_json(written, "remove it, and the run goes on") if written.exists() else {}
         if before.get("status") == "finished":
             return before
+        if before.get("status") == "pruned" and self.config.settings.find.prune is not None:
+            raise Pruned(before["reason"])
         self.plan = initial.charged(self.plan, self.config.settings, self.folder)
         found = self.checkpoints.load()
         if found is None:
@@ -121,8 +126,10 @@ class Run:
                 self._leave("failed", told)
                 raise type(error)(told) from None
             except Stopped as error:
-                self._leave("interrupted", str(error))
-                raise
+                pruned = self.ranks.most(int(self.hopeless is not None))
+                reason = self.hopeless or str(error)
+                self._leave("pruned" if pruned else "interrupted", reason)
+                raise Pruned(reason) if pruned else error from None
             return self._finish()
 
     def _write_start(self, job: Job) -> None:
@@ -272,6 +279,15 @@ class Run:
         self.progress.unevaluated = False
         if stage.fork is None and stage.level == 1:
             self._keep_best(trainee.net, values["loss"], step)
+            self._judge(stage, step)
+
+    def _judge(self, stage: Stage, step: int) -> None:
+        """Ask the loop to save and stop where the run is hopeless; at the trunk's end it is what it is."""
+        find, last = self.config.settings.find, self.plan.trunk[-1]
+        if find.prune is not None and self.ranks.first and (stage, step) != (last, last.end):
+            self.hopeless = pruning.hopeless(self.folder, self.config.settings.cycle.name, find)
+            if self.hopeless is not None:
+                self.signals.asked = STOP
 
     def _keep_best(self, net: Network, loss: float, step: int) -> None:
         """Write the weights if their held-out loss is the lowest so far."""

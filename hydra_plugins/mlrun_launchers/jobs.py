@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from mlrun.cli.jobs import Jobs
+from mlrun.cli.objective import objective
 from mlrun.cli.tasks import TASKS
 
 
@@ -20,11 +22,18 @@ class Job:
     sweep: Path
     name: str
     device: str
+    find: DictConfig | None  # what it is to return, of a job that trains
 
     @property
     def folder(self) -> Path:
         """Return the run folder."""
         return self.sweep / self.name
+
+    def result(self) -> JobReturn:
+        """Return what the sweeper is told of a job that has ended: its objective, from its folder."""
+        found = JobReturn(status=JobStatus.COMPLETED)
+        found.return_value = None if self.find is None else objective(self.folder, self.find)
+        return found
 
 
 def resolved(
@@ -34,16 +43,17 @@ def resolved(
     assert isinstance(task_function, Jobs)
     point = task_function.points.get(tuple(overrides))
     if point is not None:
-        return Job(point.folder.parent, point.folder.name, _device(point.settings))
+        return Job(point.folder.parent, point.folder.name, *_wanted(point.settings))
     job = context.config_loader.load_sweep_config(config, list(overrides))
     job.hydra.job.num = number
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(job)
     try:
-        return Job(Path(str(job.hydra.sweep.dir)), str(job.hydra.sweep.subdir), _device(job))
+        return Job(Path(str(job.hydra.sweep.dir)), str(job.hydra.sweep.subdir), *_wanted(job))
     finally:
         HydraConfig.instance().cfg = before
 
 
-def _device(settings: DictConfig) -> str:
-    return str(settings.hardware.device) if TASKS[settings.task].trains else "cpu"
+def _wanted(settings: DictConfig) -> tuple[str, DictConfig | None]:
+    """Return the device, and what is to be returned."""
+    return (str(settings.hardware.device), settings.find) if TASKS[settings.task].trains else ("cpu", None)

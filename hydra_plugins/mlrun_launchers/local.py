@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -71,7 +71,7 @@ class LocalLauncher(Launcher):
         print(f"mlrun: {len(runs)} runs, {min(len(free), len(runs))} at a time; what they print is in "
               f"{runs[0].printed.parent}", flush=True)  # fmt: skip
         self._work_off(runs, free)
-        return [JobReturn(status=JobStatus.COMPLETED) for _ in runs]
+        return [job.result() for job, _ in jobs]
 
     def _run(self, job: Job, overrides: list[str]) -> Run:
         how = ["-m", "mlrun"]

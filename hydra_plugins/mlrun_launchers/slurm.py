@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 
 from hydra_plugins.mlrun_launchers.jobs import resolved
 from mlrun.cli.messages import Failed
@@ -39,7 +39,8 @@ else:
             """Return one result per job; what a job has to say stands in its run folder."""
             numbered = list(enumerate(job_overrides, initial_job_idx))
             known = (self.hydra_context, self.config)
-            folders = [resolved(*known, given, number, self.task_function).folder for number, given in numbered]
+            every = [resolved(*known, given, number, self.task_function) for number, given in numbered]
+            folders = [job.folder for job in every]
             self._printed.mkdir(parents=True, exist_ok=True)
             jobs = self._still_queued(folders)
             if jobs:
@@ -49,7 +50,9 @@ else:
             new = [(folder, call) for folder, call in zip(folders, numbered, strict=True) if folder not in jobs]
             if new:
                 jobs |= self._submitted(new)
-            return [self._waited(jobs[folder], folder) for folder in folders]
+            for folder in folders:
+                self._wait(jobs[folder], folder)
+            return [job.result() for job in every]
 
         @property
         def _printed(self) -> Path:
@@ -103,7 +106,7 @@ else:
             executor.update_parameters(**{k if k in common else f"slurm_{k}": v for k, v in given.items()})
             return executor
 
-        def _waited(self, job: Any, folder: Path) -> JobReturn:
+        def _wait(self, job: Any, folder: Path) -> None:
             """Wait for a job; one that died without a word is noted in its folder."""
             from submitit.core.utils import FailedJobError, UncompletedJobError
 
@@ -116,7 +119,6 @@ else:
                 if not (folder / ERROR).exists():
                     told = f"mlrun: SLURM job {job.job_id} ended as {job.state}: {_last(str(error))}\n"
                     note_failure(folder, told)
-            return JobReturn(status=JobStatus.COMPLETED)
 
     # The keys are those of hydra-submitit-launcher.
     CONFIG = replace(SlurmQueueConf(), _target_="hydra_plugins.mlrun_launchers.slurm.PatientSlurmLauncher")

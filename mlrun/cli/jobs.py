@@ -17,9 +17,10 @@ from omegaconf import DictConfig
 from mlrun.cli import initial, points, run_folder, tasks
 from mlrun.cli.command import override
 from mlrun.cli.messages import Failed, disk_errors, first, print_error, print_once, user_errors
+from mlrun.cli.objective import objective
 from mlrun.cli.preflight import Checked
 from mlrun.errors import InUse, UserError
-from mlrun.files import ERROR
+from mlrun.files import ERROR, LOG, SEARCH, read_json
 from mlrun.train import lock
 
 
@@ -34,8 +35,11 @@ class Jobs:
         """In another process nothing is known: the job plans for itself."""
         return Jobs, ()
 
-    def __call__(self, settings: DictConfig) -> None:
-        """Do one task; in a sweep a failure is written down, and the next starts."""
+    def __call__(self, settings: DictConfig) -> float | None:
+        """Do one task; in a sweep a failure is written down, and the next starts.
+
+        Return what the sweeper asked for (`find.objective`); None where nothing was trained.
+        """
         hydra = HydraConfig.get()
         planned = self._planned.pop(hydra.runtime.output_dir, None)
         folder = run_folder.short(Path(hydra.runtime.output_dir))
@@ -46,7 +50,7 @@ class Jobs:
         if hydra.mode != RunMode.MULTIRUN:
             with user_errors(everywhere=True):
                 tasks.perform(settings, folder, planned)
-            return
+            return None
         print_once(f"\n-- run {hydra.job.num}: {folder}")
         try:
             with disk_errors():
@@ -59,6 +63,7 @@ class Jobs:
             _failed(folder, "".join(f"mlrun: {line}\n" for line in str(error).splitlines()))
         except Exception:
             _failed(folder, traceback.format_exc())
+        return objective(folder, settings.find) if settings.task == "train" else None
 
 
 def _overrides(point: points.Point) -> tuple[str, ...]:
@@ -102,9 +107,16 @@ class AfterSweep(Callback):
             if config.task == "train" and any(folder.glob("*/log.jsonl")):
                 print_once(f"\n-- report of {folder}")
                 if first():
-                    tasks.report_on([folder], folder / "report")
+                    tasks.report_on(_reporting(folder) or [folder], folder / "report")
             if failed := failures(folder):
                 raise Failed(f"{len(failed)} of the sweep's runs failed: {', '.join(failed)}")
+
+
+def _reporting(sweep: Path) -> list[Path]:
+    """Return the runs that report a search on fresh seeds; none in another sweep, or before it has chosen."""
+    if not (sweep / SEARCH).exists():
+        return []
+    return [path for name in read_json(sweep / SEARCH)["fresh"] if ((path := sweep / name) / LOG).exists()]
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mlrun.cli import trust
+from mlrun.cli import space, trust
 from mlrun.cli.blame import blame
 from mlrun.cli.command import Command, parsed
 from mlrun.cli.tasks import TASKS
@@ -36,8 +37,10 @@ from mlrun.errors import UserError, mistake
 CONFIG = "config"
 # More runs than this in one sweep are taken for a slip of the pen.
 MOST_RUNS = 10_000
-# Our sweeper, whose points are known before it runs; and the launchers that stay on this machine.
+# Our sweepers: the one whose points are known before it runs, and the one that looks for them; and the launchers that
+# stay on this machine.
 GRID = "hydra_plugins.mlrun_sweepers.grid.GridSweeper"
+OPTUNA = "hydra_plugins.mlrun_sweepers.optuna.OptunaSweeper"
 BASIC = "hydra._internal.core_plugins."
 LOCAL = "hydra_plugins.mlrun_launchers.local."
 
@@ -176,8 +179,12 @@ def _sweep(loader: ConfigLoader, overrides: list[Override]) -> list[Point]:
         if OmegaConf.select(master, f"hydra.{plugin}._target_") is None:
             raise UserError(mistake(f"hydra/{plugin}", "null", "a choice", "leave it out"))
     shared = _single(master, "sweep.dir", "what all runs share", master.hydra.launcher)
+    # Judged as one of its runs would be: the folder that holds them all may hold some already.
+    example = replace(shared, folder=shared.folder / "run")
+    if master.hydra.sweeper._target_ == OPTUNA:
+        return [example, *_probes(loader, overrides, master, shared)]
     if master.hydra.sweeper._target_ != GRID:
-        return [shared]
+        return [example]
     with _reading():
         given = parsed([f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items()], loader)
     wanted = [*given, *(o for o in overrides if not o.is_hydra_override())]
@@ -192,6 +199,28 @@ def _sweep(loader: ConfigLoader, overrides: list[Override]) -> list[Point]:
             settings, name, model = composer.point(job, number)
             own = replace(shared, settings=settings, folder=shared.folder / name, label=label)
             found.append(replace(own, overrides=job, said=job, model=model))
+        except UserError as error:
+            lines |= dict.fromkeys(error.problems)
+    if lines:
+        raise UserError(lines)
+    return found
+
+
+def _probes(loader: ConfigLoader, overrides: list[Override], master: DictConfig, shared: Point) -> list[Point]:
+    """Return points of a search's space that show whatever is wrong in it; the search itself asks for its own."""
+    if find_spec("optuna") is None:
+        raise UserError(mistake("hydra/sweeper", "optuna", "grid, basic", "pip install 'mlrun[find]' brings optuna"))
+    with _reading():
+        wanted = space.search(master.hydra.sweeper, overrides, int(master.seed))
+    composer = _Composer(loader, [str(o.input_line) for o in overrides if o.is_hydra_override()], master)
+    found, lines = [], dict[str, None]()
+    for job in [point for method in wanted.methods for point in wanted.probes(method)]:
+        try:
+            settings, name, model = composer.point(job, 0)
+            label = " ".join(text for text in job if text not in wanted.fixed)
+            found.append(
+                replace(shared, settings=settings, folder=shared.folder / name, label=label, said=job, model=model)
+            )
         except UserError as error:
             lines |= dict.fromkeys(error.problems)
     if lines:

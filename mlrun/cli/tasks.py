@@ -82,6 +82,7 @@ def train(config: Config, plan: Plan, folder: Path) -> None:
     from mlrun.data.source import Broken
     from mlrun.train.loop import Diverged, Stopped
     from mlrun.train.parallel.processes import Lost
+    from mlrun.train.pruning import Pruned
 
     try:
         summary = run.train(config, plan, folder)
@@ -89,6 +90,9 @@ def train(config: Config, plan: Plan, folder: Path) -> None:
         raise Failed(f"{error}; the loss diverged, lower optimizer.lr") from None
     except (Broken, Lost) as error:
         raise Failed(f"{error}; the same command with run={folder} goes on") from None
+    except Pruned as error:
+        print_once(f"pruned: {error}; with find.prune=null and run={folder} it goes on")
+        return
     except Stopped as error:
         if first():
             print_error(f"mlrun: {error}; the same command with run={folder} goes on")

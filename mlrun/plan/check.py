@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from mlrun.config import Config, Cycle, Schedule, Settings
+from mlrun.config import Config, Cycle, Find, Schedule, Settings
 from mlrun.errors import mistake, mistakes
 from mlrun.plan.stages import alpha_problems
 from mlrun.units import EXAMPLES, parse
@@ -26,7 +26,7 @@ def problems(config: Config, sources: bool = True) -> list[str]:
     """
     settings, schedule = config.settings, config.optimizer.schedule
     found = _parts(config, sources) + _numbers(settings, schedule) + _lengths(settings, schedule)
-    return found + _cycle(settings.cycle) + _branches(settings.cycle, schedule)
+    return found + _cycle(settings.cycle) + _branches(settings.cycle, schedule) + _find(settings.find)
 
 
 def _parts(config: Config, sources: bool) -> list[str]:
@@ -67,6 +67,19 @@ def _numbers(s: Settings, schedule: Schedule) -> list[str]:
         ("hardware.flops_per_second", h.flops_per_second, _positive(h.flops_per_second), f"{POSITIVE}, or null"),
     ]
     return mistakes("", checks)
+
+
+def _find(f: Find) -> list[str]:
+    """Return what is wrong with what a search wants of its runs."""
+    if (f.objective == "flops") != (f.objective_loss is not None):
+        allowed = "a loss in nats with find.objective=flops, null without"
+        return [mistake("find.objective_loss", f.objective_loss, allowed, "give both or neither")]
+    checks: list[tuple[str, Any, bool, str]] = [
+        ("objective_loss", f.objective_loss, _positive(f.objective_loss), f"{POSITIVE} (nats), or null"),
+        ("prune", f.prune, _positive(f.prune), f"{POSITIVE} (nats), or null"),
+        ("prune_after", f.prune_after, f.prune_after >= 1, f"{COUNT} (finished runs)"),
+    ]
+    return mistakes("find.", checks)
 
 
 def _divides(micro: int | None, batch: int) -> bool:

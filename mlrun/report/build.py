@@ -16,7 +16,7 @@ log.jsonl      `val` records: stage, level, step, tokens, flops, flops_body, sec
                `transfer` records: stage, level, operator, loss_before, loss_operator (before the interpolation;
                optional), loss_after, relative_logit_change, exact, tolerance, alpha.
                Other kinds only tell how far a running run has come.
-summary.json   written once, at the end of a run: status ("finished" | "interrupted" | "failed"), val_loss,
+summary.json   written once, at the end of a run: status ("finished" | "interrupted" | "pruned" | "failed"), val_loss,
                ledger: {stages: [{stage, level, steps, tokens, flops, flops_body, seconds}],
                         seconds: {training, transfer, evaluation, startup}},
                machine (optional): what the seconds were measured on, in words.
@@ -35,6 +35,7 @@ from mlrun.report import tables, write
 from mlrun.report.compare import Group, compare
 from mlrun.report.notes import notes
 from mlrun.report.read import find, read_all
+from mlrun.report.search import Search, searches, sentences, table
 
 # Figures take a second each; a report over many settings shows those with most runs.
 FIGURES = 6
@@ -47,10 +48,11 @@ class Report:
     groups: tuple[Group, ...]
     notes: tuple[str, ...]
     files: tuple[Path, ...]
+    searches: tuple[Search, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return everything in it as plain values, as report.json holds it."""
-        return write.as_dict(self.groups, self.notes, self.files)
+        return write.as_dict(self.groups, self.notes, self.files, self.searches)
 
     @property
     def figure(self) -> Path | None:
@@ -68,20 +70,22 @@ def build(runs: Sequence[Path], out: Path) -> Report:
         UserError: a path is missing or holds no run, or a run folder cannot be read. Nothing is written then.
     """
     groups = tuple(compare(read_all(find(runs))))
-    caveats = tuple(notes(groups))
+    found = searches(groups)
+    caveats = tuple(notes(groups, found))
     out.mkdir(parents=True, exist_ok=True)
     drawn = _figures(groups, out)
     pictures = {number: paths[0] for number, paths in drawn.items()}
     written = [
-        write.write(out, "report.md", write.markdown(groups, caveats, pictures)),
+        write.write(out, "report.md", write.markdown(groups, caveats, pictures, found)),
         write.write(out, "savings.csv", write.savings_csv(groups)),
         *(path for paths in drawn.values() for path in paths),
     ]
     annealed = write.endings_csv(groups)
     if annealed is not None:
         written.append(write.write(out, "endings.csv", annealed))
-    written.append(write.write(out, "report.json", write.as_dict(groups, caveats, [*written, out / "report.json"])))
-    return Report(groups, caveats, tuple(written))
+    written.append(out / "report.json")
+    write.write(out, "report.json", write.as_dict(groups, caveats, written, found))
+    return Report(groups, caveats, tuple(written), found)
 
 
 def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:
@@ -98,9 +102,11 @@ def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:
 def render(report: Report) -> str:
     """Return the savings and their caveats for a terminal, in at most 110 columns."""
     shown = [text for group in report.groups for text in _shown(group)]
+    shown += [table(search).text() for search in report.searches]
     lines = [textwrap.fill(note, tables.WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes]
     paths = [f"{path}" for path in report.files]
-    return "\n".join([*shown, *lines, "", *paths]) + "\n"
+    said = [_wrapped(line) for search in report.searches for line in sentences(search, report.groups)]
+    return "\n".join([*shown, *lines, "", *paths, *([""] if said else []), *said]) + "\n"
 
 
 def _shown(group: Group) -> list[str]:

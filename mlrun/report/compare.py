@@ -152,7 +152,17 @@ class Group:
     @property
     def tuned(self) -> bool:
         """True if the baseline's rate was chosen among several, and no method had more to choose from."""
+        if self.searched:
+            counts = [len(t) for run in self.baselines.values() for t in (run.search or {})["tried"].values()]
+            own = {len((run.search or {})["tried"].get("scratch", ())) for run in self.baselines.values()}
+            return min(own) > 1 and max(counts) <= min(own)
         return self.tried > 1 and not self.freer and all(row.tried <= self.tried for row in self.rows)
+
+    @property
+    def searched(self) -> bool:
+        """True if all that is compared was chosen by a search, on other seeds."""
+        runs = [*self.baselines.values(), *(pair.run for row in self.rows for pair in row.pairs)]
+        return bool(self.baselines) and all(run.search is not None for run in runs)
 
     @property
     def edge(self) -> bool:
@@ -248,7 +258,7 @@ def _family(number: int, method: str, runs: Sequence[Run], baselines: Mapping[in
     done = {lr: [run for run in members if run.finished] for lr, members in by_rate.items()}
     paired = any(run.seed in baselines for members in done.values() for run in members)
     best = _best(by_rate, [run.seed for run in runs if run.ended and (run.seed in baselines or not paired)])
-    tried = sum(any(run.ended for run in members) for members in by_rate.values())
+    tried = sum(any(run.tried for run in members) for members in by_rate.values())
     return [
         Row(
             number,

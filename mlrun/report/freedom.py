@@ -25,12 +25,12 @@ def freer(runs: Sequence[Run], task: Iterable[Run], paired: Sequence[int]) -> tu
     A method here is a cycle's name; `task` are all runs on the same model, data and budget, whatever their optimizer
     and batch. The baseline's count is the least over the paired seeds.
     """
-    ended = [run for run in task if run.ended]
+    ended = [run for run in task if run.tried]
     plain = [run for run in ended if pairing.baseline(run)]
     others = [run for run in ended if not pairing.baseline(run)]
     counts = [len({(pairing.setting(run), run.lr) for run in plain if run.seed == seed}) for seed in paired]
     found = []
-    for name in dict.fromkeys(_name(run) for run in runs if run.ended and not pairing.baseline(run)):
+    for name in dict.fromkeys(_name(run) for run in runs if run.tried and not pairing.baseline(run)):
         own = [run for run in others if _name(run) == name]
         settings = len({(pairing.family(run, source=False), run.lr) for run in own})
         found.append(Freedom(name, settings, tuple(pairing.varied(own)), min(counts, default=0)))

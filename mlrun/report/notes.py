@@ -9,6 +9,7 @@ from mlrun.report.compare import NEIGHBOURS, Group
 from mlrun.report.curves import unrest
 from mlrun.report.figure import COLOURS
 from mlrun.report.read import Run
+from mlrun.report.search import Search, caveats
 
 RULES = (
     "Saving: 1 - cost(method) / cost(baseline), each taken where its held-out loss at level 1 first stays at or below "
@@ -36,16 +37,22 @@ ENDINGS = (
 )
 
 
-def notes(groups: Sequence[Group]) -> list[str]:
+def notes(groups: Sequence[Group], searches: Sequence[Search] = ()) -> list[str]:
     """Return the caveats of this report, then the rules that hold for every report."""
     annealed = any(row.endings for group in groups for row in group.rows)
-    return [*(line for group in groups for line in _group(group, groups)), *RULES, *(ENDINGS if annealed else ())]
+    found = [line for search in searches for line in caveats(search)]
+    return [
+        *(line for group in groups for line in _group(group, groups)),
+        *found,
+        *RULES,
+        *(ENDINGS if annealed else ()),
+    ]
 
 
 def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
     label = f"Group {group.number}"
     if group.rows and group.baselines:
-        yield from _tuning(group, label)
+        yield from _tuning(group, label) if not group.searched else _searched(group, label)
         yield from _better_elsewhere(group, label)
         yield from _sure(group, label)
         yield from _untimed(group, label)
@@ -84,6 +91,14 @@ def _tuning(group: Group, label: str) -> Iterator[str]:
     if at_edge := [name for name, rates, best in _swept(group) if best in (min(rates), max(rates))]:
         names = ", ".join(at_edge)
         yield f"{label}: the best rate is at the edge of those tried, a better one may lie outside: {names}."
+
+
+def _searched(group: Group, label: str) -> Iterator[str]:
+    """Say how the settings of runs were found that report a search."""
+    run = next(iter(group.baselines.values()))
+    assert run.search is not None
+    counts = ", ".join(f"{name} {len(tried)}" for name, tried in run.search["tried"].items())
+    yield f"{label}: chosen by a search on seed {run.search['run_seed']}, in no mean here; settings tried: {counts}."
 
 
 def _better_elsewhere(group: Group, label: str) -> Iterator[str]:

@@ -39,10 +39,26 @@ FOLLOWING = ("coarsening.ffn", "coarsening.head")
 
 def matched(run: Run) -> dict[str, str]:
     """Return, by section, what must be equal for two runs to be compared, as text."""
-    sections = {k: _text(_without_own(k, v)) for k, v in run.config.items() if k not in IGNORED + METHOD}
+    config = _but_chosen(run)
+    sections = {k: _text(_without_own(k, v)) for k, v in config.items() if k not in IGNORED + METHOD}
     budget = {axis: run.plan["budget"].get(axis) for axis in ("steps", "tokens", "flops")}
     precision = (run.config.get("hardware") or {}).get("precision")
     return sections | {"data": data(run), "budget": _text(budget), "precision": _text(precision)}
+
+
+def _but_chosen(run: Run) -> Mapping[str, Any]:
+    """Return the settings; where a search chose them, for the baseline as for each method, those are left open."""
+    if run.search is None:
+        return run.config
+    config: dict[str, Any] = json.loads(_text(run.config))
+    for key in sorted({key for keys in run.search["space"].values() for key in keys}):
+        *above, name = key.split(".")
+        node = config
+        for part in above:
+            node = node.get(part) or {}
+        if name in node:
+            node[name] = f"chosen in {run.folder.absolute().parent}"
+    return config
 
 
 def data(run: Run) -> str:

@@ -34,7 +34,8 @@ class Run:
     """What one run folder says.
 
     `evaluations` are the trunk's, of all levels; `starts` the machines that it was started on; `last` is the newest
-    record; `fault` says what is wrong with the log of a run that says that it is finished.
+    record; `fault` says what is wrong with the log of a run that says that it is finished. `search` is what a search
+    says of itself whose choice this run reports, on a seed that chose nothing.
     """
 
     folder: Path
@@ -49,6 +50,7 @@ class Run:
     held_out_error: float | None
     last: Mapping[str, Any]
     fault: str | None = None
+    search: Mapping[str, Any] | None = None
 
     @property
     def finished(self) -> bool:
@@ -64,6 +66,11 @@ class Run:
     def ended(self) -> bool:
         """True if the run has told what it has to tell."""
         return self.finished or self.failed
+
+    @property
+    def tried(self) -> bool:
+        """True if the run's settings count as tried: it has ended, or was seen to be hopeless."""
+        return self.ended or self.status == "pruned"
 
     @property
     def level_one(self) -> bool:
@@ -220,6 +227,7 @@ def read(folder: Path) -> Run:
             fault = whole.fault(plan, summary["val_loss"], run.evaluations, [e.budget for e in run.branches])
             run = run if fault is None else replace(run, status="not whole", fault=fault)
         _ = run.endings
+        run = replace(run, search=_search(folder))
     except (UserError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = " ".join(f"{type(error).__name__} {error}".split())
         remedy = f"leave it out or restore it ({reason})"
@@ -230,6 +238,12 @@ def read(folder: Path) -> Run:
 def _summary(folder: Path) -> dict[str, Any] | None:
     path = folder / files.SUMMARY
     return files.read_json(path) if path.exists() else None
+
+
+def _search(folder: Path) -> dict[str, Any] | None:
+    path = folder.absolute().parent / files.SEARCH
+    found = files.read_json(path) if path.exists() else {}
+    return found if folder.name in found.get("fresh", {}) else None
 
 
 def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:

@@ -226,6 +226,8 @@ def baseline_line(group: Group) -> str:
 
 def tuning(group: Group) -> str:
     """Return how the baseline's learning rate was found."""
+    if group.searched:
+        return "chosen by a search"
     if group.tried < 2:
         return "not swept"
     return f"best of {group.tried}" + (", at the edge of its sweep" if group.edge else "")

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.report import pairing, tables
+from mlrun.report import pairing, search, tables
 from mlrun.report.compare import MEASURES, Group, Pair, Row
 from mlrun.report.curves import AXES, speedup
 from mlrun.report.endings import BEYOND, NOT_REACHED, Budget
 from mlrun.report.read import Run
+from mlrun.report.search import Search
 from mlrun.report.stats import Spread
 
 
-def markdown(groups: Sequence[Group], notes: Sequence[str], figures: Mapping[int, Path]) -> str:
+def markdown(
+    groups: Sequence[Group], notes: Sequence[str], figures: Mapping[int, Path], found: Sequence[Search] = ()
+) -> str:
     """Return report.md; `figures` maps a group's number to its PNG."""
     parts = ["# Savings at equal loss\n"]
     for group in groups:
@@ -32,6 +35,8 @@ def markdown(groups: Sequence[Group], notes: Sequence[str], figures: Mapping[int
             parts.append(f"![Held-out loss of group {group.number} against FLOPs, time and tokens]({name})\n")
         if (annealed := tables.endings(group)).rows:
             parts.append(annealed.markdown())
+    for one in found:
+        parts += ["# Search\n", search.table(one).markdown(), *(f"{line}\n" for line in search.sentences(one, groups))]
     receipts = [table for group in groups if (table := tables.transfers(group)).rows]
     parts += ["# Notes\n", *(f"- {note}" for note in notes), ""]
     parts += ["# Transfers\n" if receipts else "", *(table.markdown() for table in receipts)]
@@ -113,13 +118,21 @@ def _columns(name: str, found: Spread) -> dict[str, Any]:
     }
 
 
-def as_dict(groups: Sequence[Group], notes: Sequence[str], files: Sequence[Path]) -> dict[str, Any]:
+def as_dict(
+    groups: Sequence[Group], notes: Sequence[str], files: Sequence[Path], found: Sequence[Search] = ()
+) -> dict[str, Any]:
     """Return everything the report found, for report.json; unknown numbers are None."""
     return {
         "groups": [_group(group) for group in groups],
         "notes": list(notes),
+        **({"searches": [_search(one, groups) for one in found]} if found else {}),
         "files": [path.name for path in files],
     }
+
+
+def _search(one: Search, groups: Sequence[Group]) -> dict[str, Any]:
+    tried, said = [asdict(t) for t in one.tried], list(search.sentences(one, groups))
+    return {"folder": str(one.folder), "tried": tried, "flops": one.flops, "fresh": dict(one.fresh), "said": said}
 
 
 def _group(group: Group) -> dict[str, Any]:
