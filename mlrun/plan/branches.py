@@ -28,7 +28,7 @@ IF_POSSIBLE = "if possible"
 class Point(NamedTuple):
     """One of `cycle.branches`: its place in the list, as it was given, its length, and whether it may be left out."""
 
-    index: int
+    place: int
     text: str
     length: str
     optional: bool
@@ -168,4 +168,4 @@ def _refuse(config: Config, plan: Plan, outside: Sequence[Point], possible: tupl
     stable, allowed = _stable(config, plan), _allowed(plan, *possible)
     remedy = f"the decay to it must begin at a stable rate, in steps {stable.start} to {stable.stop} of the run"
     if outside:
-        raise UserError([mistake(f"cycle.branches.{p.index}", p.text, allowed, remedy) for p in outside])
+        raise UserError([mistake(f"cycle.branches.{p.place}", p.text, allowed, remedy) for p in outside])

@@ -120,7 +120,7 @@ def _cycle(cycle: Cycle) -> list[str]:
 def _branches(cycle: Cycle, schedule: Schedule) -> list[str]:
     """Each point is a length, maybe `if possible`; where it may lie is known once the cycle is planned."""
     points = branches.points(cycle.branches)
-    found = [_length(f"cycle.branches.{point.index}", point.length, except_for=("rest",)) for point in points]
+    found = [_length(f"cycle.branches.{point.place}", point.length, except_for=("rest",)) for point in points]
     if schedule.shape != "wsd" and not all(point.optional for point in points):
         remedy = "a branch leaves a stable rate: set it, or cycle.branches=[]"
         found.append(mistake("optimizer.schedule.shape", schedule.shape, "wsd", remedy))
