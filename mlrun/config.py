@@ -120,6 +120,7 @@ class Scale:
     """What the grids of conf/experiment take from conf/scale; nothing of a run by itself."""
 
     alpha: float = MISSING
+    endings: list[str] = field(default_factory=list)
     rates: dict[str, str] = field(default_factory=dict)
 
 

@@ -3,62 +3,104 @@
 A point says where a branch *ends*, as an amount of the budget's FLOPs: the same cost for a baseline and its cycle.
 The branch is the end of the run whose last stage would end there; up to that run's decay the trunk is the same run,
 so the branch forks where that decay begins (Hu et al. 2024, arXiv 2404.06395; Hagele et al. 2024, arXiv 2405.18392).
-The warm-up and the stages before are those of the whole budget. Pure maths, no torch.
+The warm-up and the stages before are those of the whole budget. A point that ends in `if possible` is left out where
+the cycle cannot have it, and the plan says so (`Lacking`); any other is refused then. Pure maths, no torch.
 """
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from mlrun.config import Config
 from mlrun.errors import UserError, mistake
 from mlrun.models.layers import Flops
 from mlrun.plan import schedule
+from mlrun.plan.stages import Lacking, Plan, Stage
 from mlrun.units import parse
 
-if TYPE_CHECKING:
-    from mlrun.plan.stages import Plan, Stage
+IF_POSSIBLE = "if possible"
 
 
-def stages(config: Config, plan: Plan) -> list[Stage]:
+class Point(NamedTuple):
+    """One of `cycle.branches`: its place in the list, as it was given, its length, and whether it may be left out."""
+
+    place: int
+    text: str
+    length: str
+    optional: bool
+
+
+def points(texts: Sequence[str]) -> list[Point]:
+    """Return the points of `cycle.branches`; whether their lengths are such is not judged."""
+    found = [(text, text.strip().removesuffix(IF_POSSIBLE)) for text in texts]
+    return [Point(i, text, length.strip(), length != text.strip()) for i, (text, length) in enumerate(found)]
+
+
+def stages(config: Config, plan: Plan) -> tuple[list[Stage], list[Lacking]]:
     """Return the branches of a plan that has only its trunk, the smallest budget first, each a stage of its own.
+
+    The points `if possible` that this cycle cannot have come second.
 
     Raises:
         UserError: a point whose fork is not in the stable phase of the last stage, two points that are one, or a
-            last stage that learns from more than its own loss.
+            last stage that learns from more than its own loss; unless it is one `if possible`.
     """
-    last, points = plan.stages[-1], config.settings.cycle.branches
-    if not points:
-        return []
-    if last.step_flops != (plan.level(1).flops,):
-        remedy = "it is for the whole stage: give level 1 a further row after it"
-        raise UserError(mistake("cycle.branches", points, "a last stage with the model's own loss", remedy))
-    budgets = [_budget(plan, text) for text in points]
-    _refuse(config, plan, budgets)
+    asked = points(config.settings.cycle.branches)
+    if not asked:
+        return [], []
+    if (never := _never(config, plan)) is not None:
+        allowed, remedy = never
+        if required := [point.text for point in asked if not point.optional]:
+            raise UserError(mistake("cycle.branches", required, allowed, remedy))
+        return [], [_lacking(plan, point, f"it needs {allowed}") for point in asked]
+    kept, lacking = _sorted_out(config, plan, asked)
+    return _stages(config, plan, kept), lacking
+
+
+def _stages(config: Config, plan: Plan, kept: Sequence[Point]) -> list[Stage]:
+    last = plan.stages[-1]
     found: list[Stage] = []
-    for budget, text in sorted(zip(budgets, points, strict=True)):
-        end = _end(plan, budget)
+    for point in sorted(kept, key=lambda point: _budget(plan, point)):
+        end = _end(plan, _budget(plan, point))
         fork = _fork(config, plan, end)
         before = found[-1] if found else last
         branch = replace(last, index=before.index + 1, first=before.end, steps=end - fork, entry_flops=Flops(0, 0))
         branch = replace(branch, transfer=None, alpha=None)
-        found.append(replace(branch, fork=fork, ending=_share(plan, budget, text)))
+        found.append(replace(branch, fork=fork, ending=_share(plan, point)))
     return found
 
 
-def _share(plan: Plan, budget: int, text: str) -> float:
+def _never(config: Config, plan: Plan) -> tuple[str, str] | None:
+    """Return (what would be needed, the remedy) where no point of this cycle can be a branch; None where some may be.
+
+    A schedule of another shape is refused with the settings, unless all points are `if possible`.
+    """
+    if config.optimizer.schedule.shape != "wsd":
+        return "optimizer.schedule.shape=wsd, a stable rate to leave", "set it, or cycle.branches=[]"
+    if plan.stages[-1].step_flops != (plan.level(1).flops,):
+        remedy = "it is for the whole stage: give level 1 a further row after it"
+        return "a last stage with the model's own loss", remedy
+    return None
+
+
+def _lacking(plan: Plan, point: Point, why: str) -> Lacking:
+    return Lacking(point.length, _share(plan, point), why)
+
+
+def _share(plan: Plan, point: Point) -> float:
     """Return a point as the share of the budget that was asked for: the same for baseline and cycle."""
-    length = parse(text)
+    length = parse(point.length)
     assert length is not None
-    return length.amount / 100 if length.unit == "%" else budget / plan.budget_steps
+    return length.amount / 100 if length.unit == "%" else _budget(plan, point) / plan.budget_steps
 
 
-def _budget(plan: Plan, text: str) -> int:
+def _budget(plan: Plan, point: Point) -> int:
     """Return a point in steps of the from-scratch run."""
-    length = parse(text)
+    length = parse(point.length)
     assert length is not None
     return plan.rates(plan.level(1).flops.total, plan.budget_steps).steps(length)
 
@@ -77,28 +119,53 @@ def _fork(config: Config, plan: Plan, end: int) -> int:
     return schedule.stable(plan, config.optimizer, config.settings.cycle.lr_policy, shorter).stop
 
 
-def _refuse(config: Config, plan: Plan, budgets: list[int]) -> None:
-    last, points = plan.stages[-1], config.settings.cycle.branches
-    stable = schedule.stable(plan, config.optimizer, config.settings.cycle.lr_policy, last)
+def _sorted_out(config: Config, plan: Plan, asked: Sequence[Point]) -> tuple[list[Point], list[Lacking]]:
+    """Return the points to keep, and those `if possible` that are left out; UserError for any other that cannot be."""
+    low, high = _range(config, plan)
+    outside = [point for point in asked if not low <= _budget(plan, point) <= high]
+    _refuse(config, plan, [point for point in outside if not point.optional], (low, high))
+    kept: dict[int, Point] = {}
+    twice: list[Point] = []
+    for point in sorted(asked, key=lambda point: point.optional):
+        end = _end(plan, _budget(plan, point))
+        if point not in outside and kept.setdefault(end, point) is not point:
+            twice.append(point)
+    if any(not point.optional for point in twice):
+        given, allowed = [point.text for point in asked], "points that are a step or more apart"
+        raise UserError(mistake("cycle.branches", given, allowed, "remove one of a pair"))
+    begins = plan.spent(plan.stages[-1].first, plan.stages[-1].index).flops / plan.budget_flops
+    why = f"possible: {_allowed(plan, low, high)}; the last stage begins at {begins:.1%}, and warms up"
+    lacking = [(point, why) for point in outside] + [(point, "another point is the same step") for point in twice]
+    return list(kept.values()), [_lacking(plan, *found) for found in sorted(lacking, key=lambda found: found[0])]
+
+
+def _range(config: Config, plan: Plan) -> tuple[int, int]:
+    """Return the first and last budget, in from-scratch steps, that a branch may end at; none if they are swapped."""
+    last = plan.stages[-1]
+    stable = _stable(config, plan)
 
     def late(budget: int) -> bool:
         end = _end(plan, budget)
         return end > last.first and max(stable.start, last.first + 1) <= _fork(config, plan, end) < end
 
     every = range(plan.budget_steps + 1)
-    low = bisect_left(every, True, key=late)
-    high = bisect_left(every, True, key=lambda budget: _end(plan, budget) >= last.end) - 1
-    allowed = "none: no stable phase that a decay ends"
-    if low <= high:
-        share = 1000 / plan.budget_steps
-        allowed = f"{math.ceil(low * share) / 10:g}% to {math.floor(high * share) / 10:g}% of the budget's FLOPs"
+    return bisect_left(every, True, key=late), bisect_left(every, True, key=lambda b: _end(plan, b) >= last.end) - 1
+
+
+def _stable(config: Config, plan: Plan) -> range:
+    return schedule.stable(plan, config.optimizer, config.settings.cycle.lr_policy, plan.stages[-1])
+
+
+def _allowed(plan: Plan, low: int, high: int) -> str:
+    """Return a range of budgets in words."""
+    if low > high:
+        return "none: no stable phase that a decay ends"
+    share = 1000 / plan.budget_steps
+    return f"{math.ceil(low * share) / 10:g}% to {math.floor(high * share) / 10:g}% of the budget's FLOPs"
+
+
+def _refuse(config: Config, plan: Plan, outside: Sequence[Point], possible: tuple[int, int]) -> None:
+    stable, allowed = _stable(config, plan), _allowed(plan, *possible)
     remedy = f"the decay to it must begin at a stable rate, in steps {stable.start} to {stable.stop} of the run"
-    lines = [
-        mistake(f"cycle.branches.{i}", text, allowed, remedy)
-        for i, (text, budget) in enumerate(zip(points, budgets, strict=True))
-        if not low <= budget <= high
-    ]
-    if not lines and len({_end(plan, budget) for budget in budgets}) < len(budgets):
-        lines = [mistake("cycle.branches", points, "points that are a step or more apart", "remove one of a pair")]
-    if lines:
-        raise UserError(lines)
+    if outside:
+        raise UserError([mistake(f"cycle.branches.{p.place}", p.text, allowed, remedy) for p in outside])

@@ -9,6 +9,7 @@ from typing import Any
 
 from mlrun.config import Config, Cycle, Find, Schedule, Settings
 from mlrun.errors import mistake, mistakes
+from mlrun.plan import branches
 from mlrun.plan.stages import alpha_problems
 from mlrun.units import EXAMPLES, parse
 
@@ -130,10 +131,10 @@ def _cycle(cycle: Cycle) -> list[str]:
 
 
 def _branches(cycle: Cycle, schedule: Schedule) -> list[str]:
-    """Each point is a length; where it may lie is known once the cycle is planned."""
-    points = cycle.branches
-    found = [_length(f"cycle.branches.{i}", text, except_for=("rest",)) for i, text in enumerate(points)]
-    if points and schedule.shape != "wsd":
+    """Each point is a length, maybe `if possible`; where it may lie is known once the cycle is planned."""
+    points = branches.points(cycle.branches)
+    found = [_length(f"cycle.branches.{point.place}", point.length, except_for=("rest",)) for point in points]
+    if schedule.shape != "wsd" and not all(point.optional for point in points):
         remedy = "a branch leaves a stable rate: set it, or cycle.branches=[]"
         found.append(mistake("optimizer.schedule.shape", schedule.shape, "wsd", remedy))
     return [line for line in found if line is not None]

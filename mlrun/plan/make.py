@@ -36,7 +36,8 @@ def make_plan(config: Config, sources: bool = True) -> Plan:
     plan = Plan(settings.cycle.name, settings.batch, data.sequence, tokens, budget, levels, stages)
     _refuse_overspending(plan)
     notes = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy)
-    return replace(plan, stages=(*stages, *branches.stages(config, plan)), notes=tuple(notes))
+    found, lacking = branches.stages(config, plan)
+    return replace(plan, stages=(*stages, *found), notes=tuple(notes), lacking=tuple(lacking))
 
 
 def _levels(config: Config) -> tuple[Level, ...]:

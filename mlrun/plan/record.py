@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlrun.plan.stages import Level, Plan, Stage
+from mlrun.plan.stages import Lacking, Level, Plan, Stage
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -32,6 +32,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
             "flops_body": total.flops_body,
             "share": total.flops / plan.budget_flops,
         },
+        **({"lacking": [_lacking_dict(ending) for ending in plan.lacking]} if plan.lacking else {}),
         **({} if plan.source is None else {"source": dict(plan.source)}),
     }
 
@@ -72,6 +73,10 @@ def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:
         "share": cost.flops / plan.budget_flops,
         **({} if stage.fork is None else {"fork": stage.fork, "branch": stage.ending}),
     }
+
+
+def _lacking_dict(ending: Lacking) -> dict[str, Any]:
+    return {"point": ending.point, "branch": ending.ending, "why": ending.why}
 
 
 def predicted_seconds(record: Mapping[str, Any], flops_per_second: float | None) -> float | None:

@@ -82,6 +82,18 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Lacking:
+    """An ending that was asked for `if possible` and that the cycle cannot have.
+
+    `point` is the point as it was asked for, `ending` its share of the budget, `why` the reason in words.
+    """
+
+    point: str
+    ending: float
+    why: str
+
+
+@dataclass(frozen=True)
 class Spent:
     """Cumulative cost of training: steps, samples, tokens and FLOPs of forward and backward."""
 
@@ -104,7 +116,7 @@ class Plan:
 
     `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1. `source` is what the
     weights that the first stage starts from cost before, as plan.json has it; None for a fresh start. `notes` are what
-    a reader should know of it, a line each.
+    a reader should know of it, a line each; `lacking` are the endings that this cycle does without.
     """
 
     name: str
@@ -115,6 +127,7 @@ class Plan:
     levels: tuple[Level, ...]
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
+    lacking: tuple[Lacking, ...] = ()
     source: Mapping[str, Any] | None = None
 
     @property

@@ -64,10 +64,11 @@ def _level(level: Mapping[str, Any], axes: Sequence[str]) -> list[str]:
 
 
 def notes(plan: Mapping[str, Any]) -> list[str]:
-    """Return where the weights come from, why a transfer up is not exact, and what else a reader should know."""
+    """Return where the weights come from, what endings are lacking, why a transfer up is not exact, and other notes."""
     return (
         _start(plan)
         + [f"  {note}" for note in plan.get("notes", [])]
+        + [f"  no ending at {ending['point']}: {ending['why']}" for ending in plan.get("lacking", [])]
         + [
             f"  from level {level['level'] + 1} to {level['level']} not exact: {why}"
             for level in plan["levels"]

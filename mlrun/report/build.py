@@ -10,6 +10,7 @@ plan.json      budget; stages: [{stage, level, steps, tokens, flops, flops_body,
                source (optional): {name, flops, flops_body, seconds}: what was spent outside of this run's log
                (a pretrained small model); it is charged, and `source_free` is given beside.
                Stages with `branch` (the share of the budget at which it ends) and `fork` are no part of the trunk.
+               lacking (optional): [{point, branch, why}], endings that were asked for and that the cycle cannot have.
 log.jsonl      `val` records: stage, level, step, tokens, flops, flops_body, seconds, loss (null if not finite).
                Those of a branch have `branch` and own_step, own_tokens, own_flops, ...: what a run with this end
                would have spent. They are endings, and no points of the run's curve.
@@ -31,14 +32,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlrun.report import tables, write
+from mlrun.report import search, tables, write
 from mlrun.report.compare import Group, compare
 from mlrun.report.notes import notes
 from mlrun.report.read import find, read_all
-from mlrun.report.search import Search, searches, sentences, table
+from mlrun.report.search import Search, searches
+from mlrun.report.sentences import sentences
 
 # Figures take a second each; a report over many settings shows those with most runs.
 FIGURES = 6
+# Sentences of a group on a terminal; report.md has them all.
+SENTENCES = 3
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ def build(runs: Sequence[Path], out: Path) -> Report:
     """Compare all runs at or under the given paths (glob patterns too) and write tables and figures to `out`.
 
     Writes report.md, savings.csv, report.json, endings.csv where runs have branches, and loss.png and loss.pdf
-    (loss-2, ... for further groups of runs that may not be compared with the first).
+    (loss-2, ... for further groups of runs that may not be compared with the first); annealed.png and annealed.pdf are
+    the headline's, where methods have endings.
 
     Raises:
         UserError: a path is missing or holds no run, or a run folder cannot be read. Nothing is written then.
@@ -74,7 +79,7 @@ def build(runs: Sequence[Path], out: Path) -> Report:
     caveats = tuple(notes(groups, found))
     out.mkdir(parents=True, exist_ok=True)
     drawn = _figures(groups, out)
-    pictures = {number: paths[0] for number, paths in drawn.items()}
+    pictures = {number: [path for path in paths if path.suffix == ".png"] for number, paths in drawn.items()}
     written = [
         write.write(out, "report.md", write.markdown(groups, caveats, pictures, found)),
         write.write(out, "savings.csv", write.savings_csv(groups)),
@@ -89,11 +94,12 @@ def build(runs: Sequence[Path], out: Path) -> Report:
 
 
 def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:
-    from mlrun.report import figure
+    from mlrun.report import annealed_figure, figure
 
     found = {}
     for group in groups[:FIGURES]:
-        paths = figure.draw(group, out, "loss" if group.number == 1 else f"loss-{group.number}")
+        more = "" if group.number == 1 else f"-{group.number}"
+        paths = [*annealed_figure.draw(group, out, f"annealed{more}"), *figure.draw(group, out, f"loss{more}")]
         if paths:
             found[group.number] = paths
     return found
@@ -102,17 +108,21 @@ def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:
 def render(report: Report) -> str:
     """Return the savings and their caveats for a terminal, in at most 110 columns."""
     shown = [text for group in report.groups for text in _shown(group)]
-    shown += [table(search).text() for search in report.searches]
+    shown += [search.table(one).text() for one in report.searches]
     lines = [textwrap.fill(note, tables.WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes]
     paths = [f"{path}" for path in report.files]
-    said = [_wrapped(line) for search in report.searches for line in sentences(search, report.groups)]
+    said = [_wrapped(line) for one in report.searches for line in search.sentences(one, report.groups)]
     return "\n".join([*shown, *lines, "", *paths, *([""] if said else []), *said]) + "\n"
 
 
 def _shown(group: Group) -> list[str]:
-    """Return the tables of one group."""
-    first = tables.savings(group).text() if group.rows else _wrapped(tables.baseline_line(group))
-    return [first, *(table.text() for table in (tables.sweep(group), tables.endings(group)) if table.rows)]
+    """Return what one group says in sentences, and its tables."""
+    told = [_wrapped(sentence) for sentence in sentences(group)[:SENTENCES]]
+    crossing = tables.savings(group).text() if group.rows else _wrapped(tables.baseline_line(group))
+    others = (tables.sweep(group), tables.endings(group))
+    headlines = tables.annealed(group)
+    first = [headlines.text()] if headlines.rows else []
+    return [*told, *first, crossing, *(table.text() for table in others if table.rows)]
 
 
 def _wrapped(line: str) -> str:

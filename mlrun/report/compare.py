@@ -9,6 +9,7 @@ from mlrun.report import endings, pairing, timing
 from mlrun.report.curves import AXES, crossing, read_every, saving
 from mlrun.report.endings import Budget, Match, charged
 from mlrun.report.freedom import Freedom, freer
+from mlrun.report.headline import Headline, Headlines, headline
 from mlrun.report.read import Run
 from mlrun.report.stats import Spread, holm, spread
 
@@ -23,9 +24,10 @@ class Pair:
     """One cycle run and the baseline of its seed.
 
     `target` is L*, the baseline's final held-out loss; `gap` the run's final loss minus it, in nats (None if it
-    diverged). `cost` and `baseline_cost` are where each curve first stays at or below L*; `saved` is one minus their
-    ratio, by measure; None is "not reached", or not comparable: seconds where `untimed` says why, and what the run's
-    source cost where nobody knows it. `source_free` leaves the source out; it is None where there is none.
+    diverged). `headline` is what its smallest annealed budget that reaches L* saved. The rest is of the first crossing
+    of the curve, un-annealed: `cost` and `baseline_cost` are where each first stays at or below L*; `saved` is one
+    minus their ratio, by measure; None is "not reached", or not comparable: seconds where `untimed` says why, and what
+    the run's source cost where nobody knows it. `source_free` leaves the source out; it is None where there is none.
     `read_every` is the distance in steps at which both curves were read where theirs differ.
     `endings` are the run's annealed losses beside the baseline's; none unless both have branches.
     """
@@ -41,6 +43,7 @@ class Pair:
     untimed: str | None
     read_every: int | None
     endings: tuple[Match, ...]
+    headline: Headline
 
     @property
     def tokens(self) -> float | None:
@@ -68,8 +71,23 @@ class Row:
     failed: tuple[Run, ...]
     unfinished: tuple[Run, ...]
 
+    @property
+    def annealed(self) -> bool:
+        """True if the method has endings beside its last, so that its headline is the annealed one."""
+        return any(pair.run.branches for pair in self.pairs)
+
+    @property
+    def headline(self) -> Headlines:
+        """What the smallest annealed budget that reaches L* saved, over the seeds."""
+        return Headlines((*(pair.headline for pair in self.pairs), *([None] * len(self.failed))))
+
+    @property
+    def claim(self) -> Spread:
+        """The FLOPs saving that the method is known by: annealed where it has endings, else at the first crossing."""
+        return self.headline.saved("flops") if self.annealed else self.spread("flops")
+
     def spread(self, measure: str) -> Spread:
-        """Return the saving on one measure over the seeds."""
+        """Return the saving on one measure at the first crossing of the curve over the seeds."""
         return self._over_all([pair.saved[measure] for pair in self.pairs])
 
     def source_free(self, measure: str) -> Spread | None:
@@ -110,7 +128,7 @@ class Row:
 
     def uncharged(self, axis: str) -> bool:
         """Return whether what a source cost is unknown on this axis."""
-        return any(pair.run.source is not None and pair.run.source[axis] is None for pair in self.pairs)
+        return any(pair.run.source is not None and pair.run.source.get(axis) is None for pair in self.pairs)
 
 
 @dataclass(frozen=True)
@@ -127,6 +145,11 @@ class Group:
     rows: tuple[Row, ...]
     freer: tuple[Freedom, ...] = ()
     others: tuple[Group, ...] = ()
+
+    @property
+    def annealed(self) -> bool:
+        """True if a method has endings."""
+        return any(row.annealed for row in self.rows)
 
     @property
     def paired(self) -> list[int]:
@@ -184,8 +207,11 @@ class Group:
 
     @property
     def claims(self) -> dict[str, float]:
-        """The p-value of each method's FLOPs saving, adjusted for how many methods were compared (Holm)."""
-        best = {row.method: row.spread("flops").p for row in self.rows if row.best and row.pairs}
+        """The p-value of each method's FLOPs saving, adjusted for how many methods were compared (Holm).
+
+        A bound has no p-value, and claims nothing.
+        """
+        best = {row.method: row.claim.p for row in self.rows if row.best and row.pairs}
         return holm({method: 1.0 if p is None else p for method, p in best.items()})
 
 
@@ -331,7 +357,8 @@ def pair(run: Run, baseline: Run) -> Pair:
         free = {m: _saved(own, base, m, untimed is None) for m in MEASURES}
     gap = None if run.final is None else run.final.loss - target
     matched = endings.match(run.endings, baseline.endings, run.source, untimed is None)
-    return Pair(run, baseline, target, gap, cost, base, saved, free, untimed, every, matched)
+    first = headline(run.annealed, baseline.annealed, target, run.source, untimed is None)
+    return Pair(run, baseline, target, gap, cost, base, saved, free, untimed, every, matched, first)
 
 
 def _wider(run: Run, baseline: Run) -> int | None:

@@ -108,8 +108,12 @@ def price(baseline: Sequence[Ending], loss: float, axis: str) -> float | None:
     if first == 0 or not math.isfinite(points[first - 1].loss):
         return here
     above, before = points[first - 1].loss, float(getattr(points[first - 1], axis))
-    share = (above - loss) / (above - points[first].loss)
-    return before * (here / before) ** share
+    return on_log_line(before, here, (above - loss) / (above - points[first].loss))
+
+
+def on_log_line(before: float, here: float, share: float) -> float:
+    """Return the cost at a share of the way from one cost to a higher one, evenly in their logarithms."""
+    return here if share == 1 or not before > 0 else before * (here / before) ** share
 
 
 def match(
@@ -140,7 +144,7 @@ def charged(cost: float | None, source: Mapping[str, Any] | None, axis: str) -> 
     """Return a cost with that of the run's source; None if either is unknown."""
     if cost is None or source is None:
         return cost
-    return None if source[axis] is None else cost + float(source[axis])
+    return None if source.get(axis) is None else cost + float(source[axis])
 
 
 def _finite(loss: float) -> float | None:

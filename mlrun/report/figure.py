@@ -1,4 +1,4 @@
-"""The figure: held-out loss against FLOPs, training time and tokens, with the point of equal loss drawn."""
+"""The figure: held-out loss against FLOPs, training time and tokens, with the first crossing drawn."""
 
 from __future__ import annotations
 
@@ -281,13 +281,15 @@ def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
     from matplotlib.lines import Line2D
 
     grey = "#777777"
-    handles = [Line2D([], [], color=c.colour, lw=1.7, label=_with_seeds(c)) for c in curves]
+    handles = [Line2D([], [], color=c.colour, lw=1.7, label=with_seeds(c.name, len(c.seeds))) for c in curves]
     if any(p.level > 1 for c in curves for seed in c.seeds for p in seed):
         handles += [
             Line2D([], [], color=grey, lw=1.1, ls=STROKES[2], label="coarser level"),
             Line2D([], [], color=grey, lw=0, marker="v", ms=4.2, label="coalesce"),
             Line2D([], [], color=grey, lw=0, marker="^", ms=4.2, label="decoalesce"),
         ]
+    if saving(curves, "flops"):
+        handles.append(Line2D([], [], color=grey, lw=0, marker="o", ms=4.2, label="first crossing, un-annealed"))
     if any(c.endings for c in curves):
         handles.append(Line2D([], [], color=grey, mec=grey, label="annealed ending", **ANNEALED))
     inches = [0.5 + 0.066 * len(str(handle.get_label())) for handle in handles]
@@ -297,6 +299,6 @@ def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
     )
 
 
-def _with_seeds(curve: Curve) -> str:
-    count = len(curve.seeds)
-    return f"{curve.name}, {count} seed{'s' if count > 1 else ''}"
+def with_seeds(name: str, count: int) -> str:
+    """Return a method's name with the number of its seeds."""
+    return f"{name}, {count} seed{'s' if count > 1 else ''}"

@@ -11,9 +11,20 @@ from mlrun.report.figure import COLOURS
 from mlrun.report.read import Run
 from mlrun.report.search import Search, caveats
 
+HEADLINE = (
+    "Headline, of a method with endings: 1 - cost(method) / cost(baseline), each of its smallest fully annealed budget "
+    "that reaches L*, the final loss of the baseline of the same seed: the cheapest of its own endings after which no "
+    "dearer one is above L*, on a straight line over the logarithm of the cost from the ending before. Costs are those "
+    "of a run that ends there.",
+    "`\N{GREATER-THAN OR EQUAL TO}`: the cheapest ending is at or below L* already (or the loss of the one before is "
+    "not finite), so less would have done: a lower bound, without an interval, and a mean with one in it is a bound "
+    "too. `not bracketed` is a method with no ending but its last. `not reached`: its last ending is above L*, by the "
+    "loss gap.",
+)
 RULES = (
-    "Saving: 1 - cost(method) / cost(baseline), each taken where its held-out loss at level 1 first stays at or below "
-    "L*, the final loss of the baseline of the same seed, on straight lines between evaluations.",
+    "First crossing of the curve, un-annealed: 1 - cost(method) / cost(baseline), each taken where its held-out loss "
+    "at level 1 first stays at or below L*, the final loss of the baseline of the same seed, on straight lines between "
+    "evaluations. Before a run's decay its rate is high, and so is its curve.",
     "Everything a run spent is charged, with coarse levels and sources (`init=`); `source free` leaves sources out.",
     "A baseline is a from-scratch run of one stage at level 1 that spent the whole budget; any other run is a method.",
     "Of several learning rates the one with the lowest final loss counts: by the mean over seeds for a method (*), "
@@ -39,14 +50,10 @@ ENDINGS = (
 
 def notes(groups: Sequence[Group], searches: Sequence[Search] = ()) -> list[str]:
     """Return the caveats of this report, then the rules that hold for every report."""
-    annealed = any(row.endings for group in groups for row in group.rows)
+    matched = any(row.endings for group in groups for row in group.rows)
+    rules = (*(HEADLINE if any(group.annealed for group in groups) else ()), *RULES, *(ENDINGS if matched else ()))
     found = [line for search in searches for line in caveats(search)]
-    return [
-        *(line for group in groups for line in _group(group, groups)),
-        *found,
-        *RULES,
-        *(ENDINGS if annealed else ()),
-    ]
+    return [*(line for group in groups for line in _group(group, groups)), *found, *rules]
 
 
 def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
@@ -58,6 +65,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         yield from _untimed(group, label)
         yield from _declared(group, label)
         yield from _unmatched(group, label)
+        yield from _lacking(group, label)
         yield from _cadence(group, label)
         yield from _early(group, label)
         yield from _noisy(group, label)
@@ -123,13 +131,16 @@ def _sure(group: Group, label: str) -> Iterator[str]:
         which = f" ({', '.join(alone)})" if any(len(row.pairs) > 1 for row in group.rows) else ""
         yield f"{label}: one seed; differences between runs of one seed may be chance{which}."
     if any(count > 1 for count in seeds.values()):
-        savings = {row.method: row.spread("flops").mean for row in group.rows if row.best}
+        savings = {row.method: row.claim.mean for row in group.rows if row.best}
         sure = [name for name, p in group.claims.items() if p < 0.05 and (savings[name] or 0) > 0]
         stands = ", ".join(f"{name} (p {group.claims[name]:.2g})" for name in sure) or "none"
         counted = (
             f"{len(group.claims)} method{'s were' if len(group.claims) != 1 else ' was'} compared with the baseline"
         )
         yield f"{label}: {counted}; FLOPs savings over 0 at 5% for all together (t, Holm): {stands}."
+        bounds = [row.method for row in group.rows if row.best and row.annealed and row.headline.bound]
+        if bounds:
+            yield f"{label}: a smaller ending would turn a lower bound into a number: {', '.join(bounds)}."
     samples = next(iter(group.baselines.values())).data.get("validation_samples")
     errors = [run.held_out_error for run in group.baselines.values()]
     error = "n/a (not logged)" if None in errors else f"{max(e for e in errors if e is not None):.4f} nats"
@@ -192,6 +203,17 @@ def _unmatched(group: Group, label: str) -> Iterator[str]:
                 with_, without = sorted((pair.run, pair.baseline), key=lambda run: not run.branches)
                 remedy = f"{without.folder} has none: run it with the same cycle.branches"
                 yield f"{label}: the endings of {with_.folder} are matched with nothing; {remedy}."
+
+
+def _lacking(group: Group, label: str) -> Iterator[str]:
+    """Say which endings a method was asked for `if possible` and cannot have, and why."""
+    found: dict[str, dict[str, None]] = {}
+    for run in (*group.baselines.values(), *(pair.run for row in group.rows for pair in row.pairs)):
+        methods = [row.method for row in group.rows if any(pair.run is run for pair in row.pairs)] or ["the baseline"]
+        for point, why in run.lacking.items():
+            found.setdefault(f"no ending at {point} ({why})", {})[methods[0]] = None
+    for what, methods_found in found.items():
+        yield f"{label}: {what}: {', '.join(methods_found)}."
 
 
 def _early(group: Group, label: str) -> Iterator[str]:

@@ -122,10 +122,21 @@ class Run:
 
         Branches run when the trunk is done, so its last evaluation is its end.
         """
-        if not self.branches:
-            return ()
+        return self.annealed if self.branches else ()
+
+    @property
+    def annealed(self) -> tuple[Ending, ...]:
+        """The annealed losses in the order of their cost; in a run without branches the one at its end.
+
+        Needs an evaluation at level 1.
+        """
         final = Ending(self._final_budget, target_level(self.evaluations)[-1])
         return tuple(sorted((*self.branches, final), key=lambda ending: ending.point.flops))
+
+    @property
+    def lacking(self) -> Mapping[str, str]:
+        """The points that were asked for `if possible` and that the run has no ending at, with the reason."""
+        return {str(point["point"]): str(point["why"]) for point in self.plan.get("lacking", ())}
 
     @property
     def _final_budget(self) -> float:
@@ -222,7 +233,7 @@ def read(folder: Path) -> Run:
         plan = files.read_json(folder / files.PLAN)
         summary = _summary(folder)
         run = Run(folder, config, plan, summary, _status(folder, summary), *_log(folder / files.LOG))
-        _ = run.level_one, run.seed, run.lr, run.progress, run.overhead
+        _ = run.level_one, run.seed, run.lr, run.progress, run.overhead, run.lacking
         if summary is not None and run.finished:
             fault = whole.fault(plan, summary["val_loss"], run.evaluations, [e.budget for e in run.branches])
             run = run if fault is None else replace(run, status="not whole", fault=fault)

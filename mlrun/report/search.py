@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.report.compare import Group, Row
+from mlrun.report.compare import Group
 from mlrun.report.read import FILES, Run, read
-from mlrun.report.tables import MINUS, Table
+from mlrun.report.sentences import sentence
+from mlrun.report.tables import Table
 
 STATES = ("finished", "pruned", "failed")
 
@@ -95,8 +96,9 @@ def sentences(search: Search, groups: Sequence[Group]) -> Iterator[str]:
     """Yield what each chosen method saved on fresh seeds, then what finding it cost."""
     mine = {search.folder / name for name in search.fresh}
     rows = [(g, row) for g in groups for row in g.rows if row.best and any(p.run.folder in mine for p in row.pairs)]
-    for _, row in rows:
-        yield f"{row.method} {_saving(row)}."
+    for group, row in rows:
+        seeds = ", ".join(str(pair.run.seed) for pair in row.pairs)
+        yield f"{sentence(group, row)} Seed{'s' if len(row.pairs) > 1 else ''} {seeds} chose nothing."
     whole = [run.last["flops"] for g in groups for run in g.baselines.values() if run.folder in mine]
     if whole:
         parts = ", ".join(f"{t.method} {t.flops:.3g}" for t in search.tried)
@@ -105,20 +107,6 @@ def sentences(search: Search, groups: Sequence[Group]) -> Iterator[str]:
             f"Finding it cost {search.flops:.3g} FLOPs ({parts}), as much as {runs:.3g} from-scratch runs; "
             "no saving above has this in it."
         )
-
-
-def _saving(row: Row) -> str:
-    """Return what a method's chosen settings saved, in words."""
-    found, seeds = row.spread("flops"), ", ".join(str(pair.run.seed) for pair in row.pairs)
-    on = f"on seed{'s' if len(row.pairs) > 1 else ''} {seeds}, which chose nothing"
-    if found.mean is None:
-        return f"reaches the baseline's loss on {found.reached} of {found.count} seeds, {on}: no saving"
-    share = 100 * found.mean
-    text = f"reaches the baseline's loss with {abs(share):.1f}% {'fewer' if share >= 0 else 'more'} FLOPs"
-    if found.low is not None and found.high is not None:
-        interval = f"{100 * found.low:.1f} to {100 * found.high:.1f}".replace("-", MINUS)
-        text += f" (95% interval of the saving {interval})"
-    return f"{text} {on}"
 
 
 def caveats(search: Search) -> Iterator[str]:

@@ -14,6 +14,8 @@ from mlrun.report import pairing
 from mlrun.report.compare import Group, Row
 from mlrun.report.curves import AXES, speedup
 from mlrun.report.endings import Budget
+from mlrun.report.headline import AT_LEAST, Headlines
+from mlrun.report.headline import AXES as SPENT
 from mlrun.report.read import Run
 from mlrun.report.stats import Spread
 
@@ -58,18 +60,72 @@ class Table:
         return "\n".join([textwrap.fill(self.title, WIDTH), *body]) + "\n"
 
 
+def annealed(group: Group) -> Table:
+    """Return the headline: what the smallest annealed budget that reaches L* saved; empty without endings.
+
+    The first crossing of the curve stands beside, in a column of its name.
+    """
+    saved = ("FLOPs saved", "of body", "time saved", "tokens saved")
+    header = ("method", "rate", "seeds", *saved, "first crossing", "loss gap")
+    rows = [cells for row in ordered(group) for cells in _annealed_rows(row)] if group.annealed else []
+    title = f"{baseline_line(group)} Saved by the smallest annealed budget that reaches L*:"
+    return Table(title, header, tuple(rows), 1)
+
+
+def _annealed_rows(row: Row) -> list[tuple[str, ...]]:
+    if not row.pairs:
+        name, rate, seeds, why, *_, loss = _saving_rows(row)[0]
+        return [(name, rate, seeds, why, "", "", "", "", loss)]
+    headlines = row.headline
+    shown = [_annealed_on(row, axis, headlines.saved(axis)) for axis in SPENT]
+    rows = [
+        (_starred(row), f"{row.lr:g}", _seeds(row), *shown, _saved_on(row, "flops", row.spread("flops")), _gap(row))
+    ]
+    free = {axis: found for axis in SPENT if (found := headlines.source_free(axis)) is not None}
+    if free and not all(row.uncharged(axis) for axis in AXES):
+        rows.append(("  source free", "", "", *(_annealed_on(row, axis, free[axis]) for axis in SPENT), "", ""))
+    return rows
+
+
+def _annealed_on(row: Row, axis: str, found: Spread) -> str:
+    if row.uncharged(axis):
+        return "n/a: source not charged"
+    return headline(row.headline, found) if row.timed or axis != "seconds" else "n/a"
+
+
+def headline(told: Headlines, found: Spread) -> str:
+    """Return a saving of the headline in words: a number, a bound, or how many seeds have none and why."""
+    each = [
+        ("\N{GREATER-THAN OR EQUAL TO}" if kind == AT_LEAST else "") + percent(value)
+        for kind, value in zip(told.kinds, found.values, strict=True)
+        if value is not None
+    ]
+    if found.mean is not None and not told.bound:
+        return saved(found).replace(" ± ", "\n± ")
+    if found.mean is not None:
+        several = f"\n({', '.join(each)})" if len(set(told.kinds)) > 1 else ""
+        return f"\N{GREATER-THAN OR EQUAL TO}{percent(found.mean)}{several}"
+    why = [kind for kind, value in zip(told.kinds, found.values, strict=True) if value is None]
+    if not each and len(set(why)) == 1:
+        return why[0]
+    lines = [f"{kind} {why.count(kind)}/{found.count}" for kind in dict.fromkeys(why)]
+    return "\n".join([*lines, *([f"({', '.join(each)})"] if each else [])])
+
+
 def savings(group: Group) -> Table:
-    """Return what each method of a group saved; every method's best learning rate is starred."""
+    """Return what each method of a group saved at the first crossing; every method's best learning rate is starred."""
     header = ("method", "rate", "seeds", "FLOPs saved", "of body", "time saved", "speed-up", "tokens", "loss gap")
     rows = [cells for row in ordered(group) for cells in _saving_rows(row)]
-    return Table(baseline_line(group), header, tuple(rows), 1)
+    title = f"Group {group.number}" if group.annealed else baseline_line(group)
+    crossing = " Saved at the first crossing of the curve, un-annealed:" if group.baselines else ""
+    return Table(title.removesuffix(".") + "." + crossing, header, tuple(rows), 1)
 
 
 def ordered(group: Group) -> list[Row]:
     """Return the rows, the largest FLOPs saving first; then by loss gap, and where there is no baseline, by loss."""
 
     def key(row: Row) -> tuple[int, float]:
-        mean, gap, loss = row.spread("flops").mean, row.gap.mean, row.loss.mean
+        mean, gap, loss = row.claim.mean, row.gap.mean, row.loss.mean
         if mean is not None:
             return 0, -mean
         if gap is not None:
@@ -79,8 +135,12 @@ def ordered(group: Group) -> list[Row]:
     return sorted(group.rows, key=key)
 
 
+def _starred(row: Row) -> str:
+    return row.method + (" *" if row.best and row.tried > 1 else "")
+
+
 def _saving_rows(row: Row) -> list[tuple[str, ...]]:
-    name = row.method + (" *" if row.best and row.tried > 1 else "")
+    name = _starred(row)
     if not row.pairs:
         ended = [*row.unpaired, *row.failed]
         why = "no baseline" if row.unpaired else ", ".join(sorted({run.status for run in row.failed or row.unfinished}))
@@ -89,7 +149,7 @@ def _saving_rows(row: Row) -> list[tuple[str, ...]]:
     shown = [_saved_on(row, axis, row.spread(axis)) for axis in AXES]
     faster = speedup(row.spread("flops").mean)
     tokens = "n/a" if row.tokens is None else f"\N{MULTIPLICATION SIGN}{row.tokens:.2f}"
-    rows = [(name, f"{row.lr:g}", _seeds(row), *shown, _percent(faster), tokens, _gap(row))]
+    rows = [(name, f"{row.lr:g}", _seeds(row), *shown, percent(faster), tokens, _gap(row))]
     free = {axis: found for axis in AXES if (found := row.source_free(axis)) is not None}
     if free and not all(row.uncharged(axis) for axis in free):
         rows.append(("  source free", "", "", *(_saved_on(row, axis, free[axis]) for axis in AXES), "", "", ""))
@@ -160,7 +220,7 @@ def _matched(at: Budget, found: Spread, comparable: bool) -> str:
     why = at.why()
     if len(why) == 1 and found.reached == 0:
         return next(iter(why))
-    known = [_percent(value) for value in found.values if value is not None]
+    known = [percent(value) for value in found.values if value is not None]
     lines = [f"{reason} {count}/{found.count}" for reason, count in why.items()]
     return "\n".join([*lines, *([f"({', '.join(known)})"] if known else [])])
 
@@ -186,8 +246,8 @@ def saved(found: Spread, comparable: bool = True) -> str:
         reached = [value for value in found.values if value is not None]
         if not reached:
             return "not reached"
-        return f"reached {found.reached}/{found.count}\n({', '.join(_percent(v) for v in reached)})"
-    text = _percent(found.mean)
+        return f"reached {found.reached}/{found.count}\n({', '.join(percent(v) for v in reached)})"
+    text = percent(found.mean)
     if found.sd is not None:
         text += f" ± {100 * found.sd:.1f}"
     if found.low is not None and found.high is not None:
@@ -195,7 +255,8 @@ def saved(found: Spread, comparable: bool = True) -> str:
     return text
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """Return a share as a percentage with one digit."""
     return "n/a" if value is None else _signed(100 * value) + "%"
 
 

@@ -12,29 +12,31 @@ from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.report import pairing, search, tables
+from mlrun.report import headline, pairing, search, tables
 from mlrun.report.compare import MEASURES, Group, Pair, Row
 from mlrun.report.curves import AXES, speedup
 from mlrun.report.endings import BEYOND, NOT_REACHED, Budget
 from mlrun.report.read import Run
 from mlrun.report.search import Search
+from mlrun.report.sentences import sentences
 from mlrun.report.stats import Spread
 
 
 def markdown(
-    groups: Sequence[Group], notes: Sequence[str], figures: Mapping[int, Path], found: Sequence[Search] = ()
+    groups: Sequence[Group],
+    notes: Sequence[str],
+    figures: Mapping[int, Sequence[Path]],
+    found: Sequence[Search] = (),
 ) -> str:
-    """Return report.md; `figures` maps a group's number to its PNG."""
+    """Return report.md; `figures` maps a group's number to its PNGs, the headline's first where it has one."""
     parts = ["# Savings at equal loss\n"]
     for group in groups:
+        parts += _summary(group)
+        if (headlines := tables.annealed(group)).rows:
+            parts.append(headlines.markdown())
+        parts += [f"![{_caption(group, path)}]({path.name})\n" for path in figures.get(group.number, ())]
         parts.append(tables.savings(group).markdown() if group.rows else tables.baseline_line(group) + "\n")
-        if (swept := tables.sweep(group)).rows:
-            parts.append(swept.markdown())
-        if group.number in figures:
-            name = figures[group.number].name
-            parts.append(f"![Held-out loss of group {group.number} against FLOPs, time and tokens]({name})\n")
-        if (annealed := tables.endings(group)).rows:
-            parts.append(annealed.markdown())
+        parts += [table.markdown() for table in (tables.sweep(group), tables.endings(group)) if table.rows]
     for one in found:
         parts += ["# Search\n", search.table(one).markdown(), *(f"{line}\n" for line in search.sentences(one, groups))]
     receipts = [table for group in groups if (table := tables.transfers(group)).rows]
@@ -42,6 +44,18 @@ def markdown(
     parts += ["# Transfers\n" if receipts else "", *(table.markdown() for table in receipts)]
     parts += ["# Runs\n", tables.runs([run for group in groups for run in group.runs]).markdown()]
     return "\n".join(parts)
+
+
+def _summary(group: Group) -> list[str]:
+    """Return the sentences of a group as a list."""
+    told = [f"- {sentence}" for sentence in sentences(group)]
+    return [*told, ""] if told else []
+
+
+def _caption(group: Group, path: Path) -> str:
+    if path.name.startswith("annealed"):
+        return f"Annealed losses of group {group.number} against FLOPs"
+    return f"Held-out loss of group {group.number} against FLOPs, time and tokens"
 
 
 def savings_csv(groups: Sequence[Group]) -> str:
@@ -98,6 +112,12 @@ def _line(group: Group, row: Row) -> dict[str, Any]:
         "baseline_lr_tried": group.tried,
         "tuned": group.tuned,
     }
+    line["headline"] = "annealed" if row.annealed else "first crossing"
+    for axis in headline.AXES:
+        line |= _columns(f"annealed_{axis}", row.headline.saved(axis))
+    line["annealed_at_least"] = row.headline.bound
+    without = row.headline.source_free("flops")
+    line["annealed_flops_source_free"] = None if without is None else without.mean
     for measure in MEASURES:
         line |= _columns(f"saving_{measure}", row.spread(measure))
     free = row.source_free("flops")
@@ -147,6 +167,7 @@ def _group(group: Group) -> dict[str, Any]:
             "loss": _spread(group.loss),
             "runs": {seed: str(run.folder) for seed, run in group.baselines.items()},
         },
+        "summary": sentences(group),
         "p_holm": group.claims,
         "more_freedom": [asdict(freedom) for freedom in group.freer],
         "methods": [_row(row) for row in tables.ordered(group)],
@@ -161,6 +182,8 @@ def _row(row: Row) -> dict[str, Any]:
         "lr": row.lr,
         "best": row.best,
         "lr_tried": row.tried,
+        "headline": "annealed" if row.annealed else "first crossing",
+        "annealed": _headlines(row),
         "saving_at_equal_loss": {measure: _spread(row.spread(measure)) for measure in MEASURES},
         "source_free": {measure: _spread(found) for measure, found in free.items() if found is not None} or None,
         "speedup": speedup(row.spread("flops").mean),
@@ -172,6 +195,18 @@ def _row(row: Row) -> dict[str, Any]:
         "unfinished": [str(run.folder) for run in row.unfinished],
         "tokens_over_baseline": row.tokens,
         **({"matched_endings": [_budget(at) for at in row.endings]} if row.endings else {}),
+    }
+
+
+def _headlines(row: Row) -> dict[str, Any]:
+    """Return the headline over the seeds; what it is of each run stands with the seeds."""
+    told = row.headline
+    free = {axis: told.source_free(axis) for axis in headline.AXES}
+    return {
+        "kinds": told.kinds,
+        "at_least": told.bound,
+        "saving": {axis: _spread(told.saved(axis)) for axis in headline.AXES},
+        "source_free": {axis: _spread(found) for axis, found in free.items() if found is not None} or None,
     }
 
 
@@ -199,6 +234,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "baseline": str(pair.baseline.folder),
         "target": pair.target,
         "gap": pair.gap,
+        "annealed": asdict(pair.headline),
         "cost": pair.cost,
         "baseline_cost": pair.baseline_cost,
         "saving_at_equal_loss": pair.saved,
@@ -225,6 +261,7 @@ def _run(run: Run) -> dict[str, Any]:
         "ledger": None if run.summary is None else run.summary.get("ledger"),
         "source": run.source,
         "transfers": list(run.transfers),
+        "lacking": run.lacking,
         **({"endings": [{"budget": e.budget} | e.point._asdict() for e in run.endings]} if run.endings else {}),
     }
 

@@ -14,7 +14,7 @@ import torch
 import toy
 
 from mlrun.cli import command, points, tasks
-from mlrun.config import Cycle, Row, Schedule, load
+from mlrun.config import Cycle, Row, Schedule, conf_dir, load
 from mlrun.errors import UserError
 from mlrun.plan import schedule
 from mlrun.plan.make import make_plan
@@ -158,6 +158,83 @@ def test_the_plan_for_people_shows_what_every_branch_costs() -> None:
     assert "100.0% and for 2 more endings 25.0% of a budget" in lines[0]
     (line,) = [line for line in lines if "fork at step 600, ends at 75%" in line]
     assert line.split()[-3:] == ["15.0%", "n/a", "1"]
+
+
+# Points that may be left out
+
+
+def test_a_point_if_possible_is_left_out_with_a_reason_and_any_other_refused() -> None:
+    points = "cycle.branches=[10% if possible,{},80% if possible]"
+    plan, plain = planned("cycle=grow", points.format("70%")), planned("cycle=grow", "cycle.branches=[70%,80%]")
+    assert plan.stages == plain.stages
+    ((point, share, why),) = [(found.point, found.ending, found.why) for found in plan.lacking]
+    begins = plan.spent(plan.stages[0].end, 0).flops / plan.budget_flops
+    assert (point, share) == ("10%", 0.1) and f"the last stage begins at {begins:.1%}" in why
+    low, high = (float(edge) for edge in re.findall(r"([\d.]+)% (?:to|of)", why))
+    assert 100 * begins < low < high < 100
+    planned("cycle=grow", f"cycle.branches=[{low}%,{high}%]")
+    (line,) = problems("cycle=grow", points.format(f"{low - 1:.1f}%"))
+    assert (
+        line.startswith(f"cycle.branches.1={low - 1:.1f}%: allowed: ")
+        and why.split("; ")[0].removeprefix("possible: ") in line
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["optimizer.schedule.shape=cosine"], "optimizer.schedule.shape=wsd, a stable rate to leave"),
+        (["optimizer.schedule.decay=0%"], "none: no stable phase that a decay ends"),
+        (["method=inheritance", "cycle=grow"], "a last stage with the model's own loss"),
+    ],
+)
+def test_a_cycle_without_any_branch_lacks_them_all_and_says_why(overrides: list[str], told: str) -> None:
+    plan = planned("cycle=scratch", *overrides, "cycle.branches=[50% if possible,700 steps if possible]")
+    assert plan.stages == planned("cycle=scratch", *overrides).stages
+    assert [(found.point, found.ending) for found in plan.lacking] == [("50%", 0.5), ("700 steps", 0.7)]
+    assert all(told in found.why for found in plan.lacking)
+    problems("cycle=scratch", *overrides, "cycle.branches=[50% if possible,70%]")
+
+
+def test_of_two_points_at_one_step_the_one_that_must_be_stays() -> None:
+    plan = planned("cycle=scratch", "cycle.branches=[50% if possible,500 steps,8000 samples if possible]")
+    assert [branch.ending for branch in plan.stages[1:]] == [0.5]
+    assert [(found.point, found.why) for found in plan.lacking] == [
+        ("50%", "another point is the same step"),
+        ("8000 samples", "another point is the same step"),
+    ]
+
+
+def test_an_end_at_the_whole_budget_is_no_branch() -> None:
+    (found,) = planned("cycle=scratch", "cycle.branches=[100% if possible]").lacking
+    assert (found.point, "to 99.9% of the budget" in found.why) == ("100%", True)
+
+
+@pytest.mark.parametrize("text", ["half if possible", "if possible", "50% if", "50% if possible if possible"])
+def test_what_is_no_length_is_refused_with_and_without_if_possible(text: str) -> None:
+    (line,) = problems("cycle=scratch", f"cycle.branches=[{text}]")
+    assert line.startswith("cycle.branches.0=") and "allowed: 5%" in line
+
+
+def test_the_plan_says_which_endings_it_lacks() -> None:
+    stream = io.StringIO()
+    plan = as_dict(planned("cycle=grow", "cycle.branches=[10% if possible,80% if possible]"))
+    show(plan, None, stream)
+    (ending,) = plan["lacking"]
+    assert f"  no ending at 10%: {ending['why']}" in stream.getvalue().splitlines()
+    assert "lacking" not in as_dict(planned("cycle=grow", "cycle.branches=[80% if possible]"))
+
+
+GRIDS = [f.stem for f in (conf_dir() / "experiment").glob("*.yaml") if "sweeper" in f.read_text()]
+
+
+@pytest.mark.parametrize("grid", sorted(GRIDS))
+def test_every_point_of_a_grid_has_each_ending_or_says_why_not(grid: str) -> None:
+    for point in points.of(command.read(["-m", "scale=tiny", f"experiment={grid}", "optimizer.lr=4e-3"])):
+        plan = make_plan(load(point.settings))
+        found = {*(stage.ending for stage in plan.stages if stage.fork), *(lack.ending for lack in plan.lacking)}
+        assert found == {0.35, 0.5, 0.65, 0.8}
+        assert any(stage.fork for stage in plan.stages), "some ending brackets the headline"
 
 
 # The run

@@ -1,0 +1,101 @@
+"""What was found, in a sentence for each method: how much less, how sure, annealed or at the first crossing."""
+
+from __future__ import annotations
+
+from mlrun.report.compare import Group, Row
+from mlrun.report.headline import AT_LEAST, NUMBERS
+from mlrun.report.stats import Spread
+from mlrun.report.tables import ordered, percent
+
+SURE = 0.05
+CROSSING = "at the first crossing of its curve, un-annealed"
+
+
+def sentences(group: Group) -> list[str]:
+    """Return a sentence for each method with a baseline, at its best rate, the largest saving first."""
+    return [sentence(group, row) for row in ordered(group) if row.best and row.pairs]
+
+
+def sentence(group: Group, row: Row) -> str:
+    """Return what one method saved at its best rate, how sure that is and how it was measured."""
+    if row.uncharged("flops"):
+        return f"{row.method}: no saving can be told, since what its source cost is not known."
+    if row.spread("flops").reached == 0:
+        return _not_reached(row)
+    found = row.claim if _annealed(row) else row.spread("flops")
+    what = _reached(group, row, found) if found.mean is not None else _partly(row, found)
+    return f"{row.method} reaches the baseline's loss {what}; {_tuning(group)}."
+
+
+def _annealed(row: Row) -> bool:
+    """Return whether some seed's endings give a number; without any the first crossing is all there is."""
+    return row.annealed and any(kind in NUMBERS for kind in row.headline.kinds)
+
+
+def _not_reached(row: Row) -> str:
+    mean = row.gap.mean
+    above = "it diverged or failed" if mean is None else f"it ends {mean:.4f} nats above it"
+    return f"{row.method} does not reach the baseline's loss: {above} ({_seeds(row.gap.count)})."
+
+
+def _reached(group: Group, row: Row, found: Spread) -> str:
+    """Return how much less it took, how sure that is, and by which of the two measures."""
+    bound = _annealed(row) and row.headline.bound
+    assert found.mean is not None
+    sure = _bound(row) if bound else _interval(found)
+    return f"with {_less(found.mean, bound)} ({sure}), {_how(row)}{_stands(group, row)}"
+
+
+def _less(share: float, bound: bool) -> str:
+    """Return a saving in words; one that is a bound and no saving says how much more it takes at most."""
+    if share < 0:
+        return f"{'at most ' if bound else ''}{percent(-share)} more FLOPs"
+    return f"{'at least ' if bound else ''}{percent(share)} fewer FLOPs"
+
+
+def _bound(row: Row) -> str:
+    """Say why a saving is a lower bound; there is no interval of it."""
+    kinds = row.headline.kinds
+    each = "" if len(kinds) == 1 else f" in {kinds.count(AT_LEAST)} of them"
+    return f"{_seeds(len(kinds))}; a bound, since{each} the cheapest ending that counts is there already"
+
+
+def _interval(found: Spread) -> str:
+    if found.low is None or found.high is None:
+        return _seeds(found.count)
+    return f"95% interval {percent(found.low)} to {percent(found.high)} over {_seeds(found.count)}"
+
+
+def _stands(group: Group, row: Row) -> str:
+    """Say whether more than one seed make it a claim for all methods that were compared."""
+    found = row.claim
+    if found.p is None or found.mean is None:
+        return ""
+    p, many = group.claims[row.method], len(group.claims)
+    among = "alone" if many == 1 else f"with {many} methods compared"
+    sure = p < SURE and found.mean > 0
+    return f"; {among} this {'stands' if sure else 'does not stand'} at 5% (p {p:.2g})"
+
+
+def _partly(row: Row, found: Spread) -> str:
+    """Return of how many seeds it is true; there is no mean over those alone."""
+    kinds = row.headline.kinds if _annealed(row) else [""] * found.count
+    told = zip(kinds, found.values, strict=True)
+    each = ", ".join(_less(value, kind == AT_LEAST) for kind, value in told if value is not None)
+    return f"in {found.reached} of {_seeds(found.count)} only ({each}), {_how(row)}"
+
+
+def _how(row: Row) -> str:
+    if _annealed(row):
+        return "annealed"
+    return CROSSING + (" (no two of its endings bracket that loss)" if row.annealed else "")
+
+
+def _tuning(group: Group) -> str:
+    if group.tuned:
+        return f"the baseline is the best of {group.tried} rates"
+    return "the baseline was not tuned" if group.tried < 2 else "a method had more settings to choose from"
+
+
+def _seeds(number: int) -> str:
+    return "one seed" if number == 1 else f"{number} seeds"
