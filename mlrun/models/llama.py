@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
+from mlrun.models import documents
 from mlrun.models.base import TRAIN, Model
 from mlrun.models.layers import (
     MLP,
@@ -37,7 +38,7 @@ STD = 0.02
 
 @dataclass(frozen=True)
 class Llama(Model):
-    """Batches: `tokens` (B, S), `labels` (B, S) already shifted.
+    """Batches: `tokens` (B, S), `labels` (B, S) already shifted; `documents`, `places` (B, S) keep documents apart.
 
     `qk_norm` adds an RMSNorm to each query and key, as Qwen3 has it; `qkv_bias` a bias to query, key and value, as
     Qwen2. `rope_factor` over 1 stretches the rotary positions as Llama 3.1 does (see `layers.Stretch`), which was first
@@ -64,6 +65,7 @@ class Llama(Model):
 
     axes = ("vocab", "position", "embed", "kv_head", "group", "head_dim", "ffn", "layer")
     objective = "causal"
+    within_documents = True
 
     def parts(self) -> Mapping[str, Layer]:
         trunk = {
@@ -100,9 +102,10 @@ class Llama(Model):
 
     def forward(self, net: Parts, batch: Batch) -> Tensor:
         tokens_BS = batch["tokens"]
-        x_BSE, rotary = net.dropout(net.token(tokens_BS)), net.rotary(tokens_BS.shape[1])
+        rotary = net.rotary.at(batch["places"]) if "places" in batch else net.rotary(tokens_BS.shape[1])
+        x_BSE, mask_B1SS = net.dropout(net.token(tokens_BS)), documents.mask(batch, causal=True)
         for block in net.blocks:
-            x_BSE = block(x_BSE, rotary=rotary)
+            x_BSE = block(x_BSE, mask_B1SS, rotary)
         x_BSE = net.norm(x_BSE)
         return net.token.unembed(x_BSE) if self.tied else net.head(x_BSE)
 
