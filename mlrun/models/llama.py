@@ -41,7 +41,7 @@ class Llama(Model):
     """Batches: `tokens` (B, S), `labels` (B, S) already shifted; `documents`, `places` (B, S) keep documents apart.
 
     `qk_norm` adds an RMSNorm to each query and key, as Qwen3 has it; `qkv_bias` a bias to query, key and value, as
-    Qwen2. `rope_factor` over 1 stretches the rotary positions as Llama 3.1 does (see `layers.Stretch`), which was first
+    Qwen2; `output_bias` one to what attention puts out (with both it is `attention_bias`). `rope_factor` over 1 stretches the rotary positions as Llama 3.1 does (see `layers.Stretch`), which was first
     trained on texts of `rope_position` tokens.
     """
 
@@ -56,6 +56,7 @@ class Llama(Model):
     tied: bool = False
     qk_norm: bool = False
     qkv_bias: bool = False
+    output_bias: bool = False
     theta: float = 10000.0
     rope_factor: float = 1.0
     rope_low: float = 1.0
@@ -93,7 +94,7 @@ class Llama(Model):
             head="kv_head",
             group="group",
             bias=self.qkv_bias,
-            output_bias=False,
+            output_bias=self.output_bias,
             causal=True,
             qk_norm=self.eps if self.qk_norm else None,
         )

@@ -139,7 +139,9 @@ def test_without_a_terminal_lines_say_how_far_training_is(
         assert capsys.readouterr().err == "", "nothing is told once it is done"
 
 
-def test_the_library_lets_the_lines_through(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_library_lets_the_lines_through(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(tokenizer, "TELLS", 0.005)
     tokenizer.train(iter(sentences(2000)), 2000, "causal")
     assert "learning from" in capsys.readouterr().err
