@@ -41,8 +41,9 @@ class Llama(Model):
     """Batches: `tokens` (B, S), `labels` (B, S) already shifted; `documents`, `places` (B, S) keep documents apart.
 
     `qk_norm` adds an RMSNorm to each query and key, as Qwen3 has it; `qkv_bias` a bias to query, key and value, as
-    Qwen2; `output_bias` one to what attention puts out (with both it is `attention_bias`). `rope_factor` over 1 stretches the rotary positions as Llama 3.1 does (see `layers.Stretch`), which was first
-    trained on texts of `rope_position` tokens.
+    Qwen2; `output_bias` one to what attention puts out (with both it is `attention_bias`). `rope_factor` over 1
+    stretches the rotary positions as Llama 3.1 does (see `layers.Stretch`), which was first trained on texts of
+    `rope_position` tokens.
     """
 
     vocab: int
