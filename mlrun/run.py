@@ -98,11 +98,15 @@ class Run:
         """Run every stage that is left, then write the model and the summary."""
         written = self.folder / files.SUMMARY
         before = files.read_json(written, "remove it, and the run goes on") if written.exists() else {}
-        if before.get("status") == "finished":
+        if before.get("status") == "finished" and self.config.settings.init_flops is None:
             return before
         if before.get("status") == "pruned" and self.config.settings.find.prune is not None:
             raise Pruned(before["reason"])
         self.plan = initial.charged(self.plan, self.config.settings, self.folder)
+        if self.ranks.first:
+            initial.declare(self.folder, self.plan, self.config.resolved)
+        if before.get("status") == "finished":
+            return before
         found = self.checkpoints.load()
         if found is None:
             if (note := self.checkpoints.begin()) is not None and self.ranks.first:

@@ -73,6 +73,10 @@ def config(run: str) -> dict[str, Any]:
     return yaml.safe_load(Path(run, "config.yaml").read_text())
 
 
+def log_size(run: str) -> int:
+    return Path(run, "log.jsonl").stat().st_size
+
+
 def spent(run: str) -> dict[str, Any]:
     return json.loads(Path(run, "summary.json").read_text())["ledger"]
 
@@ -115,6 +119,35 @@ def test_an_unknown_cost_can_be_declared_once(mlrun: Command) -> None:
     assert mlrun("init=B", "cycle=scratch", "run=C").code == 0
     assert source("C")["flops"] == 3 * 10**9 + spent("B")["total"]["flops"]
     assert source("C")["declared"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_unknown_cost_can_be_declared_after_the_run_has_begun(mlrun: Command, finished: bool) -> None:
+    (Path("A/model") / ledger.FILE).unlink()
+    assert mlrun("init=A", "run=B").code == 0
+    assert source("B")["flops"] is None
+    before = Path("B/log.jsonl").read_text()
+    if not finished:
+        Path("B/summary.json").unlink()
+    assert mlrun("init=A", "init_flops=3G flops", "run=B").code == 0
+    assert Path("B/log.jsonl").read_text().startswith(before) and (not finished or len(before) == log_size("B"))
+    assert (source("B")["flops"], source("B")["declared"], source("B")["seconds"]) == (3 * 10**9, True, None)
+    assert config("B")["init_flops"] == "3G flops"
+    assert sum(part.flops or 0 for part in ledger.read(Path("B/model"))) == 3 * 10**9 + spent("B")["total"]["flops"]
+    # Told once: the same again is the same, another number is refused, and so is to take it back.
+    assert mlrun("init=A", "init_flops=3G flops", "run=B").code == 0
+    for other in (["init_flops=4G flops"], []):
+        outcome = mlrun("init=A", *other, "run=B")
+        assert outcome.code == 2 and len(outcome.err) == 1 and "init_flops (there 3G flops, here" in outcome.err[0]
+    assert source("B")["flops"] == 3 * 10**9
+
+
+def test_what_a_begun_run_knows_is_not_declared(mlrun: Command) -> None:
+    assert mlrun("init=A", "run=B").code == 0
+    began = source("B")
+    outcome = mlrun("init=A", "init_flops=3G flops", "run=B")
+    assert outcome.code == 2 and "init_flops=3G flops: allowed: null with init=A" in outcome.err[0]
+    assert source("B") == began and config("B")["init_flops"] is None
 
 
 @pytest.mark.parametrize("given", ["300", "50%", "0 flops", "5 steps", "rest"])
