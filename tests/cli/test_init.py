@@ -102,6 +102,15 @@ def test_a_start_is_charged_with_all_that_led_to_it(mlrun: Command) -> None:
     assert [part["name"] for part in source("C")["parts"]] == ["A", "B"]
 
 
+def test_a_recipe_is_that_of_all_seeds_and_of_no_other_setting(mlrun: Command) -> None:
+    for run, given in {"C": ["seed=1"], "D": ["seed=1", "optimizer.lr=3e-3"]}.items():
+        assert mlrun(*MODEL, *given, "cycle=scratch", f"run={run}").code == 0
+    first, again, other = (ledger.read(Path(run, "model"))[-1].recipe for run in "ACD")
+    assert first is not None and first == again != other
+    assert mlrun("init=C", "seed=1", "run=B").code == 0
+    assert [part["recipe"] for part in source("B")["parts"]] == [first]
+
+
 def test_the_plan_says_what_the_start_had_cost(mlrun: Command) -> None:
     outcome = mlrun("task=plan", "init=A", "run=B")
     assert "starts from A, which had cost" in outcome.out
