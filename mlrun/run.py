@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,8 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         source = config.data.open(config.model, config.settings.seed, config.settings.cache, config.settings.batch)
         for note in source.describe().get("notes", []) if ranks.first else []:
             print(f"mlrun: {note}", flush=True)
-        with claimed(folder, ranks):
-            return Run(config, plan, folder, ranks, source, signals).go()
+        with claimed(folder, ranks) as still_ours:
+            return Run(config, plan, folder, ranks, source, signals, still_ours).go()
     finally:
         processes.stop(ranks)
 
@@ -84,7 +84,17 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
 class Run:
     """One cycle in one folder. What a stage needs is handed to it; this object only holds what outlives a stage."""
 
-    def __init__(self, config: Config, plan: Plan, folder: Path, ranks: Ranks, source: Any, signals: Signals) -> None:
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        folder: Path,
+        ranks: Ranks,
+        source: Any,
+        signals: Signals,
+        still_ours: Callable[[], None],
+    ) -> None:
+        self.still_ours = still_ours
         self.config, self.plan, self.folder, self.ranks, self.source = config, plan, folder, ranks, source
         settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
         self.clock = Clock(settle)
@@ -205,6 +215,7 @@ class Run:
             self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
         with self.clock.during("checkpoint"):
+            self.still_ours()
             # First: a checkpoint of the trunk's end says that its model is written.
             if stage == self.plan.trunk[-1]:
                 model, beside = self.config.resolved["model"], self.source.model_files()
@@ -237,6 +248,7 @@ class Run:
 
     def _fork(self, step: int, current: Snapshot) -> None:
         """Keep the state that a branch will start from once the trunk is done."""
+        self.still_ours()
         self.progress.forks[str(step)] = self.clock.read()["training"]
         self.checkpoints.save_fork(step, current)
 
@@ -298,6 +310,7 @@ class Run:
         """Write the weights if their held-out loss is the lowest so far."""
         best = self.progress.best
         if math.isfinite(loss) and (best is None or loss < best):
+            self.still_ours()
             self.progress.best = loss
             meta = {"step": str(step), "val_loss": repr(loss)}
             self.checkpoints.save_best(net.state_dict(), meta)
@@ -316,6 +329,7 @@ class Run:
         return values
 
     def _save(self, current: Snapshot) -> None:
+        self.still_ours()
         self.progress.seconds = self.clock.read()
         if self.ranks.first:
             self.progress.log_bytes = self.log.offset()
@@ -336,6 +350,7 @@ class Run:
     def _finish(self) -> dict[str, Any]:
         """Write summary.json; the loss is that of the trunk's last evaluation."""
         log, facts = self.folder / files.LOG, {"data": self.source.describe(), "machine": machine.words(self.ranks)}
+        self.still_ours()
         said = summary.finished(self.plan, self.progress, self.clock.read(), log) | facts
         if self.ranks.first:
             files.write_json(self.folder / files.SUMMARY, said)
