@@ -34,6 +34,7 @@ transformers = pytest.importorskip("transformers")
 CLASSES = {
     "gpt": "AutoModelForCausalLM",
     "gpt untied": "AutoModelForCausalLM",
+    "gpt gelu": "AutoModelForCausalLM",
     "gpt relu": "AutoModelForCausalLM",
     "bert": "AutoModelForMaskedLM",
     "roberta": "AutoModelForMaskedLM",

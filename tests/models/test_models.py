@@ -57,6 +57,7 @@ SPAN = {axis: size for axis, size in TEXT.items() if axis != "position"} | {
 TINY: dict[str, Model] = {
     "gpt": GPT(**TEXT),
     "gpt untied": GPT(**TEXT, tied=False),
+    "gpt gelu": GPT(**TEXT, activation="gelu"),
     "gpt relu": GPT(**TEXT, activation="relu"),
     "bert": BERT(**TEXT, token_type=2),
     "roberta": BERT(**TEXT, token_type=1),
