@@ -108,15 +108,13 @@ class Run:
         """Run every stage that is left, then write the model and the summary."""
         written = self.folder / files.SUMMARY
         before = files.read_json(written, "remove it, and the run goes on") if written.exists() else {}
-        if before.get("status") == "finished" and self.config.settings.init_flops is None:
+        if before.get("status") == "finished":
+            if self.config.settings.init_flops is not None:
+                self._charge()
             return before
         if before.get("status") == "pruned" and self.config.settings.find.prune is not None:
             raise Pruned(before["reason"])
-        self.plan = initial.charged(self.plan, self.config.settings, self.folder)
-        if self.ranks.first:
-            initial.declare(self.folder, self.plan, self.config.resolved)
-        if before.get("status") == "finished":
-            return before
+        self._charge()
         found = self.checkpoints.load()
         if found is None:
             if (note := self.checkpoints.begin()) is not None and self.ranks.first:
@@ -145,6 +143,12 @@ class Run:
                 self._leave("pruned" if pruned else "interrupted", reason)
                 raise Pruned(reason) if pruned else error from None
             return self._finish()
+
+    def _charge(self) -> None:
+        """Put into the plan what the start had cost; what a run learns of it only now is written where it tells it."""
+        self.plan = initial.charged(self.plan, self.config.settings, self.folder)
+        if self.ranks.first:
+            initial.declare(self.folder, self.plan, self.config.resolved)
 
     def _write_start(self, job: Job) -> None:
         """Log what this start, the first or a later one, runs on."""
