@@ -7,7 +7,12 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """One or more mistakes of the user; each problem is one printable line."""
+    """One or more mistakes of the user; each problem is one printable line.
+
+    `common`: every process of the run raises it, so that one of them tells.
+    """
+
+    common = False
 
     def __init__(self, problems: str | Iterable[str]) -> None:
         given = [problems] if isinstance(problems, str) else problems

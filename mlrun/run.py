@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,8 +75,8 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         source = config.data.open(config.model, config.settings.seed, config.settings.cache, config.settings.batch)
         for note in source.describe().get("notes", []) if ranks.first else []:
             print(f"mlrun: {note}", flush=True)
-        with claimed(folder, ranks):
-            return Run(config, plan, folder, ranks, source, signals).go()
+        with claimed(folder, ranks) as still_ours:
+            return Run(config, plan, folder, ranks, source, signals, still_ours).go()
     finally:
         processes.stop(ranks)
 
@@ -84,7 +84,17 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
 class Run:
     """One cycle in one folder. What a stage needs is handed to it; this object only holds what outlives a stage."""
 
-    def __init__(self, config: Config, plan: Plan, folder: Path, ranks: Ranks, source: Any, signals: Signals) -> None:
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        folder: Path,
+        ranks: Ranks,
+        source: Any,
+        signals: Signals,
+        still_ours: Callable[[], None],
+    ) -> None:
+        self.still_ours = still_ours
         self.config, self.plan, self.folder, self.ranks, self.source = config, plan, folder, ranks, source
         settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
         self.clock = Clock(settle)
@@ -99,10 +109,12 @@ class Run:
         written = self.folder / files.SUMMARY
         before = files.read_json(written, "remove it, and the run goes on") if written.exists() else {}
         if before.get("status") == "finished":
+            if self.config.settings.init_flops is not None:
+                self._charge()
             return before
         if before.get("status") == "pruned" and self.config.settings.find.prune is not None:
             raise Pruned(before["reason"])
-        self.plan = initial.charged(self.plan, self.config.settings, self.folder)
+        self._charge()
         found = self.checkpoints.load()
         if found is None:
             if (note := self.checkpoints.begin()) is not None and self.ranks.first:
@@ -131,6 +143,12 @@ class Run:
                 self._leave("pruned" if pruned else "interrupted", reason)
                 raise Pruned(reason) if pruned else error from None
             return self._finish()
+
+    def _charge(self) -> None:
+        """Put into the plan what the start had cost; what a run learns of it only now is written where it tells it."""
+        self.plan = initial.charged(self.plan, self.config.settings, self.folder)
+        if self.ranks.first:
+            initial.declare(self.folder, self.plan, self.config.resolved)
 
     def _write_start(self, job: Job) -> None:
         """Log what this start, the first or a later one, runs on."""
@@ -201,6 +219,7 @@ class Run:
             self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
         with self.clock.during("checkpoint"):
+            self.still_ours()
             # First: a checkpoint of the trunk's end says that its model is written.
             if stage == self.plan.trunk[-1]:
                 model, beside = self.config.resolved["model"], self.source.model_files()
@@ -214,7 +233,8 @@ class Run:
         """Write beside the model what it cost: where it started from, and this run up to here."""
         spent, seconds = self.plan.spent(stage.end, stage.index), self.clock.read()["training"]
         name = self.folder.resolve().name
-        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, machine.words(self.ranks))
+        words, recipe = machine.words(self.ranks), ledger.recipe(self.config.resolved, self.source.describe())
+        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, words, recipe)
         before = () if self.plan.source is None else ledger.of_source(self.plan.source)
         ledger.write(self.folder / files.MODEL, (*before, own))
 
@@ -232,6 +252,7 @@ class Run:
 
     def _fork(self, step: int, current: Snapshot) -> None:
         """Keep the state that a branch will start from once the trunk is done."""
+        self.still_ours()
         self.progress.forks[str(step)] = self.clock.read()["training"]
         self.checkpoints.save_fork(step, current)
 
@@ -293,6 +314,7 @@ class Run:
         """Write the weights if their held-out loss is the lowest so far."""
         best = self.progress.best
         if math.isfinite(loss) and (best is None or loss < best):
+            self.still_ours()
             self.progress.best = loss
             meta = {"step": str(step), "val_loss": repr(loss)}
             self.checkpoints.save_best(net.state_dict(), meta)
@@ -311,6 +333,7 @@ class Run:
         return values
 
     def _save(self, current: Snapshot) -> None:
+        self.still_ours()
         self.progress.seconds = self.clock.read()
         if self.ranks.first:
             self.progress.log_bytes = self.log.offset()
@@ -331,6 +354,7 @@ class Run:
     def _finish(self) -> dict[str, Any]:
         """Write summary.json; the loss is that of the trunk's last evaluation."""
         log, facts = self.folder / files.LOG, {"data": self.source.describe(), "machine": machine.words(self.ranks)}
+        self.still_ours()
         said = summary.finished(self.plan, self.progress, self.clock.read(), log) | facts
         if self.ranks.first:
             files.write_json(self.folder / files.SUMMARY, said)

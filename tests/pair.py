@@ -68,6 +68,7 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "bert": {"model": BERT(vocab=toy.WORDS, position=toy.SEQUENCE, token_type=1, **DIMS)},
     "ragged": {"data": toy.Toy(ragged=True), "cycle": cycle(policy="carry")},
+    "apart": {"data": toy.Toy(apart=True), "cycle": cycle(policy="carry")},
     "aki": growing(AKI(), FPI(width=2, ffn=2, head=2, depth=2)),
     "staged": growing(Staged(), Uniform(width=2, ffn=2, head=2), "carry"),
     "expand": growing(Expand(), Uniform(depth=2), optimizer=AVERAGED),

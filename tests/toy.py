@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mlrun.config import Checkpoint, Config, Cycle, Eval, Row, Schedule, Settings
+from mlrun.data.text import documents
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.models.base import IGNORED
 from mlrun.models.gpt import GPT
@@ -47,10 +48,12 @@ class Toy:
     """Sequences of a fixed Markov chain; sample `i` depends on the seed and `i` alone.
 
     `ragged`: sample i has (5 * i) modulo (sequence + 1) labels, so that some have none and one has all.
+    `apart`: every small word ends a document, and documents are kept apart.
     """
 
     sequence: int = SEQUENCE
     ragged: bool = False
+    apart: bool = False
 
     def targets(self, model: Any) -> int:
         return self.sequence
@@ -59,7 +62,7 @@ class Toy:
         return []
 
     def open(self, model: Any, seed: int, cache: str, batch: int = 1) -> Source:
-        return Source(seed, self.sequence, self.ragged)
+        return Source(seed, self.sequence, self.ragged, apart=self.apart)
 
 
 @dataclass
@@ -68,6 +71,7 @@ class Source:
     sequence: int
     ragged: bool = False
     samples: int | None = None
+    apart: bool = False
 
     def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[dict[str, Tensor]]:
         while True:
@@ -83,7 +87,7 @@ class Source:
         batch = _batch([_sample(seed, i, self.sequence) for i in indices])
         for row, index in enumerate(indices if self.ragged else ()):
             batch["labels"][row, 5 * index % (self.sequence + 1) :] = IGNORED
-        return batch
+        return _apart(batch) if self.apart else batch
 
     def describe(self) -> dict[str, Any]:
         return {"name": "toy"}
@@ -104,6 +108,11 @@ def _batch(rows: list[np.ndarray]) -> dict[str, Tensor]:
     words = torch.from_numpy(np.stack(rows))
     tokens, labels = words[:, :-1].contiguous(), words[:, 1:].clone()
     return {"tokens": tokens, "positions": torch.arange(tokens.shape[1]).expand_as(tokens), "labels": labels}
+
+
+def _apart(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    numbers = documents.numbers(batch["tokens"].numpy() < WORDS // 5)
+    return batch | {"documents": torch.from_numpy(numbers), "places": torch.from_numpy(documents.places(numbers))}
 
 
 __all__ = ["Checkpoint", "Toy"]

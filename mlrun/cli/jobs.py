@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 # points registers what a job's folder is resolved with, wherever a launcher unpickles a job.
 from mlrun.cli import initial, points, run_folder, tasks
 from mlrun.cli.command import override
-from mlrun.cli.messages import Failed, disk_errors, first, print_error, print_once, user_errors
+from mlrun.cli.messages import Failed, common, disk_errors, first, print_error, print_once, user_errors
 from mlrun.cli.objective import objective
 from mlrun.cli.preflight import Checked
 from mlrun.errors import InUse, UserError
@@ -60,7 +60,8 @@ class Jobs:
         except InUse as error:  # another process trains this run
             print_error(f"mlrun: {error}")
         except (UserError, Failed) as error:
-            _failed(folder, "".join(f"mlrun: {line}\n" for line in str(error).splitlines()))
+            if first() or not common(error):
+                _failed(folder, "".join(f"mlrun: {line}\n" for line in str(error).splitlines()))
         except Exception:
             _failed(folder, traceback.format_exc())
         return objective(folder, settings.find) if settings.task == "train" else None

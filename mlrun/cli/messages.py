@@ -100,6 +100,11 @@ def disk_errors() -> Iterator[None]:
         raise UserError(files.reason(error, Path()) or str(error)) from error
 
 
+def common(error: Exception) -> bool:
+    """Return whether all processes of the run raise an error."""
+    return isinstance(error, UserError) and error.common
+
+
 @contextlib.contextmanager
 def user_errors(everywhere: bool = False) -> Iterator[None]:
     """Turn mistakes and full disks into lines and exit code 2 (75: another process has the folder), failed runs into 1.
@@ -110,7 +115,7 @@ def user_errors(everywhere: bool = False) -> Iterator[None]:
         with disk_errors():
             yield
     except (UserError, Failed) as error:
-        for line in str(error).splitlines() if everywhere or first() else ():
+        for line in str(error).splitlines() if (everywhere and not common(error)) or first() else ():
             print_error(f"mlrun: {line}")
         code = IN_USE if isinstance(error, InUse) else 2 if isinstance(error, UserError) else 1
         raise SystemExit(code) from None

@@ -18,6 +18,8 @@ from mlrun.files import CONFIG, ERROR, PLAN, RUNTIME
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # A folder of a sweep: its number, and what was swept.
 _NUMBERED = re.compile(r"(\d+)-(.*)", re.DOTALL)
+# What may be said of a run that was begun without it: a fact about where it started from, which changes no step.
+LATER = ("init_flops",)
 # What a folder may hold without being anybody's run.
 HARMLESS = (PLAN, ERROR)
 
@@ -124,7 +126,7 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return [
         f"{key} (there {old.get(key, 'absent')}, here {new.get(key, 'absent')})"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and not (key in LATER and old.get(key) is None)
     ]
 
 

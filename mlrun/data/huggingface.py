@@ -144,7 +144,24 @@ class HubSource:
         settings = {"name": self.name, "split": self.split, "revision": self.revision, "streaming": streaming}
         return load("data.sources", self.label, self.path, **settings)
 
-    def facts(self, loaded: Dataset | IterableDataset, streaming: bool) -> dict[str, Any]:
+    def json_files(self) -> list[str] | None:
+        """Return the split's files if it is a local folder of plain JSON, which we read ourselves; None for all else.
+
+        What lies on the hub is read, and kept, by `datasets`.
+        """
+        import datasets
+        from datasets.packaged_modules.json.json import Json
+
+        if not Path(self.path).exists():
+            return None
+        asked = {"name": self.name, "revision": self.revision}
+        builder = _asked("data.sources", self.label, lambda: datasets.load_dataset_builder(self.path, **asked))
+        if not isinstance(builder, Json) or builder.config.field is not None:
+            return None
+        found = (builder.config.data_files or {}).get(self.split)
+        return None if found is None else [str(file) for file in found]
+
+    def facts(self, loaded: Dataset | IterableDataset | None, streaming: bool) -> dict[str, Any]:
         """Return what names the content: a local folder's hashes, the cached files, or the hub's commit."""
         if Path(self.path).exists():
             found = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
@@ -152,6 +169,7 @@ class HubSource:
             return {**own, "files": cache.file_facts(found)}
         if streaming:
             return {**asdict(self), "commit": commit("data.sources", self.label, self.path, self.revision)}
+        assert loaded is not None, "only local files are read by ourselves"
         # .../<name>/<version>/<commit of the hub>/<file>.arrow
         names = ["/".join(Path(file["filename"]).parts[-4:]) for file in loaded.cache_files]
         return {**asdict(self), "cached": sorted(names), "rows": len(loaded)}

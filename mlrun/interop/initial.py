@@ -9,6 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from mlrun import files
 from mlrun.config import Settings
 from mlrun.data.text import tokenizer as tokenizers
 from mlrun.errors import UserError, mistake
@@ -114,6 +117,8 @@ def _meaning(name: str) -> dict[str, Any]:
 def charged(plan: Plan, settings: Settings, run: Path) -> Plan:
     """Return the plan with what its start cost before; a run that has begun keeps what it began with.
 
+    What was unknown then may be declared later, once.
+
     Raises:
         UserError: the folder is missing or no model, or `init_flops` does not fit to it.
     """
@@ -123,7 +128,32 @@ def charged(plan: Plan, settings: Settings, run: Path) -> Plan:
             raise UserError(mistake("init_flops", settings.init_flops, "null without init", remedy))
         return plan
     began = _began_with(run)
-    return replace(plan, source=_source(settings.init, settings.init_flops) if began is None else began)
+    if began is None:
+        return replace(plan, source=_source(settings.init, settings.init_flops))
+    return replace(plan, source=_told_since(began, settings.init, settings.init_flops))
+
+
+def _told_since(began: Mapping[str, Any], init: str, init_flops: str | None) -> Mapping[str, Any]:
+    """Return the source that a run began with, its unknown part as `init_flops` now says."""
+    parts, flops = ledger.of_source(began), _flops(init_flops)
+    if began["declared"] and flops in (None, *(part.flops for part in parts if part.declared)):
+        return began
+    if problems := _declared(init, parts, init_flops):
+        raise UserError(problems)
+    return began if flops is None else ledger.source(began["name"], ledger.declared(parts, flops))
+
+
+def declare(run: Path, plan: Plan, resolved: Mapping[str, Any]) -> None:
+    """Write what a start had cost where a run tells it, if it was declared after the run had written it."""
+    there = files.read_json(run / PLAN) if (run / PLAN).is_file() else {}
+    if plan.source is None or there.get("source") in (None, plan.source):
+        return
+    model = run / files.MODEL
+    if (model / ledger.FILE).is_file() and not ledger.known(parts := ledger.read(model)):
+        told = sum(part.flops or 0 for part in ledger.of_source(plan.source) if part.declared)
+        ledger.write(model, ledger.declared(parts, told))
+    files.write_text(run / files.CONFIG, yaml.safe_dump(dict(resolved), sort_keys=False))
+    files.write_json(run / PLAN, there | {"source": dict(plan.source)})
 
 
 def _began_with(run: Path) -> Mapping[str, Any] | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError
-from mlrun.files import read_json
+from mlrun.files import RUNTIME, read_json
 
 FILE = "ledger.json"
 # Of each file of weights so many bytes at both ends tell it from others.
@@ -26,7 +26,8 @@ _ENDS = 2**16
 class Training:
     """One stretch of training: FLOPs, FLOPs without the vocabulary head, training seconds, tokens; None is unknown.
 
-    `machine` is what the seconds were measured on. `declared` says that the FLOPs are the user's word (`init_flops`).
+    `machine` is what the seconds were measured on. `recipe` names what was done, whatever the seed (see `recipe`).
+    `declared` says that the FLOPs are the user's word (`init_flops`).
     """
 
     id: str
@@ -37,15 +38,29 @@ class Training:
     tokens: int | None = None
     machine: str | None = None
     declared: bool = False
+    recipe: str | None = None
 
 
 Ledger = tuple[Training, ...]
 AMOUNTS = ("flops", "flops_body", "seconds", "tokens")
 
 
-def own(name: str, flops: int, flops_body: int, seconds: float, tokens: int, machine: str) -> Training:
+def own(
+    name: str, flops: int, flops_body: int, seconds: float, tokens: int, machine: str, recipe: str | None = None
+) -> Training:
     """Return the training of one run, which no other is taken for."""
-    return Training(uuid.uuid4().hex, name, flops, flops_body, seconds, tokens, machine)
+    return Training(uuid.uuid4().hex, name, flops, flops_body, seconds, tokens, machine, recipe=recipe)
+
+
+def recipe(resolved: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Return what names a run's training but for its seed: runs that a report takes as repeats have one.
+
+    Its data is known by content where it tells it (`identity`). Where the run started from is not in it: the trainings
+    before it have recipes of their own.
+    """
+    aside = (*RUNTIME, "seed", "init", "init_flops", *(("data",) if "identity" in data else ()))
+    done = {key: value for key, value in resolved.items() if key not in aside} | {"identity": data.get("identity")}
+    return hashlib.sha256(json.dumps(done, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def read(folder: Path) -> Ledger:

@@ -57,6 +57,8 @@ class Model(ABC):
 
     axes: ClassVar[tuple[str, ...]]
     objective: ClassVar[Objective]
+    # Whether `forward` keeps the documents of a sample apart (see mlrun.models.documents).
+    within_documents: ClassVar[bool] = False
 
     dropout: float = field(default=0.0, kw_only=True)
     attention_dropout: float = field(default=0.0, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlrun.models import documents
 from mlrun.models.base import TRAIN, Model
 from mlrun.models.layers import (
     MLP,
@@ -34,7 +35,10 @@ STD = 0.02
 
 @dataclass(frozen=True)
 class BERT(Model):
-    """Batches: `tokens` (B, S), `positions` (B, M) of the masked tokens, `labels` (B, M); every token has type 0."""
+    """Batches: `tokens` (B, S), `positions` (B, M) of the masked tokens, `labels` (B, M); every token has type 0.
+
+    `documents` and `places` (B, S) keep documents apart.
+    """
 
     vocab: int
     position: int
@@ -48,6 +52,7 @@ class BERT(Model):
 
     axes = ("vocab", "position", "token_type", "embed", "head", "head_dim", "ffn", "layer")
     objective = "mlm"
+    within_documents = True
 
     def parts(self) -> Mapping[str, Layer]:
         return {
@@ -71,11 +76,12 @@ class BERT(Model):
 
     def forward(self, net: Parts, batch: Batch) -> Tensor:
         tokens_BS, positions_BM = batch["tokens"], batch["positions"]
-        x_BSE = net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]] + net.token_type.weight[0]
+        x_BSE = net.token(tokens_BS) + documents.positions(net, batch) + net.token_type.weight[0]
         x_BSE = net.norm(x_BSE)
         x_BSE = net.dropout(x_BSE)
+        mask_B1SS = documents.mask(batch)
         for block in net.blocks:
-            x_BSE = block(x_BSE)
+            x_BSE = block(x_BSE, mask_B1SS)
         # The vocabulary is wide: only the masked positions are worth its product.
         x_BME = x_BSE.take_along_dim(positions_BM[..., None], dim=1)
         return net.head_bias(net.token.unembed(net.transform(x_BME)))

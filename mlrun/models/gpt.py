@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
+from mlrun.models import documents
 from mlrun.models.base import TRAIN, Model
 from mlrun.models.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, LayerNorm, Linear, Stack
 
@@ -22,7 +23,7 @@ ACTIVATIONS = ("gelu_tanh", "gelu", "relu")
 
 @dataclass(frozen=True)
 class GPT(Model):
-    """Batches: `tokens` (B, S), `labels` (B, S) already shifted."""
+    """Batches: `tokens` (B, S), `labels` (B, S) already shifted; `documents`, `places` (B, S) keep documents apart."""
 
     vocab: int
     position: int
@@ -37,6 +38,7 @@ class GPT(Model):
 
     axes = ("vocab", "position", "embed", "head", "head_dim", "ffn", "layer")
     objective = "causal"
+    within_documents = True
 
     def parts(self) -> Mapping[str, Layer]:
         trunk = {
@@ -58,9 +60,10 @@ class GPT(Model):
 
     def forward(self, net: Parts, batch: Batch) -> Tensor:
         tokens_BS = batch["tokens"]
-        x_BSE = net.dropout(net.token(tokens_BS) + net.position.weight[: tokens_BS.shape[1]])
+        x_BSE = net.dropout(net.token(tokens_BS) + documents.positions(net, batch))
+        mask_B1SS = documents.mask(batch, causal=True)
         for block in net.blocks:
-            x_BSE = block(x_BSE)
+            x_BSE = block(x_BSE, mask_B1SS)
         x_BSE = net.norm(x_BSE)
         return net.token.unembed(x_BSE) if self.tied else net.head(x_BSE)
 

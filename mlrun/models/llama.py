@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
+from mlrun.models import documents
 from mlrun.models.base import TRAIN, Model
 from mlrun.models.layers import (
     MLP,
@@ -37,11 +38,12 @@ STD = 0.02
 
 @dataclass(frozen=True)
 class Llama(Model):
-    """Batches: `tokens` (B, S), `labels` (B, S) already shifted.
+    """Batches: `tokens` (B, S), `labels` (B, S) already shifted; `documents`, `places` (B, S) keep documents apart.
 
     `qk_norm` adds an RMSNorm to each query and key, as Qwen3 has it; `qkv_bias` a bias to query, key and value, as
-    Qwen2. `rope_factor` over 1 stretches the rotary positions as Llama 3.1 does (see `layers.Stretch`), which was first
-    trained on texts of `rope_position` tokens.
+    Qwen2; `output_bias` one to what attention puts out (with both it is `attention_bias`). `rope_factor` over 1
+    stretches the rotary positions as Llama 3.1 does (see `layers.Stretch`), which was first trained on texts of
+    `rope_position` tokens.
     """
 
     vocab: int
@@ -55,6 +57,7 @@ class Llama(Model):
     tied: bool = False
     qk_norm: bool = False
     qkv_bias: bool = False
+    output_bias: bool = False
     theta: float = 10000.0
     rope_factor: float = 1.0
     rope_low: float = 1.0
@@ -64,6 +67,7 @@ class Llama(Model):
 
     axes = ("vocab", "position", "embed", "kv_head", "group", "head_dim", "ffn", "layer")
     objective = "causal"
+    within_documents = True
 
     def parts(self) -> Mapping[str, Layer]:
         trunk = {
@@ -91,7 +95,7 @@ class Llama(Model):
             head="kv_head",
             group="group",
             bias=self.qkv_bias,
-            output_bias=False,
+            output_bias=self.output_bias,
             causal=True,
             qk_norm=self.eps if self.qk_norm else None,
         )
@@ -100,9 +104,10 @@ class Llama(Model):
 
     def forward(self, net: Parts, batch: Batch) -> Tensor:
         tokens_BS = batch["tokens"]
-        x_BSE, rotary = net.dropout(net.token(tokens_BS)), net.rotary(tokens_BS.shape[1])
+        rotary = net.rotary.at(batch["places"]) if "places" in batch else net.rotary(tokens_BS.shape[1])
+        x_BSE, mask_B1SS = net.dropout(net.token(tokens_BS)), documents.mask(batch, causal=True)
         for block in net.blocks:
-            x_BSE = block(x_BSE, rotary=rotary)
+            x_BSE = block(x_BSE, mask_B1SS, rotary)
         x_BSE = net.norm(x_BSE)
         return net.token.unembed(x_BSE) if self.tied else net.head(x_BSE)
 

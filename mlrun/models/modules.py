@@ -151,6 +151,10 @@ class Rotary(nn.Module):
         """Return cosines and sines, each (length, D / 2)."""
         return self.cos[:length], self.sin[:length]
 
+    def at(self, places_BS: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and sines of given positions, each (B, 1, S, D / 2)."""
+        return self.cos[places_BS][:, None], self.sin[places_BS][:, None]
+
 
 def stretched(radians: Tensor, stretch: layers.Stretch) -> Tensor:
     """Return how fast, of 1, each pair turns whose wavelength is 2 pi * `radians` (`_compute_llama3_parameters`)."""
@@ -200,7 +204,11 @@ class RelativeBias(Module):
 
 
 class Attention(Module):
-    """Scaled dot-product attention; queries (and keys, values of `memory_BTE` if given) from x."""
+    """Scaled dot-product attention; queries (and keys, values of `memory_BTE` if given) from x.
+
+    `mask_BHST` is added to the scores, or (bool) says which of them count; B and H may be 1. It hides later positions
+    itself: SDPA takes a mask or `is_causal`, not both.
+    """
 
     def __init__(self, layer: layers.Attention, sizes: Sizes) -> None:
         super().__init__(layer, sizes)
@@ -212,7 +220,7 @@ class Attention(Module):
     def forward(
         self,
         x_BSE: Tensor,
-        bias_1HST: Tensor | None = None,
+        mask_BHST: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
         memory_BTE: Tensor | None = None,
     ) -> Tensor:
@@ -223,13 +231,15 @@ class Attention(Module):
             q_BHSD, k_BHTD = self.query_norm(q_BHSD), self.key_norm(k_BHTD)
         if rotary is not None:
             q_BHSD, k_BHTD = rotate(q_BHSD, rotary), rotate(k_BHTD, rotary)
+        if mask_BHST is not None and mask_BHST.is_floating_point():
+            mask_BHST = mask_BHST.to(v_BHTD.dtype)
         y_BHSD = F.scaled_dot_product_attention(
             q_BHSD.to(v_BHTD.dtype),  # norms and rotations leave autocast's low precision
             k_BHTD.to(v_BHTD.dtype),
             v_BHTD,
-            attn_mask=None if bias_1HST is None else bias_1HST.to(v_BHTD.dtype),
+            attn_mask=mask_BHST,
             dropout_p=self.dropout if self.training else 0.0,
-            is_causal=self.causal,
+            is_causal=self.causal and mask_BHST is None,
             scale=self.scale,
             enable_gqa=self.grouped,
         )
@@ -278,11 +288,12 @@ class Block(Module):
     def forward(
         self,
         x_BSE: Tensor,
-        bias_1HST: Tensor | None = None,
+        mask_BHST: Tensor | None = None,
         rotary: tuple[Tensor, Tensor] | None = None,
         memory_BTE: Tensor | None = None,
+        memory_mask_B1ST: Tensor | None = None,
     ) -> Tensor:
-        given = x_BSE, bias_1HST, rotary, memory_BTE
+        given = x_BSE, mask_BHST, rotary, memory_BTE, memory_mask_B1ST
         if not (self.recompute and torch.is_grad_enabled()):
             return self.branches(*given)
         again: Tensor = checkpoint(self.branches, *given, use_reentrant=False)
@@ -291,14 +302,16 @@ class Block(Module):
     def branches(
         self,
         x_BSE: Tensor,
-        bias_1HST: Tensor | None,
+        mask_BHST: Tensor | None,
         rotary: tuple[Tensor, Tensor] | None,
         memory_BTE: Tensor | None,
+        memory_mask_B1ST: Tensor | None,
     ) -> Tensor:
         """Return x with all branches added."""
-        x_BSE = self.add(self.attention_norm, partial(self.attention, bias_1HST=bias_1HST, rotary=rotary), x_BSE)
+        x_BSE = self.add(self.attention_norm, partial(self.attention, mask_BHST=mask_BHST, rotary=rotary), x_BSE)
         if memory_BTE is not None:
-            x_BSE = self.add(self.cross_norm, partial(self.cross, memory_BTE=memory_BTE), x_BSE)
+            cross = partial(self.cross, mask_BHST=memory_mask_B1ST, memory_BTE=memory_BTE)
+            x_BSE = self.add(self.cross_norm, cross, x_BSE)
         return self.add(self.mlp_norm, self.mlp, x_BSE)
 
     def add(self, norm: nn.Module, branch: Callable[[Tensor], Tensor], x_BSE: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
+from mlrun.models import documents
 from mlrun.models.base import TRAIN, Model
 from mlrun.models.layers import (
     MLP,
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
     from mlrun.models.base import Batch, Parts
 
 MLPS = ("relu", "gated")
+DECODER = "decoder_documents"
 
 
 @dataclass(frozen=True)
 class T5(Model):
-    """Batches: `tokens` (B, S), `decoder_tokens` (B, T), `labels` (B, T).
+    """Batches: `tokens` (B, S), `decoder_tokens` (B, T), `labels` (B, T); `documents` (B, S) and `decoder_documents`
+    (B, T) keep documents apart.
 
     `layer` is the encoder's depth, `decoder_layer` the decoder's. `distance` is where the buckets of relative
     positions end. `head_scale` multiplies the hidden states in front of the head: a setting, not a function of
@@ -60,6 +63,7 @@ class T5(Model):
 
     axes = ("vocab", "embed", "head", "head_dim", "ffn", "layer", "decoder_layer", "bucket")
     objective = "span"
+    within_documents = True
 
     def parts(self) -> Mapping[str, Layer]:
         std = self.embed**-0.5
@@ -103,19 +107,21 @@ class T5(Model):
         return MLP(self.embed**-0.5, self.ffn**-0.5, activation, gated, bias=False, dropout=self.dropout)
 
     def forward(self, net: Parts, batch: Batch) -> Tensor:
-        memory_BSE = self.encode(net, batch["tokens"])
+        memory_BSE = self.encode(net, batch)
         x_BTE = net.dropout(net.token(batch["decoder_tokens"]))
-        bias_1HTT = net.decoder_bias(x_BTE.shape[1])
+        bias_BHTT = documents.hide(net.decoder_bias(x_BTE.shape[1]), documents.mask(batch, DECODER, DECODER))
+        memory_mask_B1TS = documents.mask(batch, DECODER)
         for block in net.decoder:
-            x_BTE = block(x_BTE, bias_1HTT, memory_BTE=memory_BSE)
+            x_BTE = block(x_BTE, bias_BHTT, memory_BTE=memory_BSE, memory_mask_B1ST=memory_mask_B1TS)
         x_BTE = net.dropout(net.decoder_norm(x_BTE)) * self.head_scale
         return net.token.unembed(x_BTE) if self.tied else net.head(x_BTE)
 
-    def encode(self, net: Parts, tokens_BS: Tensor) -> Tensor:
+    def encode(self, net: Parts, batch: Batch) -> Tensor:
         """Return the encoder's hidden states (B, S, E)."""
-        x_BSE, bias_1HSS = net.dropout(net.token(tokens_BS)), net.encoder_bias(tokens_BS.shape[1])
+        x_BSE = net.dropout(net.token(batch["tokens"]))
+        bias_BHSS = documents.hide(net.encoder_bias(x_BSE.shape[1]), documents.mask(batch))
         for block in net.encoder:
-            x_BSE = block(x_BSE, bias_1HSS)
+            x_BSE = block(x_BSE, bias_BHSS)
         return net.dropout(net.encoder_norm(x_BSE))
 
     def flops(self, sequence: int, targets: int) -> Flops:

@@ -147,7 +147,7 @@ def similarity(state: State, params: Params, resize: Resize) -> dict[str, float]
 
 def _coalesce(state: State, params: Params, resize: Resize, rule: Rule) -> Iterator[tuple[str, Tensor]]:
     for template, param in params.items():
-        merge = _depth_merge(template, resize)
+        merge = depth_merge(template, resize)
         for unit, group in enumerate(merge.groups):
             names, kind = [at_depth(template, member) for member in group], _depth_kind(param, resize, rule)
             if kind == "first" or (kind == "copy" and merge.keep == "first"):
@@ -157,14 +157,14 @@ def _coalesce(state: State, params: Params, resize: Resize, rule: Rule) -> Itera
 
 def _decoalesce(state: State, params: Params, resize: Resize, rule: Rule) -> Iterator[tuple[str, Tensor]]:
     for template, param in params.items():
-        merge = _depth_merge(template, resize)
+        merge = depth_merge(template, resize)
         for unit in range(merge.fine):
             source = at_depth(template, merge.coarse_of[unit])
             group = merge.groups[merge.coarse_of[unit]]
             yield at_depth(template, unit), _grown(source, unit, group, state, param, resize, rule)
 
 
-def _depth_merge(template: str, resize: Resize) -> Merge:
+def depth_merge(template: str, resize: Resize) -> Merge:
     """Return how the layers of a template merge; a parameter without depth is one layer."""
     axis = depth_axis(template)
     if axis is not None and axis in resize.merges:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mlrun.errors import UserError
-from mlrun.models.axes import Params, Rule, at_depth
+from mlrun.models.axes import Params, Resize, Rule, at_depth
 from mlrun.multilevel import operators
 from mlrun.plan.stages import Level
 from mlrun.train.parallel.placement import REPLICATED, Placement, local, rewrapped
@@ -27,25 +27,63 @@ def coalesce(fine: Snapshot, level: Level, carried: Mapping[str, Rule], placemen
     A moving average starts anew from the weights. Tensor by tensor: a process never holds more than its share of both
     models and the tensors that make one.
     """
-    return _moved(operators.iter_coalesce, fine, level, carried, placement)
+    return _moved(operators.iter_coalesce, counts_down, fine, level, carried, placement)
 
 
 def decoalesce(
     coarse: Snapshot, level: Level, carried: Mapping[str, Rule], placement: Placement = REPLICATED
 ) -> Snapshot:
     """Return the coarse model on `level`, the next finer one, before any interpolation; as `coalesce` does."""
-    return _moved(operators.iter_decoalesce, coarse, level, carried, placement)
+    return _moved(operators.iter_decoalesce, counts_up, coarse, level, carried, placement)
 
 
 def _moved(
-    operator: Operator, start: Snapshot, level: Level, carried: Mapping[str, Rule], placement: Placement
+    operator: Operator,
+    counts: Callable[[Mapping[str, Tensor], Params, Resize], dict[str, Tensor]],
+    start: Snapshot,
+    level: Level,
+    carried: Mapping[str, Rule],
+    placement: Placement,
 ) -> Snapshot:
     assert level.resize is not None
     tensors = {
         kind: placement.shard_all(operator(placement.gathering(start.tensors[kind]), params, level.resize, rule=rule))
         for kind, (params, rule) in moving(start, level.model.params(), carried).items()
     }
+    if carried and STEP in start.tensors:
+        tensors[STEP] = counts(start.tensors[STEP], level.model.params(), level.resize)
     return Snapshot(tensors, start.optimizer_steps if carried else 0)
+
+
+def counts_down(counts: Mapping[str, Tensor], params: Params, resize: Resize) -> dict[str, Tensor]:
+    """Return the counts of steps of the coarse tensors, where those of the fine ones differ.
+
+    A count says how much of an average over steps is there yet. The averages of merged layers become their mean, so
+    the count does too, in whole steps: the largest would take a new layer's small averages for grown ones, the least
+    the grown ones for small. A layer that is kept as it is keeps its own.
+    """
+    made = {}
+    for template in _counted(params, counts):
+        merge = operators.depth_merge(template, resize)
+        for unit, group in enumerate(merge.groups):
+            members = group[:1] if merge.keep == "first" else group
+            own = [float(counts[at_depth(template, member)]) for member in members]
+            made[at_depth(template, unit)] = torch.tensor(float(round(sum(own) / len(own))))
+    return made
+
+
+def counts_up(counts: Mapping[str, Tensor], params: Params, resize: Resize) -> dict[str, Tensor]:
+    """Return the counts of steps of the fine tensors: each copy has that of its layer."""
+    merges = {template: operators.depth_merge(template, resize) for template in _counted(params, counts)}
+    return {
+        at_depth(template, unit): counts[at_depth(template, coarse)].clone()
+        for template, merge in merges.items()
+        for unit, coarse in enumerate(merge.coarse_of)
+    }
+
+
+def _counted(params: Params, counts: Mapping[str, Tensor]) -> list[str]:
+    return [template for template in params if at_depth(template, 0) in counts]
 
 
 def moving(snapshot: Snapshot, params: Params, carried: Mapping[str, Rule]) -> dict[str, tuple[Params, Rule]]:

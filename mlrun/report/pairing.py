@@ -86,7 +86,7 @@ def baseline(run: Run) -> bool:
 
 def unplain(run: Run) -> list[str]:
     """Return what tells a run apart from the plain one of its budget, in words, beside its stages and policies."""
-    found = [] if run.source is None else [f"init={_short_path(run.source['name'])}"]
+    found = [] if run.source is None else [_start([run])]
     if not run.level_one:
         return found
     (stage,), cycle = run.trunk, run.config["cycle"]
@@ -100,6 +100,22 @@ def unplain(run: Run) -> list[str]:
         k: v for k, v in rows[0].items() if k not in ROW
     }
     return found + [f"{key}={value}" for key, value in unknown.items() if value not in (None, [], {})]
+
+
+def _start(runs: Sequence[Run]) -> str:
+    """Return in a word where the runs of a method started from."""
+    paths = dict.fromkeys(_short_path(run.source["name"]) for run in runs if run.source is not None)
+    first, *others = paths
+    return f"init={first}" + (f" and {len(others)} more" if others else "")
+
+
+def origin(run: Run) -> Any:
+    """Return what tells where a run started from: its path, or where that is known what had been done, in any seed.
+
+    So seeds that each go on from a model of their own are repeats of one method, each charged with its own model.
+    """
+    recipes = [part.get("recipe") for part in (run.source or {}).get("parts", ())]
+    return sorted(recipes) if recipes and None not in recipes else run.config.get("init")
 
 
 def _short_path(path: Any) -> str:
@@ -117,7 +133,8 @@ def family(run: Run, source: bool = True) -> str:
     if baseline(run):
         return "baseline " + setting(run)
     keys = METHOD if source else tuple(key for key in METHOD if key != "init")
-    return _text([setting(run), {k: _without_own(k, run.config.get(k)) for k in keys}])
+    chosen = {k: origin(run) if k == "init" else _without_own(k, run.config.get(k)) for k in keys}
+    return _text([setting(run), chosen])
 
 
 def differences(one: Run, other: Run) -> list[str]:
@@ -169,7 +186,8 @@ def labels(families: Mapping[str, Sequence[Run]], baselines: Sequence[Run] = ())
 def called(runs: Sequence[Run], taken: Collection[str] = ("scratch",)) -> str:
     """Return the cycle's name with what makes it no plain one; before it the user's name, if all runs share one."""
     run, names = runs[0], {run.name for run in runs}
-    parts = [run.config["cycle"]["name"], *unplain(run)]
+    told = [_start(runs) if word == _start([run]) else word for word in unplain(run)] if run.source else unplain(run)
+    parts = [run.config["cycle"]["name"], *told]
     if not run.level_one and parts[0] in taken:
         parts.insert(1, f"levels {'-'.join(str(stage['level']) for stage in run.trunk)}")
     own = " ".join(map(plainly, parts))

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,16 +22,19 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @contextmanager
-def claimed(folder: Path, ranks: Ranks) -> Iterator[None]:
+def claimed(folder: Path, ranks: Ranks) -> Iterator[Callable[[], None]]:
     """Hold a run folder, which is made if need be; a second process that wants it is refused. All processes call it.
+
+    Gives what all of them call before they write: it raises UserError if the folder is no longer the one that is held,
+    and OSError if it is gone.
 
     Raises:
         InUse: another process holds it.
         UserError: `.lock` is no file that may be locked.
     """
     with ExitStack() as held:
-        ranks.together(lambda: _claim(folder, held) if ranks.first else None)
-        yield
+        descriptor = ranks.together(lambda: _claim(folder, held) if ranks.first else -1)[0]
+        yield lambda: ranks.by_first(lambda: _still(folder, descriptor))
 
 
 def free(folder: Path) -> bool:
@@ -58,7 +61,14 @@ def _locked(descriptor: int, after: float = 0.0) -> bool:
     return True
 
 
-def _claim(folder: Path, held: ExitStack) -> None:
+def _still(folder: Path, descriptor: int) -> None:
+    """Raise if the lock at its place is not the one that is held; its inode is not given away while it is open."""
+    if not os.path.samestat(os.fstat(descriptor), os.stat(folder / files.LOCK)):
+        remedy = "what it saved before is gone; start it again, in a folder that nothing else removes"
+        raise UserError(f"{folder}: it was removed and made anew while the run used it; {remedy}")
+
+
+def _claim(folder: Path, held: ExitStack) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = _open(folder / files.LOCK)
     held.callback(os.close, descriptor)
@@ -69,9 +79,10 @@ def _claim(folder: Path, held: ExitStack) -> None:
         if error.errno not in NO_LOCKS:
             raise
         print(f"mlrun: {folder}: this file system has no locks; see to it that no other process uses it", flush=True)
-        return
+        return descriptor
     for place in (folder, folder / files.CHECKPOINTS, folder / files.MODEL):
         files.remove_leftovers(place)
+    return descriptor
 
 
 def _open(path: Path) -> int:

@@ -73,6 +73,10 @@ def config(run: str) -> dict[str, Any]:
     return yaml.safe_load(Path(run, "config.yaml").read_text())
 
 
+def log_size(run: str) -> int:
+    return Path(run, "log.jsonl").stat().st_size
+
+
 def spent(run: str) -> dict[str, Any]:
     return json.loads(Path(run, "summary.json").read_text())["ledger"]
 
@@ -98,6 +102,15 @@ def test_a_start_is_charged_with_all_that_led_to_it(mlrun: Command) -> None:
     assert [part["name"] for part in source("C")["parts"]] == ["A", "B"]
 
 
+def test_a_recipe_is_that_of_all_seeds_and_of_no_other_setting(mlrun: Command) -> None:
+    for run, given in {"C": ["seed=1"], "D": ["seed=1", "optimizer.lr=3e-3"]}.items():
+        assert mlrun(*MODEL, *given, "cycle=scratch", f"run={run}").code == 0
+    first, again, other = (ledger.read(Path(run, "model"))[-1].recipe for run in "ACD")
+    assert first is not None and first == again != other
+    assert mlrun("init=C", "seed=1", "run=B").code == 0
+    assert [part["recipe"] for part in source("B")["parts"]] == [first]
+
+
 def test_the_plan_says_what_the_start_had_cost(mlrun: Command) -> None:
     outcome = mlrun("task=plan", "init=A", "run=B")
     assert "starts from A, which had cost" in outcome.out
@@ -115,6 +128,35 @@ def test_an_unknown_cost_can_be_declared_once(mlrun: Command) -> None:
     assert mlrun("init=B", "cycle=scratch", "run=C").code == 0
     assert source("C")["flops"] == 3 * 10**9 + spent("B")["total"]["flops"]
     assert source("C")["declared"]
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_an_unknown_cost_can_be_declared_after_the_run_has_begun(mlrun: Command, finished: bool) -> None:
+    (Path("A/model") / ledger.FILE).unlink()
+    assert mlrun("init=A", "run=B").code == 0
+    assert source("B")["flops"] is None
+    before = Path("B/log.jsonl").read_text()
+    if not finished:
+        Path("B/summary.json").unlink()
+    assert mlrun("init=A", "init_flops=3G flops", "run=B").code == 0
+    assert Path("B/log.jsonl").read_text().startswith(before) and (not finished or len(before) == log_size("B"))
+    assert (source("B")["flops"], source("B")["declared"], source("B")["seconds"]) == (3 * 10**9, True, None)
+    assert config("B")["init_flops"] == "3G flops"
+    assert sum(part.flops or 0 for part in ledger.read(Path("B/model"))) == 3 * 10**9 + spent("B")["total"]["flops"]
+    # Told once: the same again is the same, another number is refused, and so is to take it back.
+    assert mlrun("init=A", "init_flops=3G flops", "run=B").code == 0
+    for other in (["init_flops=4G flops"], []):
+        outcome = mlrun("init=A", *other, "run=B")
+        assert outcome.code == 2 and len(outcome.err) == 1 and "init_flops (there 3G flops, here" in outcome.err[0]
+    assert source("B")["flops"] == 3 * 10**9
+
+
+def test_what_a_begun_run_knows_is_not_declared(mlrun: Command) -> None:
+    assert mlrun("init=A", "run=B").code == 0
+    began = source("B")
+    outcome = mlrun("init=A", "init_flops=3G flops", "run=B")
+    assert outcome.code == 2 and "init_flops=3G flops: allowed: null with init=A" in outcome.err[0]
+    assert source("B") == began and config("B")["init_flops"] is None
 
 
 @pytest.mark.parametrize("given", ["300", "50%", "0 flops", "5 steps", "rest"])

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import stat
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,14 @@ def test_a_class_that_a_module_of_ours_only_imports_is_foreign(monkeypatch: pyte
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("MLRUN_PACKAGES", "mine")
     assert "it comes from theirs" in refused("model._target_=mine.Theirs", "run=unused")
+
+
+def test_no_hydra_is_allowed_that_calls_what_it_does_not_judge() -> None:
+    """Before 1.3.6 a name was judged by its beginning."""
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    (bound,) = [text for text in project["dependencies"] if text.startswith("hydra-core")]
+    least = tuple(int(part) for part in bound.removeprefix("hydra-core>=").partition(",")[0].split("."))
+    assert least >= (1, 3, 6)
 
 
 def test_what_hydra_and_the_plugins_bring_may_be_made() -> None:

@@ -94,6 +94,26 @@ def test_hub_rows_name_a_field_too(tmp_path: Path, hub_cache: None) -> None:
         assert "name one, such as data.sources.text=doc.text" in error_of(lambda: list(wrong.rows()))  # noqa: B023
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+def test_rows_of_a_data_set_may_differ_in_all_but_the_text_too(
+    streaming: bool, tmp_path: Path, hub_cache: None
+) -> None:
+    name = hub_folder(tmp_path / "a", ["x"], 1)
+    lines(tmp_path / "a" / "train-0.jsonl", {"text": "2024-01-01", "lab": None}, {"text": "b", "lab": {"k": 1}})
+    lines(tmp_path / "a" / "train-1.jsonl", {"text": "c", "lab": [1, "x"], "more": 3}, {"text": None}, {"text": "e"})
+    rows = Hub(sources=[HubSource(path=name)], streaming=streaming).corpus().rows()
+    assert [row["text"] for row in rows] == ["2024-01-01", "b", "c", "", "e"]
+    stream = iter(rows)
+    for _ in range(3):
+        next(stream)
+    again = Hub(sources=[HubSource(path=name)], streaming=streaming).corpus().rows()
+    again.load_state_dict(rows.state_dict())
+    assert [row["text"] for row in again] == ["", "e"]
+    wrong = Hub(sources=[HubSource(path=name, text="txt")], streaming=streaming).corpus()
+    line = error_of(lambda: list(wrong.rows()))
+    assert line.startswith("data.sources.text=txt: ") and "did you mean text?" in line
+
+
 @pytest.mark.parametrize("format", ["text", "json"])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "latin-1"])
 def test_encodings_are_read_and_their_mark_is_not_text(tmp_path: Path, format: str, encoding: str) -> None:

@@ -132,7 +132,7 @@ def test_a_shard_that_cannot_be_read_is_not_tried_again(
     monkeypatch.setattr(data_stream.time, "sleep", lambda seconds: pytest.fail("it waits"))
     source = stream.open(gpt(), 0, str(tmp_path / "cache"))
     (tmp_path / "a" / "train-0.jsonl").write_text('{"text": "a"}\n{"te')
-    with pytest.raises(data_stream.Broken, match=r"the stream cannot be read .*; repair or replace it"):
+    with pytest.raises(data_stream.Broken, match=r"train-0\.jsonl cannot be read \(line 2: .*; repair or replace it"):
         list(islice(source.batches(0, 10), 60))
 
 

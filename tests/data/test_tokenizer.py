@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +113,38 @@ def test_a_document_without_blanks_is_learned_from_in_bounded_time() -> None:
     began = time.process_time()
     made = tokenizer.train([document, *sentences(50)], 400, "causal")
     assert time.process_time() - began < 60 and made.get_vocab_size() == 400
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_without_a_terminal_lines_say_how_far_training_is(
+    terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tokenizer, "TELLS", 0.05)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+
+    def slowly() -> Iterator[str]:
+        for text in ["one text"] * 4:
+            yield text
+            time.sleep(0.1)
+
+    with tokenizer._progress(slowly()) as read:
+        assert list(read) == ["one text"] * 4
+        time.sleep(0.2)  # as the library learns
+    lines = capsys.readouterr().err.splitlines()
+    assert bool(lines) != terminal
+    if not terminal:
+        assert all(line.startswith("mlrun: training the tokenizer: ") for line in lines)
+        assert "reading, so far 8 characters" in lines[0] and "learning from 32 characters" in lines[-1]
+        time.sleep(0.15)
+        assert capsys.readouterr().err == "", "nothing is told once it is done"
+
+
+def test_the_library_lets_the_lines_through(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(tokenizer, "TELLS", 0.005)
+    tokenizer.train(iter(sentences(2000)), 2000, "causal")
+    assert "learning from" in capsys.readouterr().err
 
 
 def test_cutting_long_words_changes_no_other_text() -> None:

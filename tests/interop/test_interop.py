@@ -34,6 +34,7 @@ transformers = pytest.importorskip("transformers")
 CLASSES = {
     "gpt": "AutoModelForCausalLM",
     "gpt untied": "AutoModelForCausalLM",
+    "gpt gelu": "AutoModelForCausalLM",
     "gpt relu": "AutoModelForCausalLM",
     "bert": "AutoModelForMaskedLM",
     "roberta": "AutoModelForMaskedLM",
@@ -43,6 +44,8 @@ CLASSES = {
     "llama": "AutoModelForCausalLM",
     "llama stretched": "AutoModelForCausalLM",
     "qwen2": "AutoModelForCausalLM",
+    "llama biased": "AutoModelForCausalLM",
+    "qwen3 biased": "AutoModelForCausalLM",
     "llama tied qk": "AutoModelForCausalLM",
     "t5": "AutoModelForSeq2SeqLM",
     "t5 v1.1": "AutoModelForSeq2SeqLM",
@@ -550,7 +553,8 @@ OPTIONS: Iterable[tuple[str, dict[str, Any], str]] = [
     ("llama", {"model_type": "mistral"}, "model_type=mistral: allowed: llama"),
     ("llama", {"architectures": None}, "name LlamaForCausalLM, if it is one"),
     ("qwen2", {"use_sliding_window": True}, "use_sliding_window=True"),
-    ("llama", {"attention_bias": True}, "attention_bias=True"),
+    ("llama", {"attention_bias": "yes"}, "attention_bias=yes"),
+    ("llama", {"mlp_bias": True}, "mlp_bias=True"),
     ("llama", {"hidden_act": "relu"}, "hidden_act=relu"),
     ("llama", {"num_key_value_heads": 3}, "num_key_value_heads=3"),
     ("llama", {"quantization_config": {"bits": 4}}, "quantization_config"),
@@ -594,6 +598,8 @@ def test_pickles_are_refused(tmp_path: Path) -> None:
 def test_what_hugging_face_cannot_express_is_refused(tmp_path: Path) -> None:
     cases = {
         "vit mean": (TINY["vit mean"], "model.pooling=mean"),
+        "three biases": (replace(TINY["llama tied qk"], qkv_bias=True), "model.qkv_bias=True"),
+        "one bias": (replace(TINY["llama"], output_bias=True), "model.output_bias=True"),
         "narrow heads": (replace(TINY["bert"], head_dim=4), "head * head_dim"),
     }
     for name, (model, said) in cases.items():

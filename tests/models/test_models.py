@@ -57,6 +57,7 @@ SPAN = {axis: size for axis, size in TEXT.items() if axis != "position"} | {
 TINY: dict[str, Model] = {
     "gpt": GPT(**TEXT),
     "gpt untied": GPT(**TEXT, tied=False),
+    "gpt gelu": GPT(**TEXT, activation="gelu"),
     "gpt relu": GPT(**TEXT, activation="relu"),
     "bert": BERT(**TEXT, token_type=2),
     "roberta": BERT(**TEXT, token_type=1),
@@ -68,6 +69,8 @@ TINY: dict[str, Model] = {
     "llama tied qk": Llama(**GROUPED, tied=True, qk_norm=True),
     "llama stretched": Llama(**GROUPED, rope_factor=4.0, rope_position=16),
     "qwen2": Llama(**GROUPED, qkv_bias=True),
+    "llama biased": Llama(**GROUPED, qkv_bias=True, output_bias=True),
+    "qwen3 biased": Llama(**GROUPED, qk_norm=True, qkv_bias=True, output_bias=True),
     "t5 v1.1": T5(**SPAN),
     "t5": T5(**SPAN, mlp="relu", tied=True, head_scale=0.25),
 }
@@ -371,7 +374,9 @@ def llama(hf: ModuleType, model: Llama) -> nn.Module:
     constants = {"rms_norm_eps": model.eps, "rope_theta": model.theta, "tie_word_embeddings": model.tied}
     sizes = {"vocab_size": model.vocab, "max_position_embeddings": model.position, "head_dim": model.head_dim}
     settings = {**heads, **constants, **sizes, **wide(model), "bos_token_id": 0, "eos_token_id": 0}
-    if model.qkv_bias:
+    if model.output_bias:
+        settings["attention_bias"] = True
+    elif model.qkv_bias:
         return hf.Qwen2ForCausalLM(hf.Qwen2Config(**settings))
     if model.rope_factor > 1:
         factors = {"low_freq_factor": model.rope_low, "high_freq_factor": model.rope_high}

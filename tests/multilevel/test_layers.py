@@ -15,8 +15,11 @@ from test_run import interrupt
 from mlrun.config import Cycle, Row
 from mlrun.errors import UserError
 from mlrun.models.network import build
+from mlrun.multilevel import transfer
 from mlrun.multilevel.coarsening.kept import Kept
 from mlrun.multilevel.coarsening.shallow import Shallow
+from mlrun.multilevel.coarsening.uniform import Uniform
+from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.multilevel.growth.fresh import Fresh, layers
 from mlrun.multilevel.growth.restore import Restore
 from mlrun.plan.make import make_plan
@@ -123,9 +126,57 @@ def test_layers_return_to_where_they_came_from(state: str) -> None:
         assert [int(counts[up.format(unit)]) for unit in range(4)] == [2, 5, 5, 2]
 
 
-def test_the_blend_leaves_skipped_layers_as_they_are() -> None:
-    from mlrun.multilevel import transfer
+@pytest.mark.parametrize("coarsening", [Uniform(depth=2), Uniform(depth=2, layers="strided"), Kept(layers=[1, 2])])
+def test_counts_of_steps_go_through_the_operators_with_their_layers(coarsening: Any) -> None:
+    """Old layers have counted 8 steps, new ones 3: merged, they have their mean; kept ones and copies their own."""
+    settings = config(Decoalesce(), coarsening, policy="carry")
+    fine, _ = levels(settings)
+    assert fine.resize is not None
+    merge, start, up = fine.resize.merges["layer"], at_rest(*trained(fine.model, steps=2)), "blocks.{}.mlp.up.weight"
+    own = [8, 3, 8, 3]
+    counts = {n: torch.tensor(float(own[int(n.split(".")[1])] if "." in n and n.startswith("blocks") else 8))
+              for n in start.tensors["exp_avg"]}  # fmt: skip
+    start.tensors[STEP] = counts
+    carried = settings.optimizer.state
+    down = transfer.coalesce(start, fine, carried)
+    expected = [own[g[0]] if merge.keep == "first" else round(sum(own[i] for i in g) / len(g)) for g in merge.groups]
+    assert [int(down.tensors[STEP][up.format(unit)]) for unit in range(merge.coarse)] == expected
+    assert int(down.tensors[STEP]["token.weight"]) == 8 and down.tensors[STEP].keys() == down.tensors["exp_avg"].keys()
+    grown = transfer.decoalesce(down, fine, carried)
+    assert [int(grown.tensors[STEP][up.format(unit)]) for unit in range(4)] == [expected[c] for c in merge.coarse_of]
+    assert grown.tensors[STEP].keys() == grown.tensors["exp_avg"].keys()
+    assert STEP not in transfer.coalesce(start, fine, {}).tensors, "without the optimizer's state there is no count"
+    net = build(fine.model, 0)
+    net.load_state_dict(grown.weights)
+    stepping = Stepping(AdamW(lr=1e-2), net)
+    stepping.load(grown.tensors, grown.optimizer_steps)
+    assert {n: int(c) for n, c in stepping.state()[0].get(STEP, {}).items()} in (
+        {}, {n: int(c) for n, c in grown.tensors[STEP].items()}
+    )  # fmt: skip
 
+
+def test_a_new_layer_counts_its_own_steps_through_a_later_cycle(tmp_path: Path) -> None:
+    """What growing by layers left behind is still there when the level is coalesced again."""
+    stages = [Row(2, "20%"), Row(1, "20%"), Row(2, "20%"), Row(1, "rest")]
+    cycle = Cycle(name="w", stages=stages, optimizer_policy="carry")
+    seen: list[list[int]] = []
+    settings = config(Fresh(), Kept(layers=[0, 1]), policy="carry", cycle=cycle)
+    with pytest.MonkeyPatch.context() as patch:
+        real = transfer.counts_down
+
+        def counts_down(counts: Any, *given: Any) -> Any:
+            made = real(counts, *given)
+            seen.append([int(made[f"blocks.{unit}.mlp.up.weight"]) for unit in range(2)])
+            seen.append([int(counts[f"blocks.{unit}.mlp.up.weight"]) for unit in range(4)])
+            return made
+
+        patch.setattr(transfer, "counts_down", counts_down)
+        toy.run(tmp_path, settings)
+    (merged, before) = seen
+    assert before[0] == before[1] > before[2] == before[3] > 0 and merged == before[:2]
+
+
+def test_the_blend_leaves_skipped_layers_as_they_are() -> None:
     settings = config(Restore(), Kept(layers=[0]), cycle=v_cycle())
     fine, coarse = levels(settings)
     before, small = at_rest(*trained(fine.model)), at_rest(*trained(coarse.model))

@@ -371,6 +371,9 @@ FAMILIES: dict[str, Model] = {
     ),
     "vit": DeiT(image=4, channel=2, patch=2, classes=3, embed=6, head=2, head_dim=4, ffn=5, layer=2, pooling="mean"),
     "llama": Llama(vocab=7, position=4, embed=6, kv_head=2, group=2, head_dim=4, ffn=5, layer=2, qk_norm=True),
+    "llama_biased": Llama(
+        vocab=7, position=4, embed=6, kv_head=2, group=2, head_dim=4, ffn=5, layer=2, qkv_bias=True, output_bias=True
+    ),
     "llama_tied": Llama(vocab=7, position=4, embed=6, kv_head=2, group=3, head_dim=2, ffn=5, layer=2, tied=True),
     "t5": T5(vocab=7, embed=6, head=2, head_dim=4, ffn=5, layer=2, decoder_layer=2, bucket=8, distance=9, tied=True),
     "t5_gated": T5(vocab=7, embed=6, head=2, head_dim=4, ffn=5, layer=2, decoder_layer=2, bucket=8, distance=9),

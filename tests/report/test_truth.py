@@ -69,6 +69,33 @@ def test_a_known_cost_is_charged_and_the_axes_that_are_unknown_say_so(tmp_path: 
     assert row.spread("seconds").mean is None and row.uncharged("seconds")
 
 
+def each(folder: Path, recipes: dict[int, str | None]) -> None:
+    """Write baselines of three seeds, and a method whose seeds start from a model each, of this recipe and cost."""
+    for seed, recipe in recipes.items():
+        straight(folder / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        cost = (0.1 + 0.1 * seed) * fake.spent(fake.SCRATCH, 1)
+        given = source(cost) | {"name": f"runs/A{seed}/model"}
+        given["parts"][0] |= {"id": f"x{seed}", "name": f"A{seed}", "recipe": recipe}
+        straight(folder / f"b{seed}", "grow", [5, 3, 2], LATE, seed=seed, init=f"runs/A{seed}/model", source=given)
+
+
+def test_seeds_that_start_from_a_model_each_are_one_row_each_charged_its_own(tmp_path: Path) -> None:
+    each(tmp_path, dict.fromkeys(range(3), "same"))
+    row = rows(tmp_path)["grow init=A0 and 2 more"]
+    free = 1 - fake.spent(LATE, 0.5) / fake.spent(fake.SCRATCH, 1)
+    assert [pair.run.seed for pair in row.pairs] == [0, 1, 2]
+    assert [pair.saved["flops"] for pair in row.pairs] == pytest.approx([free - 0.1, free - 0.2, free - 0.3])
+    assert row.source_free("flops").mean == pytest.approx(free)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("recipes", [{0: "one", 1: "two"}, {0: None, 1: None}])
+def test_models_of_other_making_or_of_none_that_is_known_are_rows_of_their_own(
+    recipes: dict[int, str | None], tmp_path: Path
+) -> None:
+    each(tmp_path, recipes)
+    assert {"grow init=A0", "grow init=A1"} <= {name[: len("grow init=A0")] for name in rows(tmp_path)}
+
+
 def test_a_one_stage_run_from_given_weights_is_no_baseline(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [3, 2, 1], init="runs/A/model")
     assert not group(tmp_path).baselines

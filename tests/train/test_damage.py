@@ -273,6 +273,27 @@ def test_a_folder_that_is_removed_under_a_run_is_one_line(
     assert what != "." or not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("step", [3, 7, 22])
+def test_a_folder_that_is_made_anew_under_a_run_is_one_line_and_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    folder = tmp_path / "run"
+
+    def anew() -> None:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        for name in (".lock", "config.yaml"):
+            (folder / name).write_text("another's")
+        (folder / "checkpoints").mkdir()
+
+    toy.at_event(monkeypatch, step, anew)
+    with pytest.raises(UserError, match="it was removed and made anew while the run used it") as caught:
+        toy.run(folder, toy.make(**OFTEN))
+    assert len(caught.value.problems) == 1
+    assert sorted(path.name for path in folder.rglob("*")) == [".lock", "checkpoints", "config.yaml"]
+    assert (folder / "config.yaml").read_text() == "another's"
+
+
 def test_what_killed_saves_left_is_removed_by_the_next_holder(cut: Path, whole: Path) -> None:
     (cut / "model").mkdir()
     left = [

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from mlrun.cli import messages
 from mlrun.config import Hardware
 from mlrun.errors import UserError
 from mlrun.train.parallel import processes
@@ -152,4 +154,32 @@ def test_processes_with_other_settings_are_refused_and_the_keys_named() -> None:
         processes.same_settings(Two(0, 2, torch.device("cpu")), settings)
     (line,) = caught.value.problems
     assert "optimizer.clip (1.0 in process 0, null in process 1); optimizer.lr (0.01 in process 0, 0.005" in line
-    assert "seed" not in line
+    assert "seed" not in line and caught.value.common
+
+
+class Both(Ranks):
+    """Two processes of which the other one fails."""
+
+    def together(self, step: Callable[[], Any]) -> list[Any]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(dist, "all_gather_object", lambda found, mine: found.__setitem__(1, (None, UserError("no"))))
+            return super().together(step)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_all_processes_raise_is_told_by_one(
+    rank: int, shared: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}.items():
+        monkeypatch.setenv(name, value)
+
+    def fails() -> None:
+        if shared:
+            Both(rank, 2, torch.device("cpu")).together(lambda: None)
+        raise UserError("no")
+
+    with pytest.raises(SystemExit) as ended, messages.user_errors(everywhere=True):
+        fails()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == ("mlrun: no\n" if rank == 0 or not shared else "")

@@ -39,6 +39,7 @@ TWO: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "fsdp micro": ("carry", {**FSDP, "micro_batch": 2, "activation_checkpointing": True}, None),
     "ddp reset": ("reset", DDP, None),
     "ddp carry": ("carry", {**DDP, "activation_checkpointing": True}, None),
+    "ddp apart": ("apart", {**DDP, "activation_checkpointing": True}, None),
     "ddp two stages": ("two stages", DDP, None),
     "ddp ragged": ("ragged", DDP, None),
     "ddp micro two stages": ("two stages", {**DDP, "micro_batch": 2}, None),
@@ -186,12 +187,13 @@ def test_bf16_blocks_are_gathered_low_and_the_loss_is_that_of_autocast(
         assert mine.get("loss", 0) == pytest.approx(other.get("loss", 0), abs=0.02)
 
 
-def test_compiled_blocks_train_as_others_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair.live(Part(str(tmp_path / "eager"), "reset", FSDP))
+@pytest.mark.parametrize("run", ["reset", "apart"])
+def test_compiled_blocks_train_as_others_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: str) -> None:
+    pair.live(Part(str(tmp_path / "eager"), run, FSDP))
     compiled: list[Any] = []
     real = partial(torch.compile, backend="aot_eager")
     monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or real(function))
-    pair.live(Part(str(tmp_path / "compiled"), "reset", {**FSDP, "compile": True}))
+    pair.live(Part(str(tmp_path / "compiled"), run, {**FSDP, "compile": True}))
     assert len(compiled) == 2 + 1 + 2, "the blocks of the three stages"
     equal(tmp_path / "compiled", tmp_path / "eager")
 

@@ -12,7 +12,7 @@ from omegaconf import MISSING
 
 from mlrun.data.held_out import Part, held_out, select
 from mlrun.data.huggingface import HubSource
-from mlrun.data.text import prepare
+from mlrun.data.text import json_files, prepare
 from mlrun.data.text.prepare import ModelSide
 from mlrun.data.text.spec import Text
 from mlrun.errors import mistake
@@ -36,13 +36,23 @@ class HubCorpus:
     held_out: float
     streaming: bool
 
+    @property
+    def _all(self) -> list[HubSource]:
+        return [*self.sources, *self.validation_sources]
+
     @cached_property
-    def _loaded(self) -> list[Dataset | IterableDataset]:
-        return [source.load(self.streaming) for source in [*self.sources, *self.validation_sources]]
+    def _json(self) -> list[list[str] | None]:
+        return [source.json_files() for source in self._all]
+
+    @cached_property
+    def _loaded(self) -> list[Dataset | IterableDataset | None]:
+        """Return what `datasets` opened, by source; None for JSON, whose rows need not agree in other columns."""
+        given = zip(self._all, self._json, strict=True)
+        return [source.load(self.streaming) if files is None else None for source, files in given]
 
     def facts(self) -> dict[str, Any]:
         """Return what names the content."""
-        everything = zip([*self.sources, *self.validation_sources], self._loaded, strict=True)
+        everything = zip(self._all, self._loaded, strict=True)
         return {
             "sources": [source.facts(loaded, self.streaming) for source, loaded in everything],
             "validation": len(self.validation_sources),
@@ -82,10 +92,25 @@ class HubCorpus:
 
         from mlrun.data import huggingface
 
-        source, loaded = [*self.sources, *self.validation_sources][number], self._loaded[number]
+        source, loaded, files = self._all[number], self._loaded[number], self._json[number]
+        if loaded is None:
+            return _json_rows(files or [], source.text)
         # A stream keeps its position in itself; each reader needs its own.
         fresh = loaded.to_iterable_dataset() if isinstance(loaded, Dataset) else copy.deepcopy(loaded)
         return huggingface.text_rows(fresh, source.text, "data.sources.text", source.label)
+
+
+def _json_rows(files: list[str], column: str) -> IterableDataset:
+    """Return the texts of JSON files as a stream of rows `text`, which resumes at any row of any file."""
+    from datasets import Features, IterableDataset, Value
+
+    def rows(files: list[str]) -> Iterator[dict[str, str]]:
+        for text in json_files.documents(files, column, "utf-8-sig", ("data.sources", "data.sources.text")):
+            yield {"text": text}
+
+    text = Features({"text": Value("string")})
+    made: IterableDataset = IterableDataset.from_generator(rows, features=text, gen_kwargs={"files": files})
+    return made
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,28 +13,33 @@ from typing import Any
 from mlrun.data import columns, huggingface
 
 
-def documents(files: Sequence[str], column: str, encoding: str) -> Iterator[str]:
-    """Yield the texts in order, "" for an absent one; UserError for a file that is no JSON or lacks the column."""
+def documents(
+    files: Sequence[str], column: str, encoding: str, keys: tuple[str, str] = ("data.files", "data.column")
+) -> Iterator[str]:
+    """Yield the texts in order, "" for an absent one; UserError for a file that is no JSON or lacks the column.
+
+    `keys` are the settings that name the files and the column.
+    """
     for file in files:
         names: dict[str, None] = {}  # in order; only until the column is found
         found = False
-        for where, row in _rows(file, encoding):
+        for where, row in _rows(file, encoding, keys[0]):
             value = columns.find(row, column)
             found |= value is not columns.ABSENT
             if not found:
                 names |= dict.fromkeys(row)
-            yield columns.text(value, column, "data.column", f"{file}, {where},")
+            yield columns.text(value, column, keys[1], f"{file}, {where},")
         if not found:
-            raise columns.missing(column, list(names), "data.column", file)
+            raise columns.missing(column, list(names), keys[1], file)
 
 
-def _rows(file: str, encoding: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(file: str, encoding: str, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (where it stands, object); compressed files are read through their ending, as `datasets` does."""
     import fsspec
 
     where = "its beginning"
     text = {"compression": "infer", "encoding": encoding}
-    with huggingface.readable("data.files", file, lambda: where), fsspec.open(file, "rt", **text) as stream:
+    with huggingface.readable(key, file, lambda: where), fsspec.open(file, "rt", **text) as stream:
         for number, line in enumerate(stream, start=1):
             where = f"line {number}"
             if number == 1 and line.lstrip().startswith("["):

@@ -2,6 +2,9 @@
 
 Every shape is static. Shapes: B samples, W tokens of a window, S tokens the model reads, M masked positions,
 N noise spans, T tokens the decoder reads. Draws depend on (key, sample index) only.
+
+Where the ends of documents are given, the batch says what belongs together: `documents` (B, S) numbers each token's
+document, `places` (B, S) says where in it the token stands, and nothing is predicted from another document.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ import numpy as np
 
 from mlrun.data import counter_rng
 from mlrun.data.source import Arrays
+from mlrun.data.text import documents
 from mlrun.data.text.tokenizer import Vocabulary
 from mlrun.errors import UserError, mistake
 from mlrun.models.base import IGNORED
+
+_END = ((0, 0), (0, 1))  # one more token at the end of each row
 
 
 class Objective(Protocol):
@@ -28,8 +34,13 @@ class Objective(Protocol):
     @property
     def targets(self) -> int: ...
 
-    def examples(self, window_BW: np.ndarray, index_B: np.ndarray, seed: int) -> Arrays:
-        """Return the batch of these windows; `index_B` numbers the samples over all epochs."""
+    def examples(
+        self, window_BW: np.ndarray, index_B: np.ndarray, seed: int, ends_BW: np.ndarray | None = None
+    ) -> Arrays:
+        """Return the batch of these windows; `index_B` numbers the samples over all epochs.
+
+        `ends_BW` marks the last token of each document, where documents are kept apart.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,8 +61,16 @@ class Causal:
     def targets(self) -> int:
         return self.sequence
 
-    def examples(self, window_BW: np.ndarray, index_B: np.ndarray, seed: int) -> Arrays:
-        return {"tokens": window_BW[:, :-1], "labels": window_BW[:, 1:]}
+    def examples(
+        self, window_BW: np.ndarray, index_B: np.ndarray, seed: int, ends_BW: np.ndarray | None = None
+    ) -> Arrays:
+        tokens_BS, labels_BS = window_BW[:, :-1], window_BW[:, 1:]
+        if ends_BW is None:
+            return {"tokens": tokens_BS, "labels": labels_BS}
+        # Nothing of a document tells how the next one begins.
+        return {"tokens": tokens_BS, "labels": np.where(ends_BW[:, :-1], IGNORED, labels_BS)} | _apart(
+            documents.numbers(ends_BW[:, :-1])
+        )
 
 
 def masked_count(sequence: int, rate: float) -> int:
@@ -83,7 +102,9 @@ class Masked:
     def targets(self) -> int:
         return masked_count(self.sequence, self.rate)
 
-    def examples(self, window_BW: np.ndarray, index_B: np.ndarray, seed: int) -> Arrays:
+    def examples(
+        self, window_BW: np.ndarray, index_B: np.ndarray, seed: int, ends_BW: np.ndarray | None = None
+    ) -> Arrays:
         words = self.vocabulary
         tokens_BS = np.pad(window_BW, ((0, 0), (1, 1)), constant_values=((0, 0), (words.start, words.end)))
         special_BS = np.isin(tokens_BS, words.special)
@@ -93,13 +114,22 @@ class Masked:
         ignored_BM = np.take_along_axis(special_BS, positions_BM, 1)
         read_BM = np.where(ignored_BM, labels_BM, self._corrupted(labels_BM, index_B, seed))
         np.put_along_axis(tokens_BS, positions_BM, read_BM, 1)
-        return {"tokens": tokens_BS, "positions": positions_BM, "labels": np.where(ignored_BM, IGNORED, labels_BM)}
+        made = {"tokens": tokens_BS, "positions": positions_BM, "labels": np.where(ignored_BM, IGNORED, labels_BM)}
+        if ends_BW is None:
+            return made
+        # What is put around the window belongs to its first document, and to its last one.
+        return made | _apart(np.pad(documents.numbers(ends_BW), ((0, 0), (1, 1)), mode="edge"))
 
     def _corrupted(self, labels_BM: np.ndarray, index_B: np.ndarray, seed: int) -> np.ndarray:
         action_BM = counter_rng.uniform(counter_rng.key(seed, 2), index_B, self.targets)
         random_BM = counter_rng.uniform(counter_rng.key(seed, 3), index_B, self.targets) * self.vocabulary.size
         kept_BM = np.where(action_BM < 0.9, random_BM.astype(np.int64), labels_BM)
         return np.where(action_BM < 0.8, self.vocabulary.mask, kept_BM)
+
+
+def _apart(documents_BS: np.ndarray) -> Arrays:
+    """Return what keeps the documents of a batch apart."""
+    return {"documents": documents_BS, "places": documents.places(documents_BS)}
 
 
 @dataclass(frozen=True)
@@ -149,6 +179,10 @@ class Spans:
 
     Each span of noise becomes one sentinel in the encoder's input; the decoder predicts every sentinel
     followed by the tokens it stands for.
+
+    With `ends_BW` sentinels are numbered anew in each document, the decoder starts anew in each, and the batch has
+    `decoder_documents` (B, T) in the place of `places`, which no relative position needs. A span of noise across a
+    boundary is one of its first document: what it hides of the next one is neither read nor predicted.
     """
 
     sequence: int
@@ -172,14 +206,34 @@ class Spans:
     def targets(self) -> int:
         return self.sizes.targets
 
-    def examples(self, window_BW: np.ndarray, index_B: np.ndarray, seed: int) -> Arrays:
+    def examples(
+        self, window_BW: np.ndarray, index_B: np.ndarray, seed: int, ends_BW: np.ndarray | None = None
+    ) -> Arrays:
         noise_BW = self._noise(index_B, seed)
-        labels_BT = self._with_sentinels(window_BW, ~noise_BW)
-        start_B1 = np.full((len(window_BW), 1), self.vocabulary.pad)
-        return {
-            "tokens": self._with_sentinels(window_BW, noise_BW),
-            "decoder_tokens": np.hstack([start_B1, labels_BT[:, :-1]]),
+        documents_BW = np.zeros_like(window_BW) if ends_BW is None else documents.numbers(ends_BW)
+        of_span_BN = documents_BW[_first(noise_BW)].reshape(len(window_BW), -1)
+        sentinel_BN = self.vocabulary.first_sentinel - documents.places(of_span_BN)
+        labels_BT = self._with_sentinels(window_BW, ~noise_BW, sentinel_BN)
+        made = {
+            "tokens": self._with_sentinels(window_BW, noise_BW, sentinel_BN),
+            "decoder_tokens": np.pad(labels_BT[:, :-1], ((0, 0), (1, 0)), constant_values=self.vocabulary.pad),
             "labels": labels_BT,
+        }
+        return made if ends_BW is None else self._apart(made, noise_BW, documents_BW, of_span_BN)
+
+    def _apart(self, made: Arrays, noise_BW: np.ndarray, documents_BW: np.ndarray, of_span_BN: np.ndarray) -> Arrays:
+        """Return the batch with its documents kept apart."""
+        # The kept text before a span of noise is in the targets as that span's sentinel, and goes with it.
+        spans_BW = np.take_along_axis(of_span_BN, np.cumsum(_first(~noise_BW), axis=1) - 1, 1)
+        foreign_BW = noise_BW & (spans_BW != documents_BW)
+        documents_BT = np.pad(_squeezed(spans_BW, ~noise_BW), _END, mode="edge")
+        starts_BT = np.pad(documents_BT[:, 1:] != documents_BT[:, :-1], ((0, 0), (1, 0)))
+        return {
+            "tokens": made["tokens"],
+            "decoder_tokens": np.where(starts_BT, self.vocabulary.pad, made["decoder_tokens"]),
+            "labels": np.where(np.pad(_squeezed(foreign_BW, ~noise_BW), _END), IGNORED, made["labels"]),
+            "documents": np.pad(_squeezed(documents_BW, noise_BW), _END, mode="edge"),
+            "decoder_documents": documents_BT,
         }
 
     def _noise(self, index_B: np.ndarray, seed: int) -> np.ndarray:
@@ -192,14 +246,21 @@ class Spans:
         np.put_along_axis(starts_BW, np.cumsum(lengths_B2N, axis=1)[:, :-1], 1, 1)
         return np.cumsum(starts_BW, axis=1) % 2 == 1
 
-    def _with_sentinels(self, tokens_BW: np.ndarray, hidden_BW: np.ndarray) -> np.ndarray:
-        """Return the rows with each hidden span as one sentinel, numbered from the left, and the end token."""
-        before_BW = np.pad(hidden_BW[:, :-1], ((0, 0), (1, 0)))
-        first_BW = hidden_BW & ~before_BW
-        sentinel_BW = self.vocabulary.first_sentinel + 1 - np.cumsum(first_BW, axis=1)
-        row_BW = np.where(first_BW, sentinel_BW, tokens_BW)
-        kept = row_BW[~(hidden_BW & before_BW)].reshape(len(tokens_BW), -1)
-        return np.pad(kept, ((0, 0), (0, 1)), constant_values=self.vocabulary.end)
+    def _with_sentinels(self, tokens_BW: np.ndarray, hidden_BW: np.ndarray, sentinel_BN: np.ndarray) -> np.ndarray:
+        """Return the rows with each hidden span as its sentinel, and the end token."""
+        row_BW = tokens_BW.copy()
+        row_BW[_first(hidden_BW)] = sentinel_BN.ravel()
+        return np.pad(_squeezed(row_BW, hidden_BW), _END, constant_values=self.vocabulary.end)
+
+
+def _first(hidden_BW: np.ndarray) -> np.ndarray:
+    """Return (B, W) bool: the first token of each hidden span."""
+    return hidden_BW & ~np.pad(hidden_BW[:, :-1], ((0, 0), (1, 0)))
+
+
+def _squeezed(row_BW: np.ndarray, hidden_BW: np.ndarray) -> np.ndarray:
+    """Return the rows with the first token alone of each hidden span; each row has as many hidden ones."""
+    return row_BW[~hidden_BW | _first(hidden_BW)].reshape(len(row_BW), -1)
 
 
 def _segments(total: int, parts: int, index_B: np.ndarray, key: np.ndarray) -> np.ndarray:

@@ -37,6 +37,7 @@ class Recipe:
     mask_span: float
     validation_samples: int | None
     end: str | None
+    within_documents: bool
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,9 @@ def tokenize(corpus: Corpus, facts: dict[str, Any], recipe: Recipe, side: ModelS
     words = tokenizer.vocabulary(made, side.objective, side.vocab, recipe.end)
     goal = objectives.objective(side.objective, recipe.sequence, recipe.mask_rate, recipe.mask_span, words)
     key = {"version": VERSION, "corpus": facts, "tokenizer": tokenizer.content_hash(made), "end": words.end}
-    return Tokenized(made, words, goal, key)
+    if recipe.within_documents:  # other files; without it they are those that they were
+        key["within_documents"] = True
+    return Tokenized(made, words, goal, key, recipe.within_documents)
 
 
 def _trained(corpus: Corpus, facts: dict[str, Any], recipe: Recipe, side: ModelSide) -> Tokenizer:
@@ -116,7 +119,7 @@ def _pack(folder: Path, made: Tokenized, corpus: Corpus, limits: Limits) -> None
     counts = {}
     for part in parts:
         texts = watch[part](corpus.documents(part))
-        ids = token_files.encode(texts, made.tokenizer, made.vocabulary.end, made.dtype)
+        ids = token_files.encode(texts, made.tokenizer, made.boundary, made.dtype)
         counts[part] = token_files.write(ids, folder / f"{part}.bin", limits[part])
     made.tokenizer.save(str(folder / "tokenizer.json"))
     compared = "train" in parts  # a stream's training part is not read here

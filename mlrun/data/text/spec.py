@@ -31,6 +31,7 @@ class Text(ABC):
     mask_rate: float = 0.15
     mask_span: float = 3.0
     validation_samples: int | None = None
+    within_documents: bool = False
 
     @abstractmethod
     def corpus(self) -> Corpus:
@@ -54,6 +55,9 @@ class Text(ABC):
             remedy = "choose an image data set (data=digits, data=cifar10, ...) or a language model"
             return [mistake("data", type(self).__name__, f"images for objective {model.objective}", remedy)]
         settings = self._setting_problems()
+        if self.within_documents and not model.within_documents:
+            remedy = f"{type(model).__name__} does not tell documents apart"
+            settings.append(mistake("data.within_documents", True, "false with this model", remedy))
         fit = [] if settings else self._fit_problems(model)
         return [*settings, *self.source_problems(), *fit]
 
@@ -115,6 +119,7 @@ class Text(ABC):
             self.mask_span,
             self.validation_samples,
             self.end,
+            self.within_documents,
         )
 
     def open(self, model: Model, seed: int, cache: str, batch: int = 1) -> Source:

@@ -6,7 +6,10 @@ import hashlib
 import json
 import re
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, count, takewhile
 from pathlib import Path
@@ -29,6 +32,7 @@ SPECIAL: dict[str, tuple[str, ...]] = {
 _ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 _LONGEST = 1000  # characters of a word that a tokenizer is trained on; longer ones (no blanks) are cut
 _LONG = re.compile(rf"\S{{{_LONGEST + 1},}}")
+TELLS = 30.0  # seconds between two lines of progress
 _ALPHABET = 256  # every byte is a token, so nothing is ever unknown
 
 _WHERE = "a tokenizer.json, a vocab.json beside its merges.txt, a vocab.txt, a folder of these, or a hub name"
@@ -207,8 +211,42 @@ def train(texts: Iterable[str], size: int, objective: str) -> Tokenizer:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=sys.stderr.isatty(),
     )
-    tokenizer.train_from_iterator(chain.from_iterable(map(_bounded, texts)), trainer)
+    with _progress(texts) as read:
+        tokenizer.train_from_iterator(chain.from_iterable(map(_bounded, read)), trainer)
     return tokenizer
+
+
+@contextmanager
+def _progress(texts: Iterable[str]) -> Iterator[Iterator[str]]:
+    """Give the texts to read; without a terminal, whose bar the library draws, a line says now and then how far it is.
+
+    A thread tells, since the library learns for minutes without asking for a text.
+    """
+    characters, ended, done, began = 0, False, threading.Event(), time.monotonic()
+
+    def counted() -> Iterator[str]:
+        nonlocal characters, ended
+        for text in texts:
+            characters += len(text)
+            yield text
+        ended = True
+
+    def tell() -> None:
+        while not done.wait(TELLS):
+            doing = "learning from" if ended else "reading, so far"
+            passed = time.monotonic() - began
+            line = f"mlrun: training the tokenizer: {doing} {characters:,} characters, after {passed:.0f} s"
+            print(line, file=sys.stderr, flush=True)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    if not sys.stderr.isatty():
+        teller.start()
+    try:
+        yield counted()
+    finally:
+        done.set()
+        if teller.is_alive():
+            teller.join()
 
 
 def _bounded(text: str) -> Iterator[str]:

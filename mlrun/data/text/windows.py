@@ -35,17 +35,29 @@ VALIDATION_SEED = 0
 
 @dataclass(frozen=True)
 class Tokenized:
-    """Tokenizer, vocabulary and objective of one corpus, and the JSON-able key of its cached token files."""
+    """Tokenizer, vocabulary and objective of one corpus, and the JSON-able key of its cached token files.
+
+    `within_documents`: samples say where their documents end.
+    """
 
     tokenizer: Tokenizer
     vocabulary: Vocabulary
     objective: Objective
     key: dict[str, Any]
+    within_documents: bool = False
+
+    @property
+    def boundary(self) -> int:
+        """Return what is stored at the end of each document.
+
+        The end token, but where documents are told apart an id beyond all tokens: a text may hold the end token too.
+        """
+        return self.vocabulary.size if self.within_documents else self.vocabulary.end
 
     @property
     def dtype(self) -> str:
         """Return the numpy type of stored ids."""
-        return token_files.token_type(self.vocabulary.size)
+        return token_files.token_type(max(self.vocabulary.size, self.boundary + 1))
 
     def windows(self, tokens: int) -> int:
         """Return how many whole windows that many tokens give."""
@@ -58,6 +70,14 @@ class Tokenized:
     def read(self, tokens: TokenFile, number_B: np.ndarray) -> np.ndarray:
         """Return the windows (B, W), as int64, that have these numbers in a file."""
         return tokens.windows(number_B * self.objective.stride, self.objective.window)
+
+    def examples(self, window_BW: np.ndarray, index_B: np.ndarray, seed: int) -> Batch:
+        """Return the batch of windows as they are stored (see Objective.examples)."""
+        if not self.within_documents:
+            return tensors(self.objective.examples(window_BW, index_B, seed))
+        ends_BW = window_BW == self.boundary
+        tokens_BW = np.where(ends_BW, self.vocabulary.end, window_BW)
+        return tensors(self.objective.examples(tokens_BW, index_B, seed, ends_BW))
 
     def cut(self, tokens_N: np.ndarray) -> list[np.ndarray]:
         """Return all whole windows of some tokens."""
@@ -89,7 +109,7 @@ class TextSource:
         for start in range(0, len(self.chosen), size):
             number_B = self.chosen[start : start + size]
             window_BW = self.made.read(self.held_out, number_B)
-            yield tensors(self.made.objective.examples(window_BW, number_B, VALIDATION_SEED))
+            yield self.made.examples(window_BW, number_B, VALIDATION_SEED)
 
     def describe(self) -> dict[str, Any]:
         """Return JSON-able facts (see Source.describe); `copies` counts held-out documents that are trained on too."""
@@ -112,8 +132,13 @@ class TextSource:
             "train": self._train_digest(),
             "held_out": cache.digest(held_out),
             "tokenizer": cache.digest({"tokenizer": self.made.key["tokenizer"]}),
-            "preprocessing": cache.digest({"objective": repr(self.made.objective), "end": self.made.vocabulary.end}),
+            "preprocessing": cache.digest(self._preprocessing()),
         }
+
+    def _preprocessing(self) -> dict[str, Any]:
+        made = self.made
+        apart = {"within_documents": True} if made.within_documents else {}
+        return {"objective": repr(made.objective), "end": made.vocabulary.end} | apart
 
     def _train_digest(self) -> str:
         """Return what names the training part."""
@@ -150,7 +175,7 @@ class PackedText(TextSource):
             index_B = np.arange(first, first + size)[slice(None) if rows is None else rows]
             number_B = counter_rng.epoch_order(index_B, self.samples, self.seed)
             window_BW = self.made.read(self.tokens, number_B)
-            yield tensors(self.made.objective.examples(window_BW, index_B, self.seed))
+            yield self.made.examples(window_BW, index_B, self.seed)
 
 
 class StreamedText(TextSource):
@@ -178,13 +203,13 @@ class StreamedText(TextSource):
         for first in count(start, size):
             window_BW = np.stack(list(islice(samples, size)))[kept].astype(np.int64)
             index_B = np.arange(first, first + size)[kept]
-            yield tensors(self.made.objective.examples(window_BW, index_B, self.seed))
+            yield self.made.examples(window_BW, index_B, self.seed)
 
     def _windows(self, rows: list[Row], carry: list[int]) -> tuple[list[np.ndarray], list[int]]:
         """Return the windows that these documents complete, and the ids left over."""
         made = self.made
         texts = (row["text"] for row in rows if self.keep(row["index"]) and row["text"] is not None)
-        arrays = token_files.encode(texts, made.tokenizer, made.vocabulary.end, made.dtype)
+        arrays = token_files.encode(texts, made.tokenizer, made.boundary, made.dtype)
         tokens_N = np.concatenate([np.asarray(carry, made.dtype), *arrays])
         items = made.cut(tokens_N)
         return items, tokens_N[len(items) * made.objective.stride :].tolist()

@@ -1,4 +1,7 @@
-"""Llama and its kin: Mistral without a window, Qwen2 with biases and Qwen3 with norms on queries and keys."""
+"""Llama and its kin: Mistral without a window, Qwen2 with biases and Qwen3 with norms on queries and keys.
+
+Llama and Qwen3 have biases on all four projections of attention or on none, Qwen2 on all but the last.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ KINDS = {
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
 }
+# The classes that read attention_bias.
+BIASED = ("llama", "qwen3")
 # What each class takes for an absent max_position_embeddings.
 POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 
@@ -33,9 +38,11 @@ def table(model: Llama) -> NameTable:
         "mlp.up": "mlp.up_proj",
         "mlp.down": "mlp.down_proj",
     }
+    biased = [("query", "q"), ("key", "k"), ("value", "v")] if model.qkv_bias else []
+    biased += [("output", "o")] if model.output_bias else []
     biases = {
         f"blocks.{{layer}}.attention.{ours}.bias": Stored(f"model.layers.{{layer}}.self_attn.{theirs}_proj.bias")
-        for ours, theirs in (("query", "q"), ("key", "k"), ("value", "v"))
+        for ours, theirs in biased
     }
     norms = {"attention.query_norm": "self_attn.q_norm", "attention.key_norm": "self_attn.k_norm"}
     return {
@@ -43,7 +50,7 @@ def table(model: Llama) -> NameTable:
         "norm.weight": Stored("model.norm.weight"),
         **({} if model.tied else {"head.weight": Stored("lm_head.weight")}),
         **weights("blocks.{layer}", "model.layers.{layer}", block | (norms if model.qk_norm else {})),
-        **(biases if model.qkv_bias else {}),
+        **biases,
     }
 
 
@@ -54,7 +61,8 @@ def read(options: Options) -> Llama:
     kv_head = options.integer("num_key_value_heads", 8 if kind == "mistral" else head)
     position = options.integer("max_position_embeddings", POSITIONS[kind])
     options.only("hidden_act", ("silu",), "silu")
-    if kind != "qwen2":  # which has its biases always
+    biased = kind in BIASED and options.flag("attention_bias", False)
+    if kind == "mistral":  # whose class has none; Qwen2's has its own always
         options.only("attention_bias", (False,), False)
     options.only("mlp_bias", (False,), False)
     if head % kv_head:
@@ -71,7 +79,8 @@ def read(options: Options) -> Llama:
         layer=options.integer("num_hidden_layers"),
         tied=options.flag("tie_word_embeddings", False),
         qk_norm=kind == "qwen3",
-        qkv_bias=kind == "qwen2",
+        qkv_bias=biased or kind == "qwen2",
+        output_bias=biased,
         **rotary(options),
         eps=options.number("rms_norm_eps", 1e-6),
         **read_rates(options, {}, {}),
@@ -129,7 +138,7 @@ def write(model: Llama, ids: SpecialIds) -> dict[str, Any]:
         "intermediate_size": model.ffn,
         "num_hidden_layers": model.layer,
         "hidden_act": "silu",
-        "attention_bias": False,
+        "attention_bias": model.output_bias,
         "rms_norm_eps": model.eps,
         "rope_theta": model.theta,
         "rope_scaling": _rope_scaling(model),
@@ -157,11 +166,19 @@ def _rope_scaling(model: Llama) -> dict[str, Any] | None:
     )
 
 
+def _three(model: Llama) -> bool:
+    """Return whether all projections but the last have biases, as Qwen2 has them."""
+    return model.qkv_bias and not model.output_bias
+
+
 def problems(model: Llama) -> list[str]:
     """Return why the published class cannot express a model."""
     heads = model.kv_head * model.group
-    if model.qk_norm and model.qkv_bias:
-        return ["model.qkv_bias=True: allowed: false with model.qk_norm; no published class has both"]
+    if model.output_bias and not model.qkv_bias:
+        return ["model.output_bias=True: allowed: false without model.qkv_bias; no published class has it alone"]
+    if model.qk_norm and model.qkv_bias and not model.output_bias:
+        remedy = "no published class with norms has a bias on three projections"
+        return [f"model.qkv_bias=True: allowed: false with model.qk_norm, or with model.output_bias; {remedy}"]
     if model.embed % heads == 0:
         return []
     return [f"model: the published class needs embed={model.embed} to be a multiple of its {heads} query heads"]
@@ -182,7 +199,7 @@ def family(architecture: str, kind: str, speaks: Callable[[Llama], bool]) -> Fam
     )
 
 
-LLAMA = family("LlamaForCausalLM", "llama", lambda model: not model.qk_norm and not model.qkv_bias)
+LLAMA = family("LlamaForCausalLM", "llama", lambda model: not model.qk_norm and not _three(model))
 MISTRAL = family("MistralForCausalLM", "mistral", lambda model: False)  # a model of ours goes out as Llama
-QWEN2 = family("Qwen2ForCausalLM", "qwen2", lambda model: model.qkv_bias and not model.qk_norm)
+QWEN2 = family("Qwen2ForCausalLM", "qwen2", lambda model: not model.qk_norm and _three(model))
 QWEN3 = family("Qwen3ForCausalLM", "qwen3", lambda model: model.qk_norm)

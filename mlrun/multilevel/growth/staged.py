@@ -34,7 +34,7 @@ class Staged(Growth):
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.multilevel import operators, transfer
-        from mlrun.train.snapshot import Snapshot
+        from mlrun.train.snapshot import STEP, Snapshot
 
         assert level.resize is not None
         deep, placement = level.resize.depth_only(), context.ranks.placement
@@ -44,6 +44,8 @@ class Staged(Growth):
             wide = placement.shard_all(_widened(small, params, rule, level.model, level.resize))
             grown = operators.iter_decoalesce(placement.gathering(wide), params, deep, rule=rule)
             tensors[kind] = placement.shard_all(grown)
+        if context.carried and STEP in coarse.tensors:
+            tensors[STEP] = transfer.counts_up(coarse.tensors[STEP], level.model.params(), deep)
         return Snapshot(tensors, coarse.optimizer_steps if context.carried else 0)
 
     def size_problems(self, model: Model, resize: Resize) -> list[str]:

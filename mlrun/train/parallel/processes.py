@@ -75,6 +75,8 @@ class Ranks:
             dist.all_gather_object(found_all, (result, error))
         for _, problem in found_all:
             if problem is not None:
+                if isinstance(problem, UserError):
+                    problem.common = True
                 raise problem
         return [one for one, _ in found_all]  # type: ignore[misc]
 
@@ -143,7 +145,9 @@ def same_settings(ranks: Ranks, settings: Mapping[str, Any]) -> None:
     every = ranks.together(lambda: mine)
     keys = sorted({key for one in every for key in one if any(one.get(key) != other.get(key) for other in every)})
     differing = "; ".join(f"{key} ({_by_process([one.get(key, 'absent') for one in every])})" for key in keys)
-    raise UserError(f"the processes of this run have different settings: {differing}; start all with the same")
+    error = UserError(f"the processes of this run have different settings: {differing}; start all with the same")
+    error.common = True
+    raise error
 
 
 def _by_process(values: Sequence[str]) -> str:

@@ -1,0 +1,83 @@
+"""`task=evaluate` reads the data as its run did, and no other data."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from mlrun import __main__
+
+Command = Callable[..., list[str]]
+SMALL = [
+    "model.embed=16", "model.head=2", "model.head_dim=8", "model.ffn=32", "model.layer=2", "batch=4", "budget=6 steps",
+    "cycle=scratch", "eval.every=100%", "hardware.threads=1",
+]  # fmt: skip
+
+
+@pytest.fixture
+def mlrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Return a function that runs `mlrun` in an empty folder and returns the lines on standard error of a mistake."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> list[str]:
+        monkeypatch.setattr(sys, "argv", ["mlrun", *arguments, "cache=cache"])
+        try:
+            __main__.main()
+        except SystemExit as ended:
+            assert ended.code == 2
+            return capfd.readouterr().err.splitlines()
+        return []
+
+    return run
+
+
+def pictures(root: Path) -> None:
+    """Write three classes of twelve grey pictures, each of its own brightness."""
+    for number, name in enumerate(("ant", "bee", "cat")):
+        (root / name).mkdir(parents=True)
+        for index in range(12):
+            grey = np.full((16, 16), 60 * number + index, np.uint8)
+            Image.fromarray(grey).save(root / name / f"{index}.png")
+
+
+def test_a_class_that_was_renamed_after_the_run_is_refused(mlrun: Command) -> None:
+    pictures(Path("pets"))
+    data = ["data=imagefolder", "data.files=[pets]", "data.classes=3", "data.workers=0", "data.held_out=0.25"]
+    sizes = ["model=deit_digits", "model.image=16", "model.classes=3"]
+    assert mlrun(*SMALL, *sizes, *data, "data.mean=[0.5]", "data.std=[0.25]", "run=A") == []
+    assert mlrun("task=evaluate", "run=A") == []
+    told = json.loads(Path("A/evaluate.json").read_text())
+    assert told["loss"] == pytest.approx(json.loads(Path("A/summary.json").read_text())["val_loss"], rel=1e-6)
+    Path("A/evaluate.json").unlink()
+    Path("pets/ant").rename("pets/dog")  # now the last class: every label would be another
+    (line,) = mlrun("task=evaluate", "run=A")
+    assert line.startswith("mlrun: data=") and "the data that this run was trained on" in line
+    assert not Path("A/evaluate.json").exists()
+
+
+def test_documents_are_kept_apart_as_in_the_run(mlrun: Command) -> None:
+    Path("x.txt").write_text("\n".join(f"line {n} of a text that goes on for {n * 7 % 31} words" for n in range(200)))
+    data = ["data=text", "data.files=[x.txt]", "data.document=line", "data.sequence=32", "data.within_documents=true"]
+    assert mlrun(*SMALL, "model.vocab=280", "model.position=32", *data, "run=A") == []
+    assert mlrun("task=evaluate", "run=A") == []
+    told = json.loads(Path("A/evaluate.json").read_text())
+    assert told["loss"] == pytest.approx(json.loads(Path("A/summary.json").read_text())["val_loss"], rel=1e-6)
+    assert told["perplexity"] == pytest.approx(np.exp(told["loss"]))
+    # It is the run's setting that is read; with the other one the windows are no longer those of the run.
+    config = yaml.safe_load(Path("A/config.yaml").read_text())
+    config["data"]["within_documents"] = False
+    Path("A/config.yaml").write_text(yaml.safe_dump(config))
+    (line,) = mlrun("task=evaluate", "run=A")
+    assert "the data that this run was trained on" in line
+
+
+def test_pictures_have_no_documents(mlrun: Command) -> None:
+    (line,) = mlrun("task=plan", "data=digits", "model=deit_digits", "data.within_documents=true", "run=A")
+    assert line.startswith("mlrun: data.within_documents=true: allowed: ") and not Path("A").exists()
