@@ -58,7 +58,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "branched": {"cycle": cycle(branches=["60%"]), "optimizer": DECAYED},
     "layers left out": {
         "model": replace(toy.model(), layer=4),
-        "cycle": cycle(policy="carry", layer_dropout=0.9, branches=["60%"]),
+        "cycle": cycle(policy="carry", layer_dropout=0.6, branches=["45%"]),
         "optimizer": DECAYED,
     },
     "other samples": {

@@ -35,7 +35,7 @@ ROWS = 8
 EVERY = pytest.mark.parametrize("model", TINY.values(), ids=TINY)
 
 
-def stage_of(model: Model, batch: dict[str, Tensor], rate: float = 0.9, steps: int = 3) -> Stage:
+def stage_of(model: Model, batch: dict[str, Tensor], rate: float = 0.9, steps: int = 2) -> Stage:
     """Return a stage of so many steps with this layer dropout."""
     image = isinstance(model, DeiT)
     sequence, targets = (1, 1) if image else (batch["tokens"].shape[1], batch["labels"].shape[1])
