@@ -12,6 +12,7 @@ from corpora import bert, equal, gpt, t5
 
 from mlrun.data import counter_rng
 from mlrun.data.text.files import Files
+from mlrun.data.text.hub import Hub
 from mlrun.models.bert import BERT
 from mlrun.models.gpt import GPT
 from mlrun.models.t5 import T5
@@ -103,3 +104,11 @@ def test_rows_and_cursors_of_pieces_are_those_of_the_whole(spec: Files, cache: s
     whole, share = next(cut.batches(24, 12)), next(cut.batches(24, 12, rows=slice(3, 8)))
     assert equal({k: v[3:8] for k, v in whole.items()}, share)
     assert equal({k: v[4:] for k, v in whole.items()}, next(cut.batches(28, 8)))
+
+
+def test_pieces_of_a_stream_have_every_token_once_too(stream: Hub, cache: str) -> None:
+    source = stream.open(gpt(), 0, cache)
+    whole, cut = next(source.batches(60, 12)), next(source.in_pieces(2).batches(120, 24))
+    assert np.array_equal(cut["labels"].reshape(12, -1), whole["labels"])
+    share = next(source.in_pieces(2).batches(120, 24, rows=slice(5, 12)))
+    assert equal({k: v[5:12] for k, v in cut.items()}, share)

@@ -30,6 +30,7 @@ from mlrun.train import loop
 from mlrun.train.checkpoint import layout, tensor_files
 from mlrun.train.lock import claimed
 from mlrun.train.optimizers.adamw import AdamW
+from mlrun.train.parallel.processes import Ranks
 
 EVERY_STEP = {"checkpoint": toy.Checkpoint(every="1 step")}
 
@@ -239,6 +240,16 @@ def test_stages_of_other_batches_and_sequences_read_on_from_one_cursor(
     assert plan.stages[-1].cursor(plan.steps) == sum(n * s for n, s in zip((4, 4, 4, 8), steps, strict=True))
     assert counted[0] == plan.total.flops == summary["ledger"]["total"]["flops"] == toy.records(tmp_path)[-1]["flops"]
     assert plan.total.tokens == len(read) * toy.SEQUENCE == toy.records(tmp_path)[-1]["tokens"]
+
+
+def test_every_stages_batch_must_share_out_over_the_processes() -> None:
+    three = Ranks(0, 3, torch.device("cpu"))
+    rows = [Row(1, "20%", batch=6), Row(1, "20%", batch=16), Row(1, "rest")]
+    made = toy.make(cycle=Cycle(name="c", stages=rows))
+    with pytest.raises(UserError) as caught:
+        run._refuse_uneven(made, make_plan(made), three)
+    told = [line.partition(";")[0] for line in caught.value.problems]
+    assert told == ["cycle.stages.1.batch=16: allowed: a multiple of 3", "batch=8: allowed: a multiple of 3"]
 
 
 @pytest.mark.parametrize("at", [3, 14, 21])
