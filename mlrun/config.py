@@ -49,6 +49,8 @@ class Row:
     level: int = MISSING
     length: str = MISSING
     alpha: float | None = None
+    batch: int | None = None
+    sequence: int | None = None
 
 
 @dataclass
@@ -63,6 +65,7 @@ class Cycle:
     lr_scale: list[float] = field(default_factory=list)
     optimizer_policy: str = "reset"
     lr_policy: str = "restart"
+    layer_dropout: float = 0.0
     branches: list[str] = field(default_factory=list)
 
 

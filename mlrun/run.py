@@ -69,16 +69,26 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
     ranks = processes.start(config.settings.hardware)
     try:
         processes.same_settings(ranks, config.resolved)
-        if config.settings.batch % ranks.world:
-            remedy = f"choose a multiple of {ranks.world}, the number of processes"
-            raise UserError(mistake("batch", config.settings.batch, f"a multiple of {ranks.world}", remedy))
-        source = config.data.open(config.model, config.settings.seed, config.settings.cache, config.settings.batch)
+        _refuse_uneven(config, plan, ranks)
+        most = max(stage.samples.read for stage in plan.stages)
+        source = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
         for note in source.describe().get("notes", []) if ranks.first else []:
             print(f"mlrun: {note}", flush=True)
         with claimed(folder, ranks) as still_ours:
             return Run(config, plan, folder, ranks, source, signals, still_ours).go()
     finally:
         processes.stop(ranks)
+
+
+def _refuse_uneven(config: Config, plan: Plan, ranks: Ranks) -> None:
+    """Raise UserError for a batch that the processes cannot share out evenly."""
+    rows = config.settings.cycle.stages
+    keys = {s.samples.batch: "batch" if rows[s.index].batch is None else f"cycle.stages.{s.index}.batch"
+            for s in plan.trunk}  # fmt: skip
+    remedy = f"choose a multiple of {ranks.world}, the number of processes"
+    allowed = f"a multiple of {ranks.world}"
+    if found := [mistake(key, batch, allowed, remedy) for batch, key in keys.items() if batch % ranks.world]:
+        raise UserError(found)
 
 
 class Run:
@@ -172,7 +182,7 @@ class Run:
             progress.entered, progress.unevaluated = True, stage.fork is None
         trainee = self._trainee(stage)
         with self.clock.during("training"):
-            batches = self._batches(stage.cursor(progress.step))
+            batches = self._batches(stage, progress.step)
             for event in loop.train(job, stage, trainee, batches, progress.step, progress.unevaluated):
                 progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
                 match event:
@@ -190,9 +200,12 @@ class Run:
         progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
         self._leave_stage(job, stage, trainee)
 
-    def _batches(self, number: int) -> Iterator[Any]:
-        """Return this process's rows of the global batches from one of them on."""
-        return self.source.batches(number * self.plan.batch, self.plan.batch, my_rows(self.plan.batch, self.ranks))
+    def _batches(self, stage: Stage, step: int) -> Iterator[Any]:
+        """Return this process's rows of a stage's global batches from that of a step on."""
+        batch, pieces = stage.samples.batch, stage.samples.pieces
+        source = self.source if pieces == 1 else self.source.in_pieces(pieces)
+        found: Iterator[Any] = source.batches(stage.cursor(step) * pieces, batch, my_rows(batch, self.ranks))
+        return found
 
     def _held_out(self) -> Iterator[Any]:
         return iter(self.source.validation(self.config.settings.eval.batch))

@@ -53,7 +53,7 @@ class Rates:
     samples: int
     tokens: int
     flops: int
-    whole: int
+    whole: float
 
     def steps(self, length: Length) -> int:
         """Return the length in whole steps, rounded to the nearest; `rest` is not a length of its own."""

@@ -56,6 +56,14 @@ RUNS: dict[str, dict[str, Any]] = {
     "reset": {"cycle": cycle()},
     "carry": {"cycle": cycle(policy="carry"), "optimizer": AVERAGED},
     "branched": {"cycle": cycle(branches=["60%"]), "optimizer": DECAYED},
+    "layers left out": {
+        "model": replace(toy.model(), layer=4),
+        "cycle": cycle(policy="carry", layer_dropout=0.6, branches=["45%"]),
+        "optimizer": DECAYED,
+    },
+    "other samples": {
+        "cycle": cycle((Row(2, "40%", batch=16, sequence=8), Row(1, "20%", batch=4, sequence=4), Row(1, "30%"))),
+    },
     "3 levels": {
         "model": replace(toy.model(), layer=4, tied=False),
         "cycle": cycle((Row(1, "10%"), Row(2, "10%"), Row(3, "20%"), Row(2, "20%"), Row(1, "30%")), "carry"),

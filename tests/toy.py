@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,9 @@ class Toy:
     def targets(self, model: Any) -> int:
         return self.sequence
 
+    def sequences(self, model: Any) -> dict[int, int]:
+        return {self.sequence: 1, self.sequence // 2: 2, self.sequence // 4: 4}
+
     def problems(self, model: Any) -> list[str]:
         return []
 
@@ -72,11 +75,15 @@ class Source:
     ragged: bool = False
     samples: int | None = None
     apart: bool = False
+    pieces: int = 1
+
+    def in_pieces(self, pieces: int) -> Source:
+        return replace(self, pieces=pieces)
 
     def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[dict[str, Tensor]]:
         while True:
-            indices = range(start, start + size)[slice(None) if rows is None else rows]
-            yield self._batch(self.seed, indices)
+            whole = self._batch(self.seed, range(start // self.pieces, (start + size) // self.pieces))
+            yield {key: t.reshape(size, -1)[slice(None) if rows is None else rows] for key, t in whole.items()}
             start += size
 
     def validation(self, size: int) -> Iterator[dict[str, Tensor]]:

@@ -80,6 +80,11 @@ class Model(ABC):
         Equal to `FlopCounterMode` with the math attention.
         """
 
+    def block_flops(self, sequence: int, targets: int) -> dict[str, int]:
+        """Return by stack the training FLOPs of one block for one sample, the arguments as in `flops`."""
+        sizes, rows = self.sizes(), self.tokens(sequence)
+        return {n: TRAIN * part.block.flops(sizes, rows) for n, part in self.parts().items() if isinstance(part, Stack)}
+
     def head_flops(self, rows: int, outputs: int) -> int:
         """Return the training FLOPs of projecting `rows` hidden states onto `outputs` words or classes."""
         return TRAIN * 2 * rows * self.sizes()["embed"] * outputs

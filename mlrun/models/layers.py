@@ -329,9 +329,17 @@ class Stack(Layer):
     def children(self) -> Mapping[str, Layer]:
         return {f"{{{self.axis}}}": self.block}
 
+    @staticmethod
+    def rate(last: float, index: int, count: int) -> float:
+        """Return the rate of dropping at block `index` of `count`: linearly from 0 at the first to that of the last.
+
+        Huang et al. 2016, equation 4, as timm has it.
+        """
+        return last * index / max(count - 1, 1)
+
     def at(self, index: int, count: int) -> Block:
-        """Return block `index` of `count`: `drop_path` rises linearly from 0 (Huang et al. 2016, equation 4; timm)."""
-        return replace(self.block, drop_path=self.block.drop_path * index / max(count - 1, 1))
+        """Return block `index` of `count`, with the `drop_path` of its relative depth."""
+        return replace(self.block, drop_path=self.rate(self.block.drop_path, index, count))
 
     def flops(self, sizes: Sizes, rows: int, memory: int = 0) -> int:
         """Return the forward FLOPs of all blocks."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -274,16 +274,33 @@ class Transform(Module):
         return self.norm(self.activation(self.dense(x_BME)))
 
 
+class Computed(NamedTuple):
+    """Which rows of a batch go through a block, None for all, and the factor on what its branches add to them.
+
+    The other rows leave the block out: layer dropout, which spares their computation. The factor is one over the
+    probability of going through, as in stochastic depth.
+    """
+
+    rows: Tensor | None
+    scale: float
+
+
+def _rows(rows: Tensor, batch: int, given_B: Tensor | None) -> Tensor | None:
+    """Return the rows of what has one for each sample; what all samples share stays."""
+    return given_B if given_B is None or len(given_B) != batch else given_B[rows]
+
+
 class Block(Module):
     """Attention, cross-attention when there is a memory, and MLP, each as a residual branch.
 
     With `recompute` nothing inside is stored for the backward pass, which computes the block again (activation
-    checkpointing, Chen et al. 2016, arXiv 1604.06174).
+    checkpointing, Chen et al. 2016, arXiv 1604.06174). In training, `computed` says which rows go through.
     """
 
     def __init__(self, layer: layers.Block, sizes: Sizes) -> None:
         super().__init__(layer, sizes)
         self.post, self.recompute = layer.post, False
+        self.computed: Computed | None = None
 
     def forward(
         self,
@@ -293,6 +310,25 @@ class Block(Module):
         memory_BTE: Tensor | None = None,
         memory_mask_B1ST: Tensor | None = None,
     ) -> Tensor:
+        if not self.training or self.computed is None or (rows := self.computed.rows) is None:
+            return self.through(x_BSE, mask_BHST, rotary, memory_BTE, memory_mask_B1ST)
+        if len(rows) == 0:
+            # Kernels need not take an empty batch; but every process owes a gradient for every parameter.
+            return x_BSE + 0 * sum(parameter.sum() for parameter in self.parameters())
+        kept = partial(_rows, rows, len(x_BSE))
+        turned = rotary if rotary is None or rotary[0].ndim == 2 else (rotary[0][rows], rotary[1][rows])
+        some = self.through(x_BSE[rows], kept(mask_BHST), turned, kept(memory_BTE), kept(memory_mask_B1ST))
+        return x_BSE.to(some.dtype).index_copy(0, rows, some)
+
+    def through(
+        self,
+        x_BSE: Tensor,
+        mask_BHST: Tensor | None,
+        rotary: tuple[Tensor, Tensor] | None,
+        memory_BTE: Tensor | None,
+        memory_mask_B1ST: Tensor | None,
+    ) -> Tensor:
+        """Return what the block makes of x, all rows of it."""
         given = x_BSE, mask_BHST, rotary, memory_BTE, memory_mask_B1ST
         if not (self.recompute and torch.is_grad_enabled()):
             return self.branches(*given)
@@ -317,6 +353,8 @@ class Block(Module):
     def add(self, norm: nn.Module, branch: Callable[[Tensor], Tensor], x_BSE: Tensor) -> Tensor:
         """Return x with a branch added, normed before it or after."""
         added_BSE = self.drop_path(self.dropout(branch(x_BSE if self.post else norm(x_BSE))))
+        if self.training and self.computed is not None:
+            added_BSE = added_BSE * self.computed.scale
         return norm(x_BSE + added_BSE) if self.post else x_BSE + added_BSE
 
 

@@ -129,6 +129,11 @@ class T5(Model):
         body = self.encoder().flops(sizes, sequence) + self.decoder().flops(sizes, targets, sequence)
         return Flops(TRAIN * body, self.head_flops(targets, self.vocab))
 
+    def block_flops(self, sequence: int, targets: int) -> dict[str, int]:
+        sizes = self.sizes()
+        encoder = self.encoder().block.flops(sizes, sequence)
+        return {"encoder": TRAIN * encoder, "decoder": TRAIN * self.decoder().block.flops(sizes, targets, sequence)}
+
     def problems(self) -> list[str]:
         if found := super().problems():
             return found

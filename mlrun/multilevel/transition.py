@@ -28,7 +28,7 @@ class Transition:
     """What every transition of a run uses.
 
     kept: the models that wait for their decoalesced return or teach, by level; transitions add and take them.
-    batches: those that come next, from this step on; what learns a mapping reads them.
+    batches: those of a stage that come next, from this step on; what learns a mapping reads them.
     held_out: the held-out batches; a receipt looks at the first.
     pause: raises Stopped if a signal asks for it; called between two pieces of work.
     """
@@ -38,7 +38,7 @@ class Transition:
     ranks: Ranks
     clock: Clock
     kept: dict[int, Snapshot]
-    batches: Callable[[int], Iterator[Batch]]
+    batches: Callable[[Stage, int], Iterator[Batch]]
     held_out: Callable[[], Iterator[Batch]]
     pause: Callable[[], None]
 
@@ -92,7 +92,7 @@ class Transition:
             self._carried,
             self.ranks,
             settings,
-            lambda: self.batches(step),
+            lambda: self.batches(stage, step),
             self.kept.get(stage.level),
             self.pause,
         )

@@ -10,7 +10,7 @@ the cycle cannot have it, and the plan says so (`Lacking`); any other is refused
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from mlrun.errors import UserError, mistake
 from mlrun.models.layers import Flops
 from mlrun.plan import schedule
 from mlrun.plan.stages import Lacking, Plan, Stage
-from mlrun.units import parse
+from mlrun.units import Rates, parse
 
 IF_POSSIBLE = "if possible"
 
@@ -62,15 +62,12 @@ def stages(config: Config, plan: Plan) -> tuple[list[Stage], list[Lacking]]:
 
 
 def _stages(config: Config, plan: Plan, kept: Sequence[Point]) -> list[Stage]:
-    last = plan.stages[-1]
     found: list[Stage] = []
     for point in sorted(kept, key=lambda point: _budget(plan, point)):
-        end = _end(plan, _budget(plan, point))
-        fork = _fork(config, plan, end)
-        before = found[-1] if found else last
-        branch = replace(last, index=before.index + 1, first=before.end, steps=end - fork, entry_flops=Flops(0, 0))
-        branch = replace(branch, transfer=None, alpha=None)
-        found.append(replace(branch, fork=fork, ending=_share(plan, point)))
+        before = found[-1] if found else plan.stages[-1]
+        branch = _branch(config, plan, _end(config, plan, _budget(plan, point)))
+        branch = replace(branch, index=before.index + 1, first=before.end)
+        found.append(replace(branch, ending=_share(plan, point)))
     return found
 
 
@@ -79,9 +76,10 @@ def _never(config: Config, plan: Plan) -> tuple[str, str] | None:
 
     A schedule of another shape is refused with the settings, unless all points are `if possible`.
     """
+    last = plan.stages[-1]
     if config.optimizer.schedule.shape != "wsd":
         return "optimizer.schedule.shape=wsd, a stable rate to leave", "set it, or cycle.branches=[]"
-    if plan.stages[-1].step_flops != (plan.level(1).flops,):
+    if last.step_flops != (plan.level(1).model.flops(last.samples.sequence, last.samples.targets),):
         remedy = "it is for the whole stage: give level 1 a further row after it"
         return "a last stage with the model's own loss", remedy
     return None
@@ -89,6 +87,17 @@ def _never(config: Config, plan: Plan) -> tuple[str, str] | None:
 
 def _lacking(plan: Plan, point: Point, why: str) -> Lacking:
     return Lacking(point.length, _share(plan, point), why)
+
+
+def _branch(config: Config, plan: Plan, end: int) -> Stage:
+    """Return the branch that ends where step `end` of the trunk's last stage would be."""
+    last, policy = plan.stages[-1], config.settings.cycle.lr_policy
+    ended = replace(last, steps=end - last.first)
+    fork = min(max(_fork(config, plan, end), last.first), end)
+    fade = None if last.fade is None else last.fade.over(*schedule.span(policy, ended, ended))
+    nothing = Flops(0, 0)
+    branch = replace(last, first=last.end, steps=end - fork, fork=fork, begins=last.cursor(fork), fade=fade)
+    return replace(branch, entry_flops=nothing, transfer=None, alpha=None)
 
 
 def _share(plan: Plan, point: Point) -> float:
@@ -102,21 +111,31 @@ def _budget(plan: Plan, point: Point) -> int:
     """Return a point in steps of the from-scratch run."""
     length = parse(point.length)
     assert length is not None
-    return plan.rates(plan.level(1).flops.total, plan.budget_steps).steps(length)
+    flops = plan.level(1).flops.total
+    tokens = plan.batch * plan.tokens_per_sample
+    return Rates(plan.batch, tokens, plan.batch * flops, plan.budget_steps).steps(length)
 
 
-def _end(plan: Plan, budget: int) -> int:
-    """Return the step of the trunk's last stage by which as many FLOPs are spent as by `budget` from-scratch steps."""
+def _end(config: Config, plan: Plan, budget: int) -> int:
+    """Return the step of the trunk's last stage at which a branch of that budget ends, given in from-scratch steps."""
     last = plan.stages[-1]
     left = budget * plan.batch * plan.level(1).flops.total - plan.spent(last.first, last.index).flops
-    return last.first + left // (plan.batch * last.mean_step_flops)
+    if last.fade is None:
+        return last.first + left // (last.samples.batch * last.mean_step_flops)
+
+    def cost(steps: int) -> int:
+        branch = _branch(config, plan, last.first + steps)
+        shared = last.flops(steps - branch.steps).total
+        return shared - last.entry_flops.total + branch.flops(branch.steps).total
+
+    return last.first + bisect_right(range(1, last.steps + 1), left, key=cost)
 
 
 def _fork(config: Config, plan: Plan, end: int) -> int:
     """Return the step at which the run whose last stage ends at `end` begins to decay."""
     last = plan.stages[-1]
     shorter = replace(last, steps=end - last.first)
-    return schedule.stable(plan, config.optimizer, config.settings.cycle.lr_policy, shorter).stop
+    return schedule.stable(config.optimizer, config.settings.cycle.lr_policy, shorter).stop
 
 
 def _sorted_out(config: Config, plan: Plan, asked: Sequence[Point]) -> tuple[list[Point], list[Lacking]]:
@@ -127,7 +146,7 @@ def _sorted_out(config: Config, plan: Plan, asked: Sequence[Point]) -> tuple[lis
     kept: dict[int, Point] = {}
     twice: list[Point] = []
     for point in sorted(asked, key=lambda point: point.optional):
-        end = _end(plan, _budget(plan, point))
+        end = _end(config, plan, _budget(plan, point))
         if point not in outside and kept.setdefault(end, point) is not point:
             twice.append(point)
     if any(not point.optional for point in twice):
@@ -145,15 +164,16 @@ def _range(config: Config, plan: Plan) -> tuple[int, int]:
     stable = _stable(config, plan)
 
     def late(budget: int) -> bool:
-        end = _end(plan, budget)
+        end = _end(config, plan, budget)
         return end > last.first and max(stable.start, last.first + 1) <= _fork(config, plan, end) < end
 
     every = range(plan.budget_steps + 1)
-    return bisect_left(every, True, key=late), bisect_left(every, True, key=lambda b: _end(plan, b) >= last.end) - 1
+    low = bisect_left(every, True, key=late)
+    return low, bisect_left(every, True, key=lambda budget: _end(config, plan, budget) >= last.end) - 1
 
 
 def _stable(config: Config, plan: Plan) -> range:
-    return schedule.stable(plan, config.optimizer, config.settings.cycle.lr_policy, plan.stages[-1])
+    return schedule.stable(config.optimizer, config.settings.cycle.lr_policy, plan.stages[-1])
 
 
 def _allowed(plan: Plan, low: int, high: int) -> str:

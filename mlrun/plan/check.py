@@ -27,7 +27,9 @@ def problems(config: Config, sources: bool = True) -> list[str]:
     """
     settings, schedule = config.settings, config.optimizer.schedule
     found = _parts(config, sources) + _numbers(settings, schedule) + _lengths(settings, schedule)
-    return found + _cycle(settings.cycle) + _branches(settings.cycle, schedule) + _find(settings.find)
+    found += _cycle(settings.cycle) + _branches(settings.cycle, schedule) + _layer_dropout(settings)
+    found += _samples(settings) + _find(settings.find)
+    return found + ([] if found else _sequences(config))
 
 
 def _parts(config: Config, sources: bool) -> list[str]:
@@ -138,6 +140,55 @@ def _branches(cycle: Cycle, schedule: Schedule) -> list[str]:
         remedy = "a branch leaves a stable rate: set it, or cycle.branches=[]"
         found.append(mistake("optimizer.schedule.shape", schedule.shape, "wsd", remedy))
     return [line for line in found if line is not None]
+
+
+def _layer_dropout(s: Settings) -> list[str]:
+    """Its cost follows from the number of steps, and the shapes of a step from the step."""
+    rate, key = s.cycle.layer_dropout, "cycle.layer_dropout"
+    if not 0 <= rate < 1:
+        return [mistake(key, rate, "a number of at least 0 and under 1", "correct the value")]
+    if rate == 0:
+        return []
+    found = [] if not s.hardware.compile else [
+        mistake("hardware.compile", True, "false", f"{key} computes another number of samples at each step")
+    ]  # fmt: skip
+    allowed = ", ".join(example for unit, example in EXAMPLES.items() if unit != "flops")
+    return found + [
+        mistake(f"cycle.stages.{i}.length", row.length, allowed, f"{key} spares FLOPs by the length: give another unit")
+        for i, row in enumerate(s.cycle.stages)
+        if (length := parse(row.length)) is not None and length.unit == "flops"
+    ]
+
+
+def _samples(s: Settings) -> list[str]:
+    """What a row says of its batch."""
+    rows = [(f"cycle.stages.{i}.batch", row.batch) for i, row in enumerate(s.cycle.stages) if row.batch is not None]
+    micro = s.hardware.micro_batch
+    shared = f"a multiple of hardware.micro_batch={micro}"
+    return [mistake(key, batch, COUNT, "correct the value") for key, batch in rows if batch < 1] + [
+        mistake(key, batch, shared, "change one of them")
+        for key, batch in rows
+        if batch >= 1 and micro is not None and micro >= 1 and batch % micro
+    ]
+
+
+def _sequences(config: Config) -> list[str]:
+    """What a row says of the length of its samples: they are pieces of the data's own, and a step takes whole ones."""
+    found, data, default = [], config.data, config.settings.batch
+    for i, row in enumerate(config.settings.cycle.stages):
+        if row.sequence is None:
+            continue
+        pieces = data.sequences(config.model)
+        if row.sequence not in pieces:
+            allowed = ", ".join(["null", *map(str, sorted(pieces))])
+            remedy = "these are whole parts of the data's own, so that no token is left out"
+            remedy = remedy if pieces else "this data has samples of one length"
+            found.append(mistake(f"cycle.stages.{i}.sequence", row.sequence, allowed, remedy))
+        elif (default if row.batch is None else row.batch) % pieces[row.sequence]:
+            batch, count = default if row.batch is None else row.batch, pieces[row.sequence]
+            remedy = f"a sample of {data.sequence} gives {count} of {row.sequence}, and a step takes all of them"
+            found.append(mistake(f"cycle.stages.{i}.batch", batch, f"a multiple of {count}", remedy))
+    return found
 
 
 def _alphas(cycle: Cycle) -> list[str]:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +15,9 @@ from mlrun.errors import UserError, mistake
 from mlrun.models.axes import DEPTH, Resize, parameter_count
 from mlrun.models.layers import Flops, Stack
 from mlrun.plan import branches, check, schedule
+from mlrun.plan.fade import Fade, fading
 from mlrun.plan.stages import Level, Plan, Samples, Stage
-from mlrun.units import Rates, parse
+from mlrun.units import parse
 
 # More steps than any machine will take; Python cannot count much further in a range.
 MOST_STEPS = 10**15
@@ -35,21 +38,23 @@ def make_plan(config: Config, sources: bool = True) -> Plan:
     tokens = config.model.tokens(data.sequence)
     plan = Plan(settings.cycle.name, settings.batch, data.sequence, tokens, budget, levels, stages)
     _refuse_overspending(plan)
-    notes = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy)
+    notes = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy) + _left_out(config, stages)
     found, lacking = branches.stages(config, plan)
     return replace(plan, stages=(*stages, *found), notes=tuple(notes), lacking=tuple(lacking))
 
 
 def _levels(config: Config) -> tuple[Level, ...]:
     model, levels = config.model, []
-    sequence, targets = config.data.sequence, config.data.targets(config.model)
+    whole = _samples(config)
     deepest = max(row.level for row in config.settings.cycle.stages)
     for number in range(1, deepest + 1):
         resize = _coarser(config, model, number) if number < deepest else None
         parameters = parameter_count(model.params(), model.sizes())
         inexact = () if resize is None else tuple(config.growth.inexact(resize, _post_norm(model)))
         state = config.optimizer.state_bytes(model)
-        levels.append(Level(number, model, parameters, model.flops(sequence, targets), resize, inexact, state))
+        levels.append(
+            Level(number, model, parameters, model.flops(whole.sequence, whole.targets), resize, inexact, state)
+        )
         model = model.resize(resize.coarse) if resize is not None else model
     return tuple(levels)
 
@@ -71,16 +76,21 @@ def _coarser(config: Config, model: Any, number: int) -> Resize:
     return resize
 
 
-def _rates(config: Config, flops: int, whole: int) -> Rates:
-    """Return what `Plan.rates` does, before there is a plan."""
-    batch, tokens = config.settings.batch, config.model.tokens(config.data.sequence)
-    return Rates(batch, batch * tokens, batch * flops, whole)
+def _samples(config: Config, row: Row | None = None) -> Samples:
+    """Return what a step of a row of the cycle reads; None is the matched from-scratch run."""
+    settings, data, model = config.settings, config.data, config.model
+    batch = settings.batch if row is None or row.batch is None else row.batch
+    sequence = data.sequence if row is None or row.sequence is None else row.sequence
+    whole = sequence == data.sequence
+    targets = (data if whole else replace(data, sequence=sequence)).targets(model)
+    pieces = 1 if whole else data.sequences(model)[sequence]
+    return Samples(sequence, targets, batch, model.tokens(sequence), pieces)
 
 
 def _budget_steps(config: Config, finest: Level) -> int:
     budget = parse(config.settings.budget)
     assert budget is not None
-    steps = _rates(config, finest.flops.total, 0).steps(budget)
+    steps = _samples(config).rates(finest.flops.total, 0).steps(budget)
     if steps < 1:
         raise UserError(mistake("budget", config.settings.budget, "at least one step", "raise it or lower batch"))
     if steps > MOST_STEPS:
@@ -93,31 +103,68 @@ def _stages(config: Config, levels: tuple[Level, ...], budget: int) -> tuple[Sta
     kept: set[int] = set()
     transfers = [_transfer(cycle, i, kept) for i in range(len(cycle.stages))]
     _refuse_growth(config, levels, [kind for kind, _ in transfers])
-    costs = [_cost(config, levels[row.level - 1], kind) for row, (kind, _) in zip(cycle.stages, transfers, strict=True)]
-    stages: list[Stage] = []
-    for i, steps in enumerate(_stage_steps(config, levels[0], costs, budget)):
-        level = cycle.stages[i].level
-        scale = cycle.lr_scale[level - 1] if cycle.lr_scale else 1.0
-        first = stages[-1].end if stages else 0
-        (step_flops, entry_flops), (transfer, alpha) = costs[i], transfers[i]
-        stages.append(Stage(i, level, first, steps, step_flops, entry_flops, scale, transfer, alpha))
+    drafts = []
+    for i, (row, (transfer, alpha)) in enumerate(zip(cycle.stages, transfers, strict=True)):
+        level, samples = levels[row.level - 1], _samples(config, row)
+        scale = cycle.lr_scale[row.level - 1] if cycle.lr_scale else 1.0
+        draft = Stage(i, row.level, samples, *_cost(config, level, transfer, samples), scale, transfer, alpha)
+        drafts.append(replace(draft, fade=_fade(config, level, draft)))
+    stages = _in_turn(config, drafts, _stage_steps(config, levels[0], drafts, budget))
     if stages[-1].end == 0:
         raise UserError(mistake("cycle.stages", "no step at all", "a sum of at least one step", "lengthen a stage"))
-    return tuple(stages)
+    return stages
+
+
+def _in_turn(config: Config, drafts: Sequence[Stage], counts: Sequence[int]) -> tuple[Stage, ...]:
+    """Return the stages of so many steps each, one after the other in steps, data and layer dropout."""
+    stages: list[Stage] = []
+    for draft, steps in zip(drafts, counts, strict=True):
+        first, begins = (stages[-1].end, stages[-1].cursor(stages[-1].end)) if stages else (0, 0)
+        stages.append(replace(draft, first=first, steps=steps, begins=begins))
+    spans = [schedule.span(config.settings.cycle.lr_policy, stage, stages[-1]) for stage in stages]
+    return tuple(
+        stage if stage.fade is None else replace(stage, fade=stage.fade.over(*span))
+        for stage, span in zip(stages, spans, strict=True)
+    )
+
+
+def _fade(config: Config, level: Level, stage: Stage) -> Fade | None:
+    """Return the layer dropout of a stage, None without; UserError where it cannot be charged by what it leaves out."""
+    rate, samples = config.settings.cycle.layer_dropout, stage.samples
+    if rate == 0:
+        return None
+    if stage.step_flops != (level.model.flops(samples.sequence, samples.targets),):
+        growth = type(config.growth).__name__
+        remedy = f"{growth} changes what stage {stage.index + 1} trains; choose another growth"
+        raise UserError(mistake("cycle.layer_dropout", rate, "0", remedy))
+    seed = config.settings.seed, stage.index
+    fade = fading(level.model, rate, samples.sequence, samples.targets, samples.batch, *seed)
+    if level.number == 1 and not any(fade.rates):
+        remedy = "the first block is never left out, and level 1 has no other"
+        raise UserError(mistake("cycle.layer_dropout", rate, "0", remedy))
+    return fade
+
+
+def _left_out(config: Config, stages: tuple[Stage, ...]) -> list[str]:
+    """Return a line on what layer dropout spares."""
+    rate = config.settings.cycle.layer_dropout
+    if rate == 0:
+        return []
+    full = sum(s.samples.batch * step.total * s.steps for s in stages for step in s.step_flops)
+    spent = sum(stage.flops(stage.steps).total - stage.entry_flops.total for stage in stages)
+    spared = f"{1 - spent / full:.1%} of the FLOPs of its steps"
+    return [f"layers are left out, the last for {rate:.3g} of the samples and less and less: spares {spared}"]
 
 
 Cost = tuple[tuple[Flops, ...], Flops]
 
 
-def _cost(config: Config, level: Level, transfer: str | None) -> Cost:
+def _cost(config: Config, level: Level, transfer: str | None, samples: Samples) -> Cost:
     """Return the FLOPs per sample of a stage's steps, in turn, and what entering it costs."""
+    model, growth = level.model, config.growth
     if transfer != "decoalesce":
-        return (level.flops,), Flops(0, 0)
-    data, model = config.data, level.model
-    samples = Samples(data.sequence, data.targets(config.model), config.settings.batch)
-    return config.growth.step_flops(model, level.resize, samples), config.growth.entry_flops(
-        model, level.resize, samples
-    )
+        return (model.flops(samples.sequence, samples.targets),), Flops(0, 0)
+    return growth.step_flops(model, level.resize, samples), growth.entry_flops(model, level.resize, samples)
 
 
 def _refuse_growth(config: Config, levels: tuple[Level, ...], transfers: list[str | None]) -> None:
@@ -162,31 +209,47 @@ def _refuse_alpha(row: Row, i: int, only: float | None, reason: str) -> None:
         raise UserError(mistake(f"cycle.stages.{i}.alpha", row.alpha, allowed, f"{reason}: remove alpha"))
 
 
-def _stage_steps(config: Config, finest: Level, costs: list[Cost], budget: int) -> list[int]:
+def _stage_steps(config: Config, finest: Level, drafts: Sequence[Stage], budget: int) -> list[int]:
     """Return every stage's steps; `rest` takes the whole steps that the FLOPs left over pay for."""
-    batch = config.settings.batch
-    per_sample = [sum(f.total for f in step_flops) // len(step_flops) for step_flops, _ in costs]
-    known: list[int | None] = []
-    for row, flops in zip(config.settings.cycle.stages, per_sample, strict=True):
-        length = parse(row.length)
+    scratch = _samples(config)
+    counts: list[int] = []
+    for row, draft in zip(config.settings.cycle.stages, drafts, strict=True):
+        length, own = parse(row.length), draft.samples
         assert length is not None
-        known.append(None if length.unit == "rest" else _rates(config, flops, budget).steps(length))
-    whole = budget * batch * finest.flops.total
-    spent = sum(entry_flops.total for _, entry_flops in costs)
-    spent += sum(batch * flops * n for flops, n in zip(per_sample, known, strict=True) if n is not None)
-    counts = [(whole - spent) // (batch * f) if n is None else n for f, n in zip(per_sample, known, strict=True)]
-    if min(counts) < 0:
-        given = f"{spent / whole:.0%} of the budget without the stage `rest`"
-        raise UserError(mistake("cycle.stages", given, "at most 100%", "shorten the other stages"))
+        whole = budget * (scratch.batch * scratch.tokens) / (own.batch * own.tokens)
+        counts.append(0 if length.unit == "rest" else draft.rates(whole).steps(length))
+    lengths = [row.length for row in config.settings.cycle.stages]
+    if "rest" in lengths:
+        at = lengths.index("rest")
+        counts[at] = _rest(config, drafts, counts, at, budget * scratch.batch * finest.flops.total)
     if max(counts) > MOST_STEPS:
         raise UserError(mistake("cycle.stages", f"{max(counts):.0e} steps", f"at most {MOST_STEPS:.0e}", "shorten it"))
     return counts
 
 
+def _rest(config: Config, drafts: Sequence[Stage], counts: Sequence[int], at: int, whole: int) -> int:
+    """Return the most steps of stage `at` with which all stages cost at most `whole` FLOPs.
+
+    What layer dropout spares follows from the length of the schedule, and so from the answer: it is found by bisection.
+    """
+
+    def cost(steps: int) -> int:
+        stages = _in_turn(config, drafts, [*counts[:at], steps, *counts[at + 1 :]])
+        return sum(stage.flops(stage.steps).total for stage in stages)
+
+    if (spent := cost(0)) > whole:
+        given = f"{spent / whole:.0%} of the budget without the stage `rest`"
+        raise UserError(mistake("cycle.stages", given, "at most 100%", "shorten the other stages"))
+    spared = [0.0 if draft.fade is None else draft.samples.batch * draft.fade.most for draft in drafts]
+    left = whole - spent + sum(per_step * steps for per_step, steps in zip(spared, counts, strict=True))
+    most = int(left / (drafts[at].samples.batch * drafts[at].mean_step_flops - spared[at])) + 2
+    return bisect_right(range(1, min(most, 10 * MOST_STEPS)), whole, key=cost)
+
+
 def _refuse_overspending(plan: Plan) -> None:
     """A cycle may not spend more than its baseline, in FLOPs; half a step of rounding per stage is forgiven."""
     spent = plan.total.flops
-    rounding = sum(plan.batch * s.mean_step_flops for s in plan.stages) // 2
+    rounding = sum(s.samples.batch * s.mean_step_flops for s in plan.stages) // 2
     if spent > plan.budget_flops + rounding:
         share = spent / plan.budget_flops
         lengths = ", ".join(f"{s.steps} steps at level {s.level}" for s in plan.stages)

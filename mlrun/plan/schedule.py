@@ -64,11 +64,11 @@ def rate(plan: Plan, optimizer: Optimizer, policy: str, stage: Stage, step: int)
     """
     last = plan.last(stage)
     if stage.fork is not None:
-        stage, step = last, stage.cursor(step)
-    first, span = _span(policy, stage, last)
-    share = factor(optimizer.schedule, step - first, span, plan.rates(stage.mean_step_flops, span))
+        stage, step = last, stage.place(step)
+    first, length = span(policy, stage, last)
+    share = factor(optimizer.schedule, step - first, length, stage.rates(length))
     if policy == "rewarm" and stage.first > 0:
-        warmup = steps(optimizer.schedule.warmup, plan.rates(stage.mean_step_flops, stage.steps))
+        warmup = steps(optimizer.schedule.warmup, stage.rates(stage.steps))
         share *= min(1.0, (step - stage.first + 1) / max(warmup, 1))
     return optimizer.lr * stage.lr_scale * share
 
@@ -77,27 +77,27 @@ def short_warmups(plan: Plan, optimizer: Optimizer, policy: str) -> list[str]:
     """Return a line for each stage of the trunk that ends before its own warm-up, or the one of all stages, does."""
     found = []
     for stage in plan.trunk[-1:] if policy == "continue" else plan.trunk:
-        span = _span(policy if policy == "continue" else "restart", stage, plan.trunk[-1])[1]
-        warmup = steps(optimizer.schedule.warmup, plan.rates(stage.mean_step_flops, span))
-        if warmup > span:
+        length = span(policy if policy == "continue" else "restart", stage, plan.trunk[-1])[1]
+        warmup = steps(optimizer.schedule.warmup, stage.rates(length))
+        if warmup > length:
             reached = rate(plan, optimizer, policy, stage, stage.end - 1) / (optimizer.lr * stage.lr_scale)
             where = "the run" if policy == "continue" else f"stage {stage.index + 1}"
-            line = f"{where} ends in its warm-up: {warmup} steps of it, {span} in all"
+            line = f"{where} ends in its warm-up: {warmup} steps of it, {length} in all"
             found.append(f"{line}; it reaches {reached:.0%} of its rate")
     return found
 
 
-def stable(plan: Plan, optimizer: Optimizer, policy: str, last: Stage) -> range:
+def stable(optimizer: Optimizer, policy: str, last: Stage) -> range:
     """Return the steps between warm-up and decay in the last stage of a run; it may end before that of the plan."""
-    first, span = _span(policy, last, last)
-    rates = plan.rates(last.mean_step_flops, span)
+    first, length = span(policy, last, last)
+    rates = last.rates(length)
     warm = first + steps(optimizer.schedule.warmup, rates)
-    decays = max(first + span - steps(optimizer.schedule.decay, rates), warm)
+    decays = max(first + length - steps(optimizer.schedule.decay, rates), warm)
     if policy == "rewarm" and last.first > 0:
-        warm = max(warm, last.first + steps(optimizer.schedule.warmup, plan.rates(last.mean_step_flops, last.steps)))
+        warm = max(warm, last.first + steps(optimizer.schedule.warmup, last.rates(last.steps)))
     return range(max(warm, last.first), decays)
 
 
-def _span(policy: str, stage: Stage, last: Stage) -> tuple[int, int]:
-    """Return the first step and the length of the schedule that a stage is in."""
+def span(policy: str, stage: Stage, last: Stage) -> tuple[int, int]:
+    """Return the first step and the length of the schedule that a stage is in: its own, or that of all stages."""
     return (stage.first, stage.steps) if policy == "restart" else (0, last.end)

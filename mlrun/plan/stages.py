@@ -9,6 +9,7 @@ from typing import Any
 from mlrun.errors import mistake
 from mlrun.models.axes import Resize, Sizes
 from mlrun.models.layers import Flops
+from mlrun.plan.fade import Fade
 from mlrun.units import Rates
 
 
@@ -35,12 +36,36 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """What a step reads: tokens read and predicted per sample, samples of a step, tokens that a sample counts for.
+
+    `pieces` are the samples that one of the data's own is cut into, where the stage reads shorter ones.
+    """
+
+    sequence: int
+    targets: int
+    batch: int
+    tokens: int
+    pieces: int = 1
+
+    @property
+    def read(self) -> int:
+        """The data's own samples that a step takes: a stage never ends inside one."""
+        return self.batch // self.pieces
+
+    def rates(self, flops: int, whole: float) -> Rates:
+        """Return what a step spends at `flops` per sample, where `%` is of `whole` steps."""
+        return Rates(self.batch, self.batch * self.tokens, self.batch * flops, whole)
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stretch of training at one level: steps `first` to `first + steps`, after `transfer` from the level before.
 
+    `samples` is what each of its steps reads, `begins` how many of the data's own samples were read before it.
     `alpha` is the share of the decoalesced weights: 1 where no model was kept to blend with; None without a blend.
     `step_flops` are the FLOPs per sample of its steps, which come in turn (mostly there is one); `entry_flops` is what
-    growing into the stage cost by itself.
+    growing into the stage cost by itself. `fade` says what layer dropout spares of them, None without.
 
     A branch (`cycle.branches`) goes on from the state that the run had after step `fork`, with the samples that came
     next there; `ending` is the share of the budget at which it ends. Both are None for the stages of the trunk.
@@ -48,13 +73,16 @@ class Stage:
 
     index: int
     level: int
-    first: int
-    steps: int
+    samples: Samples
     step_flops: tuple[Flops, ...]
     entry_flops: Flops
     lr_scale: float
     transfer: str | None = None
     alpha: float | None = None
+    fade: Fade | None = None
+    first: int = 0
+    steps: int = 0
+    begins: int = 0
     fork: int | None = None
     ending: float | None = None
 
@@ -66,19 +94,35 @@ class Stage:
     @property
     def mean_step_flops(self) -> int:
         """FLOPs per sample of a step, the mean over its steps."""
-        return sum(step.total for step in self.step_flops) // len(self.step_flops)
+        mean = sum(step.total for step in self.step_flops) // len(self.step_flops)
+        if self.fade is None or self.steps == 0:
+            return mean
+        return mean - self._spared(self.steps) // (self.steps * self.samples.batch)
 
-    def cursor(self, step: int) -> int:
-        """Return how many batches lie before that of `step`: a branch reads what the trunk reads after the fork."""
+    def place(self, step: int) -> int:
+        """Return the step of the trunk that a step stands for: a branch goes on where the trunk was at the fork."""
         return step if self.fork is None else self.fork + step - self.first
 
-    def flops(self, steps: int, batch: int) -> Flops:
+    def cursor(self, step: int) -> int:
+        """Return how many of the data's own samples come before those of `step`: a branch reads what the trunk does."""
+        return self.begins + (step - self.first) * self.samples.read
+
+    def rates(self, whole: float) -> Rates:
+        """Return what a step spends, where `%` is of `whole` steps."""
+        return self.samples.rates(self.mean_step_flops, whole)
+
+    def flops(self, steps: int) -> Flops:
         """Return the FLOPs of entering the stage and taking `steps` steps."""
         kinds = len(self.step_flops)
-        samples = [len(range(kind, steps, kinds)) * batch for kind in range(kinds)]
+        samples = [len(range(kind, steps, kinds)) * self.samples.batch for kind in range(kinds)]
         body = sum(n * step.body for n, step in zip(samples, self.step_flops, strict=True))
         head = sum(n * step.head for n, step in zip(samples, self.step_flops, strict=True))
-        return Flops(self.entry_flops.body + body, self.entry_flops.head + head)
+        return Flops(self.entry_flops.body + body - self._spared(steps), self.entry_flops.head + head)
+
+    def _spared(self, steps: int) -> int:
+        """Return the FLOPs that layer dropout spares in the first `steps` steps."""
+        begins = self.place(self.first)
+        return 0 if self.fade is None else self.fade.spares(begins, begins + steps)
 
 
 @dataclass(frozen=True)
@@ -114,9 +158,10 @@ class Spent:
 class Plan:
     """What will run: the cycle's stages (the trunk), then its branches.
 
-    `batch` is in samples; `budget_steps` are the matched from-scratch run's steps at level 1. `source` is what the
-    weights that the first stage starts from cost before, as plan.json has it; None for a fresh start. `notes` are what
-    a reader should know of it, a line each; `lacking` are the endings that this cycle does without.
+    `batch` (in samples), `sequence` and `tokens_per_sample` are those of the matched from-scratch run, `budget_steps`
+    its steps at level 1; a stage may have others (`Stage.samples`). `source` is what the weights that the first stage
+    starts from cost before, as plan.json has it; None for a fresh start. `notes` are what a reader should know of it, a
+    line each; `lacking` are the endings that this cycle does without.
     """
 
     name: str
@@ -159,9 +204,9 @@ class Plan:
         """Return a level by its number, from 1."""
         return self.levels[number - 1]
 
-    def rates(self, flops: int, whole: int) -> Rates:
-        """Return what a step spends at `flops` per sample, where `%` is of `whole` steps."""
-        return Rates(self.batch, self.batch * self.tokens_per_sample, self.batch * flops, whole)
+    def budget_in(self, samples: Samples) -> float:
+        """Return the steps of such samples that hold the budget's tokens: what `%` is of."""
+        return self.budget_steps * (self.batch * self.tokens_per_sample) / (samples.batch * samples.tokens)
 
     def spent(self, step: int, stage: int | None = None) -> Spent:
         """Return what training has cost after `step` steps.
@@ -171,10 +216,11 @@ class Plan:
         if stage is None:
             stage = max((s.index for s in self.stages if s.first < step), default=-1)
         entered = self.stages[: stage + 1]
-        done = [s.flops(min(max(step - s.first, 0), s.steps), self.batch) for s in entered]
-        samples = step * self.batch
-        body, total = sum(f.body for f in done), sum(f.total for f in done)
-        return Spent(step, samples, samples * self.tokens_per_sample, total, body)
+        taken = [min(max(step - s.first, 0), s.steps) for s in entered]
+        done = [s.flops(steps) for s, steps in zip(entered, taken, strict=True)]
+        samples = [steps * s.samples.batch for s, steps in zip(entered, taken, strict=True)]
+        tokens = sum(n * s.samples.tokens for s, n in zip(entered, samples, strict=True))
+        return Spent(step, sum(samples), tokens, sum(f.total for f in done), sum(f.body for f in done))
 
     def own(self, stage: Stage, step: int) -> Spent:
         """Return what a run would have cost that ends at `step` of a branch: the trunk up to the fork, and the rest."""
@@ -196,12 +242,3 @@ def alpha_problems(key: str, alpha: float) -> list[str]:
     """Return a line unless `alpha` is a share of the decoalesced model."""
     remedy = "0 keeps the fine model, 1 takes the decoalesced one"
     return [] if 0 <= alpha <= 1 else [mistake(key, alpha, "a number in [0, 1]", remedy)]
-
-
-@dataclass(frozen=True)
-class Samples:
-    """What the FLOPs of a stage follow from: tokens and targets of a sample, and samples of a step."""
-
-    sequence: int
-    targets: int
-    batch: int

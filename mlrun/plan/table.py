@@ -89,18 +89,25 @@ def _start(plan: Mapping[str, Any]) -> list[str]:
 
 
 def stages(plan: Mapping[str, Any], flops_per_second: float | None) -> Table:
-    """Return the table of stages, with the sum of all; times need a measured rate."""
-    names = ["stage", "level", "begins with", "alpha", "steps", "tokens", "FLOPs", "of budget", "time", "lr x"]
-    rows = [_stage(stage, flops_per_second) for stage in plan["stages"]]
-    return _table(names, [*rows, ["all", "", "", "", *_cost(plan["totals"], flops_per_second), ""]])
+    """Return the table of stages, with the sum of all; times need a measured rate.
+
+    Batch and sequence have columns where a stage has others than the run.
+    """
+    own = [key for key in ("batch", "sequence") if any(stage[key] != plan[key] for stage in plan["stages"])]
+    costs = ["steps", "tokens", "FLOPs", "of budget", "time"]
+    names = ["stage", "level", "begins with", "alpha", *own, *costs, "lr x"]
+    rows = [_stage(stage, own, flops_per_second) for stage in plan["stages"]]
+    empty = [""] * (3 + len(own))
+    return _table(names, [*rows, ["all", *empty, *_cost(plan["totals"], flops_per_second), ""]])
 
 
-def _stage(stage: Mapping[str, Any], flops_per_second: float | None) -> list[str]:
+def _stage(stage: Mapping[str, Any], own: Sequence[str], flops_per_second: float | None) -> list[str]:
     return [
         str(stage["stage"] + 1),
         str(stage["level"]),
         _begins(stage),
         "" if stage["alpha"] is None else f"{stage['alpha']:g}",
+        *(str(stage[key]) for key in own),
         *_cost(stage, flops_per_second),
         f"{stage['lr_scale']:g}",
     ]

@@ -30,6 +30,11 @@ WITHOUT_EFFECT = (
     "branches",
 )
 ROW = ("level", "length", "alpha")
+# Settings of a cycle that change nothing at these values, which older runs do not have.
+NEUTRAL = {"layer_dropout": 0}
+PLURALS = {"level": "levels", "batch": "batches", "sequence": "sequences"}
+# What a row takes from the run where it says nothing.
+OF_THE_RUN = ("batch", "sequence")
 DIGESTS = ("train", "held_out", "tokenizer", "preprocessing")
 # Settings of the data that its content hash covers.
 HASHED = ("files", "validation_files", "tokenizer", "tokenizer_characters")
@@ -89,17 +94,34 @@ def unplain(run: Run) -> list[str]:
     found = [] if run.source is None else [_start([run])]
     if not run.level_one:
         return found
-    (stage,), cycle = run.trunk, run.config["cycle"]
+    (stage,), cycle = run.trunk, _cycle(run)
     steps, budget = stage["steps"], run.plan["budget"].get("steps")
-    if steps != budget:
-        found.append(f"{steps} steps" if not budget else f"stops at {100 * steps / budget:.3g}%")
-    if skipped := (run.summary or {}).get("skipped_steps"):
-        found.append(f"{skipped} steps skipped")
     rows = cycle.get("stages") or [{}]
     unknown = {k: v for k, v in cycle.items() if k not in WITHOUT_EFFECT} | {
         k: v for k, v in rows[0].items() if k not in ROW
     }
-    return found + [f"{key}={value}" for key, value in unknown.items() if value not in (None, [], {})]
+    acting = {key: value for key, value in unknown.items() if value not in (None, [], {})}
+    stopped = not _spent(run, stage) if acting else steps != budget
+    if stopped:
+        found.append(f"{steps} steps" if not budget else f"stops at {100 * steps / budget:.3g}%")
+    if skipped := (run.summary or {}).get("skipped_steps"):
+        found.append(f"{skipped} steps skipped")
+    return found + [f"{key}={value}" for key, value in acting.items()]
+
+
+def _spent(run: Run, stage: Mapping[str, Any]) -> bool:
+    """Return whether a run of one stage, whose steps are not its budget's, has spent it but for part of a step."""
+    return 0 <= run.plan["budget"]["flops"] - stage["flops"] < 2 * stage["flops"] / stage["steps"]
+
+
+def _cycle(run: Run) -> dict[str, Any]:
+    """Return the settings of a run's cycle without what changes nothing."""
+    cycle, data = dict(run.config["cycle"]), run.config.get("data") or {}
+    own = {"batch": run.config.get("batch"), "sequence": data.get("sequence")}
+    kept = {key: value for key, value in cycle.items() if key not in NEUTRAL or value != NEUTRAL[key]}
+    rows = cycle.get("stages") or []
+    idle = {key: (None, own[key]) for key in OF_THE_RUN}
+    return kept | {"stages": [{k: v for k, v in row.items() if v not in idle.get(k, ())} for row in rows]}
 
 
 def _start(runs: Sequence[Run]) -> str:
@@ -133,8 +155,13 @@ def family(run: Run, source: bool = True) -> str:
     if baseline(run):
         return "baseline " + setting(run)
     keys = METHOD if source else tuple(key for key in METHOD if key != "init")
-    chosen = {k: origin(run) if k == "init" else _without_own(k, run.config.get(k)) for k in keys}
+    chosen = {k: origin(run) if k == "init" else _without_own(k, _method(run, k)) for k in keys}
     return _text([setting(run), chosen])
+
+
+def _method(run: Run, section: str) -> Any:
+    """Return a section of the settings that make a method, without what changes nothing."""
+    return _cycle(run) if section == "cycle" else run.config.get(section)
 
 
 def differences(one: Run, other: Run) -> list[str]:
@@ -176,7 +203,7 @@ def labels(families: Mapping[str, Sequence[Run]], baselines: Sequence[Run] = ())
         by_name.setdefault(called(runs, taken), []).append(key)
     found = {}
     for name, keys in by_name.items():
-        flats = [dict(_flat({k: families[key][0].config.get(k) or {} for k in METHOD})) for key in keys]
+        flats = [dict(_flat({k: _method(families[key][0], k) or {} for k in METHOD})) for key in keys]
         chosen = _telling(flats)
         for key, flat in zip(keys, flats, strict=True):
             found[key] = " ".join([name, *(_said(c, flat.get(c), chosen) for c in chosen)])
@@ -189,10 +216,19 @@ def called(runs: Sequence[Run], taken: Collection[str] = ("scratch",)) -> str:
     told = [_start(runs) if word == _start([run]) else word for word in unplain(run)] if run.source else unplain(run)
     parts = [run.config["cycle"]["name"], *told]
     if not run.level_one and parts[0] in taken:
-        parts.insert(1, f"levels {'-'.join(str(stage['level']) for stage in run.trunk)}")
+        parts[1:1] = [f"{PLURALS[key]} {'-'.join(each)}" for key, each in _by_stage(run)]
     own = " ".join(map(plainly, parts))
     (name,) = names if len(names) == 1 else (None,)
     return own if name is None else f"{plainly(name)} ({own})"
+
+
+def _by_stage(run: Run) -> Iterator[tuple[str, list[str]]]:
+    """Yield what the stages of a run are told by: their levels, and batch and sequence where one has its own."""
+    yield "level", [str(stage["level"]) for stage in run.trunk]
+    for key in OF_THE_RUN:
+        values = [stage.get(key, run.plan.get(key)) for stage in run.trunk]
+        if any(value != run.plan.get(key) for value in values):
+            yield key, list(map(str, values))
 
 
 def plainly(text: Any) -> str:

@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from mlrun.plan import schedule
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train.clock import Clock
 from mlrun.train.divergence import Diverged, Guard
+from mlrun.train.layer_dropout import LayerDropout
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel.placement import Placement, local
 from mlrun.train.parallel.processes import Ranks
@@ -116,6 +116,7 @@ def train(
     settings, ranks, spec = job.settings, job.ranks, trainee.optimizer.optimizer
     forward = _prepare(trainee, settings.hardware, ranks)
     parameters = list(trainee.net.parameters())
+    layers = None if stage.fade is None else LayerDropout(trainee.net, stage, settings.seed)
     evaluate_every = due(job.plan, stage, settings.eval.every)
     save_every = due(job.plan, stage, settings.checkpoint.every)
     guard = Guard(settings.on_divergence, ranks.device)
@@ -129,9 +130,9 @@ def train(
         trainee.at_step(step, lr)
 
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
-        # has masks of its own, which a resumed run makes again.
-        masks = partial(seed_masks, settings.seed, step, ranks.rank)
-        loss = _gradients(forward, trainee.net.model, next(batches), settings.hardware, ranks, masks)
+        # has masks of its own, which a resumed run makes again; which layers a sample leaves out is the batch's.
+        drop = _dropping(settings.seed, step, ranks, layers)
+        loss = _gradients(forward, trainee.net.model, next(batches), settings.hardware, ranks, drop)
 
         # Clipping also measures the norm; without a limit it only measures.
         limit = spec.clip if spec.clip is not None else math.inf
@@ -149,7 +150,7 @@ def train(
         elif done % settings.log_every == 0 or done == stage.end:
             values = ranks.sum(loss / ranks.world).item(), float(norm)
             seconds = job.clock.read()["training"]
-            tokens = (done - logged_step) * job.plan.batch * job.plan.tokens_per_sample
+            tokens = (done - logged_step) * stage.samples.batch * stage.samples.tokens
             if not all(map(math.isfinite, values)):
                 raise Diverged(f"loss {values[0]} and gradient norm {values[1]} at step {done}")
             job.write(
@@ -179,7 +180,7 @@ def _saves(job: Job, guard: Guard, done: int, due: bool) -> Iterator[Event]:
 
 def due(plan: Plan, stage: Stage, every: str) -> int:
     """Return a period in steps; `%` refers to the budget, so that a cycle and its baseline are read equally often."""
-    return max(1, schedule.steps(every, plan.rates(stage.mean_step_flops, plan.budget_steps)))
+    return max(1, schedule.steps(every, stage.rates(plan.budget_in(stage.samples))))
 
 
 def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[str, Any]:
@@ -244,20 +245,40 @@ def micro_batches(model: Model, batch: Batch, hardware: Hardware, ranks: Ranks) 
         yield first, {key: value.to(ranks.device, non_blocking=True) for key, value in part.items()}, weight
 
 
+def _dropping(seed: int, step: int, ranks: Ranks, layers: LayerDropout | None) -> Callable[[range, int], None]:
+    """Return what says what a micro-batch of a step drops: some rows of the `mine` that this process has of it."""
+    if layers is not None:
+        layers.at_step(step)
+
+    def drop(rows: range, mine: int) -> None:
+        seed_masks(seed, step, ranks.rank, rows.start)
+        if layers is not None:
+            layers.take(ranks.rank * mine + rows.start, len(rows), ranks.device)
+
+    return drop
+
+
 def _gradients(
-    forward: nn.Module, model: Model, batch: Batch, hardware: Hardware, ranks: Ranks, masks: Callable[[int], None]
+    forward: nn.Module,
+    model: Model,
+    batch: Batch,
+    hardware: Hardware,
+    ranks: Ranks,
+    drop: Callable[[range, int], None],
 ) -> Tensor:
     """Accumulate the gradient of the mean loss; return this process's share of that loss, detached.
 
-    `masks` is told the first row of each micro-batch before its forward pass. DDP sums over the processes once, with
-    the last micro-batch. Shards are summed with each: to wait would mean to hold the gradient whole.
+    `drop` is told the rows of each micro-batch, and how many there are, before its forward pass. DDP sums over the
+    processes once, with the last micro-batch. Shards are summed with each: to wait would mean to hold the gradient
+    whole.
     """
     total = torch.zeros((), device=ranks.device)
+    mine = samples(batch)
     for first, part, weight in micro_batches(model, batch, hardware, ranks):
-        last = first + samples(part) == samples(batch)
-        quiet = forward.no_sync() if isinstance(forward, DistributedDataParallel) and not last else _NOTHING
+        rows = range(first, first + samples(part))
+        quiet = forward.no_sync() if isinstance(forward, DistributedDataParallel) and rows.stop < mine else _NOTHING
         with quiet:
-            masks(first)
+            drop(rows, mine)
             with autocast(hardware, ranks.device):
                 loss = forward(part) * weight
             loss.backward()
@@ -272,7 +293,7 @@ def _decay(plan: Plan, stage: Stage, step: int, longest: float) -> float:
     stage of the trunk; a branch goes on with the trunk's.
     """
     first = stage.first if stage.fork is None else plan.trunk[-1].first
-    taken = stage.cursor(step) - first
+    taken = stage.place(step) - first
     return min(longest, (1 + taken) / (10 + taken))
 
 

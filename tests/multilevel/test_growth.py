@@ -187,7 +187,7 @@ def test_ligo_is_charged_what_torch_counts(coarsening: Any) -> None:
     small = at_rest(*trained(coarse.model, 1))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         settings.growth.grow(small, fine, context(settings))
-    entry = settings.growth.entry_flops(fine.model, fine.resize, Samples(toy.SEQUENCE, toy.SEQUENCE, 8))
+    entry = settings.growth.entry_flops(fine.model, fine.resize, Samples(toy.SEQUENCE, toy.SEQUENCE, 8, toy.SEQUENCE))
     assert counter.get_total_flops() == entry.total
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mlrun.cli import command, points
 from mlrun.config import load
 from mlrun.errors import UserError
+from mlrun.plan import table
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Spent
@@ -172,11 +173,101 @@ def test_the_state_is_weights_gradients_and_two_moments_in_float32() -> None:
         ("budget=1 tokens", "at least one step"),
         ("cycle.noise=-1", "cycle.noise"),
         ("hardware.micro_batch=3", "a divisor of 16"),
+        ("cycle.layer_dropout=1", "cycle.layer_dropout=1.0: allowed: a number of at least 0 and under 1"),
+        ("cycle.stages=[{level:1,length:rest,batch:0}]", "cycle.stages.0.batch=0"),
+        ("cycle.stages=[{level:1,length:rest,sequence:48}]", "allowed: null, 4, 8, 16, 32, 64, 128; these are whole"),
+        (
+            "cycle.stages=[{level:1,length:rest,sequence:32,batch:6}]",
+            "cycle.stages.0.batch=6: allowed: a multiple of 4",
+        ),
     ],
 )
 def test_cycles_that_cannot_run_are_refused_in_one_line(override: str, told: str) -> None:
     (line,) = problems(override)
     assert told in line
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["hardware.compile=true"], "hardware.compile=True: allowed: false"),
+        (["cycle.stages=[{level:1,length:'1e12 flops'},{level:1,length:rest}]"], "cycle.stages.0.length=1e12 flops"),
+        (["method=inheritance"], "Inherit changes what stage 2 trains"),
+        (["method=mslt"], "MSLT changes what stage 2 trains"),
+        (["model.layer=1", "cycle=scratch"], "the first block is never left out"),
+    ],
+)
+def test_what_cannot_go_with_layer_dropout_is_refused_in_one_line(overrides: list[str], told: str) -> None:
+    (line,) = problems("cycle.layer_dropout=0.5", *overrides)
+    assert told in line
+
+
+def test_a_stages_batch_must_hold_whole_micro_batches_and_pictures_have_one_length() -> None:
+    (line,) = problems("hardware.micro_batch=8", "cycle.stages=[{level:1,length:rest,batch:12}]")
+    assert line.startswith("cycle.stages.0.batch=12: allowed: a multiple of hardware.micro_batch=8")
+    (line,) = problems("model=deit_digits", "data=digits", "cycle.stages=[{level:1,length:rest,sequence:1}]")
+    assert line.startswith("cycle.stages.0.sequence=1: allowed: null; this data has")
+
+
+SHORT = "cycle.stages=[{level:2,length:25%,sequence:32,batch:64},{level:1,length:25%,batch:8},{level:1,length:rest}]"
+
+
+def test_a_stage_may_have_a_batch_and_a_sequence_of_its_own() -> None:
+    plan = planned("budget=1000 steps", SHORT)
+    short, small, rest = plan.stages
+    assert [stage.samples.tokens * stage.samples.batch for stage in plan.stages] == [2048, 1024, 2048]
+    assert [stage.steps for stage in (short, small)] == [250, 500], "% is of the budget's tokens"
+    model, step = plan.level(2).model, plan.level(1).flops.total
+    assert short.flops(1).total == 64 * model.flops(32, 32).total
+    assert small.flops(1).total == 8 * step
+    left = plan.budget_flops - plan.spent(small.end).flops
+    assert rest.steps == left // (16 * step) and 0 <= plan.budget_flops - plan.total.flops < 16 * step
+    assert plan.total.tokens == 2048 * 250 + 1024 * 500 + 2048 * rest.steps
+
+
+def test_one_cursor_runs_through_stages_of_any_batch_and_sequence() -> None:
+    plan = planned("budget=1000 steps", SHORT)
+    assert [(s.cursor(s.first), s.cursor(s.end)) for s in plan.stages[:2]] == [(0, 4000), (4000, 8000)]
+    assert plan.stages[2].begins == 8000
+
+
+def test_lengths_of_a_stage_count_its_own_steps() -> None:
+    stages = "cycle.stages=[{{level:1,length:'{}',sequence:64,batch:64}},{{level:1,length:rest}}]"
+    flops = 64 * planned().level(1).model.flops(64, 64).total
+    for length in ("50 steps", "3200 samples", f"{3200 * 64} tokens", f"{50 * flops} flops"):
+        assert planned("budget=1000 steps", stages.format(length)).stages[0].steps == 50, length
+
+
+@pytest.mark.parametrize(("model", "targets"), [("bert_tiny", 10), ("t5_tiny", None)])
+def test_predictions_of_a_shorter_sample_are_its_own(model: str, targets: int | None) -> None:
+    data = load(points.of(command.read([f"model={model}"]))[0].settings)
+    allowed = sorted(data.data.sequences(data.model))
+    assert len(allowed) > 1 and max(allowed) == data.data.sequence
+    sequence = 64 if targets is not None else allowed[-2]
+    batch = 16 * data.data.sequences(data.model)[sequence]
+    stage = f"cycle.stages=[{{level:1,length:50%,sequence:{sequence},batch:{batch}}},{{level:1,length:rest}}]"
+    (first, last, *_) = planned(f"model={model}", stage).stages
+    assert first.cursor(first.end) == 16 * first.steps
+    assert first.samples.targets == (targets or replace(data.data, sequence=sequence).targets(data.model))
+    assert first.samples.targets < last.samples.targets
+
+
+def test_endings_fork_from_a_last_stage_of_any_batch_and_sequence() -> None:
+    rows = "cycle.stages=[{level:1,length:25%},{level:1,length:rest,sequence:64,batch:64}]"
+    plan = planned("budget=1000 steps", "optimizer.schedule.shape=wsd", "cycle.branches=[70%]", rows)
+    last, branch = plan.stages[-2:]
+    assert branch.fork is not None and branch.begins == last.cursor(branch.fork)
+    left = 0.7 * plan.budget_flops - plan.own(branch, branch.end).flops
+    assert 0 <= left < 64 * branch.step_flops[0].total
+
+
+def test_the_table_has_columns_for_what_stages_have_of_their_own() -> None:
+    def headers(*overrides: str) -> list[str]:
+        return [str(column.header) for column in table.stages(as_dict(planned(*overrides)), None).columns]
+
+    assert {"batch", "sequence"} <= set(headers(SHORT))
+    assert not {"batch", "sequence"} & set(headers())
+    assert "sequence" not in headers("cycle.stages=[{level:1,length:rest,batch:8}]")
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -15,7 +15,7 @@ from mlrun.models.layers import Flops
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.schedule import factor, rate
-from mlrun.plan.stages import Level, Plan, Stage
+from mlrun.plan.stages import Level, Plan, Samples, Stage
 from mlrun.plan.table import notes
 from mlrun.train.optimizers.adamw import AdamW
 from mlrun.units import UNITS, Length, Rates, human, parse
@@ -128,10 +128,11 @@ def plan() -> Plan:
     """Return a V-cycle: 20 steps at level 1, 60 at level 2, 20 at level 1; level 2 has twice the rate."""
     levels = tuple(Level(n, None, 1, Flops(10**9 // n, 0)) for n in (1, 2))
     fine, coarse = (((level.flops,), Flops(0, 0)) for level in levels)
+    samples = Samples(128, 128, 16, 128)
     stages = (
-        Stage(0, 1, 0, 20, *fine, 1.0),
-        Stage(1, 2, 20, 60, *coarse, 2.0, "coalesce"),
-        Stage(2, 1, 80, 20, *fine, 1.0, "decoalesce"),
+        Stage(0, 1, samples, *fine, 1.0, first=0, steps=20),
+        Stage(1, 2, samples, *coarse, 2.0, "coalesce", first=20, steps=60),
+        Stage(2, 1, samples, *fine, 1.0, "decoalesce", first=80, steps=20),
     )
     return Plan("v", 16, 128, 128, 100, levels, stages)
 

@@ -349,6 +349,50 @@ def test_methods_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
     assert pairing.labels({"": [runs[0]]}) == {"": "2level"}
 
 
+def test_layer_dropout_and_a_stages_own_samples_make_a_method_and_a_neutral_value_none(tmp_path: Path) -> None:
+    plain = fake.recorded("scratch")[0]
+    row = {"level": 1, "length": "rest", "alpha": None}
+    neutral = {"layer_dropout": 0.0, "stages": [row | {"batch": plain["batch"], "sequence": None}]}
+    cycles = [
+        {},
+        neutral,
+        {"layer_dropout": 0.5},
+        {"stages": [row | {"batch": 99}]},
+        {"stages": [row | {"sequence": 8}]},
+    ]
+    runs = [read(straight(tmp_path / f"{i}", "scratch", [5, 3], cycle=cycle)) for i, cycle in enumerate(cycles)]
+    assert [pairing.baseline(run) for run in runs] == [True, True, False, False, False]
+    assert pairing.family(runs[0]) == pairing.family(runs[1])
+    names = [pairing.called([run]) for run in runs]
+    assert names == ["scratch", "scratch", "scratch layer_dropout=0.5", "scratch batch=99", "scratch sequence=8"]
+    two = {
+        "layer_dropout": 0.0,
+        "stages": [{**r, "batch": None} for r in fake.recorded("2level")[0]["cycle"]["stages"]],
+    }
+    old, new = (
+        read(straight(tmp_path / f"b{i}", "2level", [5, 3], fake.TWO, cycle=c)) for i, c in enumerate(({}, two))
+    )
+    assert pairing.family(old) == pairing.family(new)
+
+
+def test_more_steps_for_the_same_flops_are_no_early_stop_and_fewer_flops_are(tmp_path: Path) -> None:
+    longer = fake.plan([(1, fake.BUDGET + 20)])
+    (stage,) = longer["stages"]
+    found = {}
+    for name, flops in {"whole": longer["budget"]["flops"] - 1, "half": longer["budget"]["flops"] // 2}.items():
+        planned = {"stages": [stage | {"flops": flops}], "budget": longer["budget"]}
+        folder = straight(tmp_path / name, "scratch", [5, 3], plan=planned, cycle={"layer_dropout": 0.5})
+        found[name] = pairing.unplain(read(folder))
+    assert found["whole"] == ["layer_dropout=0.5"] and found["half"][0].startswith("stops at 1")
+
+
+def test_stages_called_as_the_baseline_are_told_by_what_they_have_of_their_own(tmp_path: Path) -> None:
+    planned = fake.plan([(1, 50), (1, fake.BUDGET - 50)])
+    planned["stages"][0] |= {"batch": 99, "sequence": planned["sequence"]}
+    run = read(straight(tmp_path / "a", "scratch", [5, 3], [(1, 50), (1, fake.BUDGET - 50)], plan=planned))
+    assert pairing.called([run]) == f"scratch levels 1-1 batches 99-{planned['batch']}"
+
+
 def test_a_ratio_of_the_width_is_called_that_and_not_what_follows_it(tmp_path: Path) -> None:
     for width in (2, 4):
         ratios = {"width": width, "ffn": width, "head": width}

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 import toy
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from mlrun import run
 from mlrun.config import Cycle, Hardware, Row, Schedule
@@ -28,6 +30,7 @@ from mlrun.train import loop
 from mlrun.train.checkpoint import layout, tensor_files
 from mlrun.train.lock import claimed
 from mlrun.train.optimizers.adamw import AdamW
+from mlrun.train.parallel.processes import Ranks
 
 EVERY_STEP = {"checkpoint": toy.Checkpoint(every="1 step")}
 
@@ -200,6 +203,68 @@ def test_one_cursor_runs_through_all_stages(tmp_path: Path, monkeypatch: pytest.
     read = toy.samples_read(monkeypatch)
     toy.run(tmp_path, toy.make())
     assert read == list(range(22 * 8)), "each stage must go on where the one before stopped reading"
+
+
+# Short samples at level 2, a small batch, then all as usual: 0.25, 1 and 2 of the toy's samples to a row.
+MIXED = [
+    Row(2, "40%", batch=16, sequence=4),
+    Row(1, "20%", batch=4),
+    Row(1, "30%", batch=8, sequence=8),
+    Row(1, "rest"),
+]
+
+
+def mixed(**changes: Any) -> Any:
+    return toy.make(cycle=Cycle(name="mixed", stages=MIXED), **changes)
+
+
+def test_stages_of_other_batches_and_sequences_read_on_from_one_cursor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, real, counted = toy.samples_read(monkeypatch), loop._gradients, [0]
+    shapes: dict[tuple[int, ...], int] = {}
+
+    def gradients(forward: Any, model: Any, batch: Any, *args: Any) -> Any:
+        shape = tuple(batch["tokens"].shape)
+        shapes[shape] = shapes.get(shape, 0) + 1
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            found = real(forward, model, batch, *args)
+        counted[0] += counter.get_total_flops()
+        return found
+
+    monkeypatch.setattr(loop, "_gradients", gradients)
+    summary, plan = toy.run(tmp_path, mixed()), make_plan(mixed())
+    steps = [stage.steps for stage in plan.stages]
+    assert shapes == dict(zip([(16, 4), (4, 16), (8, 8), (8, 16)], steps, strict=True))
+    assert read == list(range(plan.stages[-1].cursor(plan.steps)))
+    assert plan.stages[-1].cursor(plan.steps) == sum(n * s for n, s in zip((4, 4, 4, 8), steps, strict=True))
+    assert counted[0] == plan.total.flops == summary["ledger"]["total"]["flops"] == toy.records(tmp_path)[-1]["flops"]
+    assert plan.total.tokens == len(read) * toy.SEQUENCE == toy.records(tmp_path)[-1]["tokens"]
+
+
+def test_every_stages_batch_must_share_out_over_the_processes() -> None:
+    three = Ranks(0, 3, torch.device("cpu"))
+    rows = [Row(1, "20%", batch=6), Row(1, "20%", batch=16), Row(1, "rest")]
+    made = toy.make(cycle=Cycle(name="c", stages=rows))
+    with pytest.raises(UserError) as caught:
+        run._refuse_uneven(made, make_plan(made), three)
+    told = [line.partition(";")[0] for line in caught.value.problems]
+    assert told == ["cycle.stages.1.batch=16: allowed: a multiple of 3", "batch=8: allowed: a multiple of 3"]
+
+
+@pytest.mark.parametrize("at", [3, 14, 21])
+def test_a_killed_run_of_other_batches_and_sequences_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    toy.run(tmp_path / "whole", mixed(**EVERY_STEP))
+    with monkeypatch.context() as patch:
+        interrupt(patch, at)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(tmp_path / "killed", mixed(**EVERY_STEP))
+    toy.run(tmp_path / "killed", mixed(**EVERY_STEP))
+    assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
+    whole, killed = toy.weights(tmp_path / "whole"), toy.weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
 @pytest.mark.parametrize("hardware", [Hardware(micro_batch=2), Hardware(micro_batch=8), Hardware(micro_batch=4)])

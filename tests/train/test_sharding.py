@@ -42,6 +42,8 @@ TWO: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "ddp apart": ("apart", {**DDP, "activation_checkpointing": True}, None),
     "ddp two stages": ("two stages", DDP, None),
     "ddp ragged": ("ragged", DDP, None),
+    "ddp layers left out": ("layers left out", {**DDP, "micro_batch": 1}, None),
+    "ddp other samples": ("other samples", DDP, None),
     "ddp micro two stages": ("two stages", {**DDP, "micro_batch": 2}, None),
     "cut by two": ("carry", FSDP, 4),
 }

@@ -48,6 +48,10 @@ class Images(ABC):
         """Return how many predictions a sample asks for."""
         return 1
 
+    def sequences(self, model: Model) -> dict[int, int]:
+        """Return no length that a stage may ask for: a picture has its own."""
+        return {}
+
     def problems(self, model: Model) -> list[str]:
         """Return what can be known to be wrong without reading the data, one line each."""
         if model.objective != "image":

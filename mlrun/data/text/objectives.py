@@ -9,7 +9,7 @@ document, `places` (B, S) says where in it the token stands, and nothing is pred
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -42,6 +42,12 @@ class Objective(Protocol):
         `ends_BW` marks the last token of each document, where documents are kept apart.
         """
 
+    def cut(self, window_BW: np.ndarray, part_B: np.ndarray, pieces: int) -> np.ndarray:
+        """Return of each window one of its equal pieces, which together have all of it: the windows of `of_pieces`."""
+
+    def of_pieces(self, pieces: int) -> Objective:
+        """Return the same objective on the pieces of a window; `shorter` says how many there may be."""
+
 
 @dataclass(frozen=True)
 class Causal:
@@ -72,6 +78,16 @@ class Causal:
             documents.numbers(ends_BW[:, :-1])
         )
 
+    def cut(self, window_BW: np.ndarray, part_B: np.ndarray, pieces: int) -> np.ndarray:
+        return _cut(window_BW, part_B, self.sequence // pieces, 1)  # the last label is the next piece's first token
+
+    def of_pieces(self, pieces: int) -> Causal:
+        return Causal(self.sequence // pieces)
+
+
+# Tokens of the shortest sample.
+SHORTEST = 4
+
 
 def masked_count(sequence: int, rate: float) -> int:
     """Return how many positions of a sequence are masked."""
@@ -84,19 +100,22 @@ class Masked:
 
     Exactly `targets` positions are predicted: of them 80% read [MASK], 10% a random token, 10% the token itself.
     Special tokens are never chosen; a window with too few others fills up with ignored labels.
+
+    `framed`: the windows still lack [CLS] and [SEP]. A piece of a sample has those that stand in it.
     """
 
     sequence: int
     rate: float
     vocabulary: Vocabulary
+    framed: bool = field(default=True, repr=False)  # runs are compared by this text, and all that are have it
 
     @property
     def window(self) -> int:
-        return self.sequence - 2
+        return self.sequence - 2 if self.framed else self.sequence
 
     @property
     def stride(self) -> int:
-        return self.sequence - 2
+        return self.window
 
     @property
     def targets(self) -> int:
@@ -105,8 +124,7 @@ class Masked:
     def examples(
         self, window_BW: np.ndarray, index_B: np.ndarray, seed: int, ends_BW: np.ndarray | None = None
     ) -> Arrays:
-        words = self.vocabulary
-        tokens_BS = np.pad(window_BW, ((0, 0), (1, 1)), constant_values=((0, 0), (words.start, words.end)))
+        words, tokens_BS = self.vocabulary, self._read(window_BW)
         special_BS = np.isin(tokens_BS, words.special)
         chance_BS = counter_rng.uniform(counter_rng.key(seed, 1), index_B, self.sequence) + special_BS
         positions_BM = np.sort(np.argsort(chance_BS, axis=1, kind="stable")[:, : self.targets], axis=1)
@@ -119,6 +137,19 @@ class Masked:
             return made
         # What is put around the window belongs to its first document, and to its last one.
         return made | _apart(np.pad(documents.numbers(ends_BW), ((0, 0), (1, 1)), mode="edge"))
+
+    def cut(self, window_BW: np.ndarray, part_B: np.ndarray, pieces: int) -> np.ndarray:
+        return _cut(self._read(window_BW), part_B, self.sequence // pieces, 0)
+
+    def of_pieces(self, pieces: int) -> Masked:
+        return replace(self, sequence=self.sequence // pieces, framed=False)
+
+    def _read(self, window_BW: np.ndarray) -> np.ndarray:
+        """Return the samples (B, S), before any token is masked; a copy."""
+        words = self.vocabulary
+        if not self.framed:
+            return window_BW.copy()
+        return np.pad(window_BW, ((0, 0), (1, 1)), constant_values=((0, 0), (words.start, words.end)))
 
     def _corrupted(self, labels_BM: np.ndarray, index_B: np.ndarray, seed: int) -> np.ndarray:
         action_BM = counter_rng.uniform(counter_rng.key(seed, 2), index_B, self.targets)
@@ -171,6 +202,24 @@ def span_sizes(sequence: int, rate: float, span: float) -> SpanSizes:
     while _span_sizes_of(window + 1, rate, span).inputs <= sequence:
         window += 1
     return _span_sizes_of(window, rate, span)
+
+
+def shorter(name: str, sequence: int, rate: float, span: float) -> dict[int, int]:
+    """Return the lengths of samples that whole parts of one of `sequence` tokens have, each with how many these are.
+
+    No token is read twice or left out: causal and mlm need a divisor of the length; spans of noise one of the window's,
+    whose pieces fill the encoder.
+    """
+    if name != "span":
+        found = {sequence // n: n for n in range(1, sequence // SHORTEST + 1) if sequence % n == 0}
+        return {s: n for s, n in found.items() if name == "causal" or masked_count(s, rate) >= 1}
+    window = span_sizes(sequence, rate, span).window
+    pieces = {n: _span_sizes_of(window // n, rate, span) for n in range(1, window // 2 + 1) if window % n == 0}
+    return {
+        sizes.inputs: n
+        for n, sizes in pieces.items()
+        if sizes.inputs >= SHORTEST and sizes.possible and span_sizes(sizes.inputs, rate, span) == sizes
+    }
 
 
 @dataclass(frozen=True)
@@ -236,6 +285,12 @@ class Spans:
             "decoder_documents": documents_BT,
         }
 
+    def cut(self, window_BW: np.ndarray, part_B: np.ndarray, pieces: int) -> np.ndarray:
+        return _cut(window_BW, part_B, self.window // pieces, 0)
+
+    def of_pieces(self, pieces: int) -> Spans:
+        return replace(self, sequence=_span_sizes_of(self.window // pieces, self.rate, self.span).inputs)
+
     def _noise(self, index_B: np.ndarray, seed: int) -> np.ndarray:
         """Return (B, W) bool: kept text and noise take turns, kept text first, `spans` of each."""
         sizes = self.sizes
@@ -261,6 +316,12 @@ def _first(hidden_BW: np.ndarray) -> np.ndarray:
 def _squeezed(row_BW: np.ndarray, hidden_BW: np.ndarray) -> np.ndarray:
     """Return the rows with the first token alone of each hidden span; each row has as many hidden ones."""
     return row_BW[~hidden_BW | _first(hidden_BW)].reshape(len(row_BW), -1)
+
+
+def _cut(window_BW: np.ndarray, part_B: np.ndarray, length: int, shared: int) -> np.ndarray:
+    """Return piece `part_B` of each window: `length` tokens, and `shared` of the next piece."""
+    place_BW = part_B[:, None] * length + np.arange(length + shared)
+    return np.take_along_axis(window_BW, place_BW, 1)
 
 
 def _segments(total: int, parts: int, index_B: np.ndarray, key: np.ndarray) -> np.ndarray:

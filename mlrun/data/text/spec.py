@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlrun.data.text import prepare, tokenizer
-from mlrun.data.text.objectives import SpanSizes, masked_count, span_sizes
+from mlrun.data.text.objectives import SHORTEST, SpanSizes, masked_count, shorter, span_sizes
 from mlrun.data.text.prepare import ModelSide, Recipe
 from mlrun.errors import UserError, mistake
 
@@ -49,6 +49,15 @@ class Text(ABC):
             return self._span_sizes().targets
         return self.sequence
 
+    def sequences(self, model: Model) -> dict[int, int]:
+        """Return the lengths of samples that a stage may read, each with how many of them one of `sequence` gives.
+
+        Where documents are kept apart there is one length: where they end is known of whole windows only.
+        """
+        if self.within_documents:
+            return {self.sequence: 1}
+        return shorter(model.objective, self.sequence, self.mask_rate, self.mask_span)
+
     def problems(self, model: Model) -> list[str]:
         """Return what can be known to be wrong without reading the data, one line each."""
         if model.objective not in OBJECTIVES:
@@ -64,7 +73,7 @@ class Text(ABC):
     def _setting_problems(self) -> list[str]:
         cap = self.validation_samples
         checks = [
-            ("sequence", self.sequence >= 4, "at least 4 tokens"),
+            ("sequence", self.sequence >= SHORTEST, f"at least {SHORTEST} tokens"),
             ("mask_rate", 0 < self.mask_rate < 1, "over 0 and under 1"),
             ("mask_span", self.mask_span >= 1, "at least 1 token"),
             ("tokenizer_characters", self.tokenizer_characters >= 1, "at least 1"),

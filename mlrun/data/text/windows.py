@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -86,9 +87,10 @@ class Tokenized:
 
 
 class TextSource:
-    """The held-out half of a text source."""
+    """The held-out half of a text source, and how windows become samples: one each, or several pieces."""
 
     samples: int | None = None
+    pieces: int = 1
 
     def __init__(self, folder: Path, made: Tokenized, seed: int, validation_samples: int | None) -> None:
         self.folder, self.made, self.seed = folder, made, seed
@@ -110,6 +112,23 @@ class TextSource:
             number_B = self.chosen[start : start + size]
             window_BW = self.made.read(self.held_out, number_B)
             yield self.made.examples(window_BW, number_B, VALIDATION_SEED)
+
+    def in_pieces(self, pieces: int) -> Self:
+        """Return the same source with each sample cut into so many, numbered in their order; the held-out set stays.
+
+        A start and a size are then multiples of `pieces`.
+        """
+        cut = copy(self)
+        cut.pieces = pieces
+        return cut
+
+    def _batch(self, window_BW: np.ndarray, index_B: np.ndarray) -> Batch:
+        """Return the samples of these numbers, each from the window that holds it."""
+        if self.pieces == 1:
+            return self.made.examples(window_BW, index_B, self.seed)
+        objective = self.made.objective
+        piece_BW = objective.cut(window_BW, index_B % self.pieces, self.pieces)
+        return tensors(objective.of_pieces(self.pieces).examples(piece_BW, index_B, self.seed))
 
     def describe(self) -> dict[str, Any]:
         """Return JSON-able facts (see Source.describe); `copies` counts held-out documents that are trained on too."""
@@ -173,9 +192,8 @@ class PackedText(TextSource):
         """Yield batches from sample `start` on, for ever (see Source.batches)."""
         for first in count(start, size):
             index_B = np.arange(first, first + size)[slice(None) if rows is None else rows]
-            number_B = counter_rng.epoch_order(index_B, self.samples, self.seed)
-            window_BW = self.made.read(self.tokens, number_B)
-            yield self.made.examples(window_BW, index_B, self.seed)
+            number_B = counter_rng.epoch_order(index_B // self.pieces, self.samples, self.seed)
+            yield self._batch(self.made.read(self.tokens, number_B), index_B)
 
 
 class StreamedText(TextSource):
@@ -198,12 +216,12 @@ class StreamedText(TextSource):
 
     def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[Batch]:
         """Yield batches from sample `start` on, for ever (see Source.batches)."""
-        samples = self.blocks.samples(start, self.seed)
+        windows = self.blocks.samples(start // self.pieces, self.seed)
         kept = slice(None) if rows is None else rows
         for first in count(start, size):
-            window_BW = np.stack(list(islice(samples, size)))[kept].astype(np.int64)
+            window_NW = np.stack(list(islice(windows, size // self.pieces))).astype(np.int64)
             index_B = np.arange(first, first + size)[kept]
-            yield self.made.examples(window_BW, index_B, self.seed)
+            yield self._batch(window_NW[(index_B - first) // self.pieces], index_B)
 
     def _windows(self, rows: list[Row], carry: list[int]) -> tuple[list[np.ndarray], list[int]]:
         """Return the windows that these documents complete, and the ids left over."""
