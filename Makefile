@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP)  ## from scratch, two levels and growth in depth on the embedded speeches, then what was saved
-	$(BIN)/mlrun -m experiment=demo_scratch,demo_2level,demo_grow run=outputs/demo
+demo: $(STAMP)  ## from scratch, the V-cycle as published and the best recipe on the embedded speeches, then what was saved
+	$(BIN)/mlrun -m hydra/launcher=local experiment=demo_scratch,demo_2level,demo_best run=outputs/demo
 
 test: $(STAMP)  ## every claim of the README and the docs
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2

@@ -71,7 +71,8 @@ class Rates:
 def human(number: float) -> str:
     """Return a count in three or four significant digits with a prefix: 124439808 -> '124M', 3.2e18 -> '3.20E'."""
     for prefix in ("E", "P", "T", "G", "M", "k"):
-        if abs(number) >= _PREFIX[prefix]:
+        # What rounds to one of a unit is written in it: 1M, not 1e+03k.
+        if abs(number) >= 0.9995 * _PREFIX[prefix]:
             return f"{number / _PREFIX[prefix]:.3g}{prefix}"
     return f"{number:.3g}"
 
