@@ -1,11 +1,11 @@
-"""`python -m benchmarks operators | receipts | streaming | sharding`; without a name, the first two."""
+"""`python -m benchmarks operators | receipts | streaming | sharding | coordinates`; without a name, the first two."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("operators", "receipts", "streaming", "sharding")
+NAMES = ("operators", "receipts", "streaming", "sharding", "coordinates")
 QUICK = NAMES[:2]
 
 

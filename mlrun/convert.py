@@ -22,7 +22,7 @@ from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.interop.target import judge
 from mlrun.interop.write import ours, save
 from mlrun.models.axes import FAMILIES, Resize
-from mlrun.models.base import RATES, Model
+from mlrun.models.base import IN_TRAINING, Model
 from mlrun.multilevel import operators
 from mlrun.multilevel.coarsening.base import Coarsening, Ratios
 from mlrun.train.checkpoint.tensor_files import SHARD_BYTES
@@ -145,8 +145,8 @@ def _fits(found: Checkpoint, fine: Model, resize: Resize) -> None:
 
 
 def _differences(one: Model, other: Model, besides: tuple[str, ...] = ()) -> list[str]:
-    """Return a description of each setting of `other` that is not as in `one`, but for what is dropped in training."""
+    """Return a description of each setting of `other` that is not as in `one`, but for what acts in training alone."""
     if type(one) is not type(other):
         return [f"it is a {type(other).__name__}, not a {type(one).__name__}"]
-    fields = (field.name for field in dataclasses.fields(one) if field.name not in (*besides, *RATES))
+    fields = (field.name for field in dataclasses.fields(one) if field.name not in (*besides, *IN_TRAINING))
     return [f"{name} is {getattr(other, name)}" for name in fields if getattr(one, name) != getattr(other, name)]

@@ -53,6 +53,9 @@ RUNTIME = (
     "eval.batch",
 )
 
+# Settings that runs of before do not name, with what those runs did: at these values they are no difference.
+UNNAMED = {"model.parametrization": "standard", "model.base": None}
+
 # What a person can do where a file cannot be written, by the number of the system's error.
 _REMEDIES = {
     errno.ENOSPC: "free some space",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -120,6 +121,15 @@ def test_experiments_are_diffs_that_win_over_the_defaults() -> None:
     assert point.settings.batch == 8
 
 
+# What a grid varies of the model, where it is about that.
+OF_THE_MODEL = {"transfer": ("parametrization", "base", "layer")}
+
+
+def kept(grid: str, model: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return what a grid leaves of the model as its scale has it."""
+    return [(str(key), value) for key, value in model.items() if key not in OF_THE_MODEL.get(grid, ())]
+
+
 GRIDS = [f.stem for f in FILES if f.parts[0] == "experiment" and "sweeper" in (CONF / f).read_text()]
 
 
@@ -130,7 +140,9 @@ def test_every_grid_can_be_tried_at_every_scale(grid: str, scale: str) -> None:
     alone = points.of(command.read([f"scale={scale}"]))[0].settings
     rates = {float(rate) for swept in alone.scale.rates.values() for rate in swept.split(",")}
     assert {point.settings.optimizer.lr for point in found} <= rates
-    assert {(point.settings.budget, point.settings.model) for point in found} == {(alone.budget, alone.model)}
+    assert {(point.settings.budget, *kept(grid, point.settings.model)) for point in found} == {
+        (alone.budget, *kept(grid, alone.model))
+    }
 
 
 @pytest.mark.parametrize("grid", GRIDS)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from mlrun.errors import mistake
-from mlrun.files import CONFIG, ERROR, PLAN, RUNTIME
+from mlrun.files import CONFIG, ERROR, PLAN, RUNTIME, UNNAMED
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # A folder of a sweep: its number, and what was swept.
@@ -134,7 +134,7 @@ def _lasting(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
     """Yield (dotted key, value) of what a resumed run must share; lists are values."""
     for key, value in settings.items():
         path = f"{prefix}{key}"
-        if path in RUNTIME:
+        if path in RUNTIME or (path in UNNAMED and value == UNNAMED[path]):
             continue
         if isinstance(value, Mapping) and value:
             yield from _lasting(value, f"{path}.")

@@ -80,8 +80,8 @@ def problems(init: str, model: Model, init_flops: str | None) -> list[str]:
 
 
 def unlike(init: str, theirs: Model, own: Model) -> list[str]:
-    """Return a line if a model has not the weights of another; what is dropped in training is each run's choice."""
-    theirs, own = theirs.without_dropout(), own.without_dropout()
+    """Return a line if a model has not the weights of another; what acts in training alone is each run's choice."""
+    theirs, own = theirs.as_evaluated(), own.as_evaluated()
     if theirs == own:
         return []
     kind = type(theirs).__name__

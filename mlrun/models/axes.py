@@ -25,6 +25,9 @@ Keep = Literal["mean", "first"]
 DepthScale = Literal["copy", "ode", "identity"]
 # What a tensor is, and so how it goes through an operator: a weight, a gradient or the square of one.
 Rule = Literal["weight", "gradient", "square"]
+# Where a tensor acts that its axes do not tell: attention scores are linear in it, or all of the residual stream goes
+# through it.
+Place = Literal["", "scores", "stream"]
 
 # The axes that each ratio moves. In grouped-query attention a unit of `kv_head` holds its query heads.
 FAMILIES: Mapping[str, tuple[str, ...]] = {
@@ -56,13 +59,17 @@ def factors(dim: str) -> tuple[Factor, ...]:
 class Param:
     """One learned tensor: its dims and how it starts (normal with `mean` and `std`; std 0 is a constant).
 
-    `residual` marks the last projection of a residual branch: the ODE view scales it in depth.
+    `residual` marks the last projection of a residual branch: the ODE view scales it in depth. `rate` and `eps` are
+    factors on the optimizer's own, its weight decay has 1 / rate (see `mlrun.models.parametrization`).
     """
 
     dims: tuple[str, ...]
     mean: float = 0.0
     std: float = 0.0
     residual: bool = False
+    place: Place = ""
+    rate: float = 1.0
+    eps: float = 1.0
 
     @property
     def factors(self) -> tuple[Factor, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 from mlrun.errors import mistake
 from mlrun.models.axes import Param, Sizes
 from mlrun.models.layers import Block, Flops, Layer, Stack
+from mlrun.models.parametrization import COMPLETEP, STANDARD, completep, scaled_axes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +37,14 @@ TRAIN_ON_DATA = 2
 IGNORED = -100
 # Above any axis of any model; listing the units of a longer one would take all memory.
 LARGEST = 2**22
-# The settings that act in training alone.
+# The rates of dropping.
 RATES = ("dropout", "attention_dropout", "drop_path")
+# The settings that act in training alone, with what leaves them out.
+IN_TRAINING: Mapping[str, Any] = {
+    **dict.fromkeys(RATES, 0.0),
+    "parametrization": STANDARD,
+    "base": None,
+}
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Model(ABC):
 
     The three are probabilities, act in training alone, and are those of level 1 at every level.
 
+    parametrization: how initial values and the optimizer's rates follow from the sizes: standard | completep (see
+        `mlrun.models.parametrization`). Neither changes what the model computes with given weights.
+    base: of completep, the sizes by axis at which it is the standard one, and the rates are right; an axis that is
+        not named has that of level 1.
+
     No torch at import: `forward` uses the built parts and the methods of their tensors.
     """
 
@@ -59,10 +71,13 @@ class Model(ABC):
     objective: ClassVar[Objective]
     # Whether `forward` keeps the documents of a sample apart (see mlrun.models.documents).
     within_documents: ClassVar[bool] = False
+    parametrizations: ClassVar[tuple[str, ...]] = (STANDARD, COMPLETEP)
 
     dropout: float = field(default=0.0, kw_only=True)
     attention_dropout: float = field(default=0.0, kw_only=True)
     drop_path: float = field(default=0.0, kw_only=True)
+    parametrization: str = field(default=STANDARD, kw_only=True)
+    base: dict[str, int] | None = field(default=None, kw_only=True, hash=False)
 
     @abstractmethod
     def parts(self) -> Mapping[str, Layer]:
@@ -98,18 +113,40 @@ class Model(ABC):
         unknown = set(sizes) - set(self.sizes())
         if unknown:
             raise KeyError(f"{type(self).__name__} has no axis {', '.join(sorted(unknown))}")
-        resized = replace(self, **{axis: sizes[axis] for axis in self.axes if axis in sizes})
+        resized = self._with(sizes, self._kept_base())
         assert self.sizes() | dict(sizes) == resized.sizes(), "an axis that follows from others was resized"
         return resized
 
-    def without_dropout(self) -> Self:
-        """Return the same architecture as it is evaluated: what decides the weights' shapes and the logits."""
-        return replace(self, **dict.fromkeys(RATES, 0.0))
+    def as_evaluated(self) -> Self:
+        """Return the same architecture without what acts in training alone: what decides shapes and logits."""
+        return replace(self, **IN_TRAINING)
 
     def params(self) -> dict[str, Param]:
         """Return every learned tensor by its name in the state dict, depth as `{layer}`."""
+        if self.parametrization == STANDARD:
+            return self._declared()
+        base = self.base_sizes()
+        return completep(self._with(base, None)._declared(), self.sizes(), base)
+
+    def _with(self, sizes: Sizes, base: dict[str, int] | None) -> Self:
+        """Return the same architecture at these sizes of its axes."""
+        changed: dict[str, Any] = {axis: sizes[axis] for axis in self.axes if axis in sizes}
+        return replace(self, **changed, base=base)
+
+    def _declared(self) -> dict[str, Param]:
         parts = self.parts().items()
         return {f"{part}.{name}": param for part, layer in parts for name, param in layer.params().items()}
+
+    def base_sizes(self) -> dict[str, int]:
+        """Return the size of every axis at which the parametrisation is the standard one."""
+        return self.sizes() | (self.base or {})
+
+    def _kept_base(self) -> dict[str, int] | None:
+        """Return the base for another size of this model: what it does not name is this one's size."""
+        if self.parametrization == STANDARD:
+            return self.base
+        base = self.base_sizes()
+        return {axis: base[axis] for axis in scaled_axes(self._declared())}
 
     def stack(self, axis: str, block: Block) -> Stack:
         """Return the declared stack of a block, with the model's rates of dropping."""
@@ -142,8 +179,31 @@ class Model(ABC):
             if not 0 <= value < 1
         ]
         allowed = f"an integer from 1 to {LARGEST}"
-        return rates + [
+        sizes = [
             mistake(f"model.{axis}", size, allowed, f"correct {axis} or the ratio that made it")
             for axis, size in ((axis, getattr(self, axis)) for axis in self.axes)
-            if type(size) is not int or not 1 <= size <= LARGEST
+            if not _size(size)
         ]
+        return rates + sizes + ([] if sizes else self._base_problems())
+
+    def _base_problems(self) -> list[str]:
+        """Return what is wrong with the parametrisation; the sizes are right."""
+        given, known, base = self.parametrization, self.parametrizations, self.base or {}
+        if given not in known:
+            family = f"{type(self).__name__} has no other" if len(known) == 1 else "choose one"
+            return [mistake("model.parametrization", given, ", ".join(known), family)]
+        if given == STANDARD:
+            remedy = "set model.parametrization=completep, or leave the base out"
+            return [] if self.base is None else [mistake("model.base", base, "null with standard", remedy)]
+        axes = scaled_axes(self._declared())
+        unknown = [axis for axis in base if axis not in axes]
+        wrong = [axis for axis in base if axis in axes and not _size(base[axis])]
+        return [mistake("model.base", axis, ", ".join(axes), "name an axis that is scaled") for axis in unknown] + [
+            mistake(f"model.base.{axis}", base[axis], f"an integer from 1 to {LARGEST}", "give the size that it had")
+            for axis in wrong
+        ]
+
+
+def _size(value: object) -> bool:
+    """Return whether a value can be the size of an axis."""
+    return type(value) is int and 1 <= value <= LARGEST

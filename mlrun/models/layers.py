@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mlrun.models.axes import Param, Params, Sizes
+from mlrun.models.axes import Param, Params, Place, Sizes
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Layer:
 class Linear(Layer):
     """y = x W^T + b with W (out, inp); the bias starts at 0.
 
-    `residual` marks the last projection of a residual branch; its bias is part of what the branch adds.
+    `residual` marks the last projection of a residual branch; its bias is part of what the branch adds. `place` is
+    "scores" of what makes queries.
     """
 
     out: str
@@ -54,10 +55,12 @@ class Linear(Layer):
     std: float
     bias: bool = True
     residual: bool = False
+    place: Place = ""
 
     def own(self) -> Params:
-        weight = {"weight": Param((self.out, self.inp), std=self.std, residual=self.residual)}
-        return weight | ({"bias": Param((self.out,), residual=self.residual)} if self.bias else {})
+        bias = Param((self.out,), residual=self.residual, place=self.place)
+        weight = replace(bias, dims=(self.out, self.inp), std=self.std)
+        return {"weight": weight} | ({"bias": bias} if self.bias else {})
 
     def flops(self, sizes: Sizes, rows: int) -> int:
         """Return the forward FLOPs for `rows` input rows."""
@@ -121,9 +124,10 @@ class LayerNorm(Layer):
 
     eps: float
     dim: str = "embed.out"
+    place: Place = ""
 
     def own(self) -> Params:
-        return {"weight": Param((self.dim,), mean=1.0), "bias": Param((self.dim,))}
+        return {"weight": Param((self.dim,), mean=1.0, place=self.place), "bias": Param((self.dim,), place=self.place)}
 
 
 @dataclass(frozen=True)
@@ -132,9 +136,10 @@ class RMSNorm(Layer):
 
     eps: float
     dim: str = "embed.out"
+    place: Place = ""
 
     def own(self) -> Params:
-        return {"weight": Param((self.dim,), mean=1.0)}
+        return {"weight": Param((self.dim,), mean=1.0, place=self.place)}
 
 
 @dataclass(frozen=True)
@@ -220,8 +225,9 @@ class Attention(Layer):
         heads, queries = f"{self.head}.out*head_dim", f"{self.head}.out{many}"
         query_std = self.std if self.query_std is None else self.query_std
         output_bias = self.bias if self.output_bias is None else self.output_bias
+        query_place: Place = "scores" if self.qk_norm is None else ""
         return {
-            "query": Linear(queries, "embed.in", query_std, self.bias),
+            "query": Linear(queries, "embed.in", query_std, self.bias, place=query_place),
             "key": Linear(heads, "embed.in", self.std, self.bias),
             "value": Linear(heads, "embed.in", self.std, self.bias),
             "output": Linear("embed.out", f"{self.head}.in{many}", self.output_std, output_bias, residual=True),
@@ -231,7 +237,8 @@ class Attention(Layer):
         """Return the norms of query and key, if any: one weight for all heads, over `head_dim`."""
         if self.qk_norm is None:
             return {}
-        return {name: RMSNorm(self.qk_norm, "head_dim") for name in ("query_norm", "key_norm")}
+        key = RMSNorm(self.qk_norm, "head_dim")
+        return {"query_norm": replace(key, place="scores"), "key_norm": key}
 
     def flops(self, sizes: Sizes, queries: int, keys: int) -> int:
         """Return the forward FLOPs of `queries` rows that attend to `keys` rows; a causal mask saves none."""
@@ -299,7 +306,7 @@ class Block(Layer):
     What a branch adds is dropped in values at the rate `dropout`, and as a whole at the rate `drop_path`.
     """
 
-    norm: Layer
+    norm: LayerNorm | RMSNorm
     attention: Attention
     mlp: MLP
     cross: Attention | None = None
@@ -308,10 +315,11 @@ class Block(Layer):
     drop_path: float = 0.0
 
     def children(self) -> Mapping[str, Layer]:
-        cross = {} if self.cross is None else {"cross_norm": self.norm, "cross": self.cross}
-        first = {"attention_norm": self.norm, "attention": self.attention}
+        norm = replace(self.norm, place="stream") if self.post else self.norm
+        cross = {} if self.cross is None else {"cross_norm": norm, "cross": self.cross}
+        first = {"attention_norm": norm, "attention": self.attention}
         drops = {"dropout": Dropout(self.dropout), "drop_path": DropPath(self.drop_path)}
-        return {**first, **cross, "mlp_norm": self.norm, "mlp": self.mlp, **drops}
+        return {**first, **cross, "mlp_norm": norm, "mlp": self.mlp, **drops}
 
     def flops(self, sizes: Sizes, rows: int, memory: int = 0) -> int:
         """Return the forward FLOPs for `rows` rows; cross-attention reads `memory` rows."""

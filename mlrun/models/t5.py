@@ -26,6 +26,7 @@ from mlrun.models.layers import (
     RMSNorm,
     Stack,
 )
+from mlrun.models.parametrization import STANDARD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,6 +65,8 @@ class T5(Model):
     axes = ("vocab", "embed", "head", "head_dim", "ffn", "layer", "decoder_layer", "bucket")
     objective = "span"
     within_documents = True
+    # CompleteP is not derived for scores without scale, a head with one, and an encoder that all decoder layers read.
+    parametrizations = (STANDARD,)
 
     def parts(self) -> Mapping[str, Layer]:
         std = self.embed**-0.5

@@ -41,7 +41,16 @@ def _parts(config: Config, sources: bool) -> list[str]:
         data = [line for line in data if line not in absent]
     others = config.optimizer.problems(config.settings.hardware)
     others += [line for logger in config.logger.values() for line in logger.problems()]
-    return model + data + others + _evaluations(config)
+    return model + data + others + _parametrization(config) + _evaluations(config)
+
+
+def _parametrization(config: Config) -> list[str]:
+    """The optimizer must know the model's factors on its rates."""
+    given, known = config.model.parametrization, config.optimizer.parametrizations
+    if given in known or given not in config.model.parametrizations:
+        return []
+    name = type(config.optimizer).__name__
+    return [mistake("model.parametrization", given, ", ".join(known), f"{name} knows no other: choose optimizer=adamw")]
 
 
 def _evaluations(config: Config) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mlrun.models import parametrization
 from mlrun.plan.stages import Lacking, Level, Plan, Stage
 
 
@@ -49,7 +50,17 @@ def _level_dict(plan: Plan, level: Level) -> dict[str, Any]:
         "state_bytes": level.state_bytes,
         "exact": None if level.resize is None else not level.inexact,
         "inexact_because": None if level.resize is None else list(level.inexact),
+        **_parametrized(level),
     }
+
+
+def _parametrized(level: Level) -> dict[str, Any]:
+    """Return the factors on the learning rate by kind of tensor, where there are any."""
+    model = level.model
+    if model.parametrization == parametrization.STANDARD:
+        return {}
+    rates = parametrization.rates(model.params(), model.sizes())
+    return {"parametrization": model.parametrization, "base": model.base_sizes(), "rates": rates}
 
 
 def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:

@@ -69,12 +69,19 @@ def notes(plan: Mapping[str, Any]) -> list[str]:
         _start(plan)
         + [f"  {note}" for note in plan.get("notes", [])]
         + [f"  no ending at {ending['point']}: {ending['why']}" for ending in plan.get("lacking", [])]
+        + [f"  level {level['level']}: {_rates(level)}" for level in plan["levels"] if "rates" in level]
         + [
             f"  from level {level['level'] + 1} to {level['level']} not exact: {why}"
             for level in plan["levels"]
             for why in level["inexact_because"] or []
         ]
     )
+
+
+def _rates(level: Mapping[str, Any]) -> str:
+    """Return the factors on a level's learning rate by kind of tensor, in words."""
+    moved = [f"{group['rate']:.4g} {group['kind']}" for group in level["rates"] if group["rate"] != 1]
+    return f"{level['parametrization']}: lr x {'; '.join([*moved, '1 the rest' if moved else '1'])}"
 
 
 def _start(plan: Mapping[str, Any]) -> list[str]:

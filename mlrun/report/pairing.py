@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from mlrun.files import RUNTIME
+from mlrun.files import RUNTIME, UNNAMED
 from mlrun.report.read import Run
 
 # What does not make a method: runs that differ in the seed alone are repeats.
@@ -292,7 +292,13 @@ def _last(key: str) -> str:
 def _without_own(section: str, value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    return {k: v for k, v in value.items() if k != FREE_KEY.get(section) and f"{section}.{k}" not in IGNORED}
+    own = (FREE_KEY.get(section), *(key for key, v in value.items() if _as_before(f"{section}.{key}", v)))
+    return {k: v for k, v in value.items() if k not in own and f"{section}.{k}" not in IGNORED}
+
+
+def _as_before(key: str, value: Any) -> bool:
+    """Return whether a setting is at what runs did that do not name it."""
+    return key in UNNAMED and value == UNNAMED[key]
 
 
 def _text(value: Any) -> str:

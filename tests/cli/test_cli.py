@@ -304,6 +304,12 @@ def test_the_same_folder_resumes_the_same_config_and_no_other(mlrun: Command, mo
     assert outcome.code == 2 and len(outcome.err) == 1
     assert "optimizer.lr (there 0.001, here 2.0); seed (there 0, here 1)" in outcome.err[0]
     assert Path("a/config.yaml").read_text() == before
+    # A run that was begun before there was a choice goes on as what there was.
+    Path("a/config.yaml").write_text(before.replace("  parametrization: standard\n", "").replace("  base: null\n", ""))
+    assert "parametrization" not in Path("a/config.yaml").read_text()
+    assert mlrun("run=a").code == 0
+    outcome = mlrun("run=a", "model.parametrization=completep")
+    assert "model.parametrization (there absent, here completep)" in outcome.err[0]
 
 
 def test_a_folder_with_other_things_or_that_cannot_be_written_is_refused(mlrun: Command) -> None:

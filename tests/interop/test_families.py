@@ -53,7 +53,7 @@ def test_kin_of_our_families_give_the_same_logits_and_come_back(name: str, tmp_p
     theirs.save_pretrained(tmp_path / "theirs")
     import_hf(tmp_path / "theirs", tmp_path / "ours")
     found = open_folder(tmp_path / "ours")
-    assert found.model.without_dropout() == model
+    assert found.model.as_evaluated() == model
     net = build(model, None, dtype=torch.float64)
     net.load_state_dict(dict(found))
     batch = inputs(model)

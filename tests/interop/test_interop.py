@@ -143,6 +143,23 @@ def test_shards_of_hugging_face_are_imported_alike(name: str, tmp_path: Path) ->
     assert all(torch.equal(found[key], state[key]) for key in state)
 
 
+def test_a_parametrisation_is_no_part_of_what_is_exported(tmp_path: Path) -> None:
+    """Whatever a coarser level's factors are: no byte differs; what is imported is the standard one."""
+    model = TINY["gpt"]
+    scaled = replace(model, parametrization="completep", base={"embed": 48, "layer": 9, "head_dim": 3})
+    for name, each in (("standard", model), ("completep", scaled)):
+        ours_at(tmp_path / name, each)  # with the same random weights
+        export_hf(tmp_path / name, tmp_path / f"hf {name}")
+    for file in ("model.safetensors", "config.json"):
+        written = [(tmp_path / f"hf {name}" / file).read_bytes() for name in ("standard", "completep")]
+        assert written[0] == written[1]
+    import_hf(tmp_path / "hf completep", tmp_path / "back")
+    assert open_folder(tmp_path / "back").model == model
+    assert open_folder(tmp_path / "completep").model == scaled
+    coalesce_folder(tmp_path / "completep", tmp_path / "coarse", Uniform(width=2, head=2, ffn=2))
+    assert open_folder(tmp_path / "coarse").model.base_sizes()["embed"] == 48
+
+
 RATES_THERE: dict[str, dict[str, float]] = {
     "gpt": {"resid_pdrop": 0.25, "embd_pdrop": 0.25, "attn_pdrop": 0.125},
     "bert": {"hidden_dropout_prob": 0.25, "attention_probs_dropout_prob": 0.125},

@@ -176,13 +176,13 @@ def test_a_teacher_drops_nothing() -> None:
     assert stage_loss.net.training and not any(module.training for module in stage_loss.teacher.modules())
 
 
-def test_ligo_learns_without_dropout() -> None:
+def test_ligo_learns_as_evaluated() -> None:
     losses = {}
     for name, rates in {"plain": {}, "dropped": ALL}.items():
         made = config(LiGO(steps=2), BOTH)
         made = replace(made, model=replace(made.model, **rates))
         fine, coarse = levels(made)
-        small = at_rest(*trained(coarse.model.without_dropout()))
+        small = at_rest(*trained(coarse.model.as_evaluated()))
         losses[name] = ligo_mapping.learn(
             ligo_mapping.LearnedMap(fine, small.weights, 0.01, 0), fine, context(made), 2, 1e-2
         )
@@ -201,7 +201,7 @@ def test_it_compiles_without_a_graph_break_and_draws_anew_each_time(name: str) -
     first = loss(compiled, batch, 0, 0, 0, 0)
     assert loss(compiled, batch, 0, 0, 0, 0) == first
     assert loss(compiled, batch, 0, 1, 0, 0) != first
-    plain = build(model.without_dropout(), 0)
+    plain = build(model.as_evaluated(), 0)
     assert compiled.eval()(batch).item() == pytest.approx(plain(batch).item(), rel=1e-5)
 
 

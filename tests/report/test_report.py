@@ -237,6 +237,7 @@ def test_methods_whose_best_rate_is_at_the_edge_are_noted(tmp_path: Path) -> Non
         ({"plan": {"budget": {"steps": 999, "tokens": 1, "flops": 2}}}, "budget"),
         ({"batch": 64}, "batch"),
         ({"model": {**fake.MODEL, "layer": 8}}, "model"),
+        ({"model": {**fake.MODEL, "parametrization": "completep"}}, "model"),
         ({"plan": {"data": {"identity": {**fake.IDENTITY, "held_out": "x"}}}}, "data (held_out)"),
         ({"optimizer": {"weight_decay": 0.2}}, "optimizer"),
         ({"hardware": {"precision": "bf16"}}, "precision"),
@@ -256,7 +257,10 @@ def test_runs_that_differ_in_what_must_match_are_not_compared(
 
 def test_what_may_differ_does_not_part_runs(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3], eval={"every": "1%", "batch": 32}, run="elsewhere")
-    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, lr=3e-3, logger={"x": 1}, cache="/elsewhere")
+    # The model as newer runs name it.
+    model = {**fake.MODEL, "parametrization": "standard", "base": None}
+    others = {"lr": 3e-3, "logger": {"x": 1}, "cache": "/elsewhere", "model": model}
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, **others)
     assert len(only_row(tmp_path).pairs) == 1
 
 

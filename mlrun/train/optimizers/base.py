@@ -12,6 +12,7 @@ from mlrun.config import Hardware, Schedule
 from mlrun.errors import mistake
 from mlrun.models.axes import Param, Rule, expand
 from mlrun.models.base import Model
+from mlrun.models.parametrization import STANDARD
 
 if TYPE_CHECKING:
     import torch
@@ -37,10 +38,13 @@ class Optimizer(ABC):
     state: the tensors that it keeps for a weight, by torch's names, each with the rule by which it goes through an
         operator. What is carried between levels, checkpoints and the plan's bytes follow from it.
     counted: the one of them that comes with the number of its steps, torch's `step`; None if none does.
+    parametrizations: those of a model whose rates it knows how to apply. A group of parameters that moves at another
+        rate than the run's has the factor in `rate` (see `Param.rate`).
     """
 
     state: ClassVar[Mapping[str, Rule]]
     counted: ClassVar[str | None] = None
+    parametrizations: ClassVar[Sequence[str]] = (STANDARD,)
 
     lr: float
     clip: float | None = 1.0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 from mlrun.config import Hardware
 from mlrun.errors import mistake
 from mlrun.models.axes import Param, Rule
+from mlrun.models.parametrization import STANDARD
 from mlrun.train.optimizers.adamw import AdamW
 from mlrun.train.optimizers.base import SHARE, judged
 
@@ -38,6 +39,9 @@ class Muon(AdamW):
     momentum: float = 0.95
     nesterov: bool = True
     ns_steps: int = 5
+
+    # An orthogonal step of a given size has another norm at another width than AdamW's: no paper's rule covers both.
+    parametrizations = (STANDARD,)
 
     state: ClassVar[Mapping[str, Rule]] = {"momentum_buffer": "gradient", **AdamW.state}
 

@@ -25,10 +25,10 @@ class Stepping:
         self._part = {p: part for part in self.parts for group in part.param_groups for p in group["params"]}
 
     def set_rate(self, lr: float) -> None:
-        """Set the learning rate of every parameter."""
+        """Set the learning rate of every parameter, times its group's factor."""
         for part in self.parts:
             for group in part.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group.get("rate", 1.0)
 
     def step(self) -> None:
         """Move every parameter that has a gradient."""

@@ -1,0 +1,313 @@
+"""CompleteP: folded factors train as those in front do, coordinates stay flat, levels keep the base, functions stay."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import test_operators
+import torch
+import toy
+from test_operators import FAMILIES as TINY
+from test_run import interrupt
+from torch import Tensor
+
+from benchmarks.coordinates import moved
+from mlrun.config import Cycle, Row
+from mlrun.errors import UserError
+from mlrun.interop import initial
+from mlrun.models.axes import expand
+from mlrun.models.base import Model
+from mlrun.models.bert import BERT
+from mlrun.models.deit import DeiT
+from mlrun.models.gpt import GPT
+from mlrun.models.llama import Llama
+from mlrun.models.network import Network, build
+from mlrun.multilevel import operators
+from mlrun.multilevel.coarsening.shallow import Shallow
+from mlrun.multilevel.coarsening.uniform import Uniform
+from mlrun.multilevel.growth.fresh import Fresh
+from mlrun.plan.make import make_plan
+from mlrun.plan.record import as_dict
+from mlrun.plan.table import notes
+from mlrun.train.optimizers.adamw import AdamW
+from mlrun.train.optimizers.muon import Muon
+from mlrun.train.optimizers.stepping import Stepping
+
+WORDS, LENGTH = 32, 16
+SIZES = {"embed": 16, "ffn": 32, "layer": 2}
+HEADS = {"head": 2, "head_dim": 8}
+FAMILIES: dict[str, Model] = {
+    "gpt": GPT(vocab=WORDS, position=LENGTH, **HEADS, **SIZES),
+    "untied": GPT(vocab=WORDS, position=LENGTH, tied=False, **HEADS, **SIZES),
+    "bert": BERT(vocab=WORDS, position=LENGTH, token_type=2, **HEADS, **SIZES),
+    "deit": DeiT(image=8, channel=3, patch=4, classes=5, **HEADS, **SIZES),
+    "llama": Llama(vocab=WORDS, position=LENGTH, kv_head=2, group=2, head_dim=8, qk_norm=True, **SIZES),
+}
+LR, EPS, DECAY = 1e-2, 1e-3, 0.5
+
+
+def grown(model: Model, width: int, depth: int, head_dim: int = 1) -> Model:
+    """Return a model of other sizes; heads follow the width, or grow in their own."""
+    heads = dict.fromkeys({"head", "kv_head"} & set(model.axes), width // head_dim)
+    times = {"embed": width, "ffn": width, "head_dim": head_dim, "layer": depth, **heads}
+    return model.resize({axis: model.sizes()[axis] * factor for axis, factor in times.items()})
+
+
+def completep(model: Model) -> Model:
+    """Return a model in CompleteP; it is the base of the sizes that are made of it."""
+    return replace(model, parametrization="completep")
+
+
+def batch(model: Model, seed: int, samples: int = 4) -> dict[str, Tensor]:
+    """Return random samples that the model can learn by heart."""
+    draw = torch.Generator().manual_seed(seed)
+    words = torch.randint(WORDS, (samples, LENGTH + 1), generator=draw)
+    if model.objective == "image":
+        return {"images": torch.randn(samples, 3, 8, 8, generator=draw), "labels": words[:, 0] % 5}
+    positions = torch.arange(LENGTH).expand(samples, -1)
+    return {"tokens": words[:, :-1], "labels": words[:, 1:], "positions": positions}
+
+
+# The paper's own form, with its factors in the forward pass
+
+
+def in_front(model: GPT, base: GPT) -> Network:
+    """Return the network with the factors of table 1 in front of raw weights, which start as it says."""
+    width, depth = model.embed / base.embed, model.layer / base.layer
+    net = build(replace(model, parametrization="standard", base=None), 0, dtype=torch.float64)
+    for block in net.blocks:
+        block.attention.scale = base.head_dim**0.5 / model.head_dim
+        for branch in (block.attention, block.mlp):
+            branch.register_forward_hook(lambda module, args, out: out / depth)
+    if model.tied:
+        net.norm.register_forward_hook(lambda module, args, out: out / width)
+    else:
+        net.head.register_forward_hook(lambda module, args, out: out / width)
+    # Hidden matrices have 1 / m_N of the base's variance; the rest starts as at the base.
+    declared, drawn = base.params(), build(model, 0, dtype=torch.float64).state_dict()
+    for name, p in net.named_parameters():
+        param = declared[re.sub(r"blocks\.\d+", "blocks.{layer}", name)]
+        hidden = param.hidden and p.ndim == 2
+        std = param.std * (width**-0.5 if hidden else 1.0)
+        folded = model.params()[re.sub(r"blocks\.\d+", "blocks.{layer}", name)].std
+        p.data = p.data.fill_(param.mean) if std == 0 else drawn[name] * (std / folded)
+    return net
+
+
+def raw_adamw(net: Network, model: GPT, base: GPT) -> torch.optim.Optimizer:
+    """Return AdamW with the rates, decays and epsilons of table 1."""
+    width, depth = model.embed / base.embed, model.layer / base.layer
+    groups = []
+    for name, p in net.named_parameters():
+        inside = name.startswith("blocks")
+        hidden = inside and p.ndim == 2
+        groups.append(
+            {
+                "params": [p],
+                "lr": LR / width if hidden else LR,
+                "weight_decay": (DECAY * width if hidden else DECAY) if p.ndim == 2 else 0.0,
+                "eps": EPS / width / (depth if inside else 1.0),
+            }
+        )
+    return torch.optim.AdamW(groups, betas=(0.9, 0.95))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_folded_factors_train_as_those_in_front_of_the_weights(tied: bool) -> None:
+    """Six steps of AdamW, with an epsilon and a decay that matter: the same losses and logits in float64."""
+    base = replace(FAMILIES["gpt"], tied=tied)
+    model = grown(completep(base), width=2, depth=3, head_dim=2)
+    raw, folded = in_front(model, base), build(model, 0, dtype=torch.float64)
+    optimizer = raw_adamw(raw, model, base)
+    stepping = Stepping(AdamW(lr=LR, eps=EPS, weight_decay=DECAY), folded)
+    stepping.set_rate(LR)
+    for step in range(6):
+        losses = [net(batch(model, step)) for net in (raw, folded)]
+        assert abs(losses[0] - losses[1]).item() < 1e-12
+        torch.autograd.backward(losses)
+        optimizer.step()
+        stepping.step()
+        optimizer.zero_grad()
+        stepping.zero_grad()
+    last = batch(model, 99)
+    assert torch.allclose(raw.logits(last), folded.logits(last), rtol=0, atol=1e-11)
+    start = build(model, 0, dtype=torch.float64).logits(last)
+    assert (folded.logits(last) - start).abs().max().item() > 0.1
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_at_the_base_it_is_the_standard_parametrisation(name: str) -> None:
+    model = FAMILIES[name]
+    assert completep(model).params() == model.params()
+    assert grown(completep(model), 2, 2).resize(model.sizes()).params() == model.params()
+
+
+# Coordinates
+
+
+def spread(name: str, parametrized: bool, width: int, depth: int) -> float:
+    """Return how many times further five steps of AdamW move the hidden states of a larger model."""
+    model = completep(FAMILIES[name]) if parametrized else FAMILIES[name]
+    batches = [batch(model, seed) for seed in range(6)]
+    return moved(grown(model, width, depth), batches).hidden / moved(model, batches).hidden
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_coordinates_are_flat_over_width_and_depth(name: str) -> None:
+    """Eight times as wide and eight times as deep: within a factor of 1.6, which the standard one leaves by far."""
+    for size in ({"width": 8, "depth": 1}, {"width": 1, "depth": 8}):
+        assert 1 / 1.6 < spread(name, True, **size) < 1.6, size
+    if name != "bert":  # whose norms hold its hidden states wherever they went
+        assert spread(name, False, 8, 1) > 2.5
+        assert spread(name, False, 1, 8) > 2
+
+
+# Levels
+
+
+@pytest.mark.parametrize("name", [name for name in TINY if not name.startswith("t5")])
+def test_given_weights_compute_the_same_in_every_parametrisation(name: str) -> None:
+    """And an operator finds the same axes: so what it promises holds."""
+    model = TINY[name]
+    other = completep(model).resize({axis: 3 for axis in ("layer", "ffn")}).resize(model.sizes())
+    other = replace(other, base={"embed": 2, "ffn": 11, "layer": 7, "head_dim": 2})
+    state = test_operators.weights(model)
+    assert torch.equal(test_operators.logits(model, state), test_operators.logits(other, state))
+    shown = {t: (p.dims, p.residual) for t, p in model.params().items()}
+    assert {t: (p.dims, p.residual) for t, p in other.params().items()} == shown
+    assert {p.rate for p in other.params().values()} != {1.0}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_width_keeps_the_function_between_levels_of_other_factors(name: str) -> None:
+    fine = completep(FAMILIES[name])
+    resize = Uniform(width=2, ffn=2, head=2).resize(fine.sizes())
+    coarse = fine.resize(resize.coarse)
+    assert {p.rate for p in coarse.params().values()} > {1.0}
+    small = build(coarse, 0, dtype=torch.float64)
+    large = build(fine, None, dtype=torch.float64)
+    large.load_state_dict(operators.decoalesce(small.state_dict(), coarse.params(), resize))
+    data = {key: t.double() if t.is_floating_point() else t for key, t in batch(fine, 0).items()}
+    assert torch.allclose(small.logits(data), large.logits(data), rtol=0, atol=1e-13)
+
+
+def config(**changes: object) -> object:
+    return toy.make(model=completep(replace(toy.model(), layer=4)), **changes)
+
+
+def test_levels_have_the_first_as_their_base_unless_one_is_named() -> None:
+    plan = make_plan(config())
+    assert plan.level(2).model.base == {"embed": 32, "ffn": 64, "head": 4, "head_dim": 8, "layer": 4}
+    rates = {(at["kind"], at["rate"]) for at in as_dict(plan)["levels"][1]["rates"]}
+    # Half the width and half the depth; a bias has no width to read.
+    assert rates == {
+        ("ends of branches", 4.0),
+        ("ends of branches, biases", 2.0),
+        ("head", 2.0),
+        ("hidden matrices", 2.0),
+        ("queries", 2.0),
+        ("queries, biases", 1.0),
+        ("tables and vectors", 1.0),
+    }
+    (first, second, *_) = notes(as_dict(plan))
+    assert first == "  level 1: completep: lr x 1"
+    assert "lr x 4 ends of branches; 2 ends of branches, biases; 2 head" in second
+    named = toy.make(model=replace(toy.model(), layer=4, parametrization="completep", base={"layer": 2}))
+    assert [level.model.base_sizes()["layer"] for level in make_plan(named).levels] == [2, 2]
+    assert "rates" not in as_dict(make_plan(toy.make()))["levels"][0]
+
+
+def test_a_level_without_layers_and_layers_that_are_new() -> None:
+    """New layers start as those of their own level, whatever the one below has."""
+    fine = completep(replace(toy.model(), layer=4))
+    empty = fine.resize({"layer": 0})
+    assert not any("blocks" in name for name, _ in expand(empty.params(), empty.sizes()))
+    deep = grown(fine, 1, 2)
+    down = "blocks.{layer}.mlp.down.weight"
+    assert deep.params()[down].std == fine.params()[down].std / 2
+    assert fine.params()[down].std == 0.02 / 8**0.5  # GPT-2's own start, at the base
+
+
+def test_a_v_cycle_keeps_what_its_receipts_promise_and_resumes_bitwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycle = Cycle(name="v", stages=list(toy.V_CYCLE), optimizer_policy="carry")
+    settings = config(
+        cycle=cycle, coarsening=Uniform(width=2, ffn=2, head=2), checkpoint=toy.Checkpoint(every="2 steps")
+    )
+    toy.run(tmp_path / "whole", settings)
+    log = toy.records(tmp_path / "whole")
+    up = [r for r in log if r["kind"] == "transfer"][-1]
+    assert up["exact"]
+    assert up["relative_logit_change"] < 1e-5
+    losses = [r["loss"] for r in log if r["kind"] == "val"]
+    assert losses[-1] < losses[0] - 0.1
+    with monkeypatch.context() as patch:
+        interrupt(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(tmp_path / "killed", settings)
+    toy.run(tmp_path / "killed", settings)
+    assert toy.records(tmp_path / "killed") == log
+
+
+def test_growing_by_fresh_layers_runs_from_no_layer(tmp_path: Path) -> None:
+    cycle = Cycle(name="late", stages=[Row(2, "50%"), Row(1, "50%")])
+    toy.run(tmp_path, config(cycle=cycle, coarsening=Shallow(layers=0), growth=Fresh()))
+    losses = [r["loss"] for r in toy.records(tmp_path) if r["kind"] == "val"]
+    assert losses[-1] < losses[0] - 0.1
+
+
+# The optimizer
+
+
+def test_the_rate_of_the_run_is_multiplied_and_all_matrices_decay_alike() -> None:
+    model = grown(completep(FAMILIES["untied"]), 2, 3)
+    net = build(model, 0)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.fill_(1.0)
+            p.grad = torch.zeros_like(p)
+    stepping = Stepping(AdamW(lr=1.0, weight_decay=0.1), net)
+    stepping.set_rate(0.5)
+    assert {group["lr"] for part in stepping.parts for group in part.param_groups} == {0.5, 0.5 / 2, 0.5 / 3, 0.5 / 6}
+    stepping.step()
+    for name, p in net.named_parameters():
+        assert torch.allclose(p, torch.full_like(p, 0.95 if p.ndim >= 2 else 1.0)), name
+
+
+# Mistakes, and folders
+
+
+def refusal(**changes: object) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        make_plan(toy.make(**changes))
+    return caught.value.problems
+
+
+def test_what_it_cannot_do_is_one_line() -> None:
+    model, t5 = completep(toy.model()), TINY["t5"]
+    assert refusal(model=model, optimizer=Muon(lr=1e-3)) == [
+        "model.parametrization=completep: allowed: standard; Muon knows no other: choose optimizer=adamw"
+    ]
+    assert replace(t5, parametrization="completep").problems() == [
+        "model.parametrization=completep: allowed: standard; T5 has no other"
+    ]
+    assert refusal(model=replace(model, parametrization="mup")) == [
+        "model.parametrization=mup: allowed: standard, completep; choose one"
+    ]
+    (line,) = refusal(model=replace(toy.model(), base={"layer": 2}))
+    assert line.startswith("model.base={'layer': 2}: allowed: null with standard; set model.parametrization=completep")
+    assert refusal(model=replace(model, base={"vocab": 2, "layer": 0})) == [
+        "model.base=vocab: allowed: embed, ffn, head, head_dim, layer; name an axis that is scaled",
+        "model.base.layer=0: allowed: an integer from 1 to 4194304; give the size that it had",
+    ]
+
+
+def test_weights_of_one_parametrisation_start_a_run_in_the_other() -> None:
+    model = toy.model()
+    assert initial.unlike("folder", model, completep(model)) == []
+    assert initial.unlike("folder", grown(completep(model), 1, 2), grown(model, 1, 2)) == []
+    assert len(initial.unlike("folder", model, grown(completep(model), 1, 2))) == 1
