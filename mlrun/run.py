@@ -15,7 +15,8 @@ from mlrun import files
 from mlrun.config import Config
 from mlrun.data.source import Broken, same_content
 from mlrun.errors import UserError, mistake
-from mlrun.evaluate.base import Context, measure
+from mlrun.evaluate import words
+from mlrun.evaluate.base import Benchmark, Context, measure, recorded, without_words
 from mlrun.interop import initial, ledger, published, tokenizers
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
@@ -74,8 +75,11 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         source = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
         for note in source.describe().get("notes", []) if ranks.first else []:
             print(f"mlrun: {note}", flush=True)
+        known = words.of_source(source, config.model, config.data.sequence)
+        if known is None and (problems := without_words(config.evaluation.values(), config.model)):
+            raise UserError(problems)
         with claimed(folder, ranks) as still_ours:
-            return Run(config, plan, folder, ranks, source, signals, still_ours).go()
+            return Run(config, plan, folder, ranks, source, signals, still_ours, known).go()
     finally:
         processes.stop(ranks)
 
@@ -103,9 +107,11 @@ class Run:
         source: Any,
         signals: Signals,
         still_ours: Callable[[], None],
+        known: words.Words | None = None,
     ) -> None:
         self.still_ours = still_ours
         self.config, self.plan, self.folder, self.ranks, self.source = config, plan, folder, ranks, source
+        self.words = known
         settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
         self.clock = Clock(settle)
         self.signals = signals
@@ -300,7 +306,7 @@ class Run:
         """Log the held-out loss; of a branch with what a run would have cost that had this as its end."""
         self.progress.unevaluated = True
         try:
-            values: dict[str, Any] = self._measured(job, trainee)
+            values = self._measured(job, trainee, step == stage.end)
         except Stopped:
             return  # the loop saves and stops; `unevaluated` says what is still due
         if stage.fork is not None:
@@ -332,18 +338,19 @@ class Run:
             meta = {"step": str(step), "val_loss": repr(loss)}
             self.checkpoints.save_best(net.state_dict(), meta)
 
-    def _measured(self, job: Job, trainee: Trainee) -> dict[str, float]:
-        """Return what the evaluations say of the network, and as `ema_...` of its averaged weights."""
-        settings, ranks = self.config.settings, self.ranks
-        context = Context(self.source, settings.eval.batch, settings.hardware, ranks, job.pause)
-        values = measure(self.config.evaluation.values(), trainee.net, context)
+    def _measured(self, job: Job, trainee: Trainee, ends: bool) -> dict[str, Any]:
+        """Return what the evaluations say of the network, and as `ema_...` of its averaged weights.
+
+        Where the stage ends, those with data of their own are among them, and `results` has all with their errors.
+        """
+        settings, ranks, placement = self.config.settings, self.ranks, self.ranks.placement
+        context = Context(self.source, settings.eval.batch, settings.hardware, ranks, job.pause, self.words)
+        due = [one for one in self.config.evaluation.values() if ends or not isinstance(one, Benchmark)]
+        found = {"": measure(due, trainee.net, context)}
         if trainee.ema is not None:
-            averaged = ranks.placement.network(
-                trainee.net.model, trainee.ema, ranks.device, settings.hardware.precision
-            )
-            found = measure(self.config.evaluation.values(), averaged, context)
-            values |= {f"ema_{name}": value for name, value in found.items()}
-        return values
+            averaged = placement.network(trainee.net.model, trainee.ema, ranks.device, settings.hardware.precision)
+            found["ema_"] = measure(due, averaged, context)
+        return recorded(found, whole=ends)
 
     def _save(self, current: Snapshot) -> None:
         self.still_ours()

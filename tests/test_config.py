@@ -21,7 +21,12 @@ FILES = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
 # What the files of a group share.
 BASES = sorted(path.relative_to(CONF) for path in CONF.glob("*.yaml") if path.stem != "config")
 # Values that only the user can give.
-OWN = {"data.files": "data.files=[x.parquet]", "data.classes": "data.classes=1000"}
+OWN = {
+    "data.files": "data.files=[x.parquet]",
+    "data.classes": "data.classes=1000",
+    "evaluation.cloze.files": "evaluation.cloze.files=[x.jsonl]",
+    "evaluation.text_perplexity.files": "evaluation.text_perplexity.files=[x.txt]",
+}
 
 
 def choices(group: str, *early: str) -> list[str]:

@@ -24,7 +24,7 @@ from mlrun.config import Hardware
 from mlrun.convert import coalesce_folder, decoalesce_folder, interpolate_folders
 from mlrun.errors import UserError
 from mlrun.evaluate.accuracy import Accuracy
-from mlrun.evaluate.base import Context
+from mlrun.evaluate.base import Context, as_dict
 from mlrun.evaluate.finished import evaluate
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.evaluate.perplexity import Perplexity
@@ -219,9 +219,9 @@ def test_evaluate_repeats_the_runs_last_loss(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("MLRUN_PACKAGES", "toy")
     summary = a_run(tmp_path)
     result = measured(tmp_path)
-    assert result["loss"] == pytest.approx(summary["val_loss"], rel=1e-6)
-    assert result["perplexity"] == math.exp(result["loss"])
-    assert json.loads((tmp_path / "evaluate.json").read_text()) == result
+    assert result["held_out"].value == pytest.approx(summary["val_loss"], rel=1e-6)
+    assert result["perplexity"].value == math.exp(result["held_out"].value)
+    assert json.loads((tmp_path / "evaluate.json").read_text()) == as_dict(result)
     assert measured(tmp_path, sharding="fsdp") == result
 
 
@@ -253,7 +253,7 @@ def test_accuracy_counts_the_likeliest_class() -> None:
     def accuracy(batches: list[dict[str, torch.Tensor]]) -> float:
         source = SimpleNamespace(validation=lambda size: iter(batches))
         context = Context(source, 4, Hardware(), Ranks(0, 1, torch.device("cpu")))
-        return Accuracy().measure(net, context)["accuracy"]
+        return Accuracy().measure(net, context)["accuracy"].value
 
     assert accuracy(batches) == pytest.approx(4 / 6)
     soft = [{**batch, "labels": torch.nn.functional.one_hot(batch["labels"], 6).float()} for batch in batches]

@@ -58,7 +58,10 @@ def safe_name(text: str) -> str:
 
 def _task_list() -> str:
     """Return the tasks as the help shows them: name, what must be given, what it does."""
-    rows = [(name, " ".join(f"{key}=" for key in task.needs), task.help) for name, task in TASKS.items()]
+    rows = [
+        (name, " ".join(f"{key.replace('|', '= or ')}=" for key in task.needs), task.help)
+        for name, task in TASKS.items()
+    ]
     return "\n".join(f"  {name:<12} {needs:<23} {text}" for name, needs, text in rows)
 
 

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mlrun import files
 from mlrun.cli.messages import Failed, first, print_error, print_once
 from mlrun.config import Config, Hardware, build, load
-from mlrun.errors import mistake
+from mlrun.errors import UserError, mistake
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan
@@ -28,8 +28,8 @@ STOPPED = 143  # 128 + SIGTERM, as a shell reports it
 class Task:
     """A row of the table of tasks, which is all that a new one adds; the help shows its name, needs and purpose.
 
-    `needs` are keys that must be given. A planned task has a plan and a folder of its own, and is called with
-    configuration, plan and folder; any other with settings and `run`, None if only the clock named it.
+    `needs` are keys that must be given; of `a|b` one must. A planned task has a plan and a folder of its own, and is
+    called with configuration, plan and folder; any other with settings and `run`, None if only the clock named it.
     """
 
     name: str
@@ -64,9 +64,13 @@ def planned(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = No
 
 def missing(settings: DictConfig, own_run: bool) -> list[str]:
     """Return a line for each key that a task needs and that was not given; `run` is given if not by the clock."""
-    task = TASKS[settings.task]
-    absent = [key for key in task.needs if settings[key] is None or (key == "run" and not own_run)]
-    return [mistake(key, "not given", "a folder", f"task={task.name} needs {key}=FOLDER") for key in absent]
+    task, lines = TASKS[settings.task], []
+    for need in task.needs:
+        keys = need.split("|")
+        if all(settings[key] is None or (key == "run" and not own_run) for key in keys):
+            wanted = " or ".join(f"{key}=FOLDER" for key in keys)
+            lines.append(mistake(keys[0], "not given", "a folder", f"task={task.name} needs {wanted}"))
+    return lines
 
 
 def plan(config: Config, plan: Plan, folder: Path) -> None:
@@ -136,19 +140,33 @@ def report_on(runs: list[Path], out: Path) -> None:
     print_once(render(build(runs, out)))
 
 
-def evaluate(settings: DictConfig, folder: Path) -> None:
-    """Measure the model of a finished run on its held-out set, with the hardware and evaluations of this command."""
+def evaluate(settings: DictConfig, folder: Path | None) -> None:
+    """Measure a finished run, or the model folder `source`, with the hardware and evaluations of this command."""
     hardware = OmegaConf.to_object(settings.hardware)
     assert isinstance(hardware, Hardware)
     evaluations = [build(node, f"evaluation.{name}") for name, node in settings.evaluation.items()]
-    from mlrun.evaluate.finished import evaluate as evaluate_run
+    if problems := [line for one in evaluations for line in one.problems()]:
+        raise UserError(problems)
+    from mlrun.evaluate import finished
 
-    found = evaluate_run(folder, hardware, evaluations)
-    print_once(
-        " | ".join(
-            f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in found.items()
-        )
-    )
+    if settings.source is None:
+        assert folder is not None, "looked at before"
+        found = finished.evaluate(folder, hardware, evaluations)
+    else:
+        data = finished.Data(settings.data, settings.seed, Path(settings.cache), settings.eval.batch)
+        found = finished.evaluate_folder(path(settings, "source"), data, hardware, evaluations, folder)
+    print_once("\n".join(results(found)))
+
+
+def results(found: Mapping[str, Any]) -> list[str]:
+    """Return what was measured, a line each in columns: task, metric, value with its standard error, n."""
+    rows = [(task, one.metric, _with_error(one), "" if one.n is None else f"n {one.n}") for task, one in found.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _with_error(result: Any) -> str:
+    return f"{result.value:.6g}" + ("" if result.stderr is None else f" ± {result.stderr:.2g}")
 
 
 def export(settings: DictConfig, folder: Path) -> None:
@@ -204,7 +222,7 @@ _ROWS = (
     Task("train", train, "train a model; the default", planned=True, trains=True),
     Task("plan", plan, "print the plan of a training, and stop", planned=True),
     Task("report", report, "compare runs, finished or not", ("runs",)),
-    Task("evaluate", evaluate, "a finished run's held-out loss", ("run",)),
+    Task("evaluate", evaluate, "what `evaluation` says of a finished run, or of a model folder", ("run|source",)),
     Task("export", export, "a run's model as a Hugging Face folder", ("run", "target")),
     Task("import", import_, "a Hugging Face folder as a model folder", ("source", "target")),
     Task("coalesce", coalesce, "the next coarser level of a model folder", ("source", "target")),

@@ -1,6 +1,7 @@
 """What every evaluation is: numbers about a network, at the evaluations of a run and once it is done.
 
-Many are means over the held-out set: one pass over it serves them all. No torch at import.
+Many are means over the held-out set: one pass over it serves them all. Others have data of their own and take longer:
+a run measures them where a stage or a branch ends. No torch at import.
 """
 
 from __future__ import annotations
@@ -9,14 +10,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlrun.models.base import Model
+from mlrun.errors import mistake
+from mlrun.models.base import IGNORED, Model
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mlrun.config import Hardware
+    from mlrun.evaluate.words import Words
     from mlrun.models.network import Network
     from mlrun.train.parallel.processes import Ranks
 
@@ -26,12 +29,47 @@ if TYPE_CHECKING:
 Means = Mapping[str, tuple[float, int]]
 
 
+# The value that has the loss of the held-out set, and by which name records and reports know it.
+HELD_OUT, LOSS = "held_out", "loss"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One number about a model.
+
+    metric: what is counted, such as `accuracy` or `bits_per_byte`.
+    stderr: the standard error of the value, in its unit; None where nothing tells it.
+    n: how many things (samples, pairs, words, bytes) the value is over.
+    version: raised when the way of measuring changes, so that numbers of two versions are not compared.
+    interval: 95% interval, where one is known that is better than two standard errors.
+    """
+
+    metric: str
+    value: float
+    stderr: float | None = None
+    n: int | None = None
+    version: int = 1
+    interval: tuple[float, float] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what files hold of it; what is not finite is unknown there."""
+        value, error = (x if x is not None and math.isfinite(x) else None for x in (self.value, self.stderr))
+        said = {"metric": self.metric, "value": value, "stderr": error, "n": self.n, "version": self.version}
+        return said if self.interval is None else said | {"interval": list(self.interval)}
+
+
+# By the name of the task.
+Results = Mapping[str, Result]
+
+
 @dataclass(frozen=True)
 class Context:
     """What an evaluation may use beside the network.
 
+    source: open data with the held-out set; None where no evaluation asked for it.
     batch: samples of one forward pass.
     pause: raises Stopped if a signal asks for it; what takes long calls it, on all processes, between pieces of work.
+    words: how text becomes the ids of this model; None where no tokenizer lies beside it.
     """
 
     source: Any
@@ -39,42 +77,63 @@ class Context:
     hardware: Hardware
     ranks: Ranks
     pause: Callable[[], None] = lambda: None
+    words: Words | None = None
 
 
 @dataclass(frozen=True)
 class Evaluation(ABC):
-    """Numbers about a network."""
+    """Numbers about a network; `version` is that of its results."""
+
+    version: ClassVar[int] = 1
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the settings, one line each."""
+        return []
 
     def applies(self, model: Model) -> bool:
         """Return whether the numbers make sense for a model; one of another objective is passed over."""
         return True
 
     @abstractmethod
-    def measure(self, net: Network, context: Context) -> dict[str, float]:
-        """Return {name: number}. All processes call it and return the same."""
+    def measure(self, net: Network, context: Context) -> Results:
+        """Return {task: result}. All processes call it and return the same."""
+
+
+@dataclass(frozen=True)
+class Benchmark(Evaluation):
+    """What has data of its own and is told nothing of the run's: measured where a stage or a branch ends.
+
+    `needs_words` says that it reads text, for which the model needs a tokenizer.
+    """
+
+    needs_words: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
 class HeldOutMeans(Evaluation):
-    """Means over the held-out set; `measure` of a whole list reads it once."""
+    """Means over the held-out set; `measure` of a whole list reads it once.
+
+    A batch of text has, beside what the model reads, `bytes` (B,), where the tokenizer tells them: of the text that
+    each sample's labels stand for.
+    """
 
     @abstractmethod
     def of_batch(self, model: Model, batch: Batch, loss: Tensor, logits: Tensor) -> Means:
         """Return by name (mean over one batch, how many it is the mean over); the loss is the mean over its labels."""
 
-    def of_all(self, means: dict[str, float], count: int) -> dict[str, float]:
+    def of_all(self, means: dict[str, float], count: int) -> Results:
         """Return what is reported of the means over the whole set, which has `count` samples."""
-        return means
+        return {name: Result(name, mean, n=count, version=self.version) for name, mean in means.items()}
 
-    def measure(self, net: Network, context: Context) -> dict[str, float]:
+    def measure(self, net: Network, context: Context) -> Results:
         return measure([self], net, context)
 
 
-def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -> dict[str, float]:
-    """Return the numbers of all evaluations that apply; all processes call it."""
+def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -> dict[str, Result]:
+    """Return the results of all evaluations that apply; all processes call it."""
     fitting = [evaluation for evaluation in evaluations if evaluation.applies(net.model)]
     shared = [evaluation for evaluation in fitting if isinstance(evaluation, HeldOutMeans)]
-    found: dict[str, float] = {}
+    found: dict[str, Result] = {}
     means, count = _means(shared, net, context) if shared else ([], 0)
     for one, own in zip(shared, means, strict=True):
         found |= one.of_all(own, count)
@@ -82,6 +141,39 @@ def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -
         if not isinstance(evaluation, HeldOutMeans):
             found |= evaluation.measure(net, context)
     return found
+
+
+def without_words(evaluations: Iterable[Evaluation], model: Model) -> list[str]:
+    """Return a line for each evaluation that reads text, of a model beside which no tokenizer lies."""
+    remedy = "it reads text: leave it out, or put the tokenizer beside the model"
+    return [
+        mistake("evaluation", type(one).__name__, "what needs no tokenizer", remedy)
+        for one in evaluations
+        if isinstance(one, Benchmark) and one.needs_words and one.applies(model)
+    ]
+
+
+def values(results: Results) -> dict[str, float]:
+    """Return the values by task, as a record of the log has them: the held-out loss as `loss`, with its error."""
+    found = {LOSS if task == HELD_OUT else task: result.value for task, result in results.items()}
+    error = results[HELD_OUT].stderr if HELD_OUT in results else None
+    return found if error is None else found | {"standard_error": error}
+
+
+def as_dict(results: Results, prefix: str = "") -> dict[str, Any]:
+    """Return the results as files hold them: {task: {metric, value, stderr, n, version}}."""
+    return {f"{prefix}{task}": result.as_dict() for task, result in results.items()}
+
+
+def recorded(found: Mapping[str, Results], whole: bool) -> dict[str, Any]:
+    """Return what a record of the log has of results, given by what stands before their names.
+
+    Their values; and where they are measured as a `whole`, also all that is known of them, as `results`.
+    """
+    kept = {f"{of}{name}": value for of, own in found.items() for name, value in values(own).items()}
+    if not whole:
+        return kept
+    return kept | {"results": {task: one for of, own in found.items() for task, one in as_dict(own, of).items()}}
 
 
 def _means(evaluations: Sequence[HeldOutMeans], net: Network, context: Context) -> tuple[list[dict[str, float]], int]:
@@ -94,7 +186,7 @@ def _means(evaluations: Sequence[HeldOutMeans], net: Network, context: Context) 
     net.eval()
     try:
         for batch, counts in _shared_out(context):
-            here = {key: value.to(ranks.device) for key, value in batch.items()}
+            here = {key: value.to(ranks.device) for key, value in _with_bytes(batch, context).items()}
             with torch.no_grad(), autocast(context.hardware, ranks.device):
                 loss, logits = net.loss_and_logits(here)
                 found = [evaluation.of_batch(net.model, here, loss, logits) for evaluation in evaluations]
@@ -108,6 +200,18 @@ def _means(evaluations: Sequence[HeldOutMeans], net: Network, context: Context) 
         for number in range(len(evaluations))
     ]
     return means, sum(size for part in everywhere for size, _ in part)
+
+
+def _with_bytes(batch: Batch, context: Context) -> Batch:
+    """Return a batch with the bytes of text that the labels of each sample stand for, where they are known."""
+    widths = None if context.words is None else context.words.widths
+    if widths is None or batch["labels"].is_floating_point():
+        return batch
+    import torch
+
+    labels = batch["labels"]
+    bytes_BS = torch.from_numpy(widths)[labels.clamp(min=0)] * (labels != IGNORED)
+    return {**batch, "bytes": bytes_BS.sum(-1)}
 
 
 def _over_all(processes: Sequence[Sequence[tuple[int, Means]]]) -> dict[str, float]:

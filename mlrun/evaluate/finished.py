@@ -1,8 +1,9 @@
-"""A finished run, measured again: what the evaluations say of the model in its folder."""
+"""A model that is there, measured: what the evaluations say of a finished run, or of any model folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,41 +13,96 @@ from mlrun import files
 from mlrun.config import Hardware, build
 from mlrun.data.source import same_content
 from mlrun.errors import UserError, mistake
-from mlrun.evaluate.base import Context, Evaluation, measure
+from mlrun.evaluate import words
+from mlrun.evaluate.base import Benchmark, Context, Evaluation, Result, as_dict, measure, without_words
 from mlrun.interop.read import Checkpoint, open_folder
+from mlrun.interop.tokenizers import has_one
 from mlrun.models.network import Network
 from mlrun.train.parallel import processes
 from mlrun.train.parallel.processes import Ranks
 
 
-def evaluate(folder: Path, hardware: Hardware, evaluations: Iterable[Evaluation]) -> dict[str, Any]:
-    """Return the numbers of a run's model on the run's held-out set, and write them to `evaluate.json`.
+@dataclass(frozen=True)
+class Data:
+    """Where a held-out set comes from: the node of a data spec, and what opens it; `content` is what it must hold."""
+
+    node: DictConfig
+    seed: int
+    cache: Path
+    batch: int
+    content: str | None = None
+
+
+def evaluate(folder: Path, hardware: Hardware, evaluations: Iterable[Evaluation]) -> dict[str, Result]:
+    """Return the results of a run's model, the held-out set being the run's, and write them to its `evaluate.json`.
 
     Raises:
         UserError: the folder is no finished run, its weights do not fit, or its data cannot be opened.
     """
     config, found = _settings(folder), open_folder(folder, "run")
+    data = Data(config.data, config.seed, Path(config.cache), config.eval.batch, _content(folder))
+    return _measured(found, data, config.data.get("sequence"), hardware, evaluations, folder)
+
+
+def evaluate_folder(
+    source: Path, data: Data, hardware: Hardware, evaluations: Iterable[Evaluation], out: Path | None
+) -> dict[str, Result]:
+    """Return the results of a model folder, ours or Hugging Face's; `evaluate.json` is written into `out` if given.
+
+    Text is read with the folder's own tokenizer, and the held-out set is that of `data`, which is opened only if an
+    evaluation asks for it.
+
+    Raises:
+        UserError: no model is there, or the data does not fit it.
+    """
+    found, node = open_folder(source), data.node.copy()
+    if "tokenizer" in node and node.tokenizer is None and has_one(found.folder):
+        node.tokenizer = str(found.folder)
+    own = Data(node, data.seed, data.cache, data.batch)
+    return _measured(found, own, None, hardware, evaluations, out)
+
+
+def _measured(
+    found: Checkpoint,
+    data: Data,
+    sequence: int | None,
+    hardware: Hardware,
+    evaluations: Iterable[Evaluation],
+    out: Path | None,
+) -> dict[str, Result]:
+    fitting = [one for one in evaluations if one.applies(found.model)]
+    known = words.of_folder(found, sequence) if found.model.objective != "image" else None
+    if known is None and (problems := without_words(fitting, found.model)):
+        raise UserError(problems)
     ranks = processes.start(hardware)
     try:
-        data = build(config.data, "data")
-        if problems := data.problems(found.model):
-            raise UserError(problems)
-        source = data.open(found.model, config.seed, Path(config.cache))
-        if (told := _content(folder)) is not None:
-            same_content(told, source.describe().get("content"), "this run was trained on")
-        net = _network(found, ranks, hardware)
-        result = measure(evaluations, net, Context(source, config.eval.batch, hardware, ranks))
-        if ranks.first:
-            files.write_json(folder / files.EVALUATION, result)
-        return result
+        source = None if all(isinstance(one, Benchmark) for one in fitting) else _opened(data, found)
+        net = network(found, ranks, hardware)
+        results = measure(fitting, net, Context(source, data.batch, hardware, ranks, words=known))
+        if ranks.first and out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            files.write_json(out / files.EVALUATION, as_dict(results))
+        return results
     finally:
         processes.stop(ranks)
+
+
+def _opened(data: Data, found: Checkpoint) -> Any:
+    """Return the open data; UserError if it does not fit the model, or is not what it should be."""
+    spec = build(data.node, "data")
+    if problems := spec.problems(found.model):
+        raise UserError(problems)
+    source = spec.open(found.model, data.seed, data.cache)
+    if data.content is not None:
+        same_content(data.content, source.describe().get("content"), "this run was trained on")
+    return source
 
 
 def _settings(folder: Path) -> DictConfig:
     """Return a run's config.yaml."""
     if not (folder / files.CONFIG).is_file():
-        raise UserError(mistake("run", folder, "a run folder", "it has no config.yaml"))
+        remedy = "it has no config.yaml; a model folder is named with source=..."
+        raise UserError(mistake("run", folder, "a run folder", remedy))
     if not (folder / files.MODEL).is_dir():
         raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
     return cast(DictConfig, OmegaConf.load(folder / files.CONFIG))
@@ -59,7 +115,7 @@ def _content(folder: Path) -> str | None:
     return told.get("content")
 
 
-def _network(found: Checkpoint, ranks: Ranks, hardware: Hardware) -> Network:
+def network(found: Checkpoint, ranks: Ranks, hardware: Hardware) -> Network:
     """Return the network with the folder's weights, in float32."""
-    weights = ranks.placement.shard_all(found.items())
+    weights = ranks.placement.shard_all((name, found[name].float()) for name in found)
     return ranks.placement.network(found.model, weights, ranks.device, hardware.precision)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.evaluate.base import HeldOutMeans, Means
+from mlrun.evaluate.base import HeldOutMeans, Means, Result, Results
 from mlrun.models.base import Model
 
 if TYPE_CHECKING:
@@ -28,5 +28,11 @@ class Perplexity(HeldOutMeans):
     def of_batch(self, model: Model, batch: Batch, loss: Tensor, logits: Tensor) -> Means:
         return {"perplexity": (float(loss), model.label_count(batch))}
 
-    def of_all(self, means: dict[str, float], count: int) -> dict[str, float]:
-        return {name: math.exp(loss) if loss < LARGEST else math.inf for name, loss in means.items()}
+    def of_all(self, means: dict[str, float], count: int) -> Results:
+        value = exponential(means["perplexity"])
+        return {"perplexity": Result("perplexity", value, n=count, version=self.version)}
+
+
+def exponential(nats: float) -> float:
+    """Return exp(nats); infinity where no float holds it."""
+    return math.exp(nats) if nats < LARGEST else math.inf

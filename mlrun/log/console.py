@@ -107,7 +107,7 @@ def what(record: Record, pace: Pace) -> str:
         case "train":
             return " | ".join(_train(record, pace))
         case "val":
-            return f"val  {number(record['loss'], '7.4f')}"
+            return " | ".join([f"val  {number(record['loss'], '7.4f')}", *_measured(record)])
         case "transfer":
             return _transfer(record)
         case "start":
@@ -124,6 +124,13 @@ def _train(record: Record, pace: Pace) -> list[str]:
         f"{thousands(record.get('tokens_per_second'))} tok/s",
         f"ETA {duration(pace.seconds_left()):>8}",
     ]
+
+
+def _measured(record: Record) -> list[str]:
+    """Return what was measured beside the held-out loss where a stage ends: a number a task, none of its parts."""
+    results = {task: one["value"] for task, one in record.get("results", {}).items() if "/" not in task}
+    known = ("held_out", "ema_")
+    return [f"{task} {number(value, '.4g')}" for task, value in results.items() if not task.startswith(known)]
 
 
 def _transfer(record: Record) -> str:

@@ -4,6 +4,8 @@ A record is a flat dict with `kind` (start | train | val | transfer | stage), `s
 cumulative `step`, `tokens`, `flops`, `flops_body`, `seconds` (training only), then what it reports.
 Records of a branch have `branch`, the share of the budget at which it ends; its `val` record has as `own_step`,
 `own_tokens`, ... what a run with this end would have spent, while the others go on counting all that was spent.
+The `val` record where a stage or a branch ends has `results` as well: of everything that was measured
+{task: {metric, value, stderr, n, version}}, as evaluate.json has it.
 Every start, the first and each that resumes, has a `start` record, by which seconds may be told to be comparable:
 `time` (ISO, UTC), `host`, `processor` (its model), `cores` (that this process may use), `threads` (torch's), `gpu`
 (its name, or null), `precision`, `processes`, and the versions `mlrun`, `commit` (of a checkout, `+` if changed; else

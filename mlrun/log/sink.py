@@ -90,13 +90,14 @@ def series(record: Record) -> dict[str, Any]:
     Held-out losses of coarser levels are series of their own: the last of one level and the first of the
     next stand at the same step, where one name would keep only one of them. So is everything of a branch,
     which is no part of the run's own curves: `val_branch50/loss` for the one that ends at half of the budget.
-    What a start says are facts and no curve: only its position is left.
+    What a start says are facts and no curve: only its position is left. The `results` of an evaluation say more of
+    numbers that are there.
     """
     kind, level = record["kind"], record["level"]
     prefix = f"val_level{level}" if kind == "val" and level > 1 else kind
     if "branch" in record:
         prefix = f"{kind}_branch{100 * record['branch']:.4g}"
-    named = {key: value for key, value in record.items() if key not in ("kind", "branch")}
+    named = {key: value for key, value in record.items() if key not in ("kind", "branch", "results")}
     if kind == "start":
         named = {key: value for key, value in named.items() if key in POSITION}
     return {key if key in POSITION else f"{prefix}/{key}": value for key, value in named.items()}

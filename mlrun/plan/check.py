@@ -41,7 +41,7 @@ def _parts(config: Config, sources: bool) -> list[str]:
         data = [line for line in data if line not in absent]
     others = config.optimizer.problems(config.settings.hardware)
     others += [line for logger in config.logger.values() for line in logger.problems()]
-    return model + data + others + _parametrization(config) + _evaluations(config)
+    return model + data + others + _parametrization(config) + _evaluations(config, sources)
 
 
 def _parametrization(config: Config) -> list[str]:
@@ -53,10 +53,10 @@ def _parametrization(config: Config) -> list[str]:
     return [mistake("model.parametrization", given, ", ".join(known), f"{name} knows no other: choose optimizer=adamw")]
 
 
-def _evaluations(config: Config) -> list[str]:
-    """Runs are compared by their held-out loss."""
+def _evaluations(config: Config, sources: bool) -> list[str]:
+    """Runs are compared by their held-out loss; a plan needs no files to measure by."""
     if "held_out" in config.evaluation:
-        return []
+        return [line for one in config.evaluation.values() for line in one.problems()] if sources else []
     given = ", ".join(config.evaluation) or "nothing"
     return [mistake("evaluation", given, "a list with held_out", "runs are compared by that loss: add it")]
 

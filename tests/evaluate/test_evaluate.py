@@ -18,7 +18,7 @@ from mlrun.cli import command, points, preflight
 from mlrun.config import Eval, Hardware, build, conf_dir, load
 from mlrun.errors import UserError
 from mlrun.evaluate.accuracy import Accuracy
-from mlrun.evaluate.base import Context, Evaluation, measure
+from mlrun.evaluate.base import Context, Evaluation, Result, Results, measure
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.evaluate.perplexity import Perplexity
 from mlrun.models.base import IGNORED
@@ -69,8 +69,8 @@ def test_the_held_out_loss_is_that_of_all_labels_at_once(tmp_path: Path) -> None
     kept = whole["labels"] != IGNORED
     expected = torch.nn.functional.cross_entropy(net.eval().logits(whole)[kept], whole["labels"][kept]).item()
     for numbers in found:
-        assert numbers["loss"] == pytest.approx(expected, rel=1e-6)
-        assert numbers["perplexity"] == pytest.approx(math.exp(expected), rel=1e-5)
+        assert numbers["held_out"].value == pytest.approx(expected, rel=1e-6)
+        assert numbers["perplexity"].value == pytest.approx(math.exp(expected), rel=1e-5)
 
 
 def test_the_standard_error_of_the_held_out_loss_is_that_of_its_samples() -> None:
@@ -79,7 +79,8 @@ def test_the_standard_error_of_the_held_out_loss_is_that_of_its_samples() -> Non
     expected = statistics.stdev(losses) / math.sqrt(len(losses))
     for size in (3, 4, 16):  # however they are read
         found = HeldOut().measure(net, Context(source, size, Hardware(), ALONE))
-        assert found["standard_error"] == pytest.approx(expected, rel=1e-4)
+        assert found["held_out"].stderr == pytest.approx(expected, rel=1e-4)
+        assert found["held_out"].n == len(losses)
 
 
 def test_a_teacher_counts_per_label_and_a_batch_without_any_gives_zero() -> None:
@@ -97,7 +98,9 @@ def test_a_teacher_counts_per_label_and_a_batch_without_any_gives_zero() -> None
 def test_a_held_out_set_without_labels_has_no_loss() -> None:
     batch = next(RAGGED.open(None, 0, "").validation(2)) | {"labels": torch.full((2, toy.SEQUENCE), IGNORED)}
     source = SimpleNamespace(validation=lambda size: iter([batch]))
-    assert math.isnan(HeldOut().measure(network(toy.model(), 0), Context(source, 2, Hardware(), ALONE))["loss"])
+    assert math.isnan(
+        HeldOut().measure(network(toy.model(), 0), Context(source, 2, Hardware(), ALONE))["held_out"].value
+    )
 
 
 # The group
@@ -109,8 +112,8 @@ class Norm(Evaluation):
 
     power: float = 2.0
 
-    def measure(self, net: Any, context: Context) -> dict[str, float]:
-        return {"norm": sum(float(p.detach().norm(self.power)) for p in net.parameters())}
+    def measure(self, net: Any, context: Context) -> Results:
+        return {"norm": Result("norm", sum(float(p.detach().norm(self.power)) for p in net.parameters()))}
 
 
 def test_an_evaluation_of_ones_own_is_logged_beside_the_held_out_loss(tmp_path: Path) -> None:
@@ -131,7 +134,7 @@ def test_one_pass_over_the_held_out_set_serves_all_means() -> None:
 
     context = Context(SimpleNamespace(validation=validation), 8, Hardware(), ALONE)
     found = measure([HeldOut(), Perplexity(), Accuracy()], network(toy.model(), 0), context)
-    assert passes == 1 and list(found) == ["loss", "standard_error", "perplexity"], "accuracy is of images"
+    assert passes == 1 and list(found) == ["held_out", "perplexity"], "accuracy is of images"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,8 @@ def test_every_choice_is_a_key_of_its_own_name(path: Path) -> None:
     from omegaconf import DictConfig
 
     ((name, node),) = yaml.safe_load(path.read_text()).items()
-    assert name == path.stem and isinstance(build(DictConfig(node), f"evaluation.{name}"), Evaluation)
+    given = {key: ["x"] if value == "???" else value for key, value in node.items()}
+    assert name == path.stem and isinstance(build(DictConfig(given), f"evaluation.{name}"), Evaluation)
 
 
 def test_eval_batch_changes_nothing(tmp_path: Path) -> None:

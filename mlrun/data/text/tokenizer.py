@@ -156,10 +156,10 @@ def load(name: str) -> Tokenizer:
         reason = str(error).splitlines()[0]
         remedy = "go online once, or give a local file" if files is None else _REMEDY
         raise UserError(mistake("data.tokenizer", name, f"{_WHERE} ({reason})", remedy)) from error
-    return _plain(tokenizer)
+    return plain(tokenizer)
 
 
-def _plain(tokenizer: Tokenizer) -> Tokenizer:
+def plain(tokenizer: Tokenizer) -> Tokenizer:
     """Return the tokenizer set to encode text as text: nothing cut, padded, or taken for a special token."""
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -264,7 +264,7 @@ def trained(folder: Path, texts: Iterable[str], size: int, objective: str) -> To
     from tokenizers import Tokenizer
 
     made = cache.build(folder, lambda new: train(texts, size, objective).save(str(new / "tokenizer.json")))
-    return _plain(Tokenizer.from_file(str(made / "tokenizer.json")))
+    return plain(Tokenizer.from_file(str(made / "tokenizer.json")))
 
 
 def first_characters(texts: Iterable[str], limit: int) -> Iterator[str]:
