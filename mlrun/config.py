@@ -28,7 +28,7 @@ GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
 # The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
 LISTS = ("logger", "evaluation")
 # Arguments of a task or of a grid, no part of what a run is made of.
-ARGUMENTS = ("runs", "source", "target", "grown", "fine", "scale")
+ARGUMENTS = ("runs", "source", "target", "grown", "fine", "scale", "sample")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "cycle.optimizer_policy": ("reset", "carry"),
@@ -128,6 +128,18 @@ class Scale:
 
 
 @dataclass
+class Sample:
+    """What task=sample asks of a model; nothing of a run."""
+
+    prompt: str | None = None
+    image: str | None = None
+    tokens: int = 100
+    temperature: float = 1.0
+    top_k: int | None = None
+    file: str | None = None
+
+
+@dataclass
 class Settings:
     """Everything a run is made of, as Hydra sees it."""
 
@@ -159,6 +171,7 @@ class Settings:
     eval: Eval = field(default_factory=Eval)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     find: Find = field(default_factory=Find)
+    sample: Sample = field(default_factory=Sample)
     scale: Scale | None = None
 
 

@@ -21,8 +21,11 @@ from mlrun import __version__
 from mlrun.config import conf_dir, reason
 from mlrun.errors import UserError, mistake
 
-# A path in these may hold commas, blanks and equal signs, as the folders of a sweep do.
-PATHS = ("run", "runs", "init", "source", "target", "grown", "fine")
+# A path or a text in these may hold commas, blanks and equal signs, as the folders of a sweep do.
+PATHS = (
+    *("run", "runs", "init", "source", "target", "grown", "fine"),
+    *("sample.prompt", "sample.image", "sample.file"),
+)
 
 
 @dataclass(frozen=True)

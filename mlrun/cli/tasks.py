@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mlrun import files
 from mlrun.cli.messages import Failed, first, print_error, print_once
-from mlrun.config import Config, Hardware, build, load
+from mlrun.config import Config, Hardware, Sample, build, load
 from mlrun.errors import UserError, mistake
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
@@ -169,6 +169,23 @@ def _with_error(result: Any) -> str:
     return f"{result.value:.6g}" + ("" if result.stderr is None else f" ± {result.stderr:.2g}")
 
 
+def sample(settings: DictConfig, folder: Path | None) -> None:
+    """Let the model of a run, or of the folder `source`, say something; shown as it comes."""
+    hardware, ask = OmegaConf.to_object(settings.hardware), OmegaConf.to_object(settings.sample)
+    assert isinstance(hardware, Hardware) and isinstance(ask, Sample)
+    from mlrun.evaluate.sample import say
+
+    key = "run" if settings.source is None else "source"
+    model = folder if settings.source is None else path(settings, "source")
+    assert model is not None, "looked at before"
+    said = []
+    for part in say(model, key, ask, settings.seed, hardware):
+        print(part, end="", flush=True)
+        said.append(part)
+    if ask.file is not None:
+        files.write_text(Path(ask.file).expanduser(), "".join(said))
+
+
 def export(settings: DictConfig, folder: Path) -> None:
     """Write a run's model as a Hugging Face folder."""
     from mlrun.interop.folders import export_hf
@@ -223,6 +240,7 @@ _ROWS = (
     Task("plan", plan, "print the plan of a training, and stop", planned=True),
     Task("report", report, "compare runs, finished or not", ("runs",)),
     Task("evaluate", evaluate, "what `evaluation` says of a finished run, or of a model folder", ("run|source",)),
+    Task("sample", sample, "text, filled masks or classes from a trained model", ("run|source",)),
     Task("export", export, "a run's model as a Hugging Face folder", ("run", "target")),
     Task("import", import_, "a Hugging Face folder as a model folder", ("source", "target")),
     Task("coalesce", coalesce, "the next coarser level of a model folder", ("source", "target")),

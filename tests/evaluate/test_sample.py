@@ -1,0 +1,160 @@
+"""What a trained model says, against `transformers` on the same folder; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_benchmarks import POSITIONS, Reference, make
+
+from mlrun.cli import command, points
+from mlrun.cli.tasks import perform
+from mlrun.config import Hardware, Sample
+from mlrun.errors import UserError
+from mlrun.evaluate.sample import drawn, say
+
+transformers = pytest.importorskip("transformers", reason="the reference is not installed")
+
+
+@pytest.fixture(scope="module")
+def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("gpt"), "causal")
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("bert"), "mlm")
+
+
+def said(folder: Path, seed: int = 0, **ask: Any) -> str:
+    return "".join(say(folder, "source", Sample(**ask), seed, Hardware()))
+
+
+def refused(folder: Path, **ask: Any) -> str:
+    with pytest.raises(UserError) as error:
+        said(folder, **ask)
+    return str(error.value)
+
+
+# Text
+
+
+def test_the_likeliest_text_is_that_of_transformers_also_beyond_its_positions(gpt: Path) -> None:
+    reference = Reference(gpt, transformers.GPT2LMHeadModel)
+    read = [reference.end, *reference.ids("The old king")]
+    for _ in range(POSITIONS + 6):
+        number = int(reference.logs(read[-POSITIONS:])[-1].argmax())
+        if number == reference.end:
+            break
+        read.append(number)
+    assert len(read) > POSITIONS, "the window must have moved"
+    expected = reference.tokenizer.decode(read) + "\n"
+    ask = {"prompt": "The old king", "tokens": POSITIONS + 6}
+    assert said(gpt, temperature=0.0, **ask).replace("�", "") == expected.replace("�", "")
+    assert said(gpt, seed=5, top_k=1, **ask) == said(gpt, temperature=0.0, **ask)
+
+
+def test_the_same_seed_says_the_same_and_another_something_else(gpt: Path) -> None:
+    assert said(gpt, tokens=20) == said(gpt, tokens=20) != said(gpt, seed=1, tokens=20)
+    assert said(gpt, prompt="Né, x=1", tokens=1).startswith("Né, x=1")
+
+
+def test_draws_have_the_probabilities_of_the_logits() -> None:
+    logits_V = torch.tensor([2.0, 0.0, 1.0, -3.0])
+    generator = torch.Generator().manual_seed(0)
+    counts = np.bincount([drawn(logits_V, 0.5, 2, generator) for _ in range(4000)], minlength=4) / 4000
+    share = float((logits_V[[0, 2]] / 0.5).softmax(-1)[0])
+    assert counts[0] == pytest.approx(share, abs=0.02) and counts[0] + counts[2] == 1
+
+
+def test_the_command_prints_and_writes_the_text(gpt: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "said.txt"
+    asked = ["task=sample", f"source={gpt}", "sample.prompt=The king, x=1: {old}", "sample.tokens=3", "seed=3"]
+    (point,) = points.of(command.read([*asked, f"sample.file={file}"]))
+    perform(point.settings, None)
+    shown = capsys.readouterr().out
+    assert shown == file.read_text() == said(gpt, seed=3, prompt="The king, x=1: {old}", tokens=3)
+    with pytest.raises(UserError, match="a file that is not there yet"):
+        perform(point.settings, None)
+
+
+# Masks
+
+
+def test_masks_are_filled_as_transformers_fills_them(bert: Path) -> None:
+    reference = Reference(bert, transformers.BertForMaskedLM)
+    cls, sep, mask = (reference.tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]", "[MASK]"))
+    ids = [cls, *reference.ids("The old"), mask, *reference.ids(" saw"), mask, *reference.ids("."), sep]
+    logs = reference.logs(ids)
+    lines = said(bert, prompt="The old [MASK] saw [MASK].").splitlines()
+    assert len(lines) == 2
+    for number, (line, place) in enumerate(zip(lines, [i for i, n in enumerate(ids) if n == mask], strict=True), 1):
+        chance = logs[place].exp().topk(5)
+        assert line.startswith(f"mask {number}: ") and line.count("%") == 5
+        assert f"{chance.values[0].item():.1%}" in line and f"{chance.values[4].item():.1%}" in line
+        first = reference.tokenizer.decode([int(chance.indices[0])], skip_special_tokens=False).strip()
+        assert line.removeprefix(f"mask {number}: ").startswith(first)
+
+
+# Pictures
+
+
+def test_a_picture_has_the_classes_of_transformers(tmp_path: Path) -> None:
+    from PIL import Image
+
+    torch.manual_seed(0)
+    dims = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 32}
+    names = {number: f"kind {number}" for number in range(7)}
+    config = transformers.ViTConfig(image_size=8, patch_size=4, num_labels=7, id2label=names, **dims)
+    model = transformers.ViTForImageClassification(config).eval()
+    torch.nn.init.normal_(model.classifier.weight)
+    model.save_pretrained(tmp_path)
+    shown = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    Image.fromarray(shown).save(tmp_path / "a.png")
+    assert "preprocessor_config.json" in refused(tmp_path, image=str(tmp_path / "a.png"))
+    ways = [{"size": {"height": 8, "width": 8}}, {"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}}]
+    pixels = torch.from_numpy(shown).float().permute(2, 0, 1)[None] / 255 * 2 - 1
+    with torch.no_grad():
+        best = model(pixels).logits[0].softmax(-1).topk(5)
+    expected = [f"{p:6.1%}  kind {i}" for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+    for way in ways:
+        said_of_pixels = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **way}
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(said_of_pixels))
+        assert said(tmp_path, image=str(tmp_path / "a.png")).splitlines() == expected
+    assert "sample.image=nowhere: allowed: a picture's file" in refused(tmp_path, image="nowhere")
+    assert "sample.image=None: allowed: a picture's file for a model of images" in refused(tmp_path)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("ask", "why"),
+    [
+        ({"temperature": -1.0}, "sample.temperature=-1.0: allowed: at least 0"),
+        ({"top_k": 0}, "sample.top_k=0: allowed: null or at least 1"),
+        ({"tokens": 0}, "sample.tokens=0: allowed: at least 1"),
+        ({"image": "a.png"}, "sample.image=a.png: allowed: null for a model of text"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(gpt: Path, ask: dict[str, Any], why: str) -> None:
+    assert refused(gpt, **ask).startswith(why)
+
+
+def test_a_masked_model_needs_a_mask_and_room(bert: Path) -> None:
+    assert "a text with [MASK] for a masked model" in refused(bert)
+    assert "sample.prompt=The king: allowed: a text with [MASK]" in refused(bert, prompt="The king")
+    assert f"at most the {POSITIONS} tokens" in refused(bert, prompt="[MASK]" + " the king" * POSITIONS)
+
+
+def test_a_model_of_spans_and_a_folder_without_a_tokenizer_are_refused(gpt: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((gpt / name).read_bytes())
+    assert "a model with its tokenizer" in refused(tmp_path)
+    config = transformers.T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    assert "task=sample: allowed: a causal, masked or image model" in refused(tmp_path / "t5")
