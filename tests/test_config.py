@@ -25,6 +25,7 @@ OWN = {
     "data.files": "data.files=[x.parquet]",
     "data.classes": "data.classes=1000",
     "evaluation.cloze.files": "evaluation.cloze.files=[x.jsonl]",
+    "evaluation.harness.tasks": "evaluation.harness.tasks=[x]",
     "evaluation.text_perplexity.files": "evaluation.text_perplexity.files=[x.txt]",
 }
 

@@ -48,7 +48,7 @@ class Result:
     value: float
     stderr: float | None = None
     n: int | None = None
-    version: int = 1
+    version: int | float | str = 1
     interval: tuple[float, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
