@@ -136,7 +136,7 @@ def kept(grid: str, model: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(str(key), value) for key, value in model.items() if key not in OF_THE_MODEL.get(grid, ())]
 
 
-GRIDS = [f.stem for f in FILES if f.parts[0] == "experiment" and "sweeper" in (CONF / f).read_text()]
+GRIDS = [f.stem for f in FILES if f.parts[0] == "experiment" and "sweeper:" in (CONF / f).read_text()]
 
 
 @pytest.mark.parametrize("grid", GRIDS)
