@@ -122,6 +122,14 @@ def report(settings: DictConfig, folder: Path | None) -> None:
     report_on(runs, Path(os.path.commonpath(runs)) / "report" if folder is None else folder)
 
 
+def status(settings: DictConfig, folder: Path | None) -> None:
+    """List the runs that `runs` names: how far each is, and whether a process holds it. Writes nothing."""
+    from mlrun.report.status import look, render
+    from mlrun.train.lock import held
+
+    print_once(render(look(_paths(settings.runs), held)))
+
+
 def _paths(text: str) -> list[Path]:
     """Return the paths in a list with commas; where a name itself holds commas, the longest that exists."""
     parts, found = text.split(","), []
@@ -239,6 +247,7 @@ _ROWS = (
     Task("train", train, "train a model; the default", planned=True, trains=True),
     Task("plan", plan, "print the plan of a training, and stop", planned=True),
     Task("report", report, "compare runs, finished or not", ("runs",)),
+    Task("status", status, "list runs: how far they are", ("runs",)),
     Task("evaluate", evaluate, "what `evaluation` says of a finished run, or of a model folder", ("run|source",)),
     Task("sample", sample, "text, filled masks or classes from a trained model", ("run|source",)),
     Task("export", export, "a run's model as a Hugging Face folder", ("run", "target")),

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,8 +173,17 @@ class Run:
         return float(self.last.get("flops", 0)) / float(self.plan["totals"]["flops"])
 
 
-def find(paths: Iterable[Path]) -> list[Path]:
+def reportable(folder: Path, names: Sequence[str]) -> bool:
+    """Return whether a folder with files of these names has all that a report reads."""
+    return all(name in names for name in FILES)
+
+
+def find(
+    paths: Iterable[Path], is_run: Callable[[Path, Sequence[str]], bool] = reportable, holds: str = ", ".join(FILES)
+) -> list[Path]:
     """Return all run folders at or under the paths (which may be glob patterns), sorted, each once.
+
+    `is_run` judges a folder by itself and the names of its files; `holds` says in words what it asks for.
 
     Raises:
         UserError: a path does not exist, or has no run folder at or under it.
@@ -182,9 +191,9 @@ def find(paths: Iterable[Path]) -> list[Path]:
     found: dict[Path, None] = {}
     problems = []
     for path in paths:
-        below = list(_below(path))
+        below = list(_below(path, is_run))
         if not below:
-            problems.append(mistake("runs", path, f"folders that hold {', '.join(FILES)}", _remedy(path)))
+            problems.append(mistake("runs", path, f"folders that hold {holds}", _remedy(path)))
         found.update((folder, None) for folder in below)
     if problems:
         raise UserError(problems)
@@ -200,10 +209,10 @@ def _matches(path: Path) -> list[str]:
     return [str(path)] if path.exists() else sorted(glob.glob(str(path)))
 
 
-def _below(path: Path) -> Iterator[Path]:
+def _below(path: Path, is_run: Callable[[Path, Sequence[str]], bool]) -> Iterator[Path]:
     for match in _matches(path):
         for folder, inside, names in os.walk(match):
-            if all(name in names for name in FILES):
+            if is_run(Path(folder), names):
                 inside.clear()  # what lies in a run folder belongs to that run
                 yield Path(folder)
             inside.sort()

@@ -111,6 +111,8 @@ BAD = {
     "empty folder name": (["run="], "run=: allowed: a folder"),
     "unknown task": (["task=trane"], "did you mean train?"),
     "report of nothing": (["task=report"], "task=report needs runs="),
+    "status of nothing": (["task=status"], "task=status needs runs="),
+    "status of absent runs": (["task=status", "runs=nowhere"], "runs=nowhere: allowed: folders that hold log.jsonl"),
     "report of absent runs": (["task=report", "runs=nowhere"], "runs=nowhere"),
     "evaluation of nothing": (["task=evaluate"], "task=evaluate needs run=FOLDER or source=FOLDER"),
     "text of nothing": (["task=sample"], "task=sample needs run=FOLDER or source=FOLDER"),
