@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -82,14 +81,14 @@ def plan(config: Config, plan: Plan, folder: Path) -> None:
 
 def train(config: Config, plan: Plan, folder: Path) -> None:
     """Run a plan, and say what came out."""
-    from mlrun import run
     from mlrun.data.source import Broken
+    from mlrun.run import train as go
     from mlrun.train.loop import Diverged, Stopped
     from mlrun.train.parallel.processes import Lost
     from mlrun.train.pruning import Pruned
 
     try:
-        summary = run.train(config, plan, folder)
+        summary = go(config, plan, folder)
     except Diverged as error:
         raise Failed(f"{error}; the loss diverged, lower optimizer.lr") from None
     except (Broken, Lost) as error:
@@ -116,10 +115,7 @@ def outcome(summary: Mapping[str, Any], folder: Path) -> str:
 
 def report(settings: DictConfig, folder: Path | None) -> None:
     """Compare the runs that `runs` names; the report goes to `run`, or beside them."""
-    from mlrun.report.read import find
-
-    runs = find(_paths(settings.runs))
-    report_on(runs, Path(os.path.commonpath(runs)) / "report" if folder is None else folder)
+    report_on(_paths(settings.runs), folder)
 
 
 def status(settings: DictConfig, folder: Path | None) -> None:
@@ -141,8 +137,8 @@ def _paths(text: str) -> list[Path]:
     return found
 
 
-def report_on(runs: list[Path], out: Path) -> None:
-    """Write and print the comparison of runs."""
+def report_on(runs: Sequence[Path], out: Path | None) -> None:
+    """Write and print the comparison of runs, where they are if `out` is None."""
     from mlrun.report.build import build, render
 
     print_once(render(build(runs, out)))

@@ -1,4 +1,4 @@
-"""To and from Hugging Face folders, without `transformers`: name tables, configuration dictionaries, safetensors."""
+"""Model folders loaded, and to and from Hugging Face's, without `transformers`: name tables, dicts, safetensors."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mlrun.interop.families.registry import family_of
 from mlrun.interop.read import open_folder
 from mlrun.interop.target import judge
 from mlrun.interop.write import save, special_ids
+from mlrun.models.network import Network, build
 
 
 def export_hf(model_folder: Path, target: Path) -> None:
@@ -25,6 +26,21 @@ def export_hf(model_folder: Path, target: Path) -> None:
         raise UserError(mistake("run", model_folder, "a run folder or a model folder of ours", remedy))
     family = family_of(source.model, special_ids(source))
     save(target, family, source.model, source.stream, source)
+
+
+def load(folder: Path | str) -> Network:
+    """Return the network of a run, or of a model folder, ours or Hugging Face's, with its weights.
+
+    It is in float32 on the CPU, dropping nothing: `net.model` declares it, `net(batch)` is the loss of a batch,
+    `net.logits(batch)` are its logits.
+
+    Raises:
+        UserError: no model is there, or it cannot be read.
+    """
+    found = open_folder(Path(folder).expanduser(), "folder")
+    net = build(found.model, None)
+    net.load_state_dict({name: tensor.float() for name, tensor in found.items()})
+    return net.eval()
 
 
 def import_hf(source: Path, target: Path) -> None:

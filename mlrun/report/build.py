@@ -26,12 +26,14 @@ summary.json   written once, at the end of a run: status ("finished" | "interrup
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlrun.errors import UserError, mistake
 from mlrun.report import search, tables, write
 from mlrun.report.compare import Group, compare
 from mlrun.report.notes import notes
@@ -64,8 +66,10 @@ class Report:
         return next((path for path in self.files if path.suffix == ".png"), None)
 
 
-def build(runs: Sequence[Path], out: Path) -> Report:
+def build(runs: Sequence[Path | str], out: Path | str | None = None) -> Report:
     """Compare all runs at or under the given paths (glob patterns too) and write tables and figures to `out`.
+
+    Without `out`, they go to a folder `report` in the nearest one that holds all of the runs.
 
     Writes report.md, savings.csv, report.json, endings.csv where runs have branches, and loss.png and loss.pdf
     (loss-2, ... for further groups of runs that may not be compared with the first); annealed.png and annealed.pdf are
@@ -74,7 +78,11 @@ def build(runs: Sequence[Path], out: Path) -> Report:
     Raises:
         UserError: a path is missing or holds no run, or a run folder cannot be read. Nothing is written then.
     """
-    groups = tuple(compare(read_all(find(runs))))
+    if isinstance(runs, str):
+        raise UserError(mistake("runs", runs, "a list of folders", "put it into a list"))
+    folders = find([Path(path).expanduser() for path in runs])
+    groups = tuple(compare(read_all(folders)))
+    out = Path(os.path.commonpath(folders)) / "report" if out is None else Path(out).expanduser()
     found = searches(groups)
     caveats = tuple(notes(groups, found))
     out.mkdir(parents=True, exist_ok=True)
