@@ -133,7 +133,7 @@ ALL = ", ".join(name for _, name, _ in pkgutil.walk_packages([str(PACKAGE)], "ml
     [
         ("mlrun.plan.make, mlrun.plan.table, mlrun.cli.run_folder", "torch, hydra, datasets, wandb"),
         ("mlrun.__main__", "torch, datasets, wandb, matplotlib"),
-        ("mlrun.report.build", "torch, hydra, datasets, wandb"),
+        ("mlrun.report.build, mlrun.report.status, mlrun.train.lock", "torch, hydra, datasets, wandb"),
         (ALL, "transformers, lightning, accelerate"),
         ("mlrun.run, mlrun.train.loop", "hydra, datasets, wandb"),
     ],

@@ -34,7 +34,6 @@ def python(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.slow
 def test_the_page_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
     said = []
