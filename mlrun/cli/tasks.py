@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mlrun import files
+from mlrun.cli import device
 from mlrun.cli.messages import Failed, first, print_error, print_once
 from mlrun.config import Config, Hardware, build, load
 from mlrun.errors import mistake
@@ -47,6 +48,7 @@ def perform(settings: DictConfig, folder: Path | None, checked: tuple[Config, Pl
         task.does(settings, folder)
         return
     config, plan = planned(settings) if checked is None else checked
+    plan = device.settle(config, plan, folder)
     if config.settings.init is not None and folder is not None:
         from mlrun.interop.initial import charged
 
@@ -138,8 +140,9 @@ def report_on(runs: list[Path], out: Path) -> None:
 
 def evaluate(settings: DictConfig, folder: Path) -> None:
     """Measure the model of a finished run on its held-out set, with the hardware and evaluations of this command."""
-    hardware = OmegaConf.to_object(settings.hardware)
-    assert isinstance(hardware, Hardware)
+    wanted = OmegaConf.to_object(settings.hardware)
+    assert isinstance(wanted, Hardware)
+    hardware, _ = device.settled(wanted, None)
     evaluations = [build(node, f"evaluation.{name}") for name, node in settings.evaluation.items()]
     from mlrun.evaluate.finished import evaluate as evaluate_run
 
