@@ -95,7 +95,7 @@ def bases(file: Path) -> list[Path]:
 
 @pytest.mark.parametrize("file", [Path("config.yaml"), *BASES, *FILES], ids=str)
 def test_every_key_is_explained_once_in_its_file_or_in_that_it_is_a_diff_on(file: Path) -> None:
-    """But `_target_`, names, keys that hold others, and the second of a pair; experiments, scales, recipes are diffs."""
+    """But `_target_`, names, keys that hold others, the second of a pair; experiments, scales, recipes are diffs."""
     lines = (CONF / file).read_text().splitlines()
     assert lines[0].startswith("#"), "the first line says what the file is"
     untold = {"_target_", "name", "beta2", "entity", "tags"}

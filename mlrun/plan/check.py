@@ -180,7 +180,7 @@ def _samples(s: Settings) -> list[str]:
     return [mistake(key, batch, COUNT, "correct the value") for key, batch in rows if batch < 1] + [
         mistake(key, batch, shared, "change one of them")
         for key, batch in rows
-        if batch >= 1 and micro is not None and micro >= 1 and batch % micro
+        if batch >= 1 and isinstance(micro, int) and micro >= 1 and batch % micro
     ]
 
 

@@ -191,7 +191,7 @@ def live(folder: Path, config: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr("mlrun.multilevel.transfer.TOLERANCE", 2.0)  # every change is 1 here
     ranks = Ranks(0, 1, torch.device(NAME, 0))
     with mode, Answers():
-        summary = runs.Run(config, make_plan(config), folder, ranks, source, Signals()).go()
+        summary = runs.Run(config, make_plan(config), folder, ranks, source, Signals(), lambda: None).go()
     assert summary["status"] == "finished"
 
 
