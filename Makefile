@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench plan clean
+.PHONY: help install demo test gpu check bench plan clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -24,11 +24,15 @@ demo: $(STAMP)  ## from scratch, the V-cycle as published and the best recipe on
 test: $(STAMP)  ## every claim of the README and the docs
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
 
+gpu: $(STAMP)  ## what must hold on an NVIDIA GPU, then how fast it is there
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m benchmarks gpu
+
 check: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## speed and memory of what costs
+bench: $(STAMP)  ## speed and memory of what costs, and the first seconds of a command
 	$(BIN)/python -m benchmarks
 
 plan: $(STAMP)  ## the paper's headline worked out: levels, FLOPs, stages

@@ -1,1 +1,1 @@
-"""Measurements of the operators: `python -m benchmarks operators | receipts | streaming`."""
+"""Measurements: `python -m benchmarks NAME`, with the names in `__main__`."""

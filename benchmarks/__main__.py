@@ -1,12 +1,12 @@
-"""`python -m benchmarks operators | receipts | streaming | sharding | coordinates`; without a name, the first two."""
+"""`python -m benchmarks NAME ...`, with the names below; without one, the first three."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 
-NAMES = ("operators", "receipts", "streaming", "sharding", "coordinates")
-QUICK = NAMES[:2]
+NAMES = ("startup", "operators", "receipts", "streaming", "sharding", "coordinates", "gpu")
+QUICK = NAMES[:3]
 
 
 def main(arguments: list[str]) -> int:

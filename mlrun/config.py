@@ -36,8 +36,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "on_divergence": ("stop", "skip"),
     "optimizer.schedule.shape": ("constant", "cosine", "linear", "wsd"),
     "find.objective": ("loss", "flops"),
-    "hardware.device": ("cpu", "cuda"),
-    "hardware.precision": ("fp32", "bf16"),
+    "hardware.device": ("auto", "cpu", "cuda"),
+    "hardware.precision": ("auto", "fp32", "bf16"),
     "hardware.sharding": ("none", "fsdp"),
 }
 
@@ -81,12 +81,15 @@ class Schedule:
 
 @dataclass
 class Hardware:
-    """How fast, never how well: nothing here may move the loss, but for which values are dropped (see `dropout`)."""
+    """How fast, never how well: nothing here may move the loss, but for which values are dropped (see `dropout`).
+
+    `auto` is replaced on the machine that runs (see `mlrun.cli.device`), but for `micro_batch` on a GPU.
+    """
 
     device: str = "cpu"
     precision: str = "fp32"
-    compile: bool = False
-    micro_batch: int | None = None
+    compile: bool | str = False
+    micro_batch: int | str | None = None
     sharding: str = "none"
     activation_checkpointing: bool = False
     threads: int | None = None
@@ -173,6 +176,7 @@ class Settings:
     find: Find = field(default_factory=Find)
     sample: Sample = field(default_factory=Sample)
     scale: Scale | None = None
+    recipe: str | None = None
 
 
 # The sections of the settings that are dataclasses themselves.

@@ -43,6 +43,7 @@ RUNTIME = (
     "grown",
     "fine",
     "name",
+    "recipe",
     "log_every",
     "cache",
     "hardware",

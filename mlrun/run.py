@@ -23,7 +23,7 @@ from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import loop, machine, pruning, summary
+from mlrun.train import loop, machine, memory, pruning, summary
 from mlrun.train.checkpoint import store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
@@ -56,6 +56,9 @@ def train(config: Config, plan: Plan, folder: Path) -> dict[str, Any]:
     except Stopped:
         signals.pass_on()
         raise
+    except torch.OutOfMemoryError as error:
+        remedy = "lower hardware.micro_batch or eval.batch, or give hardware.activation_checkpointing=true"
+        raise UserError(f"the memory of the GPU ran out ({str(error).partition('. ')[0]}): {remedy}") from None
     except RuntimeError as error:
         if (reason := processes.lost(error)) is None:
             raise
@@ -144,7 +147,8 @@ class Run:
             if warning is not None and self.ranks.first:
                 print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
         with self._log() as self.log, self.signals.listening():
-            job = Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, self.signals)
+            fit = memory.Fit(self.config.settings.hardware, self.ranks, self._micro_batches())
+            job = Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, self.signals, fit)
             self._write_start(job)
             try:
                 for stage in self.plan.stages[self.progress.stage :]:
@@ -173,6 +177,10 @@ class Run:
         stage = self.plan.stages[min(self.progress.stage, len(self.plan.stages) - 1)]
         facts = machine.facts(self.ranks, self.config.settings.hardware)
         self._write(record(job, stage, self.progress.step, "start", **facts))
+
+    def _micro_batches(self) -> dict[int, int]:
+        """Return what memory had left of the micro-batches before a resume, by level; every process the same."""
+        return self.ranks.together(lambda: memory.logged(self.folder / files.LOG) if self.ranks.first else {})[0]
 
     def _same_data(self) -> None:
         """Raise UserError if the data is no longer what the run began with."""

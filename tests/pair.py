@@ -100,6 +100,7 @@ class Part:
     run: str
     hardware: Mapping[str, Any]
     stop: int | None = None
+    room: tuple[int, int] | None = None  # samples in training for which each process has memory
     port: int = 0
 
 
@@ -110,6 +111,8 @@ def live(part: Part) -> None:
         if part.stop is not None:
             toy.stop_at(patch, part.stop)
             stack.enter_context(pytest.raises(loop.Stopped))
+        if part.room is not None:
+            toy.memory_for(patch, part.room[int(os.environ["RANK"])])
         toy.run(Path(part.folder), config(part.run, **part.hardware))
 
 

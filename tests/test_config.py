@@ -47,6 +47,10 @@ PARTNERS = {
     "data": [[model] for model in choices("model", "gpt_tiny", "gpt_base", "deit_s", "deit_digits")],
     "coarsening": [[], ["cycle.lengths.final=rest"]],
     "growth": [[], ["coarsening=stack"], ["coarsening=kept"], ["coarsening=depth_only", "optimizer.ema=0.9"]],
+    "recipe": [
+        [],
+        *([model] for model in choices("model", "bert_base", "roberta_base", "t5_base", "deit_s", "deit_digits")),
+    ],
     "method": [[], ["optimizer.ema=0.9"]],
     "experiment": [[], ["scale=tiny"]],
     # A choice of a list; training needs this one in it.
@@ -97,13 +101,13 @@ def bases(file: Path) -> list[Path]:
 
 @pytest.mark.parametrize("file", [Path("config.yaml"), *BASES, *FILES], ids=str)
 def test_every_key_is_explained_once_in_its_file_or_in_that_it_is_a_diff_on(file: Path) -> None:
-    """But `_target_`, names, keys that only hold others, and the second of a pair; experiments and scales are diffs."""
+    """But `_target_`, names, keys that hold others, the second of a pair; experiments, scales, recipes are diffs."""
     lines = (CONF / file).read_text().splitlines()
     assert lines[0].startswith("#"), "the first line says what the file is"
     untold = {"_target_", "name", "beta2", "entity", "tags"}
     explained = {key for base in bases(file) for key, comment in keys(base) if comment}
     for key, comment in keys(file):
-        if file.parts[0] not in ("experiment", "method", "scale") and key not in untold:
+        if file.parts[0] not in ("experiment", "method", "recipe", "scale") and key not in untold:
             assert comment or key in explained, f"{file}: {key}"
 
 

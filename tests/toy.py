@@ -22,6 +22,7 @@ from mlrun.data.text import documents
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.models.base import IGNORED
 from mlrun.models.gpt import GPT
+from mlrun.models.network import Network
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.plan.make import make_plan
@@ -227,6 +228,18 @@ def spoil(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
         yield from real(job, stage, trainee, counted(), start, owed)
 
     monkeypatch.setattr(loop, "train", train)
+
+
+def memory_for(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Let memory run out where a network trains on more samples at a time than so many."""
+    real = Network.forward
+
+    def forward(net: Network, batch: dict[str, Tensor]) -> Tensor:
+        if net.training and len(batch["tokens"]) > count:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(net, batch)
+
+    monkeypatch.setattr(Network, "forward", forward)
 
 
 def samples_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:

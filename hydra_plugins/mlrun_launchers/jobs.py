@@ -8,11 +8,13 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from mlrun.cli import device
 from mlrun.cli.jobs import Jobs
 from mlrun.cli.objective import objective
 from mlrun.cli.tasks import TASKS
+from mlrun.config import Hardware
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,22 @@ def resolved(
     assert isinstance(task_function, Jobs)
     point = task_function.points.get(tuple(overrides))
     if point is not None:
-        return Job(point.folder.parent, point.folder.name, *_wanted(point.settings))
+        return Job(point.folder.parent, point.folder.name, *_wanted(point.settings, point.folder))
     job = context.config_loader.load_sweep_config(config, list(overrides))
     job.hydra.job.num = number
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(job)
     try:
-        return Job(Path(str(job.hydra.sweep.dir)), str(job.hydra.sweep.subdir), *_wanted(job))
+        sweep, name = Path(str(job.hydra.sweep.dir)), str(job.hydra.sweep.subdir)
+        return Job(sweep, name, *_wanted(job, sweep / name))
     finally:
         HydraConfig.instance().cfg = before
 
 
-def _wanted(settings: DictConfig) -> tuple[str, DictConfig | None]:
+def _wanted(settings: DictConfig, folder: Path) -> tuple[str, DictConfig | None]:
     """Return the device, and what is to be returned."""
-    return (str(settings.hardware.device), settings.find) if TASKS[settings.task].trains else ("cpu", None)
+    if not TASKS[settings.task].trains:
+        return "cpu", None
+    hardware = OmegaConf.to_object(settings.hardware)
+    assert isinstance(hardware, Hardware)
+    return device.settled(hardware, folder)[0].device, settings.find

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.cli import capacity, initial, run_folder, tasks
+from mlrun.cli import capacity, device, initial, run_folder, tasks
 from mlrun.cli.points import Point
 from mlrun.config import Config, reference_problems
 from mlrun.errors import UserError, mistake, nearest
@@ -36,13 +36,13 @@ def check(points: Sequence[Point]) -> list[Checked]:
         except UserError as error:
             _add(found, error.problems, point)
     if not found:
-        checked = _placed(checked)
+        checked = [_settled(one) for one in _placed(checked)]
         for one in checked:
             _add(found, _surroundings(one), one.point)
     if found:
         raise UserError([_line(line, labels, len(points)) for line, labels in found.items()])
     if points[0].shares_machine:
-        _room(points)
+        _room(checked)
     return checked
 
 
@@ -83,6 +83,14 @@ def _placed(checked: list[Checked]) -> list[Checked]:
     ]
 
 
+def _settled(one: Checked) -> Checked:
+    """Return a point that runs on this machine with what `auto` means here; elsewhere the job finds out."""
+    if one.planned is None or not one.point.on_this_machine:
+        return one
+    config, plan = one.planned
+    return replace(one, planned=(config, device.settle(config, plan, one.point.folder)))
+
+
 def _surroundings(one: Checked) -> list[str]:
     """Return what is wrong with the folder and the machine, a line each; the configuration learns its folder."""
     if one.planned is None:
@@ -96,11 +104,12 @@ def _surroundings(one: Checked) -> list[str]:
     return found + _init_problems(config, plan, point.folder)
 
 
-def _room(points: Sequence[Point]) -> None:
+def _room(checked: Sequence[Checked]) -> None:
     """Raise UserError if this machine has no room for runs side by side."""
-    launcher = points[0].launcher
+    launcher = checked[0].point.launcher
     assert launcher is not None
-    wanted = {point.settings.hardware.device for point in points if point.settings.task == "train"}
+    planned = [one.planned[0].settings for one in checked if one.planned is not None]
+    wanted = {settings.hardware.device for settings in planned if tasks.TASKS[settings.task].trains}
     capacity.shares(launcher.runs_at_a_time, launcher.processes_per_run, "cuda" if "cuda" in wanted else "cpu")
 
 

@@ -66,7 +66,7 @@ def place(points: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[str]:
     there = [p for p in sorted(sweep.iterdir()) if _NUMBERED.fullmatch(p.name)] if sweep.is_dir() else []
     if not there or not all(map(_NUMBERED.fullmatch, wanted)):
         return wanted
-    begun = {path.name: _text(_read(path / CONFIG) or {}) for path in there}
+    begun = {path.name: _text(read(path / CONFIG) or {}) for path in there}
     names = _claimed([_text(resolved) for _, resolved in points], begun)
     labels = {name: _label(name) for name in begun if name not in names}
     alike = _claimed([None if name else _label(own) for name, own in zip(names, wanted, strict=True)], labels)
@@ -102,7 +102,7 @@ def _text(settings: Mapping[str, Any]) -> str:
 
 
 def _other_config(folder: Path, config: Path, resolved: Mapping[str, Any]) -> list[str]:
-    there = _read(config)
+    there = read(config)
     if there is None:
         return [mistake("run", folder, "a folder of this configuration", "its config.yaml is broken; choose another")]
     if differing := differences(there, resolved):
@@ -111,7 +111,7 @@ def _other_config(folder: Path, config: Path, resolved: Mapping[str, Any]) -> li
     return []
 
 
-def _read(config: Path) -> dict[str, Any] | None:
+def read(config: Path) -> dict[str, Any] | None:
     """Return a config.yaml; None if there is none, or it is broken."""
     try:
         there = yaml.load(config.read_text(), Loader=_LOADER)

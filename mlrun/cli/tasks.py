@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mlrun import files
+from mlrun.cli import device
 from mlrun.cli.messages import Failed, first, print_error, print_once
 from mlrun.config import Config, Hardware, Sample, build, load
 from mlrun.errors import UserError, mistake
@@ -46,6 +47,7 @@ def perform(settings: DictConfig, folder: Path | None, checked: tuple[Config, Pl
         task.does(settings, folder)
         return
     config, plan = planned(settings) if checked is None else checked
+    plan = device.settle(config, plan, folder)
     if config.settings.init is not None and folder is not None:
         from mlrun.interop.initial import charged
 
@@ -146,8 +148,9 @@ def report_on(runs: Sequence[Path], out: Path | None) -> None:
 
 def evaluate(settings: DictConfig, folder: Path | None) -> None:
     """Measure a finished run, or the model folder `source`, with the hardware and evaluations of this command."""
-    hardware = OmegaConf.to_object(settings.hardware)
-    assert isinstance(hardware, Hardware)
+    wanted = OmegaConf.to_object(settings.hardware)
+    assert isinstance(wanted, Hardware)
+    hardware, _ = device.settled(wanted, None)
     evaluations = [build(node, f"evaluation.{name}") for name, node in settings.evaluation.items()]
     if problems := [line for one in evaluations for line in one.problems()]:
         raise UserError(problems)
@@ -175,8 +178,9 @@ def _with_error(result: Any) -> str:
 
 def sample(settings: DictConfig, folder: Path | None) -> None:
     """Let the model of a run, or of the folder `source`, say something; shown as it comes."""
-    hardware, ask = OmegaConf.to_object(settings.hardware), OmegaConf.to_object(settings.sample)
-    assert isinstance(hardware, Hardware) and isinstance(ask, Sample)
+    wanted, ask = OmegaConf.to_object(settings.hardware), OmegaConf.to_object(settings.sample)
+    assert isinstance(wanted, Hardware) and isinstance(ask, Sample)
+    hardware, _ = device.settled(wanted, None)
     from mlrun.evaluate.sample import say
 
     key = "run" if settings.source is None else "source"

@@ -67,7 +67,7 @@ def _positive(number: float | None) -> bool:
 
 
 def _numbers(s: Settings, schedule: Schedule) -> list[str]:
-    h = s.hardware
+    h, micro = s.hardware, s.hardware.micro_batch
     checks: list[tuple[str, Any, bool, str]] = [
         ("batch", s.batch, s.batch >= 1, COUNT),
         ("log_every", s.log_every, s.log_every >= 1, f"{COUNT} (steps)"),
@@ -75,7 +75,8 @@ def _numbers(s: Settings, schedule: Schedule) -> list[str]:
         ("seed", s.seed, s.seed in SEEDS, "an integer from 0 to 2^63 - 1"),
         ("optimizer.schedule.floor", schedule.floor, 0 <= schedule.floor <= 1, "a share in [0, 1]"),
         ("hardware.threads", h.threads, _positive(h.threads), f"{COUNT}, or null"),
-        ("hardware.micro_batch", h.micro_batch, _divides(h.micro_batch, s.batch), f"a divisor of {s.batch}, or null"),
+        ("hardware.compile", h.compile, h.compile in (True, False, "auto"), "true, false, auto"),
+        ("hardware.micro_batch", micro, _divides(micro, s.batch), f"a divisor of {s.batch}, auto, or null"),
         ("hardware.flops_per_second", h.flops_per_second, _positive(h.flops_per_second), f"{POSITIVE}, or null"),
     ]
     return mistakes("", checks)
@@ -94,8 +95,10 @@ def _find(f: Find) -> list[str]:
     return mistakes("find.", checks)
 
 
-def _divides(micro: int | None, batch: int) -> bool:
-    return micro is None or (micro >= 1 and batch % micro == 0)
+def _divides(micro: int | str | None, batch: int) -> bool:
+    if isinstance(micro, int):
+        return micro >= 1 and batch % micro == 0
+    return micro in (None, "auto")
 
 
 def _lengths(s: Settings, schedule: Schedule) -> list[str]:
@@ -177,7 +180,7 @@ def _samples(s: Settings) -> list[str]:
     return [mistake(key, batch, COUNT, "correct the value") for key, batch in rows if batch < 1] + [
         mistake(key, batch, shared, "change one of them")
         for key, batch in rows
-        if batch >= 1 and micro is not None and micro >= 1 and batch % micro
+        if batch >= 1 and isinstance(micro, int) and micro >= 1 and batch % micro
     ]
 
 

@@ -38,9 +38,15 @@ def make_plan(config: Config, sources: bool = True) -> Plan:
     tokens = config.model.tokens(data.sequence)
     plan = Plan(settings.cycle.name, settings.batch, data.sequence, tokens, budget, levels, stages)
     _refuse_overspending(plan)
-    notes = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy) + _left_out(config, stages)
+    warmups = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy)
+    notes = _recipe(settings.recipe) + warmups + _left_out(config, stages)
     found, lacking = branches.stages(config, plan)
     return replace(plan, stages=(*stages, *found), notes=tuple(notes), lacking=tuple(lacking))
+
+
+def _recipe(recipe: str | None) -> list[str]:
+    """Return where the ways come from that nobody gave."""
+    return [] if recipe is None else [f"recipe {recipe}; what you, a scale or an experiment say comes first"]
 
 
 def _levels(config: Config) -> tuple[Level, ...]:

@@ -18,6 +18,7 @@ from mlrun.models.dropout import seed_masks
 from mlrun.models.network import Network, blocks
 from mlrun.plan import schedule
 from mlrun.plan.stages import Plan, Stage
+from mlrun.train import memory
 from mlrun.train.clock import Clock
 from mlrun.train.divergence import Diverged, Guard
 from mlrun.train.layer_dropout import LayerDropout
@@ -41,6 +42,7 @@ class Job:
     clock: Clock
     write: Callable[[dict[str, Any]], None]
     signals: Signals
+    fit: memory.Fit
 
     def pause(self) -> None:
         """Raise Stopped if a signal asks any process to stop; all of them call it, in between two pieces of work."""
@@ -132,7 +134,7 @@ def train(
         # The global batch is the same whatever the hardware: processes and micro-batches only cut it up. Each part
         # has masks of its own, which a resumed run makes again; which layers a sample leaves out is the batch's.
         drop = _dropping(settings.seed, step, ranks, layers)
-        loss = _gradients(forward, trainee.net.model, next(batches), settings.hardware, ranks, drop)
+        loss = job.fit.gradients(_pass(job, stage, step, trainee, forward, next(batches), drop))
 
         # Clipping also measures the norm; without a limit it only measures.
         limit = spec.clip if spec.clip is not None else math.inf
@@ -231,14 +233,43 @@ def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
     return torch.compile(module) if hardware.compile else module  # type: ignore[return-value]
 
 
-def micro_batches(model: Model, batch: Batch, hardware: Hardware, ranks: Ranks) -> Iterator[tuple[int, Batch, float]]:
-    """Yield (first row, rows on the device, weight) of each micro-batch of this process's rows.
+def _pass(
+    job: Job,
+    stage: Stage,
+    step: int,
+    trainee: Trainee,
+    forward: nn.Module,
+    batch: Batch,
+    drop: Callable[[range, int], None],
+) -> memory.Pass:
+    """Return the gradients of a step as a function of the micro-batch; the trial leaves DDP and its processes out."""
+    hardware, ranks, model = job.settings.hardware, job.ranks, trainee.net.model
+    alone: nn.Module = trainee.net if trainee.stage_loss is None else trainee.stage_loss
+
+    def attempt(size: int) -> Tensor:
+        return _gradients(forward, model, batch, size, hardware, ranks, drop)
+
+    def trial(size: int) -> None:
+        drop(range(min(size, samples(batch))), samples(batch))
+        part = {key: value[:size].to(ranks.device) for key, value in batch.items()}
+        with autocast(hardware, ranks.device):
+            loss = alone(part)
+        torch.autograd.grad(loss, [p for p in alone.parameters() if p.requires_grad], allow_unused=True)
+
+    def halved(size: int) -> None:
+        job.write(record(job, stage, step, "micro_batch", samples=size))
+
+    return memory.Pass(stage.level, samples(batch), attempt, trial, trainee.optimizer.zero_grad, halved)
+
+
+def micro_batches(model: Model, batch: Batch, size: int | None, ranks: Ranks) -> Iterator[tuple[int, Batch, float]]:
+    """Yield (first row, rows on the device, weight) of each micro-batch of this process's rows; None is all of them.
 
     The weighted mean losses, summed over micro-batches and averaged over processes, are the mean over the labels of
     the global batch, however it is cut up.
     """
     rows, labels = samples(batch), max(1, ranks.total(model.label_count(batch)))
-    size = min(hardware.micro_batch or rows, rows)
+    size = min(size or rows, rows)
     for first in range(0, rows, size):
         part = {key: value[first : first + size] for key, value in batch.items()}
         weight = model.label_count(part) * ranks.world / labels
@@ -262,19 +293,20 @@ def _gradients(
     forward: nn.Module,
     model: Model,
     batch: Batch,
+    size: int,
     hardware: Hardware,
     ranks: Ranks,
     drop: Callable[[range, int], None],
 ) -> Tensor:
     """Accumulate the gradient of the mean loss; return this process's share of that loss, detached.
 
-    `drop` is told the rows of each micro-batch, and how many there are, before its forward pass. DDP sums over the
-    processes once, with the last micro-batch. Shards are summed with each: to wait would mean to hold the gradient
-    whole.
+    `size` is the micro-batch. `drop` is told the rows of each, and how many there are, before its forward pass. DDP
+    sums over the processes once, with the last one. Shards are summed with each: to wait would mean to hold the
+    gradient whole.
     """
     total = torch.zeros((), device=ranks.device)
     mine = samples(batch)
-    for first, part, weight in micro_batches(model, batch, hardware, ranks):
+    for first, part, weight in micro_batches(model, batch, size, ranks):
         rows = range(first, first + samples(part))
         quiet = forward.no_sync() if isinstance(forward, DistributedDataParallel) and rows.stop < mine else _NOTHING
         with quiet:

@@ -271,7 +271,9 @@ def test_a_file_that_is_empty_or_too_short_is_refused_without_a_trace(
 
 
 def test_a_plan_is_printed_and_written(mlrun: Command) -> None:
-    outcome = mlrun("task=plan", "model=bert_large", "cycle=3level", "run=p", "hardware.flops_per_second=1e14")
+    outcome = mlrun(
+        "task=plan", "model=bert_large", "recipe=none", "cycle=3level", "run=p", "hardware.flops_per_second=1e14"
+    )
     assert outcome.code == 0 and left() == ["p", "p/plan.json"]
     plan = json.loads(Path("p/plan.json").read_text())
     assert [level["parameters"] for level in plan["levels"]] == [335174458, 54014266, 12781114]

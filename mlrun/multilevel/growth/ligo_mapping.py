@@ -17,6 +17,7 @@ from mlrun.models.network import Network, build
 from mlrun.multilevel.growth.base import Context
 from mlrun.plan.stages import Level
 from mlrun.train.loop import Batch, autocast, micro_batches
+from mlrun.train.memory import fixed
 
 
 class LearnedMap(nn.Module):
@@ -95,7 +96,7 @@ def learn(mapping: LearnedMap, level: Level, context: Context, steps: int, lr: f
 def _backward(net: Network, leaves: dict[str, Tensor], batch: Batch, context: Context) -> None:
     """Accumulate the gradient of the mean loss over this process's rows."""
     ranks, hardware = context.ranks, context.settings.hardware
-    for _, part, weight in micro_batches(net.model, batch, hardware, ranks):
+    for _, part, weight in micro_batches(net.model, batch, fixed(hardware), ranks):
         context.pause()
         with autocast(hardware, ranks.device):
             loss = functional_call(net, leaves, (part,)) * weight
