@@ -58,7 +58,7 @@ def test_a_model_brings_its_recipe_and_what_is_said_wins(said: list[str], wanted
 
 
 def test_a_scale_and_an_experiment_win_over_a_recipe() -> None:
-    assert values(composed("model=bert_large", "scale=demo"))[1:4] == ("2M tokens", 1024, "Sotu")
+    assert values(composed("model=bert_large", "scale=small"))[1:4] == ("2.5B tokens", 512, "Hub")
     assert values(composed("experiment=digits"))[1:4] == ("200k samples", 64, "Digits")
     assert values(composed("experiment=bert_base", "scale=tiny"))[1:] == ("300k steps", 1024, "Hub", 64)
 
