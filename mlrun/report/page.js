@@ -81,7 +81,7 @@
     let zoom = null, start = null, frame = null;
     const svg = shape("svg", { class: "plot", role: "img" });
     canvas.append(svg, tip);
-    box.append(canvas);
+    box.insertBefore(canvas, box.querySelector("figcaption"));
     box.querySelector(".controls").append(reset);
 
     function draw() {
@@ -97,12 +97,8 @@
       svg.setAttribute("height", height);
       svg.setAttribute("aria-label", now.label);
       axes(now, [x0, x1, y0, y1], X, Y, { width, height, margin });
-      const id = `clip-${plot.count++}`;
-      const clip = shape("clipPath", { id });
-      clip.append(shape("rect", { x: margin.left, y: 0, width: wide, height: margin.top + high }));
-      const inner = shape("g", { "clip-path": `url(#${id})` });
-      svg.append(clip, inner);
-      now.draw(inner, X, Y, { top: margin.top, low: margin.top + high });
+      now.draw(clipped(margin.left, margin.top, wide, high), X, Y);
+      if (now.above) now.above(clipped(margin.left, 0, wide, margin.top), X, margin.top);
       const ring = shape("circle", { r: 6, class: "curve", "stroke-width": 2, visibility: "hidden" });
       const band = shape("rect", { class: "band", visibility: "hidden" });
       svg.append(ring, band);
@@ -113,6 +109,14 @@
       frame = { now, X, Y, from, ring, band, width, margin, wide, high };
       reset.hidden = zoom === null;
       tip.hidden = true;
+    }
+
+    function clipped(x, y, width, height) {
+      const id = `clip-${plot.count++}`, clip = shape("clipPath", { id });
+      clip.append(shape("rect", { x, y, width, height }));
+      const inner = shape("g", { "clip-path": `url(#${id})` });
+      svg.append(clip, inner);
+      return inner;
     }
 
     function axes(now, [x0, x1, y0, y1], X, Y, { width, height, margin }) {
@@ -271,12 +275,14 @@
       const largest = Math.max(1e-9, ...group.curves.flatMap((c) => c.seeds.flatMap((s) => s.points.map((p) => p[at]))));
       const view = [0, largest * 1.02, ...group.limits];
       return { label: `held-out loss against ${name}`, view, form, xname: name, yname: "validation loss (nats)",
-        top: 9 * shown().length, points, draw: (...given) => drawCurves(...given, view) };
+        top: 9 * shown().length, points, above: strips, draw: (...given) => drawCurves(...given, view) };
     };
-    function drawCurves(into, X, Y, { top }, view) {
+    function strips(into, X, low) {
+      shown().forEach((curve, index) => strip(into, curve, X, AXES[axis].at, low - 9 * (shown().length - index)));
+    }
+    function drawCurves(into, X, Y, view) {
       const at = AXES[axis].at;
       targetLine(into, group.target, X, Y, view);
-      shown().forEach((curve, index) => strip(into, curve, X, at, top - 9 * (shown().length - index)));
       for (const { curve, seed } of seeds().reverse()) {
         const own = shape("g", { class: `s${curve.colour}` });
         into.append(own);

@@ -66,11 +66,16 @@ def _island(value: Any) -> str:
 
 # The answer
 
+NOTHING = "No method stands beside a finished baseline yet, so no saving can be told."
+
 
 def _top(groups: Sequence[Group], found: Sequence[Search]) -> str:
-    """Return the first sentence, large, the others of its group, and links to everything else."""
-    told = [sentence for group in groups for sentence in sentences(group)]
-    first, *others = told or ["No method stands beside a finished baseline yet, so no saving can be told."]
+    """Return the first sentence of the largest group that has one, large, its others, and links to everything else."""
+    group = next((group for group in groups if sentences(group)), None)
+    first, *others = sentences(group) if group else [NOTHING]
+    if group and len(groups) > 1:
+        first = f"Group {group.number}: {first}"
+        others.append(f"There are {len(groups)} groups of runs, which may not be compared with each other; see below.")
     places = [(f"group-{group.number}", f"Group {group.number}") for group in groups]
     places += [(f"search-{number}", "Search") for number, _ in enumerate(found, 1)]
     places += [("notes", "Notes"), ("reproduce", "How to reproduce"), ("runs", "All runs")]
@@ -91,9 +96,11 @@ def _section(place: str, title: str, content: str) -> str:
 
 def _group(group: Group, drawn: Mapping[str, Any] | None) -> str:
     """Return all of one group: what was saved, the charts, and what they are made of."""
-    parts = [f'<p class="hint">{escape(tables.baseline_line(group))}</p>']
-    for table in (tables.annealed(group), tables.savings(group)):
-        parts.append(_table(table))
+    told = sentences(group)
+    first = [table for table in (tables.annealed(group), tables.savings(group)) if table.rows]
+    parts = [_list(told) if group.number > 1 else "", *map(_table, first)]
+    if not first:
+        parts.append(f'<p class="title">{escape(tables.baseline_line(group))}</p>')
     if drawn is None:
         parts.append(f'<p class="hint">Charts are drawn for the {CHARTED} groups with most runs.</p>')
     else:
