@@ -35,7 +35,8 @@ def maps(group: Group) -> list[Map]:
     """Return the heat maps of a group, the fullest first: two values of each key at least, and three cells.
 
     Rows belong in one map if they differ in two numbers alone. Keys whose values go together (a share of the cycle,
-    and the length of the stage that follows from it) count as one, by the shortest name.
+    and the length of the stage that follows from it) count as one, by the shortest name;
+    a ratio that follows that of the width goes by the width.
     """
     alike: dict[str, list[tuple[Row, Settings]]] = {}
     given = [(row, _settings(row)) for row in group.rows if row.pairs or row.unpaired]
@@ -86,7 +87,8 @@ def _order(value: Any) -> float:
 def _varied(settings: Sequence[Settings]) -> list[str]:
     """Return the keys of which the values vary, one of each set that varies together."""
     kept: dict[tuple[int, ...], str] = {}
-    for key in sorted({key for one in settings for key in one}, key=lambda key: (len(key), key)):
+    keys = {key for one in settings for key in one}
+    for key in sorted(keys, key=lambda key: (key in pairing.FOLLOWING, len(key), key)):
         values = [str(one.get(key)) for one in settings]
         first = list(dict.fromkeys(values))
         if len(first) > 1:

@@ -36,9 +36,9 @@
     }
     return digits(value, places);
   }
-  function time(value, places = 3) {
+  function time(value, places = 3, largest = value) {
     for (const [size, unit] of [[3600, " h"], [60, " min"]]) {
-      if (value >= size) return digits(value / size, places) + unit;
+      if (largest >= size) return digits(value / size, places) + unit;
     }
     return digits(value, places) + " s";
   }
@@ -132,7 +132,7 @@
         if (X(x) - last < 58 || X(x) > width - 22) continue;
         last = X(x);
         svg.append(shape("line", { x1: last, x2: last, y1: margin.top, y2: low, class: "grid" }));
-        svg.append(shape("text", { x: last, y: low + 16, "text-anchor": "middle" }, now.form(x, now.log ? 3 : places(xs))));
+        svg.append(shape("text", { x: last, y: low + 16, "text-anchor": "middle" }, now.form(x, now.log ? 3 : places(xs), x1)));
       }
       const middle = (margin.left + width - margin.right) / 2, across = (margin.top + low) / 2;
       svg.append(shape("text", { x: middle, y: height - 6, "text-anchor": "middle" }, now.xname));
@@ -249,10 +249,11 @@
     const tall = down ? 8 : -8;
     into.append(shape("path", { d: `M${x - 5} ${y - tall / 2}h10l-5 ${tall}z`, class: "mark" }));
   }
-  function targetLine(into, target, X, Y, [x0, x1]) {
+  function targetLine(into, target, X, Y, [x0, x1, y0, y1]) {
     if (target === null) return;
+    const below = target - y0 > 0.1 * (y1 - y0) ? 14 : -5; // above the line where there is no room under it
     into.append(shape("line", { x1: X(x0), x2: X(x1), y1: Y(target), y2: Y(target), class: "target" }));
-    into.append(shape("text", { x: X(x0) + 5, y: Y(target) + 14 }, `L* = ${target.toFixed(3)}`));
+    into.append(shape("text", { x: X(x0) + 5, y: Y(target) + below }, `L* = ${target.toFixed(3)}`));
   }
 
   // Held-out loss against what was spent
@@ -349,7 +350,7 @@
     const shown = () => sides.filter((_, index) => !hidden.has(index));
     const all = sides.flatMap((side) => side.points);
     const xs = all.map((p) => p[0]), ys = all.map((p) => p[1]);
-    const size = Math.max(Math.max(...ys) - Math.min(...ys), 1e-6), apart = 0.09 * size;
+    const size = Math.max(Math.max(...ys) - Math.min(...ys), 0.01), apart = 0.09 * size;
     const low = Math.min(...ys, group.target);
     const view = [Math.min(...xs) / 1.15, Math.max(...xs) * 1.15,
       low - 0.06 * size - apart * Math.max(0, arrows.length - 1), Math.max(...ys) + 0.08 * size];
@@ -403,7 +404,7 @@
     const hidden = new Set(), shown = () => group.rates.filter((_, index) => !hidden.has(index));
     const all = group.rates.flatMap((method) => method.points);
     const xs = all.map((p) => p[0]), ys = all.flatMap((p) => p[2]);
-    const size = Math.max(Math.max(...ys) - Math.min(...ys), 1e-6);
+    const size = Math.max(Math.max(...ys) - Math.min(...ys), 0.01);
     const view = [Math.min(...xs) / 1.3, Math.max(...xs) * 1.3, Math.min(...ys) - 0.08 * size, Math.max(...ys) + 0.08 * size];
     function draw(into, X, Y) {
       for (const method of shown().reverse()) {

@@ -216,7 +216,11 @@ def _settings(group: Group) -> str:
             parts.append(
                 f"<details><summary>{escape(row.method)}: {_count(len(rows), 'setting')}</summary>{table}</details>"
             )
-    return "<h3>Settings that differ from the baseline's</h3>" + "".join(parts) if parts else ""
+    if not parts:
+        return ""
+    hint = "Of the first seed. Coarsening, growth and a cycle's policies do nothing in a baseline, which has one stage."
+    title = "<h3>Settings that differ from the baseline's</h3>"
+    return "".join([title, f'<p class="hint">{hint}</p>', *parts])
 
 
 def _said(value: Any) -> str:

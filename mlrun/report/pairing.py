@@ -198,7 +198,7 @@ def apart(one: Run, other: Run) -> list[tuple[str, Any, Any]]:
     The seed is left out; None is a key that is not there, too.
     """
     a, b = settings(one), settings(other)
-    return [(key, a.get(key), b.get(key)) for key in {**b, **a} if a.get(key) != b.get(key)]
+    return [(key, a.get(key), b.get(key)) for key in sorted({**a, **b}) if a.get(key) != b.get(key)]
 
 
 def settings(run: Run) -> dict[str, Any]:

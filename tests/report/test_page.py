@@ -161,7 +161,7 @@ def test_long_curves_are_thinned_by_stage_and_the_page_says_so(tmp_path: Path) -
 def test_a_grid_of_two_numbers_has_one_heat_map(tmp_path: Path) -> None:
     groups, _, text = read(of_grid(tmp_path))
     (found,) = grid.maps(groups[0])
-    assert (found.y, found.x, found.fixed) == ("cycle.alpha", "coarsening.ffn", "")
+    assert (found.y, found.x, found.fixed) == ("cycle.alpha", "coarsening.width", "")
     assert (found.xs, found.ys, len(found.cells)) == ((1, 2, 4), (0.25, 0.5), 6)
     row = found.cells[4, 0.5]
     assert row.pairs[0].run.folder.name == "0.5-4" and f'data-loss="{row.loss.mean}"' in text
