@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError, mistake
-from mlrun.report import search, tables, write
+from mlrun.report import page, search, tables, write
 from mlrun.report.compare import Group, compare
 from mlrun.report.notes import notes
 from mlrun.report.read import find, read_all
@@ -71,9 +71,9 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None) -> Report:
 
     Without `out`, they go to a folder `report` in the nearest one that holds all of the runs.
 
-    Writes report.md, savings.csv, report.json, endings.csv where runs have branches, and loss.png and loss.pdf
-    (loss-2, ... for further groups of runs that may not be compared with the first); annealed.png and annealed.pdf are
-    the headline's, where methods have endings.
+    Writes index.html (all of it as a page), report.md, savings.csv, report.json, endings.csv where runs have branches,
+    and loss.png and loss.pdf (loss-2, ... for further groups of runs that may not be compared with the first);
+    annealed.png and annealed.pdf are the headline's, where methods have endings.
 
     Raises:
         UserError: a path is missing or holds no run, or a run folder cannot be read. Nothing is written then.
@@ -89,6 +89,7 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None) -> Report:
     drawn = _figures(groups, out)
     pictures = {number: [path for path in paths if path.suffix == ".png"] for number, paths in drawn.items()}
     written = [
+        write.write(out, "index.html", page.page(groups, caveats, found)),
         write.write(out, "report.md", write.markdown(groups, caveats, pictures, found)),
         write.write(out, "savings.csv", write.savings_csv(groups)),
         *(path for paths in drawn.values() for path in paths),

@@ -17,6 +17,7 @@ from mlrun.report import pairing
 from mlrun.report.compare import Group, Row
 from mlrun.report.curves import Point, thin
 from mlrun.report.endings import Ending
+from mlrun.report.read import Run
 from mlrun.report.stats import spread
 
 if TYPE_CHECKING:
@@ -53,13 +54,17 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Curve:
-    """One method as drawn: its name, colour, and per seed its evaluations and, with branches, its annealed endings."""
+    """One method as drawn: its name, colour, and per seed its evaluations and, with branches, its annealed endings.
+
+    `runs` are those that the evaluations are of, in the same order.
+    """
 
     name: str
     colour: str
     seeds: tuple[list[Point], ...]
     row: Row | None
     endings: tuple[tuple[Ending, ...], ...] = ()
+    runs: tuple[Run, ...] = ()
 
     def annealed(self) -> list[list[Point]]:
         """Return, for each budget that all seeds have an ending at, those endings."""
@@ -114,11 +119,12 @@ def _order(row: Row) -> float:
 
 def _curve(name: str, colour: str, runs: Any, row: Row | None) -> Curve:
     runs = list(runs)
+    evaluated = tuple(run for run in runs if run.evaluations)
     label = f"{pairing.called(runs)} (baseline)" if row is None and runs else name
     if runs and not any(run.finished for run in runs):
         label += f", {runs[0].status}"
-    seeds = tuple(thin(run.evaluations) for run in runs if len(run.evaluations) > 0)
-    return Curve(label, colour, seeds, row, tuple(run.endings for run in runs if run.endings))
+    seeds = tuple(thin(run.evaluations) for run in evaluated)
+    return Curve(label, colour, seeds, row, tuple(run.endings for run in runs if run.endings), evaluated)
 
 
 def limits(curves: Sequence[Curve], arrows: int) -> tuple[float, float]:
@@ -231,13 +237,13 @@ def _equal_loss(panel: Axes, axis: str, scale: float, curves: Sequence[Curve], t
     )  # fmt: skip
     if axis == "tokens":
         return
-    reached = [(curve, ends) for curve in curves if (ends := _ends(curve.row, axis)) is not None]
+    reached = [(curve, ends) for curve in curves if (ends := crossings(curve.row, axis)) is not None]
     for curve, (cost, base) in reached:
         _dot(panel, base / scale, target, BASELINE)
         _dot(panel, cost / scale, target, curve.colour)
     low, high = panel.get_ylim()
     for number, curve in enumerate(reversed(saving(curves, axis))):  # the longest arrow on top: nothing crosses it
-        ends = _ends(curve.row, axis)
+        ends = crossings(curve.row, axis)
         assert ends is not None
         height = low + (high - low) * ARROW * (number + 0.55) / (1 + ARROW * ARROWS)
         _arrow(panel, ends[1] / scale, ends[0] / scale, (target, height), curve.colour)
@@ -249,12 +255,12 @@ def _dot(panel: Axes, x: float, y: float, colour: str) -> None:
 
 def saving(curves: Sequence[Curve], axis: str) -> list[Curve]:
     """Return the curves that saved most on one axis, the largest saving first."""
-    costs = [(ends[0] / ends[1], curve) for curve in curves if (ends := _ends(curve.row, axis)) is not None]
+    costs = [(ends[0] / ends[1], curve) for curve in curves if (ends := crossings(curve.row, axis)) is not None]
     least_cost = sorted((item for item in costs if item[0] < 1), key=lambda item: item[0])[:ARROWS]
     return [curve for _, curve in least_cost]
 
 
-def _ends(row: Row | None, axis: str) -> tuple[float, float] | None:
+def crossings(row: Row | None, axis: str) -> tuple[float, float] | None:
     """Return the mean costs of a method and its baselines at equal loss; None unless every seed reached it."""
     if row is None or row.spread(axis).mean is None:
         return None

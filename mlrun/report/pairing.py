@@ -192,6 +192,20 @@ def settings_apart(one: Run, other: Run) -> list[str]:
     return [f"{_last(k)}={a.get(k)} instead of {b.get(k)}" for k in {**a, **b} if a.get(k) != b.get(k)]
 
 
+def apart(one: Run, other: Run) -> list[tuple[str, Any, Any]]:
+    """Return (dotted key, value of the one, of the other) of all settings that may change what two runs compute.
+
+    The seed is left out; None is a key that is not there, too.
+    """
+    a, b = settings(one), settings(other)
+    return [(key, a.get(key), b.get(key)) for key in sorted({**a, **b}) if a.get(key) != b.get(key)]
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """Return what a run was given, by dotted key, without its seed, place, name and listeners."""
+    return dict(_flat({key: value for key, value in run.config.items() if key not in IGNORED}, own=True))
+
+
 def labels(families: Mapping[str, Sequence[Run]], baselines: Sequence[Run] = ()) -> dict[str, str]:
     """Return a short name for each method, given its runs: the user's, the cycle's, and what tells it apart.
 

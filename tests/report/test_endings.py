@@ -218,7 +218,14 @@ def test_without_branches_no_report_has_a_table_or_figure_of_them(tmp_path: Path
     branched(tmp_path / "runs/a", "scratch", [3.0], budgets=())
     branched(tmp_path / "runs/b", "grow", [2.9], GROW, budgets=())
     built = build.build([tmp_path / "runs"], tmp_path / "out")
-    assert {path.name for path in built.files} == {"report.md", "savings.csv", "report.json", "loss.png", "loss.pdf"}
+    assert {path.name for path in built.files} == {
+        "index.html",
+        "report.md",
+        "savings.csv",
+        "report.json",
+        "loss.png",
+        "loss.pdf",
+    }
     text = "".join((tmp_path / "out" / name).read_text() for name in ("report.md", "savings.csv", "report.json"))
     said = text.lower() + build.render(built).lower()
     assert not any(word in said for word in ("matched endings", "annealed budget", "annealed ending", "annealed loss"))

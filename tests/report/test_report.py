@@ -487,7 +487,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> build.Report:
 
 def test_all_files_are_written_and_agree(built: build.Report) -> None:
     names = {path.name for path in built.files}
-    assert names == {"report.md", "savings.csv", "report.json", "loss.png", "loss.pdf"}
+    assert names == {"index.html", "report.md", "savings.csv", "report.json", "loss.png", "loss.pdf"}
     out = built.files[0].parent
     loaded = json.loads((out / "report.json").read_text())
     rows = list(csv.DictReader((out / "savings.csv").open()))

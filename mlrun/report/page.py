@@ -1,0 +1,344 @@
+"""The report as a page: one file that opens from disk, asks the network for nothing and explains itself.
+
+Text and tables are written here, so that they can be read, searched and printed without a script. Charts are drawn
+by `page.js` from one JSON island. All text of a user is escaped, and the page's policy lets no other script run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from mlrun.report import charts, grid, pairing, search, tables
+from mlrun.report.compare import Group, Row
+from mlrun.report.read import Run
+from mlrun.report.search import Search
+from mlrun.report.sentences import sentences
+from mlrun.report.tables import Table
+from mlrun.units import duration, human
+
+FOLDER = Path(__file__).parent
+CHARTED = 6  # groups with charts, as many as have figures
+LEDGERS = 100  # runs of a group whose stages are listed
+# Where a run says what it ran on, and with what.
+VERSIONS = ("commit", "mlrun", "torch", "python", "host", "processor", "cores", "gpu", "precision", "processes")
+
+
+def page(groups: Sequence[Group], notes: Sequence[str], found: Sequence[Search] = ()) -> str:
+    """Return index.html."""
+    drawn = {str(group.number): charts.charts(group) for group in groups[:CHARTED]}
+    body = [_top(groups, found), *(_group(group, drawn.get(str(group.number))) for group in groups)]
+    body += [_search(number, one, groups) for number, one in enumerate(found, 1)]
+    body += [_section("notes", "Notes", _list(notes)), _reproduce(groups), _runs(groups)]
+    script = _asset("page.js")
+    parts = {
+        "policy": _policy(script),
+        "title": "Savings at equal loss",
+        "style": _asset("page.css"),
+        "body": "\n".join(body),
+        "data": _island({"groups": drawn}),
+        "script": script,
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _asset("page.html"))
+
+
+def _asset(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """Return the page's content policy: nothing is fetched, and no script runs but this one."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+
+
+def _island(value: Any) -> str:
+    """Return JSON that no HTML parser can mistake for its own, whatever the names in it are."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+# The answer
+
+NOTHING = "No method stands beside a finished baseline yet, so no saving can be told."
+
+
+def _top(groups: Sequence[Group], found: Sequence[Search]) -> str:
+    """Return the first sentence of the largest group that has one, large, its others, and links to everything else."""
+    group = next((group for group in groups if sentences(group)), None)
+    first, *others = sentences(group) if group else [NOTHING]
+    if group and len(groups) > 1:
+        first = f"Group {group.number}: {first}"
+        others.append(f"There are {len(groups)} groups of runs, which may not be compared with each other; see below.")
+    places = [(f"group-{group.number}", f"Group {group.number}") for group in groups]
+    places += [(f"search-{number}", "Search") for number, _ in enumerate(found, 1)]
+    places += [("notes", "Notes"), ("reproduce", "How to reproduce"), ("runs", "All runs")]
+    links = "".join(f'<a href="#{place}">{name}</a>' for place, name in places)
+    return f'<p class="answer">{escape(first)}</p>{_list(others)}<nav>{links}</nav>'
+
+
+def _list(lines: Sequence[str]) -> str:
+    return f'<ul class="told">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>' if lines else ""
+
+
+def _section(place: str, title: str, content: str) -> str:
+    return f'<section id="{place}"><h2>{title}</h2>\n{content}</section>'
+
+
+# One group
+
+
+def _group(group: Group, drawn: Mapping[str, Any] | None) -> str:
+    """Return all of one group: what was saved, the charts, and what they are made of."""
+    told = sentences(group)
+    first = [table for table in (tables.annealed(group), tables.savings(group)) if table.rows]
+    parts = [_list(told) if group.number > 1 else "", *map(_table, first)]
+    if not first:
+        parts.append(f'<p class="title">{escape(tables.baseline_line(group))}</p>')
+    if drawn is None:
+        parts.append(f'<p class="hint">Charts are drawn for the {CHARTED} groups with most runs.</p>')
+    else:
+        parts += _charts(group, drawn)
+    parts += [_map(one) for one in grid.maps(group)]
+    parts += [_table(tables.sweep(group)), _table(tables.endings(group)), _table(tables.transfers(group))]
+    parts += [_settings(group), _ledger(group)]
+    return _section(f"group-{group.number}", f"Group {group.number}", "\n".join(parts))
+
+
+def _charts(group: Group, drawn: Mapping[str, Any]) -> list[str]:
+    """Return the places of the charts of one group, with what is to be known of each."""
+    titles = {"annealed": "What annealing at each budget reaches", "curves": "Curves", "rates": "Learning rates"}
+    hints = {"annealed": _annealed_hint(group), "curves": _curves_hint(group), "rates": RATES_HINT}
+    return [
+        f"<h3>{titles[kind]}</h3>"
+        f'<figure class="chart" data-kind="{kind}" data-group="{group.number}">'
+        f"<figcaption>{escape(hints[kind])} {HINT}</figcaption></figure>"
+        for kind in titles
+        if drawn[kind]
+    ]
+
+
+HINT = "Point at a mark to read it, drag to zoom, double-click for the whole range, press a name to hide it."
+RATES_HINT = "The final loss at each learning rate, one dot a seed; a rate at which a seed failed has no point."
+
+
+def _annealed_hint(group: Group) -> str:
+    source = " What sources cost is in them." if any(run.source for run in group.runs) else ""
+    return f"Each diamond is the loss of a run that ends there.{source} Arrows are savings at L*, the baseline's end."
+
+
+def _curves_hint(group: Group) -> str:
+    """Return how the curves are to be read, and what of them is left out."""
+    told = [
+        "Losses before a run's own decay stand higher than those of a run that ends there. Strips above the plot are "
+        "the stages of the first seed: pale ones are coarser levels, dashed in the curve. Triangles are transfers, "
+        "diamonds annealed endings, dots first crossings of L*, un-annealed."
+    ]
+    if any(len(charts.thinned(run.evaluations)) < len(run.evaluations) for run in group.runs):
+        told.append(f"Runs with more than {charts.POINTS} evaluations are thinned to about as many.")
+    methods = {row.method for row in group.rows}
+    told.append(f"Drawn are the baseline and, of {_count(len(methods), 'method')}, up to 7 with the lowest final")
+    told[-1] += f" losses, each at its best rate, with up to {charts.SEEDS} seeds."
+    if any(run.source for run in group.runs):
+        told.append("What a source cost is in the savings, and not in these curves.")
+    return " ".join(told)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _table(table: Table) -> str:
+    """Return a table that scrolls by itself where the page is narrow; nothing for one without rows."""
+    if not table.rows:
+        return ""
+    return f'<p class="title">{escape(table.title)}</p>{_cells(table.header, table.rows, table.numbers)}'
+
+
+def _cells(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -> str:
+    def cell(tag: str, text: str, at: int) -> str:
+        word = ' class="word"' if at < numbers else ""
+        return f"<{tag}{word}>{escape(text)}</{tag}>"
+
+    head = "".join(cell("th", text, at) for at, text in enumerate(header))
+    body = "".join(f"<tr>{''.join(cell('td', text, at) for at, text in enumerate(row))}</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _map(one: grid.Map) -> str:
+    """Return a heat map; its script colours the cells and shows one of the two values."""
+    head = "".join(f"<th>{escape(str(x))}</th>" for x in one.xs)
+    lines = []
+    for y in one.ys:
+        row = "".join(_map_cell(one.cells.get((x, y))) for x in one.xs)
+        lines.append(f'<tr><th class="word">{escape(str(y))}</th>{row}</tr>')
+    fixed = f" At {one.fixed}." if one.fixed else ""
+    told = (
+        f"Across: {one.x}. Down: {one.y}.{fixed} A saving is the headline where a method has endings, else that of the"
+    )
+    return (
+        f'<h3>{escape(one.y)} and {escape(one.x)}</h3><figure data-kind="map"><div class="wide"><table class="map">'
+        f"<tr><th></th>{head}</tr>{''.join(lines)}</table></div>"
+        f"<figcaption>{escape(told)} first crossing; losses are means over the seeds.</figcaption></figure>"
+    )
+
+
+def _map_cell(row: Row | None) -> str:
+    if row is None:
+        return "<td></td>"
+    saved, loss = row.claim.mean, row.loss.mean
+    bound = "\N{GREATER-THAN OR EQUAL TO}" if row.annealed and row.headline.bound else ""
+    told = "no number" if saved is None else bound + tables.percent(saved)
+    values = {"loss": loss, "saving": saved}
+    known = " ".join(f'data-{name}="{_attribute(value)}"' for name, value in values.items())
+    loss_told = "n/a" if loss is None else f"{loss:.4f}"
+    return f'<td {known} data-saving-said="{told}" data-loss-said="{loss_told}">{told}\n{loss_told}</td>'
+
+
+def _attribute(value: float | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _settings(group: Group) -> str:
+    """Return, for each method, the settings in which its first run differs from the baseline of its seed."""
+    parts = []
+    for row in tables.ordered(group):
+        if row.best and row.pairs:
+            pair = row.pairs[0]
+            rows = [(key, _said(base), _said(own)) for key, own, base in pairing.apart(pair.run, pair.baseline)]
+            table = _cells(("setting", "baseline", "method"), rows, 3)
+            parts.append(
+                f"<details><summary>{escape(row.method)}: {_count(len(rows), 'setting')}</summary>{table}</details>"
+            )
+    if not parts:
+        return ""
+    hint = "Of the first seed. Coarsening, growth and a cycle's policies do nothing in a baseline, which has one stage."
+    title = "<h3>Settings that differ from the baseline's</h3>"
+    return "".join([title, f'<p class="hint">{hint}</p>', *parts])
+
+
+def _said(value: Any) -> str:
+    return "\N{EM DASH}" if value is None else str(value)
+
+
+# The ledger
+
+
+def _ledger(group: Group) -> str:
+    """Return what each stage cost: FLOPs as bars for what is drawn first, everything as a table."""
+    runs = [run for run in group.runs if run.summary is not None and "ledger" in run.summary]
+    if not runs:
+        return ""
+    names = dict(zip((run.folder for run in group.runs), tables.names(group.runs), strict=True))
+    shown = runs[:LEDGERS]
+    rows = [row for run in shown for row in _ledger_rows(run, names[run.folder])]
+    header = ("run", "stage", "level", "steps", "tokens", "FLOPs", "seconds")
+    title = f"{len(rows)} stages of {_count(len(shown), 'run')}"
+    title += f" (of {len(runs)}; report.json has all)" if len(runs) > len(shown) else ""
+    best = [run for run in _compared(group) if run in runs][:LEDGERS]
+    return (
+        f"<h3>Ledger by stage</h3>{_bars(best, names)}"
+        f"<details><summary>{title}</summary>{_cells(header, rows, 1)}</details>{_purposes(shown, names)}"
+    )
+
+
+def _compared(group: Group) -> list[Run]:
+    """Return the baselines and the runs of each method at its best rate."""
+    methods = [pair.run for row in tables.ordered(group) if row.best for pair in row.pairs]
+    return [*group.baselines.values(), *methods]
+
+
+def _ledger_rows(run: Run, name: str) -> list[tuple[str, ...]]:
+    assert run.summary is not None
+    return [
+        (
+            name,
+            f"{stage['stage'] + 1}" + (f" (ends at {100 * stage['branch']:.3g}%)" if "branch" in stage else ""),
+            str(stage["level"]),
+            f"{stage['steps']:,}",
+            human(stage["tokens"]),
+            human(stage["flops"]),
+            f"{stage['seconds']:.1f}",
+        )
+        for stage in run.summary["ledger"]["stages"]
+    ]
+
+
+def _bars(runs: Sequence[Run], names: Mapping[Path, str]) -> str:
+    """Return a bar of FLOPs for each run, a piece for each stage."""
+    found = [(run, run.summary["ledger"]["stages"]) for run in runs if run.summary is not None]
+    largest = max((sum(stage["flops"] for stage in stages) for _, stages in found), default=0) or 1
+    lines = []
+    for run, stages in found:
+        pieces = "".join(_piece(stage, largest) for stage in stages)
+        lines.append(f'<span>{escape(names[run.folder])}</span><div class="bar">{pieces}</div>')
+    told = "FLOPs by stage: pale is a coarser level, grey a branch to an annealed ending. All of it was spent."
+    return f'<p class="title">{told}</p><div class="bars">{"".join(lines)}</div>' if lines else ""
+
+
+def _piece(stage: Mapping[str, Any], largest: float) -> str:
+    kind = "branch" if "branch" in stage else "coarse" if stage["level"] > 1 else "whole"
+    told = f"stage {stage['stage'] + 1}, level {stage['level']}: {human(stage['flops'])}FLOPs, {stage['steps']} steps"
+    share = 100 * stage["flops"] / largest
+    return f'<i class="{kind}" style="width:{share:.2f}%" title="{told}"></i>'
+
+
+def _purposes(runs: Sequence[Run], names: Mapping[Path, str]) -> str:
+    """Return where the seconds of each run went."""
+    spent = [(names[run.folder], run.summary["ledger"]["seconds"]) for run in runs if run.summary is not None]
+    purposes = list(dict.fromkeys(purpose for _, seconds in spent for purpose in seconds))
+    rows = [(name, *(duration(seconds.get(purpose)) for purpose in purposes)) for name, seconds in spent]
+    return f"<details><summary>Seconds by purpose</summary>{_cells(('run', *purposes), rows, 1)}</details>"
+
+
+# The rest
+
+
+def _search(number: int, one: Search, groups: Sequence[Group]) -> str:
+    content = _table(search.table(one)) + _list(list(search.sentences(one, groups)))
+    return _section(f"search-{number}", "Search", content)
+
+
+def _runs(groups: Sequence[Group]) -> str:
+    return _section("runs", "All runs", _table(tables.runs([run for group in groups for run in group.runs])))
+
+
+def _reproduce(groups: Sequence[Group]) -> str:
+    """Return what the run folders know of how they were made: settings, versions and machines, and no command."""
+    runs = [run for group in groups for run in group.runs]
+    told = (
+        "A run folder keeps its settings as they were resolved, in config.yaml, and not the command that gave them. "
+        "Below are the settings of one baseline of each group; a method differs in what its group lists. "
+        "The same settings, seed and versions on the same kind of machine give the same numbers."
+    )
+    command = "mlrun task=report runs=" + ",".join(_above(runs))
+    parts = [f"<p>{told}</p>", "<p>This page again:</p>", f"<pre>{escape(command)}</pre>", _versions(runs)]
+    for group in groups:
+        run = next(iter(group.baselines.values()), group.runs[0])
+        lines = "\n".join(f"{key}={_said(value)}" for key, value in pairing.settings(run).items())
+        title = f"Settings of {run.folder.name} (group {group.number}, seed {run.seed})"
+        parts.append(f"<details><summary>{escape(title)}</summary><pre>{escape(lines)}</pre></details>")
+    return _section("reproduce", "How to reproduce", "\n".join(parts))
+
+
+def _above(runs: Sequence[Run]) -> list[str]:
+    """Return the folders that the runs lie in, each once."""
+    return sorted({str(run.folder.parent) for run in runs})
+
+
+def _versions(runs: Sequence[Run]) -> str:
+    """Return the versions and machines that runs were started with, and how many starts had each."""
+    counted: dict[tuple[str, ...], int] = {}
+    for start in (start for run in runs for start in run.starts):
+        key = tuple(_said(start.get(name)) for name in VERSIONS)
+        counted[key] = counted.get(key, 0) + 1
+    if not counted:
+        return '<p class="hint">No run says what it was started with.</p>'
+    rows = [(str(count), *key) for key, count in counted.items()]
+    return '<p class="title">Starts, by commit, versions and machine</p>' + _cells(("starts", *VERSIONS), rows, 11)

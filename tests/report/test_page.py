@@ -1,0 +1,335 @@
+"""The page: everything that the report says is on it, nothing of a user runs in it, and it asks nobody for anything."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import math
+import re
+import shutil
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import fake_runs as fake
+import pytest
+
+from mlrun.report import charts, grid, page, tables
+from mlrun.report.build import build
+from mlrun.report.compare import Group, compare
+from mlrun.report.notes import notes
+from mlrun.report.read import find, read_all
+from mlrun.report.sentences import sentences
+
+EVIL = """</script><script>document.title='ran'</script><img src=x onerror="document.title='ran'">|'&amp;"""
+
+
+def read(folder: Path) -> tuple[tuple[Group, ...], list[str], str]:
+    """Return groups, notes and the page of all runs in a folder."""
+    groups = tuple(compare(read_all(find([folder]))))
+    said = list(notes(groups))
+    return groups, said, page.page(groups, said)
+
+
+def island(text: str) -> Any:
+    """Return what the page's charts are drawn from."""
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(found)
+
+
+def words(text: str) -> str:
+    """Return what a reader sees: no tags, no scripts, no entities, single spaces."""
+    body = re.sub(r"<(script|style)\b.*?</\1>", " ", text, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
+
+
+def of_grid(folder: Path) -> Path:
+    """Write a baseline at two rates and a V-cycle at two values of alpha by three of the width."""
+    for lr in (1e-3, 2e-3):
+        fake.run(folder / f"scratch-{lr}", "scratch", fake.SCRATCH, lr=lr)
+    for alpha in (0.25, 0.5):
+        for width in (1, 2, 4):
+            changes = {"cycle": {"alpha": alpha}, "coarsening": {"width": width, "ffn": width}}
+            fake.run(
+                folder / f"{alpha}-{width}", "2level", fake.TWO, lr=2e-3, quality=alpha / 10 - width / 50, **changes
+            )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[tuple[Group, ...], list[str], str]:
+    return read(fake.sweep(tmp_path_factory.mktemp("page"), (0, 1)))
+
+
+@pytest.fixture(scope="module")
+def recorded() -> tuple[tuple[Group, ...], list[str], str]:
+    return read(fake.RECORDED)
+
+
+# What is said
+
+
+def test_every_sentence_note_and_table_of_the_report_is_on_the_page(recorded: Any, swept: Any) -> None:
+    for groups, said, text in (recorded, swept):
+        seen = words(text)
+        assert said and all(" ".join(note.split()) in seen for note in said)
+        assert all(sentence in seen for group in groups for sentence in sentences(group))
+        of_groups = (tables.annealed, tables.savings, tables.sweep, tables.endings, tables.transfers)
+        found = [table for group in groups for of in of_groups if (table := of(group)).rows]
+        found.append(tables.runs([run for group in groups for run in group.runs]))
+        cells = [cell for table in found for row in table.rows for cell in row]
+        assert all(" ".join(cell.split()) in seen for cell in cells)
+
+
+def test_the_answer_comes_first(swept: Any) -> None:
+    groups, _, text = swept
+    assert f'<p class="answer">{html.escape(sentences(groups[0])[0])}</p>' in text.partition("<section")[0]
+
+
+def test_runs_without_a_baseline_have_a_page_that_says_so(tmp_path: Path) -> None:
+    fake.run(tmp_path / "a", "2level", fake.TWO)
+    _, said, text = read(tmp_path)
+    assert page.NOTHING in words(text) and all(" ".join(note.split()) in words(text) for note in said)
+    assert island(text)["groups"]["1"]["target"] is None
+
+
+def test_a_loss_that_is_not_finite_is_null(tmp_path: Path) -> None:
+    fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
+    log = fake.records(fake.TWO)
+    next(record for record in log[len(log) // 2 :] if record["kind"] == "val")["loss"] = None
+    fake.write(tmp_path / "b", fake.config("2level"), fake.plan(fake.TWO), log)
+    (curve,) = [c for c in island(read(tmp_path)[2])["groups"]["1"]["curves"] if c["name"] != "scratch (baseline)"]
+    losses = [point[-1] for point in curve["seeds"][0]["points"]]
+    assert losses.count(None) == 1 and losses[0] is not None
+
+
+def test_settings_versions_and_the_ledger_come_from_the_run_folders(recorded: Any) -> None:
+    groups, _, text = recorded
+    seen = words(text)
+    commits = {start["commit"] for run in groups[0].runs for start in run.starts}
+    assert commits and all(commit in seen for commit in commits)
+    assert "cycle.name scratch 2level" in seen and "optimizer.beta2=0.95" in seen
+    steps = [stage["steps"] for run in groups[0].runs if run.summary for stage in run.summary["ledger"]["stages"]]
+    assert f"{len(steps)} stages of {len(groups[0].runs)} runs" in seen
+    assert text.count('<i class="branch"') == sum(len(run.branches) for run in groups[0].runs if run.branches)
+
+
+# What is drawn
+
+
+def test_curves_are_those_of_the_logs(recorded: Any) -> None:
+    groups, _, text = recorded
+    found = island(text)["groups"]["1"]
+    assert found["target"] == groups[0].loss.mean
+    by_seed = {curve["name"]: curve["seeds"] for curve in found["curves"]}
+    (run,) = [run for run in groups[0].baselines.values()]
+    (seed,) = by_seed["scratch (baseline)"]
+    log = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+    vals = [record for record in log if record["kind"] == "val" and "branch" not in record]
+    assert [point[:3] for point in seed["points"]] == [[r["stage"], r["level"], r["step"]] for r in vals]
+    assert [point[4] for point in seed["points"]] == [r["flops"] for r in vals]
+    assert [point[-1] for point in seed["points"]] == pytest.approx([r["loss"] for r in vals], abs=1e-6)
+    branch = next(record for record in log if "branch" in record and record["kind"] == "val")
+    assert seed["endings"][0][4] == branch["own_flops"] and seed["endings"][0][0] == branch["branch"]
+
+
+def test_loss_by_rate_has_every_rate_and_seed(swept: Any) -> None:
+    groups, _, text = swept
+    rates = {one["name"]: one["points"] for one in island(text)["groups"]["1"]["rates"]}
+    assert [point[0] for point in rates["baseline"]] == [1e-3, 2e-3, 4e-3]
+    assert [point[1] for point in rates["baseline"]] == [found.mean for found in groups[0].sweep.values()]
+    assert all(len(point[2]) == 2 for point in rates["2level"]) and "grow" not in rates
+
+
+def test_long_curves_are_thinned_by_stage_and_the_page_says_so(tmp_path: Path) -> None:
+    fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
+    log = fake.records(fake.TWO, every=1)
+    fake.write(tmp_path / "b", fake.config("2level"), fake.plan(fake.TWO), log)
+    groups, _, text = read(tmp_path)
+    (run,) = [run for run in groups[0].runs if run.folder.name == "b"]
+    kept, points = charts.thinned(run.evaluations), run.evaluations
+    assert len(points) > 1000 and len(kept) <= charts.POINTS
+    changes = [point for p, q in pairwise(points) if p.stage != q.stage for point in (p, q)]
+    assert len(changes) == 4 and all(point in kept for point in (points[0], *changes, points[-1]))
+    assert f"Runs with more than {charts.POINTS} evaluations are thinned" in words(text)
+    assert len(text) < 150_000
+
+
+def test_a_grid_of_two_numbers_has_one_heat_map(tmp_path: Path) -> None:
+    groups, _, text = read(of_grid(tmp_path))
+    (found,) = grid.maps(groups[0])
+    assert (found.y, found.x, found.fixed) == ("cycle.alpha", "coarsening.width", "")
+    assert (found.xs, found.ys, len(found.cells)) == ((1, 2, 4), (0.25, 0.5), 6)
+    row = found.cells[4, 0.5]
+    assert row.pairs[0].run.folder.name == "0.5-4" and f'data-loss="{row.loss.mean}"' in text
+
+
+def test_a_third_number_that_varies_is_held_fixed(tmp_path: Path) -> None:
+    fake.run(tmp_path / "scratch", "scratch", fake.SCRATCH)
+    for depth in (1, 2):
+        for alpha in (0.25, 0.5):
+            for noise in (0.0, 0.1):
+                settings = {"cycle": {"alpha": alpha, "noise": noise}, "coarsening": {"depth": depth}}
+                fake.run(tmp_path / f"{depth}-{alpha}-{noise}", "2level", fake.TWO, **settings)
+    found = grid.maps(read(tmp_path)[0][0])
+    assert len(found) == 6 and all(len(one.cells) == 4 for one in found)
+    assert {one.fixed for one in found} == {f"cycle.alpha={v}" for v in (0.25, 0.5)} | {
+        f"cycle.noise={v}" for v in (0.0, 0.1)
+    } | {f"coarsening.depth={v}" for v in (1, 2)}
+
+
+def test_rows_on_a_line_are_no_map(swept: Any) -> None:
+    assert grid.maps(swept[0][0]) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("50%", 0.5), (2, 2.0), ("1e-3", 1e-3), (True, None), ("2 epochs", None), (None, None), ("rest", None)],
+)
+def test_settings_as_numbers(text: Any, value: float | None) -> None:
+    assert grid.number(text) == value
+
+
+# What a page may not do
+
+
+def test_text_of_a_user_is_text(tmp_path: Path) -> None:
+    fake.run(tmp_path / "a<b>&", "scratch", fake.SCRATCH)
+    folder = fake.run(tmp_path / "b", "grow", fake.GROW, quality=0.1)
+    settings = fake.config("grow", cycle={"name": EVIL}, coarsening={"units": EVIL}) | {"name": f"my {EVIL}"}
+    (folder / "config.yaml").write_text(json.dumps(settings))
+    _, _, text = read(tmp_path)
+    assert EVIL.replace("|", "/") in json.dumps(island(text)).encode().decode("unicode_escape")
+    assert EVIL.replace("|", "/") in words(text) and EVIL in words(text)
+    assert "<img" not in text and "<b>" not in text and text.count("<script") == text.count("</script") == 2
+
+
+def test_nothing_is_asked_of_a_network(recorded: Any, swept: Any) -> None:
+    for _, _, text in (recorded, swept):
+        assert not re.search(r"https?:|//[a-z]|\bsrc=|@import|fetch\(|XMLHttp|import\(|url\((?!#)", text)
+        assert re.findall(r'href="(?!#)([^"]*)"', text) == ["data:,"]
+        assert len(text) < 200_000
+
+
+def test_the_policy_lets_the_pages_own_script_run_and_nothing_else(swept: Any) -> None:
+    text = swept[2]
+    script = text.rpartition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.startswith("default-src 'none';") and policy.endswith(f"script-src 'sha256-{digest}'")
+
+
+def test_a_report_writes_the_page(tmp_path: Path) -> None:
+    fake.run(tmp_path / "runs/a", "2level", fake.TWO)
+    written = build([tmp_path / "runs"], tmp_path / "out").files
+    assert tmp_path / "out/index.html" in written
+    assert (tmp_path / "out/index.html").read_text() == read(tmp_path / "runs")[2]
+
+
+# In a browser
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--enable-logging=stderr", "--virtual-time-budget=3000",
+    "--window-size=1200,900",
+)  # fmt: skip
+browser = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+TRAP = "<script>window.faults = []; addEventListener('error', (event) => faults.push(event.message));</script>"
+# Uses every switch and writes what it saw into the page.
+USER = """<script>
+const seen = {}, one = (q, from = document) => from.querySelector(q);
+const all = (q, from = document) => [...from.querySelectorAll(q)];
+const chart = (kind) => one(`figure[data-kind=${kind}]`);
+const texts = (kind) => all("svg.plot text", chart(kind)).map((node) => node.textContent);
+seen.theme = all("#theme button").map((button) => {
+  button.click();
+  const pressed = all("#theme button[aria-pressed=true]").map((node) => node.dataset.value);
+  return [pressed.join(), getComputedStyle(document.body).backgroundColor];
+});
+const axes = ["training FLOPs", "training time", "tokens"];
+const axis = () => texts("curves").filter((t) => axes.includes(t));
+seen.axes = all(".switch button", chart("curves")).map((button) => { button.click(); return axis().join(); });
+one(".switch button", chart("curves")).click();
+seen.hidden = ["annealed", "curves", "rates"].filter(chart).map((kind) => {
+  const count = () => all("svg.plot path", chart(kind)).length, before = count();
+  one(".legend button", chart(kind)).click();
+  const between = count();
+  one(".legend button", chart(kind)).click();
+  return [kind, between < before, count() === before];
+});
+const svg = one("svg.plot", chart("curves")), box = svg.getBoundingClientRect();
+const at = (x, y) => ({ clientX: box.left + x, clientY: box.top + y, button: 0 });
+const send = (name, x, y) => svg.dispatchEvent(new PointerEvent(name, at(x, y)));
+const reset = one(".reset", chart("curves")), before = texts("curves").join();
+send("pointerdown", 300, 150); send("pointermove", 500, 250); send("pointerup", 500, 250);
+seen.zoomed = [!reset.hidden, texts("curves").join() !== before];
+svg.dispatchEvent(new MouseEvent("dblclick"));
+seen.whole = [reset.hidden, texts("curves").join() === before];
+const mark = one("svg.plot .mark", chart("curves")).getBoundingClientRect();
+send("pointermove", mark.left + mark.width / 2 - box.left, mark.top + mark.height / 2 - box.top);
+seen.tip = one(".tip", chart("curves")).textContent;
+seen.map = !chart("map") ? null : all(".switch button", chart("map")).map((button) => {
+  button.click();
+  const cells = all("td[data-loss]", chart("map"));
+  return [cells[0].textContent, new Set(cells.map((cell) => cell.style.background)).size > 1];
+});
+seen.wide = document.documentElement.scrollWidth <= innerWidth;
+seen.title = document.title;
+seen.faults = faults;
+document.body.append(Object.assign(document.createElement("pre"), { id: "seen", textContent: JSON.stringify(seen) }));
+</script>"""
+
+
+def opened(file: Path, profile: Path, *flags: str) -> str:
+    """Return the page's document after its scripts; fails on anything that it says on the console."""
+    command = [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, "--dump-dom", file.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not console
+    return done.stdout
+
+
+def used(text: str, folder: Path) -> Any:
+    """Return what a user of the page sees; the policy would forbid this user, and is left out."""
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', TRAP, text).replace("</body>", USER + "</body>")
+    (folder / "used.html").write_text(free)
+    dom = opened(folder / "used.html", folder / "profile")
+    return json.loads(html.unescape(re.findall(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[0]))
+
+
+@browser
+def test_each_switch_of_the_page_works_in_a_browser(recorded: Any, tmp_path: Path) -> None:
+    seen = used(recorded[2], tmp_path)
+    assert (seen["faults"], seen["map"], seen["wide"]) == ([], None, True)
+    light, dark = "rgb(255, 255, 255)", "rgb(20, 23, 26)"
+    assert [seen["theme"][i] for i in (1, 2)] == [["light", light], ["dark", dark]]
+    assert seen["axes"] == ["training FLOPs", "training time", "tokens"]
+    assert seen["hidden"] and all(gone and back for _, gone, back in seen["hidden"])
+    assert (seen["zoomed"], seen["whole"]) == ([True, True], [True, True])
+    assert "seed 0" in seen["tip"] and "loss " in seen["tip"]
+
+
+@browser
+def test_a_page_with_a_heat_map_and_an_evil_name_in_a_browser(tmp_path: Path) -> None:
+    folder = of_grid(tmp_path / "runs")
+    other = fake.run(folder / "evil", "grow", fake.GROW, lr=2e-3)
+    (other / "config.yaml").write_text(json.dumps(fake.config("grow", lr=2e-3, cycle={"name": EVIL})))
+    groups, _, text = read(folder)
+    row = next(iter(grid.maps(groups[0]))).cells[1, 0.25]
+    seen = used(text, tmp_path)
+    assert (seen["faults"], seen["title"], seen["wide"]) == ([], "Savings at equal loss", True)
+    assert seen["map"] == [[tables.percent(row.claim.mean), True], [f"{row.loss.mean:.4f}", True]]
+
+
+@browser
+def test_under_its_own_policy_the_page_draws_and_says_nothing(recorded: Any, tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text(recorded[2])
+    dom = opened(tmp_path / "index.html", tmp_path / "profile", "--window-size=400,800")
+    assert dom.count('class="plot"') == len(re.findall(r'data-kind="(?:curves|annealed|rates)"', recorded[2])) > 0
+    assert math.isfinite(island(dom)["groups"]["1"]["target"])
