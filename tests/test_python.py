@@ -43,7 +43,7 @@ def test_the_page_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
     planned, trained, compared, moved, wrong = said
     assert len(planned) == 4 and planned[-1].endswith("% of the budget")
     assert all(float(loss) > 0 for loss in trained[-1].split())
-    assert compared[-1] == "outputs/report/report.md" and Path(compared[-1]).exists()
+    assert compared[-1] == "outputs/report/index.html" and Path(compared[-1]).exists()
     assert 0 < float(moved[0]) < 1
     assert len(wrong) == 1 and wrong[0].startswith("budget=20: allowed:")
     summary = files.read_json(Path("outputs/cycle/summary.json"))

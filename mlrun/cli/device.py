@@ -38,7 +38,9 @@ class Gpu:
 def settle(config: Config, plan: Plan, folder: Path | None) -> Plan:
     """Put what `auto` means into a configuration, and return its plan with a note that says so."""
     asked = config.settings.hardware
-    hardware, why = settled(asked, folder)
+    # Layer dropout's shapes change from step to step, which compiled code cannot follow.
+    varies = config.settings.cycle.layer_dropout > 0 and asked.compile == AUTO
+    hardware, why = settled(replace(asked, compile=False) if varies else asked, folder)
     if hardware == asked:
         return plan
     config.settings.hardware, config.resolved["hardware"] = hardware, asdict(hardware)

@@ -161,7 +161,7 @@ def _layer_dropout(s: Settings) -> list[str]:
         return [mistake(key, rate, "a number of at least 0 and under 1", "correct the value")]
     if rate == 0:
         return []
-    found = [] if not s.hardware.compile else [
+    found = [] if s.hardware.compile is not True else [
         mistake("hardware.compile", True, "false", f"{key} computes another number of samples at each step")
     ]  # fmt: skip
     allowed = ", ".join(example for unit, example in EXAMPLES.items() if unit != "flops")

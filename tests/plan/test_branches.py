@@ -225,7 +225,9 @@ def test_the_plan_says_which_endings_it_lacks() -> None:
     assert "lacking" not in as_dict(planned("cycle=grow", "cycle.branches=[80% if possible]"))
 
 
-GRIDS = [f.stem for f in (conf_dir() / "experiment").glob("*.yaml") if "sweeper" in f.read_text()]
+# A grid about rates alone names no saving, and has no endings.
+GRIDS = [f.stem for f in (conf_dir() / "experiment").glob("*.yaml") if "sweeper:" in f.read_text()]
+GRIDS.remove("transfer")
 
 
 @pytest.mark.parametrize("grid", sorted(GRIDS))
