@@ -148,8 +148,8 @@ def test_rows_left_out_pass_as_they_are_and_the_others_are_scaled(name: str) -> 
     model = TINY[name]
     net, x = build(model, 0).train(), torch.randn(5, 4, model.sizes()["embed"])
     if name == "llama":
-        blocks(net)[1].through = lambda x, bias, rotary, memory: type(blocks(net)[1]).through(
-            blocks(net)[1], x, bias, net.rotary(4), memory
+        blocks(net)[1].through = lambda x, mask, rotary, *memory: type(blocks(net)[1]).through(
+            blocks(net)[1], x, mask, net.rotary(4), *memory
         )  # type: ignore[method-assign]
     plain, rows = outputs(net, x, None), torch.tensor([0, 3])
     found = outputs(net, x, Computed(rows, 1.0))
