@@ -126,6 +126,15 @@ def test_the_plan_says_it_and_the_run_records_it(tmp_path: Path) -> None:
     assert not any("hardware" in note for note in planned(tmp_path / "a", "hardware=cpu")[1].notes)
 
 
+def test_what_cannot_be_compiled_is_not_by_auto(machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(H200)
+    monkeypatch.setattr(preflight, "device_problems", lambda _: [])
+    compiled = [
+        planned(tmp_path / "a", *said)[0].settings.hardware.compile for said in ([], ["cycle.layer_dropout=0.5"])
+    ]
+    assert compiled == [True, False]
+
+
 def test_a_run_goes_on_with_what_it_began_with(machine: Any, tmp_path: Path) -> None:
     began = {"device": "cpu", "precision": "bf16", "compile": False, "micro_batch": None}
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"hardware": began}))
