@@ -25,7 +25,12 @@ def once(arguments: list[str], word: str | None) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         run = [] if arguments == ["--help"] else [f"run={Path(folder) / 'run'}"]
         before, began = os.times(), time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-m", "mlrun", *arguments, *run], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlrun", *arguments, *run],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         assert process.stdout is not None
         seen = None
         for line in process.stdout:

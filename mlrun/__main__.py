@@ -10,7 +10,7 @@ from pathlib import Path
 
 import hydra
 
-from mlrun.cli import command, points, preflight
+from mlrun.cli import capacity, command, points, preflight
 from mlrun.cli.blame import line
 from mlrun.cli.jobs import Jobs
 from mlrun.cli.messages import lasting_output, print_error, user_errors
@@ -21,6 +21,7 @@ from mlrun.errors import UserError, mistake
 
 def main() -> None:
     """Do what the command line asks; nothing is written before all of it is checked."""
+    capacity.spin_briefly()
     with lasting_output(), user_errors():
         asked = command.read(sys.argv[1:])
         found = [] if asked.helps else points.of(asked)

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 from mlrun.errors import UserError, mistake
 
 KEY = "hydra.launcher."
+# What says how long a thread of torch's that waits for the others spins before it sleeps; the rounds that we give it.
+WAITING, ROUNDS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"), "10000"
+
+
+def spin_briefly(env: MutableMapping[str, str] = os.environ) -> None:
+    """Let waiting threads spin for a moment and then sleep, unless the user has chosen; before torch is loaded.
+
+    A spinning thread takes the core from the one that it waits for where a machine has other work. GNU's library
+    spins for far longer; sleeping at once costs on an idle machine (docs/lab-notes.md, 2026-11-29).
+    """
+    if not any(name in env for name in WAITING):
+        env["GOMP_SPINCOUNT"] = ROUNDS
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 # points registers what a job's folder is resolved with, wherever a launcher unpickles a job.
-from mlrun.cli import initial, points, run_folder, tasks
+from mlrun.cli import capacity, initial, points, run_folder, tasks
 from mlrun.cli.command import override
 from mlrun.cli.messages import Failed, common, disk_errors, first, print_error, print_once, user_errors
 from mlrun.cli.objective import objective
@@ -40,6 +40,7 @@ class Jobs:
 
         Return what the sweeper asked for (`find.objective`); None where nothing was trained.
         """
+        capacity.spin_briefly()
         hydra = HydraConfig.get()
         planned = self._planned.pop(hydra.runtime.output_dir, None)
         folder = run_folder.short(Path(hydra.runtime.output_dir))

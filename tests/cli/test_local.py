@@ -14,7 +14,7 @@ import pytest
 from toy import SMALL
 
 from hydra_plugins.mlrun_launchers.local import Run, Started
-from mlrun.cli.capacity import Share, shares
+from mlrun.cli.capacity import Share, shares, spin_briefly
 from mlrun.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,3 +146,13 @@ def test_shares_that_cannot_be(arguments: tuple[int | None, int, str], told: str
     with pytest.raises(UserError) as refused:
         shares(*arguments, {"CUDA_VISIBLE_DEVICES": "0,1"})
     assert len(refused.value.problems) == 1 and refused.value.problems[0].startswith(told)
+
+
+@pytest.mark.parametrize("chosen", [{"OMP_WAIT_POLICY": "ACTIVE"}, {"GOMP_SPINCOUNT": "5"}, {"KMP_BLOCKTIME": "0"}])
+def test_threads_that_wait_spin_briefly_unless_the_user_chose(chosen: dict[str, str]) -> None:
+    fresh: dict[str, str] = {}
+    spin_briefly(fresh)
+    assert fresh == {"GOMP_SPINCOUNT": "10000"}
+    own = dict(chosen)
+    spin_briefly(own)
+    assert own == chosen
