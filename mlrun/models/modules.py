@@ -320,16 +320,8 @@ class Block(Module):
         some = self.through(x_BSE[rows], kept(mask_BHST), turned, kept(memory_BTE), kept(memory_mask_B1ST))
         return x_BSE.to(some.dtype).index_copy(0, rows, some)
 
-    def through(
-        self,
-        x_BSE: Tensor,
-        mask_BHST: Tensor | None,
-        rotary: tuple[Tensor, Tensor] | None,
-        memory_BTE: Tensor | None,
-        memory_mask_B1ST: Tensor | None,
-    ) -> Tensor:
-        """Return what the block makes of x, all rows of it."""
-        given = x_BSE, mask_BHST, rotary, memory_BTE, memory_mask_B1ST
+    def through(self, *given: Any) -> Tensor:
+        """Return what the block makes of x, all rows of it; takes what `branches` does."""
         if not (self.recompute and torch.is_grad_enabled()):
             return self.branches(*given)
         again: Tensor = checkpoint(self.branches, *given, use_reentrant=False)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlrun import files
 from mlrun.report import figure, tables
 from mlrun.report.compare import Group, Row
 from mlrun.report.endings import charged
@@ -54,12 +52,7 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
         _savings(panel, found, group)
         _axes(panel, found, float(group.runs[0].plan["budget"]["flops"]))
         picture.legend(loc="outside upper center", ncols=2, frameon=False, handlelength=2.0, columnspacing=1.4)
-        paths = [folder / f"{stem}.png", folder / f"{stem}.pdf"]
-        for path in paths:
-            drawn = io.BytesIO()
-            picture.savefig(drawn, format=path.suffix.removeprefix("."), dpi=220)
-            files.write_bytes(path, drawn.getvalue())
-    return paths
+        return figure.written(picture, folder, stem)
 
 
 def sides(group: Group) -> list[Side]:

@@ -115,23 +115,31 @@ def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:
 
 
 def render(report: Report) -> str:
-    """Return the savings and their caveats for a terminal, in at most 110 columns."""
+    """Return the tables, their caveats and at the end what was found in sentences, for a terminal of 110 columns."""
     shown = [text for group in report.groups for text in _shown(group)]
     shown += [search.table(one).text() for one in report.searches]
     lines = [textwrap.fill(note, tables.WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes]
     paths = [f"{path}" for path in report.files]
-    said = [_wrapped(line) for one in report.searches for line in search.sentences(one, report.groups)]
-    return "\n".join([*shown, *lines, "", *paths, *([""] if said else []), *said]) + "\n"
+    told = [_wrapped(line) for line in _told(report)]
+    return "\n".join([*shown, *lines, "", *paths, *([""] if told else []), *told]) + "\n"
+
+
+def _told(report: Report) -> list[str]:
+    """Return what the searches of a report found, or what its groups say, the first sentences of each."""
+    if report.searches:
+        return [line for one in report.searches for line in search.sentences(one, report.groups)]
+    names = [f"Group {group.number}: " if len(report.groups) > 1 else "" for group in report.groups]
+    each = zip(names, report.groups, strict=True)
+    return [name + line for name, group in each for line in sentences(group)[:SENTENCES]]
 
 
 def _shown(group: Group) -> list[str]:
-    """Return what one group says in sentences, and its tables."""
-    told = [_wrapped(sentence) for sentence in sentences(group)[:SENTENCES]]
+    """Return the tables of one group."""
     crossing = tables.savings(group).text() if group.rows else _wrapped(tables.baseline_line(group))
     others = (tables.sweep(group), tables.endings(group))
     headlines = tables.annealed(group)
     first = [headlines.text()] if headlines.rows else []
-    return [*told, *first, crossing, *(table.text() for table in others if table.rows)]
+    return [*first, crossing, *(table.text() for table in others if table.rows)]
 
 
 def _wrapped(line: str) -> str:

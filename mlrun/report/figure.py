@@ -93,11 +93,16 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
             _panel(panel, axis, curves, group, (low, high))
         panels[0].set_ylabel("validation loss (nats)")
         _legend(figure, curves)
-        paths = [folder / f"{stem}.png", folder / f"{stem}.pdf"]
-        for path in paths:
-            drawn = io.BytesIO()
-            figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=220)
-            files.write_bytes(path, drawn.getvalue())
+        return written(figure, folder, stem)
+
+
+def written(figure: Figure, folder: Path, stem: str) -> list[Path]:
+    """Write a figure as PNG and PDF, and return their paths."""
+    paths = [folder / f"{stem}.png", folder / f"{stem}.pdf"]
+    for path in paths:
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=220)
+        files.write_bytes(path, drawn.getvalue())
     return paths
 
 

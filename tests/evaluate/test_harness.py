@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_benchmarks import TEXT, make, measured
+from hf_folders import TEXT
+from test_benchmarks import measured
 
 from mlrun.evaluate.harness import Harness
 
@@ -40,11 +41,6 @@ def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in (choice, read, write):
         (folder / f"{task['task']}.yaml").write_text(json.dumps(task | common))  # JSON is YAML
     return folder
-
-
-@pytest.fixture(scope="module")
-def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("gpt"), "causal")
 
 
 def test_its_numbers_are_those_of_lm_eval_by_hand(gpt: Path, tasks: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_benchmarks import POSITIONS, Reference, make
+from hf_folders import POSITIONS
+from test_benchmarks import Reference
 
 from mlrun.cli import command, points
 from mlrun.cli.tasks import perform
@@ -18,16 +19,6 @@ from mlrun.errors import UserError
 from mlrun.evaluate.sample import drawn, say
 
 transformers = pytest.importorskip("transformers", reason="the reference is not installed")
-
-
-@pytest.fixture(scope="module")
-def gpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("gpt"), "causal")
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make(tmp_path_factory.mktemp("bert"), "mlm")
 
 
 def said(folder: Path, seed: int = 0, **ask: Any) -> str:

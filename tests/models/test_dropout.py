@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_growth import BOTH, ONE, at_rest, config, context, levels, trained
 from test_models import CONF, TINY, a_batch, read
-from test_run import interrupt
+from test_run import a_kill_changes_nothing
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
@@ -133,16 +133,7 @@ def test_a_killed_run_draws_the_masks_that_it_would_have_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     changes = {"checkpoint": toy.Checkpoint(every="3 steps")}
-    toy.run(tmp_path / "whole", dropped(**changes))
-    with monkeypatch.context() as patch:
-        interrupt(patch, at)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path / "killed", dropped(**changes))
-    torch.rand(at)
-    toy.run(tmp_path / "killed", dropped(**changes))
-    assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
-    whole, killed = toy.weights(tmp_path / "whole"), toy.weights(tmp_path / "killed")
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    a_kill_changes_nothing(tmp_path, monkeypatch, at, lambda: dropped(**changes))
 
 
 def test_it_changes_training_and_the_seed_changes_it(tmp_path: Path) -> None:
@@ -161,9 +152,8 @@ def test_receipts_and_held_out_losses_know_no_dropout(tmp_path: Path) -> None:
     net.load_state_dict(toy.weights(tmp_path))
     made = dropped()
     source = made.data.open(made.model, 0, "")
-    assert (
-        HeldOut().measure(net.train(), Context(source, 8, made.settings.hardware, ONE))["loss"] == summary["val_loss"]
-    )
+    found = HeldOut().measure(net.train(), Context(source, 8, made.settings.hardware, ONE))
+    assert found["held_out"].value == summary["val_loss"]
 
 
 # Growing
@@ -231,7 +221,7 @@ def test_recomputed_activations_draw_the_same_masks() -> None:
 
     def recompute(block: nn.Module) -> None:
         plain = block.forward
-        block.forward = lambda x: recomputed(plain, x, use_reentrant=False)  # type: ignore[method-assign]
+        block.forward = lambda *given: recomputed(plain, *given, use_reentrant=False)  # type: ignore[method-assign]
 
     kept, again = gradients(lambda block: None), gradients(recompute)
     assert all(torch.equal(kept[name], again[name]) for name in kept)

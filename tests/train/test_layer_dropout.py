@@ -13,7 +13,7 @@ import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_models import TINY, a_batch
-from test_run import interrupt
+from test_run import a_kill_changes_nothing
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -203,16 +203,7 @@ def test_a_killed_run_leaves_out_what_it_would_have_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     changes = {"checkpoint": toy.Checkpoint(every="3 steps"), "branches": ["55%"]}
-    toy.run(tmp_path / "whole", dropped(**changes))
-    with monkeypatch.context() as patch:
-        interrupt(patch, at)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path / "killed", dropped(**changes))
-    torch.rand(at)
-    toy.run(tmp_path / "killed", dropped(**changes))
-    assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
-    whole, killed = toy.weights(tmp_path / "whole"), toy.weights(tmp_path / "killed")
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    a_kill_changes_nothing(tmp_path, monkeypatch, at, lambda: dropped(**changes))
 
 
 def test_hardware_changes_neither_the_draw_nor_the_loss(tmp_path: Path) -> None:

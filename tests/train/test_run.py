@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,22 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
+
+
+def a_kill_changes_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, made: Callable[[], toy.Config]
+) -> None:
+    """Check that a run killed at its batch `at`, and started again from another state of torch's, is the whole one."""
+    toy.run(folder / "whole", made())
+    with monkeypatch.context() as patch:
+        interrupt(patch, at)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(folder / "killed", made())
+    torch.rand(at)
+    toy.run(folder / "killed", made())
+    assert toy.records(folder / "killed") == toy.records(folder / "whole")
+    whole, killed = toy.weights(folder / "whole"), toy.weights(folder / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
 def test_two_runs_of_one_seed_are_equal_bitwise(tmp_path: Path) -> None:
