@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from hf_folders import TEXT
-from test_benchmarks import measured
+from test_own_data import measured
 
 from mlrun.evaluate.harness import Harness
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from hf_folders import POSITIONS
-from test_benchmarks import Reference
+from test_own_data import Reference
 
 from mlrun.cli import command, points
 from mlrun.cli.tasks import perform
