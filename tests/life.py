@@ -114,7 +114,7 @@ def config(sharding: str) -> Config:
 
 
 def live(folder: Path, point: str, at: int, before: bool) -> None:
-    """Opener one life to its end; the process ends with it."""
+    """Live one life to its end; the process ends with it."""
     status = 1
     try:
         if point:

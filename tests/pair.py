@@ -38,8 +38,10 @@ from mlrun.train.optimizers.adamw import AdamW
 DIMS = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}
 GROW = (Row(2, "30%"), Row(1, "40%"), Row(1, "20%"))
 BOTH = Uniform(width=2, ffn=2, head=2, depth=2, layers="strided")
-AVERAGED = AdamW(lr=1e-2, ema=0.9)
-DECAYED = AdamW(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="1 steps", decay="2 steps"))
+# AdamW makes whole steps of gradients that are zero but for rounding, as a key's bias has; a larger eps does not.
+PLAIN = AdamW(lr=1e-2, eps=1e-6)
+AVERAGED = replace(PLAIN, ema=0.9)
+DECAYED = replace(AVERAGED, schedule=Schedule(shape="wsd", warmup="1 steps", decay="2 steps"))
 
 
 def cycle(stages: Any = toy.V_CYCLE, policy: str = "reset", **changes: Any) -> Cycle:
@@ -67,7 +69,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "3 levels": {
         "model": replace(toy.model(), layer=4, tied=False),
         "cycle": cycle((Row(1, "10%"), Row(2, "10%"), Row(3, "20%"), Row(2, "20%"), Row(1, "30%")), "carry"),
-        "optimizer": AdamW(lr=1e-2),
+        "optimizer": PLAIN,
     },
     "llama": {
         "cycle": cycle(noise=0.05),
@@ -89,7 +91,7 @@ RUNS: dict[str, dict[str, Any]] = {
 def config(name: str, **hardware: Any) -> Any:
     """Return a short run whose three held-out batches do not share out evenly."""
     seldom = {"eval": Eval(every="50%", batch=6), "checkpoint": toy.Checkpoint(every="50%")}
-    return toy.make(budget="10 steps", **seldom, **RUNS[name], hardware=Hardware(**hardware))
+    return toy.make(budget="10 steps", **{"optimizer": PLAIN, **seldom, **RUNS[name]}, hardware=Hardware(**hardware))
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,10 @@ class Part:
     hardware: Mapping[str, Any]
     stop: int | None = None
     room: tuple[int, int] | None = None  # samples in training for which each process has memory
-    port: int = 0
 
 
 def live(part: Part) -> None:
-    """Opener the run to its end, or to where it is stopped."""
+    """Train the run to its end, or to where it is stopped."""
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         if part.stop is not None:
@@ -116,15 +117,22 @@ def live(part: Part) -> None:
         toy.run(Path(part.folder), config(part.run, **part.hardware))
 
 
+def meet(file: Path) -> None:
+    """Agree on a port that is free now: the first process chooses, the second reads what it wrote."""
+    if os.environ["RANK"] == "0":
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            file.with_suffix(".new").write_text(str(free.getsockname()[1]))
+        file.with_suffix(".new").rename(file)
+    while not file.exists():
+        time.sleep(0.01)
+    os.environ["MASTER_PORT"] = file.read_text()
+
+
 def together(scratch: Path, parts: list[Part]) -> None:
-    """Opener each run by two processes; what they print is shown where one fails."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in parts]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        ported = [replace(part, port=one.getsockname()[1]) for part, one in zip(parts, sockets, strict=True)]
+    """Train each run by two processes; what they print is shown where one fails."""
     listed = scratch / "runs.json"
-    listed.write_text(json.dumps([vars(part) for part in ported]))
+    listed.write_text(json.dumps([vars(part) for part in parts]))
     command = [sys.executable, __file__, str(listed)]
     here = Path(__file__).parent
     path = {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
@@ -135,10 +143,9 @@ def together(scratch: Path, parts: list[Part]) -> None:
         for own, log in zip(ranks, logs, strict=True)
     ]
     try:
-        while all(process.poll() is None for process in processes):
-            time.sleep(0.05)
         # Where one has failed, the other would wait for it.
-        codes = [process.wait(timeout=600) for process in sorted(processes, key=lambda one: one.poll() is None)]
+        while None in (codes := [process.poll() for process in processes]) and not any(codes):
+            time.sleep(0.05)
     finally:
         for process in processes:
             process.kill()
@@ -148,7 +155,7 @@ def together(scratch: Path, parts: list[Part]) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     os.environ["MASTER_ADDR"] = "127.0.0.1"
-    for given in json.loads(Path(sys.argv[1]).read_text()):
-        chosen = Part(**given)
-        os.environ["MASTER_PORT"] = str(chosen.port)
-        live(chosen)
+    at = Path(sys.argv[1])
+    for number, given in enumerate(json.loads(at.read_text())):
+        meet(at.with_name(f"port-{number}"))
+        live(Part(**given))
