@@ -252,6 +252,7 @@ def build(node: DictConfig, key: str) -> Any:
         remedy = f"copy it from a file in conf/{key.partition('.')[0]}"
         raise UserError(mistake(f"{key}._target_", "missing", "a class", remedy))
     found = locate(str(node["_target_"]), key)
+    _complete(node, f"{key}.")
     given = {str(name): value for name, value in node.items() if name != "_target_"}
     if unknown := _unknown(given, found, f"{key}."):
         raise UserError(unknown)
@@ -280,9 +281,7 @@ def load(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None)
     """
     shared = {} if shared is None else shared
     try:
-        missing = sorted(_missing(OmegaConf.to_container(settings), ""))
-        if missing:
-            raise UserError([mistake(key, "???", "a value of your own", f"give {key}=...") for key in missing])
+        _complete(settings, "")
         plain = OmegaConf.to_container(settings, resolve=True)
     except REFERENCE_ERRORS as error:
         raise UserError(unresolved(error)) from None
@@ -323,6 +322,13 @@ def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def _complete(node: DictConfig, prefix: str) -> None:
+    """Raise UserError for every value that is still to be given."""
+    missing = sorted(f"{prefix}{key}" for key in _missing(OmegaConf.to_container(node), ""))
+    if missing:
+        raise UserError([mistake(key, "???", "a value of your own", f"give {key}=...") for key in missing])
 
 
 def _missing(node: Any, path: str) -> Iterator[str]:

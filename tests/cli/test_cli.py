@@ -121,6 +121,14 @@ BAD = {
         "no.jsonl: allowed",
     ),
     "no files of a cloze": (["evaluation=[held_out,cloze]"], "give evaluation.cloze.files="),
+    "no files of a cloze on a finished run": (
+        ["task=evaluate", "run=a", "evaluation=[cloze]"],
+        "evaluation.cloze.files=???: allowed: a value of your own; give evaluation.cloze.files=",
+    ),
+    "no tasks of a harness on a folder": (
+        ["task=evaluate", "source=a", "evaluation=[harness]"],
+        "give evaluation.harness.tasks=",
+    ),
     "a misspelt setting of a sample": (["task=sample", "run=a", "sample.promt=x"], "sample.promt=x: allowed"),
     "absent folder of settings": (["--config-dir", "nowhere"], "--config-dir=nowhere: allowed: an existing folder"),
     "interval in a sweep": (["-m", "seed=interval(0,1)"], "list the values"),
