@@ -10,7 +10,7 @@ import importlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ class Cycle:
     optimizer_policy: str = "reset"
     lr_policy: str = "restart"
     layer_dropout: float = 0.0
+    decay: str | None = None
     branches: list[str] = field(default_factory=list)
 
 
@@ -304,7 +305,13 @@ def load(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None)
     kept = {str(k): v for k, v in plain.items() if k not in ARGUMENTS}
     resolved = {k: {**v, **asdict(built[k])} if k in GROUPS else v for k, v in kept.items()}
     sections = {name: _section(settings, name, plain[name], shared) for name in SECTIONS}
+    built["optimizer"] = _decaying(built["optimizer"], sections["cycle"].decay)
     return Config(Settings(**{**plain, **sections}), **built, resolved=resolved)
+
+
+def _decaying(optimizer: Any, decay: str | None) -> Any:
+    """Return the optimizer with the cycle's own decay in its schedule, if it has one."""
+    return optimizer if decay is None else replace(optimizer, schedule=replace(optimizer.schedule, decay=decay))
 
 
 def _build(node: Any, key: str) -> Any:

@@ -106,7 +106,7 @@ def _lengths(s: Settings, schedule: Schedule) -> list[str]:
         "eval.every": s.eval.every,
         "checkpoint.every": s.checkpoint.every,
         "optimizer.schedule.warmup": schedule.warmup,
-        "optimizer.schedule.decay": schedule.decay,
+        "optimizer.schedule.decay" if s.cycle.decay is None else "cycle.decay": schedule.decay,
     }
     found = [_length(key, text, except_for=("rest",)) for key, text in lengths.items()]
     found.append(_length("budget", s.budget, except_for=("rest", "%")))
@@ -150,6 +150,9 @@ def _branches(cycle: Cycle, schedule: Schedule) -> list[str]:
     found = [_length(f"cycle.branches.{point.place}", point.length, except_for=("rest",)) for point in points]
     if schedule.shape != "wsd" and not all(point.optional for point in points):
         remedy = "a branch leaves a stable rate: set it, or cycle.branches=[]"
+        found.append(mistake("optimizer.schedule.shape", schedule.shape, "wsd", remedy))
+    if schedule.shape != "wsd" and cycle.decay is not None:
+        remedy = "no other schedule has a decay after a stable rate: set it, or cycle.decay=null"
         found.append(mistake("optimizer.schedule.shape", schedule.shape, "wsd", remedy))
     return [line for line in found if line is not None]
 

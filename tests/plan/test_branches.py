@@ -57,6 +57,21 @@ def test_a_branch_ends_at_its_share_of_the_budget_after_a_decay_of_its_own() -> 
     assert plan.own(plan.stages[2], 1250).flops == flops * 3 // 4
 
 
+def test_a_cycles_own_decay_is_that_of_its_schedule_and_endings() -> None:
+    own, other = planned("cycle=scratch", "cycle.branches=[50%]", "cycle.decay=10%"), AdamW(lr=1.0)
+    plain = planned("cycle=scratch", "cycle.branches=[50%]", "optimizer.schedule.decay=10%")
+    assert own.stages == plain.stages and own.stages[1].fork == 450
+    (point,) = points.of(command.read([WSD, "budget=1000 steps", "cycle=scratch", "cycle.decay=10%"]))
+    config = load(point.settings)
+    assert config.optimizer.schedule == replace(other.schedule, shape="wsd", decay="10%")
+    assert config.resolved["optimizer"]["schedule"]["decay"] == "20%"  # what a report compares with the baseline's
+    assert problems("cycle.decay=0.1") == [
+        "cycle.decay=0.1: allowed: 1500 steps, 20M tokens, 100k samples, 3e18 flops, 5%; write a number with its unit"
+    ]
+    (line,) = problems("cycle.decay=10%", "optimizer.schedule.shape=cosine")
+    assert line.startswith("optimizer.schedule.shape=cosine: allowed: wsd; no other schedule has a decay")
+
+
 def test_all_that_is_spent_is_charged_and_no_branch_counts_as_the_cycles_own() -> None:
     plain, plan = planned("cycle=scratch"), planned("cycle=scratch", "cycle.branches=[50%,75%]")
     assert plan.total.flops == plain.total.flops * 5 // 4 == sum(plan.stage_cost(s).flops for s in plan.stages)

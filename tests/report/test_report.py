@@ -363,12 +363,15 @@ def test_layer_dropout_and_a_stages_own_samples_make_a_method_and_a_neutral_valu
         {"layer_dropout": 0.5},
         {"stages": [row | {"batch": 99}]},
         {"stages": [row | {"sequence": 8}]},
+        {"decay": "10%"},
+        {"decay": None},
     ]
     runs = [read(straight(tmp_path / f"{i}", "scratch", [5, 3], cycle=cycle)) for i, cycle in enumerate(cycles)]
-    assert [pairing.baseline(run) for run in runs] == [True, True, False, False, False]
-    assert pairing.family(runs[0]) == pairing.family(runs[1])
+    assert [pairing.baseline(run) for run in runs] == [True, True, False, False, False, False, True]
+    assert pairing.family(runs[0]) == pairing.family(runs[1]) == pairing.family(runs[-1])
     names = [pairing.called([run]) for run in runs]
-    assert names == ["scratch", "scratch", "scratch layer_dropout=0.5", "scratch batch=99", "scratch sequence=8"]
+    own = ["layer_dropout=0.5", "batch=99", "sequence=8", "decay=10%"]
+    assert names == ["scratch", "scratch", *(f"scratch {each}" for each in own), "scratch"]
     two = {
         "layer_dropout": 0.0,
         "stages": [{**r, "batch": None} for r in fake.recorded("2level")[0]["cycle"]["stages"]],
