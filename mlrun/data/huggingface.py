@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -142,8 +143,18 @@ class HubSource:
 
     def load(self, streaming: bool) -> Dataset | IterableDataset:
         """Return the split, downloaded into the Hugging Face cache or streamed."""
+        self._check_name()
         settings = {"name": self.name, "split": self.split, "revision": self.revision, "streaming": streaming}
         return load("data.sources", self.label, self.path, **settings)
+
+    def _check_name(self) -> None:
+        """Raise UserError for a local folder in whose place `datasets` would read another: data[1] is data1 to it."""
+        folder = Path(self.path).resolve()
+        if folder.exists() and re.search(r"[*?\[]", str(folder)):
+            told = (
+                f"{folder} has one of * ? [ in its name, which stands for other folders; rename it, or use data.files"
+            )
+            raise UserError(f"data.sources: {told}")
 
     def json_files(self, streaming: bool) -> list[str] | None:
         """Return the split's files if it is plain JSON, which we read ourselves; None for all else.
@@ -172,6 +183,7 @@ class HubSource:
         import datasets
         from datasets.packaged_modules.json.json import Json
 
+        self._check_name()
         asked = {"name": self.name, "revision": self.revision}
         builder = _asked("data.sources", self.label, lambda: datasets.load_dataset_builder(self.path, **asked))
         if not isinstance(builder, Json) or builder.config.field is not None:
