@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -141,19 +143,47 @@ class HubSource:
 
     def load(self, streaming: bool) -> Dataset | IterableDataset:
         """Return the split, downloaded into the Hugging Face cache or streamed."""
+        self._check_name()
         settings = {"name": self.name, "split": self.split, "revision": self.revision, "streaming": streaming}
         return load("data.sources", self.label, self.path, **settings)
 
-    def json_files(self) -> list[str] | None:
-        """Return the split's files if it is a local folder of plain JSON, which we read ourselves; None for all else.
+    def _check_name(self) -> None:
+        """Raise UserError for a local folder in whose place `datasets` would read another: data[1] is data1 to it."""
+        folder = Path(self.path).resolve()
+        if folder.exists() and re.search(r"[*?\[]", str(folder)):
+            told = (
+                f"{folder} has one of * ? [ in its name, which stands for other folders; rename it, or use data.files"
+            )
+            raise UserError(f"data.sources: {told}")
 
-        What lies on the hub is read, and kept, by `datasets`.
+    def json_files(self, streaming: bool) -> list[str] | None:
+        """Return the split's files if it is plain JSON, which we read ourselves; None for all else.
+
+        Those of a data set on the hub are downloaded into the Hugging Face cache and, where the hub cannot be reached,
+        found there; streamed, they are addresses (`hf://...`).
         """
+        try:
+            found = self._json_files()
+        except UserError as error:
+            kept = None if streaming or not unreachable(error.__cause__) else self._kept()
+            if kept is None:
+                raise
+            return kept
+        if found is None or streaming or Path(self.path).exists():
+            return found
+        return _asked("data.sources", self.label, lambda: self._download(found))
+
+    def _download(self, addresses: list[str]) -> list[str]:
+        here = [_downloaded(address) for address in addresses]
+        self._note.parent.mkdir(parents=True, exist_ok=True)
+        files.write_json(self._note, {"files": here})
+        return here
+
+    def _json_files(self) -> list[str] | None:
         import datasets
         from datasets.packaged_modules.json.json import Json
 
-        if not Path(self.path).exists():
-            return None
+        self._check_name()
         asked = {"name": self.name, "revision": self.revision}
         builder = _asked("data.sources", self.label, lambda: datasets.load_dataset_builder(self.path, **asked))
         if not isinstance(builder, Json) or builder.config.field is not None:
@@ -161,15 +191,38 @@ class HubSource:
         found = (builder.config.data_files or {}).get(self.split)
         return None if found is None else [str(file) for file in found]
 
-    def facts(self, loaded: Dataset | IterableDataset | None, streaming: bool) -> dict[str, Any]:
-        """Return what names the content: a local folder's hashes, the cached files, or the hub's commit."""
+    @property
+    def _note(self) -> Path:
+        """Return where it is noted which files are all of a split: after a download that broke off some are there."""
+        import datasets
+
+        return Path(datasets.config.HF_DATASETS_CACHE) / "mlrun" / f"{cache.digest(asdict(self))}.json"
+
+    def _kept(self) -> list[str] | None:
+        found = list(files.read_json(self._note)["files"]) if self._note.exists() else []
+        return found if found and all(map(os.path.exists, found)) else None
+
+    def facts(
+        self, loaded: Dataset | IterableDataset | None, streaming: bool, json_files: list[str] | None = None
+    ) -> dict[str, Any]:
+        """Return what names the content: hashes of local and of JSON files, the cached files, or the hub's commit."""
         if Path(self.path).exists():
             found = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
             own = {key: value for key, value in asdict(self).items() if key != "path"}
             return {**own, "files": cache.file_facts(found)}
         if streaming:
             return {**asdict(self), "commit": commit("data.sources", self.label, self.path, self.revision)}
-        assert loaded is not None, "only local files are read by ourselves"
+        if json_files is not None:
+            return {**asdict(self), "files": cache.file_facts(json_files)}
+        assert loaded is not None, "what is not JSON was opened by `datasets`"
         # .../<name>/<version>/<commit of the hub>/<file>.arrow
         names = ["/".join(Path(file["filename"]).parts[-4:]) for file in loaded.cache_files]
         return {**asdict(self), "cached": sorted(names), "rows": len(loaded)}
+
+
+def _downloaded(address: str) -> str:
+    """Return where a file of the hub (`hf://...`) lies in the Hugging Face cache."""
+    from huggingface_hub import HfFileSystem, hf_hub_download
+
+    at: Any = HfFileSystem().resolve_path(address)  # of a repository: data sets lie in nothing else
+    return hf_hub_download(at.repo_id, at.path_in_repo, repo_type=at.repo_type, revision=at.revision)

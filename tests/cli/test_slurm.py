@@ -209,18 +209,18 @@ def test_a_killed_job_is_named_and_the_others_go_on(cluster: dict[str, str], tmp
     assert "SLURM job" in (victim / "error.txt").read_text()
 
 
-def slow_sbatch(cluster: dict[str, str], folder: Path) -> dict[str, str]:
-    """Return an environment in which sbatch answers only when the jobs have been running for a while."""
-    wrapper = folder / "slow" / "sbatch"
+def other_sbatch(cluster: dict[str, str], folder: Path, then: str) -> dict[str, str]:
+    """Return an environment in which sbatch does something between taking the jobs and telling their number."""
+    wrapper = folder / "other" / "sbatch"
     wrapper.parent.mkdir()
     real = shutil.which("sbatch", path=cluster["PATH"])
-    wrapper.write_text(f'#!/bin/sh\nout=$({real} "$@") || exit 1\nsleep 6\necho "$out"\n')
+    wrapper.write_text(f'#!/bin/sh\nout=$({real} "$@") || exit 1\n{then}\necho "$out"\n')
     wrapper.chmod(0o755)
     return {**cluster, "PATH": f"{wrapper.parent}:{cluster['PATH']}"}
 
 
 def test_jobs_that_begin_before_sbatch_answers_are_none_the_worse(cluster: dict[str, str], tmp_path: Path) -> None:
-    env = slow_sbatch(cluster, tmp_path)
+    env = other_sbatch(cluster, tmp_path, "sleep 6")
     code, out = ended(start(env, tmp_path / "sweep", "-m", "seed=0,1", "cycle=scratch", "budget='5 steps'"))
     assert code == 0, out
     done = [json.loads(path.read_text())["status"] for path in (tmp_path / "sweep").glob("*/summary.json")]
@@ -243,3 +243,25 @@ def test_the_same_command_finds_its_jobs_in_the_queue_and_waits(cluster: dict[st
     assert not list((tmp_path / "sweep").glob("*/error.txt"))
     for run in runs:
         assert steps(run) == 300 and json.loads((run / "summary.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("seeds", ["0", "0,1"])
+def test_jobs_whose_number_nobody_was_told_are_found_by_their_mark(
+    cluster: dict[str, str], tmp_path: Path, seeds: str
+) -> None:
+    """The first command is killed when SLURM has its jobs and sbatch has not answered."""
+    comment = "+hydra.launcher.additional_parameters.comment=mine"
+    given = ["-m", f"seed={seeds}", "cycle=scratch", "budget='5 steps'", comment]
+    killed = other_sbatch(cluster, tmp_path, "kill -9 $PPID")
+    code, out = ended(start(killed, tmp_path / "sweep", *given))
+    assert code == -9, out
+    queued = set(ask(cluster, "squeue", "-h", "-r", "-o", "%i").split())
+    code, out = ended(start(cluster, tmp_path / "sweep", *given))
+    assert code == 0, out
+    count = seeds.count(",") + 1
+    assert f"{count} of {count} runs are in the queue since an earlier command" in out
+    done = [json.loads(path.read_text())["status"] for path in (tmp_path / "sweep").glob("*/summary.json")]
+    assert done == ["finished"] * count
+    jobs = {job for job, _ in json.loads((tmp_path / "sweep/.submitit/jobs.json").read_text()).values()}
+    assert jobs == queued and len(queued) == count
+    assert [len(toy.starts(path)) for path in (tmp_path / "sweep").glob("[01]-*")] == [1] * count

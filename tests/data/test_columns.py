@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -130,10 +131,28 @@ def test_an_unknown_encoding_is_one_line(encoding: str) -> None:
     assert f"data.encoding={encoding}" in problem(data)
 
 
-def test_a_file_that_is_there_by_name_is_that_file(tmp_path: Path) -> None:
-    (tmp_path / "d[1]").mkdir()
-    (tmp_path / "d1").mkdir()
-    write_lines(tmp_path / "d1" / "a.txt", ["other"])
-    file = write_lines(tmp_path / "d[1]" / "a.txt", sentences(100))
-    data = Files(sequence=16, files=[str(file)], format="text", document="line")
-    assert data.problems(gpt()) == [] and data.corpus().files == [str(file)]
+@pytest.mark.parametrize("format", ["text", "json", "parquet"])
+def test_a_file_that_is_there_by_name_is_that_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """Also where the working folder has such a name; d1/a is another file."""
+    for folder, lines in (("d[1]", sentences(100)), ("d1", ["other"])):
+        (tmp_path / folder).mkdir()
+        kept = datasets.Dataset.from_dict({"text": lines})
+        if format == "text":
+            write_lines(tmp_path / folder / "a", lines)
+        else:
+            getattr(kept, f"to_{format}")(tmp_path / folder / "a")
+    for working, name in ((tmp_path, "d[1]/a"), (tmp_path / "d[1]", "a"), (tmp_path, str(tmp_path / "d[1]" / "a"))):
+        monkeypatch.chdir(working)
+        data = Files(sequence=16, files=[name], format=format, document="line")
+        assert data.problems(gpt()) == [] and data.corpus().files == [name]
+        assert [*data.corpus().documents("train"), *data.corpus().documents("validation")] != []
+        assert set(data.corpus()._texts([name])) == set(sentences(100))
+
+
+def test_a_folder_laid_out_like_the_hub_is_never_another_one(tmp_path: Path, cache: str) -> None:
+    for name in ("data[1]", "data1"):
+        hub_folder(tmp_path / name, sentences(30), 1)
+    data = Hub(sequence=16, sources=[HubSource(path=str(tmp_path / "data[1]"))])
+    assert "data[1] has one of * ? [ in its name" in error_of(lambda: data.open(gpt(), 0, cache))

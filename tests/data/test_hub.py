@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -136,6 +137,20 @@ def test_a_shard_that_cannot_be_read_is_not_tried_again(
         list(islice(source.batches(0, 10), 60))
 
 
+def test_json_on_the_hub_is_read_like_json_here(tmp_path: Path) -> None:
+    """Only the named column matters and nothing is converted; once read, it is there without the hub too."""
+    program = [sys.executable, str(Path(__file__).with_name("loopback_hub.py")), str(tmp_path)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(program, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    for read in found.values():
+        assert read["texts"] == ["a", "b", "2024-01-01"]
+    assert found["streamed"]["facts"]["commit"] == "1" * 40
+    assert found["packed"] == found["away"]
+    assert [file["name"] for file in found["packed"]["facts"]["files"]] == ["a.jsonl", "b.jsonl"]
+
+
 def test_hub_settings_are_checked() -> None:
     source = [HubSource(path="a/b")]
     assert "data.weights=[1.0, 2.0]" in problem(Hub(sequence=16, sources=source, weights=[1.0, 2.0]))
@@ -181,7 +196,8 @@ def test_a_revision_that_the_hub_does_not_tell_is_one_line(
     def asked(self: object, path: str, revision: str | None, timeout: float) -> None:
         raise error
 
-    monkeypatch.setattr("datasets.load_dataset", lambda *args, **settings: None)
+    for opens in ("load_dataset", "load_dataset_builder"):
+        monkeypatch.setattr(f"datasets.{opens}", lambda *args, **settings: None)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", asked)
     sources = [HubSource(path="nobody/nothing", revision="v9")]
     data = Hub(sequence=16, sources=sources, streaming=True, validation_samples=4)

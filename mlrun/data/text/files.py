@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import glob
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,8 +62,10 @@ class Documents:
             return json_files.documents(files, self.column, encoding)
         options = {"sample_by": DOCUMENTS[self.document], "encoding": encoding} if self.format == "text" else {}
         label = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
+        # `datasets` takes names for globs: d[1]/a.txt would be d1/a.txt, also where [ is in the working folder's name.
+        names = [glob.escape(os.path.abspath(file)) for file in files]
         dataset = huggingface.load(
-            "data.files", label, self.format, data_files=files, split="train", streaming=True, **options
+            "data.files", label, self.format, data_files=names, split="train", streaming=True, **options
         )
         return huggingface.texts(huggingface.text_rows(dataset, self.column, "data.column", label), "data.files", label)
 

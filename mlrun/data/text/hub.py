@@ -42,7 +42,7 @@ class HubCorpus:
 
     @cached_property
     def _json(self) -> list[list[str] | None]:
-        return [source.json_files() for source in self._all]
+        return [source.json_files(self.streaming) for source in self._all]
 
     @cached_property
     def _loaded(self) -> list[Dataset | IterableDataset | None]:
@@ -52,9 +52,9 @@ class HubCorpus:
 
     def facts(self) -> dict[str, Any]:
         """Return what names the content."""
-        everything = zip(self._all, self._loaded, strict=True)
+        everything = zip(self._all, self._loaded, self._json, strict=True)
         return {
-            "sources": [source.facts(loaded, self.streaming) for source, loaded in everything],
+            "sources": [source.facts(loaded, self.streaming, files) for source, loaded, files in everything],
             "validation": len(self.validation_sources),
             "weights": self.weights,
             "held_out": self.held_out,
