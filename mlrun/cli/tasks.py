@@ -155,6 +155,22 @@ def resend(settings: DictConfig, folder: Path | None) -> None:
         raise Failed(f"W&B did not take all of {', '.join(missed)}")
 
 
+def leaderboard(settings: DictConfig, folder: Path | None) -> None:
+    """Judge what `runs` name, and the files `results`, by the rules of the public table; show those that keep them."""
+    from mlrun.report.leaderboard import board as boards
+
+    board = boards.Board()
+    if settings.runs is not None:
+        boards.from_runs(board, _paths(settings.runs), folder)
+        for path in board.accepted:
+            print_once(f"written to {path}")
+    if settings.results is not None:
+        boards.from_files(board, _paths(settings.results))
+    print_once(boards.table(board).text())
+    if board.refused:
+        raise Failed("\n".join(f"refused: {line}" for line in board.refused))
+
+
 def _paths(text: str) -> list[Path]:
     """Return the paths in a list with commas; where a name itself holds commas, the longest that exists."""
     parts, found = text.split(","), []
@@ -275,6 +291,7 @@ _ROWS = (
     Task("plan", plan, "print the plan of a training, and stop", planned=True),
     Task("report", report, "compare runs, finished or not", ("runs",)),
     Task("status", status, "list runs: how far they are", ("runs",)),
+    Task("leaderboard", leaderboard, "results for a public table, judged by its rules", ("runs|results",)),
     Task("resend", resend, "send the logs of runs to W&B once more", ("runs",)),
     Task("evaluate", evaluate, "what `evaluation` says of a finished run, or of a model folder", ("run|source",)),
     Task("sample", sample, "text, filled masks or classes from a trained model", ("run|source",)),
