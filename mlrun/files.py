@@ -38,6 +38,7 @@ RUNTIME = (
     "task",
     "run",
     "runs",
+    "results",
     "source",
     "target",
     "grown",

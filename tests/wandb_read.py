@@ -40,9 +40,16 @@ def records(path: Path) -> Iterator[Any]:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return id, project, tags, config, history, summary, metrics and exit_code of one offline-run folder."""
+    """Return what an offline-run folder holds: id, project, config, history, summary, metrics, exit code, ..."""
     (path,) = folder.glob("*.wandb")
-    out: dict[str, Any] = {"config": {}, "history": [], "summary": {}, "metrics": {}, "exit_code": None}
+    out: dict[str, Any] = {
+        "config": {},
+        "history": [],
+        "summary": {},
+        "metrics": {},
+        "hidden": set(),
+        "exit_code": None,
+    }
     for record in records(path):
         match record.WhichOneof("record_type"):
             case "run":
@@ -53,6 +60,7 @@ def read_run(folder: Path) -> dict[str, Any]:
                     "entity": run.entity,
                     "name": run.display_name,
                     "group": run.run_group,
+                    "job_type": run.job_type,
                 }
                 out["tags"] = list(run.tags)
                 out["config"] |= _items(run.config.update)
@@ -61,6 +69,7 @@ def read_run(folder: Path) -> dict[str, Any]:
             case "summary":
                 out["summary"] |= _items(record.summary.update)
             case "metric":
+                out["hidden"] |= {record.metric.name} if record.metric.options.hidden else set()
                 out["metrics"][record.metric.name or record.metric.glob_name] = record.metric.step_metric
             case "exit":
                 out["exit_code"] = record.exit.exit_code

@@ -23,7 +23,7 @@ from mlrun.errors import UserError, mistake
 
 # A path or a text in these may hold commas, blanks and equal signs, as the folders of a sweep do.
 PATHS = (
-    *("run", "runs", "init", "source", "target", "grown", "fine"),
+    *("run", "runs", "results", "init", "source", "target", "grown", "fine"),
     *("sample.prompt", "sample.image", "sample.file"),
 )
 

@@ -128,6 +128,49 @@ def status(settings: DictConfig, folder: Path | None) -> None:
     print_once(render(look(_paths(settings.runs), held)))
 
 
+def resend(settings: DictConfig, folder: Path | None) -> None:
+    """Send the logs of the runs that `runs` names to W&B once more; all of them are looked at first."""
+    from mlrun.log.resend import READS
+    from mlrun.log.resend import resend as send
+    from mlrun.log.resend import settings as how
+    from mlrun.report.read import find
+    from mlrun.train.lock import held
+
+    given = build(settings.logger.wandb, "logger.wandb") if "wandb" in settings.logger else None
+    folders = find(_paths(settings.runs), lambda _, names: set(READS) <= set(names), ", ".join(READS))
+    if busy := [str(one) for one in folders if held(one)]:
+        raise UserError(mistake("runs", ", ".join(busy), "runs that no process trains", "wait until it has ended"))
+    chosen, problems = {}, []
+    for one in folders:
+        try:
+            chosen[one] = how(one, given)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    sent = {one: send(one, logger) for one, logger in chosen.items()}
+    for one, (count, whole) in sent.items():
+        print_once(f"{'sent' if whole else 'not all sent'}: {one}, {count} records")
+    if missed := [str(one) for one, (_, whole) in sent.items() if not whole]:
+        raise Failed(f"W&B did not take all of {', '.join(missed)}")
+
+
+def leaderboard(settings: DictConfig, folder: Path | None) -> None:
+    """Judge what `runs` name, and the files `results`, by the rules of the public table; show those that keep them."""
+    from mlrun.report.leaderboard import board as boards
+
+    board = boards.Board()
+    if settings.runs is not None:
+        boards.from_runs(board, _paths(settings.runs), folder)
+        for path in board.accepted:
+            print_once(f"written to {path}")
+    if settings.results is not None:
+        boards.from_files(board, _paths(settings.results))
+    print_once(boards.table(board).text())
+    if board.refused:
+        raise Failed("\n".join(f"refused: {line}" for line in board.refused))
+
+
 def _paths(text: str) -> list[Path]:
     """Return the paths in a list with commas; where a name itself holds commas, the longest that exists."""
     parts, found = text.split(","), []
@@ -248,6 +291,8 @@ _ROWS = (
     Task("plan", plan, "print the plan of a training, and stop", planned=True),
     Task("report", report, "compare runs, finished or not", ("runs",)),
     Task("status", status, "list runs: how far they are", ("runs",)),
+    Task("leaderboard", leaderboard, "results for a public table, judged by its rules", ("runs|results",)),
+    Task("resend", resend, "send the logs of runs to W&B once more", ("runs",)),
     Task("evaluate", evaluate, "what `evaluation` says of a finished run, or of a model folder", ("run|source",)),
     Task("sample", sample, "text, filled masks or classes from a trained model", ("run|source",)),
     Task("export", export, "a run's model as a Hugging Face folder", ("run", "target")),

@@ -27,6 +27,8 @@ IDS = (
     "decoder_start_token_id",
     "forced_eos_token_id",
 )
+# Those of them that generating asks for.
+GENERATING = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_eos_token_id")
 LABELS = ("id2label", "label2id", "num_labels")
 
 Facts = Mapping[str, Any]
@@ -64,7 +66,7 @@ def write(folder: Path, facts: Facts) -> None:
 
 
 def generation(folder: Path, config: Mapping[str, Any]) -> None:
-    """Write where generation begins and ends, unless the folder has it from its publishers."""
-    said = {key: config[key] for key in IDS if config.get(key) is not None}
+    """Write where generation begins and ends as `transformers` would, unless the folder has it from its publishers."""
+    said = {key: config[key] for key in GENERATING if config.get(key) is not None}
     if said and not (folder / GENERATION).exists():
-        (folder / GENERATION).write_text(json.dumps(said, indent=2) + "\n")
+        (folder / GENERATION).write_text(json.dumps({"_from_model_config": True} | said, indent=2) + "\n")

@@ -11,12 +11,13 @@ from typing import Any
 from torch import Tensor
 
 from mlrun.errors import UserError
-from mlrun.interop import ledger, published, tokenizers
+from mlrun.interop import card, ledger, published, tokenizers
 from mlrun.interop.families.base import Family, SpecialIds
 from mlrun.interop.families.registry import table_of
 from mlrun.interop.name_tables import NameTable, groups, store
 from mlrun.interop.read import CONFIG, INNER, Checkpoint, layout
 from mlrun.interop.target import fresh
+from mlrun.interop.told import of_model
 from mlrun.models.axes import at_depth
 from mlrun.models.base import Model
 from mlrun.train.checkpoint.tensor_files import SHARD_BYTES, TensorInfo, Writer
@@ -49,6 +50,7 @@ def save(
     table = table_of(family, model)
     if problems := _unlike(table, source):
         raise UserError(problems)
+    told = of_model(source.folder) if source.family is None else None
     with fresh(target) as folder:
         inner = folder / INNER if family is None else folder
         inner.mkdir(exist_ok=True)
@@ -63,7 +65,10 @@ def save(
             published.write(inner, source.facts)
         elif source.family is None and model.objective in ("causal", "span"):
             published.generation(inner, written[CONFIG])
-        ledger.write(inner, ledger.read(source.folder) if spent is None else spent)
+        cost = ledger.read(source.folder) if spent is None else spent
+        ledger.write(inner, cost)
+        if family is not None:
+            card.write(inner, model, written[CONFIG]["architectures"][0], cost, told)
 
 
 def _unlike(table: NameTable, source: Checkpoint) -> list[str]:

@@ -54,6 +54,11 @@ class Guarded(Sink):
         self._broken = False
         self._step = 0
 
+    @property
+    def broken(self) -> bool:
+        """True if the listener misses records."""
+        return self._broken
+
     def write(self, record: Record) -> None:
         """Pass the record on."""
         self._step = record["step"]
@@ -87,16 +92,18 @@ def _say(line: str) -> None:
 def series(record: Record) -> dict[str, Any]:
     """Return a record as named values: positions as they are, the rest as `kind/name`.
 
-    Held-out losses of coarser levels are series of their own: the last of one level and the first of the
-    next stand at the same step, where one name would keep only one of them. So is everything of a branch,
-    which is no part of the run's own curves: `val_branch50/loss` for the one that ends at half of the budget.
-    What a start says are facts and no curve: only its position is left. The `results` of an evaluation say more of
-    numbers that are there.
+    Evaluations are `eval/name`. Those of coarser levels are series of their own, such as `eval/level2/loss`: the last
+    of one level and the first of the next stand at the same step, where one name would keep only one of them. So is
+    everything of a branch, which is no part of the run's own curves: `eval/branch50/loss` for the one that ends at half
+    of the budget. What a start says are facts and no curve: only its position is left. The `results` of an evaluation
+    say more of numbers that are there.
     """
     kind, level = record["kind"], record["level"]
-    prefix = f"val_level{level}" if kind == "val" and level > 1 else kind
+    prefix = "eval" if kind == "val" else kind
     if "branch" in record:
-        prefix = f"{kind}_branch{100 * record['branch']:.4g}"
+        prefix += f"/branch{100 * record['branch']:.4g}"
+    elif kind == "val" and level > 1:
+        prefix += f"/level{level}"
     named = {key: value for key, value in record.items() if key not in ("kind", "branch", "results")}
     if kind == "start":
         named = {key: value for key, value in named.items() if key in POSITION}

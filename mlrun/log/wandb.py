@@ -1,29 +1,31 @@
 """Weights & Biases as a listener: one W&B run per run folder, resumed under the same id.
 
 The library is imported when a run starts. If it breaks in the middle, training goes on and log.jsonl
-has every record: `python -m mlrun.log.wandb RUN_FOLDER` sends them again.
+has every record: `mlrun task=resend runs=RUN_FOLDER` sends them again (`mlrun.log.resend`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
+import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mlrun import files
 from mlrun.errors import UserError, mistake
 from mlrun.log import jsonl
-from mlrun.log.sink import AXES, Guarded, Record, Sink, series
+from mlrun.log import wandb_layout as layout
+from mlrun.log.sink import AXES, Record, Sink, series
 
 MODES = ("offline", "online", "disabled")
 ID_FILE = "wandb_id"
-OFFLINE_RUNS = "wandb/offline-run-*"
+OFFLINE_RUNS, HIDDEN_RUNS = "wandb/offline-run-*", "wandb/.offline-run-*"
 # A start that gets no answer must not hold a night's queue: W&B's own limit is 90 s, and what it began may then take
 # as long again to end.
 START_SECONDS = "15"
@@ -69,22 +71,39 @@ class WandbLogger:
         mode = self.chosen_mode
         if mode == "disabled":
             return Sink()
-        replaced = list(run_folder.glob(OFFLINE_RUNS)) if mode == "offline" else []
+        replaced = _set_aside(run_folder) if mode == "offline" else {}
         try:
-            sink = WandbSink(_init(self, mode, run_folder, config), run_folder, mode, self.x)
+            sink = WandbSink(_init(self, mode, run_folder, config), run_folder, mode, self.x, plan)
             if mode == "offline" or keep == 0:
-                sink.plan(plan)
+                sink.show(layout.tables(plan), 0)
         except Exception as error:  # W&B raises its own, requests' and the socket's errors
             _forget_service()
+            for hidden, folder in replaced.items():
+                hidden.rename(folder)
             raise UserError(_cannot_start(mode, error)) from error
-        for folder in replaced:
-            shutil.rmtree(folder, ignore_errors=True)
+        for hidden in replaced:
+            shutil.rmtree(hidden, ignore_errors=True)
         for record in jsonl.records(run_folder / files.LOG, keep) if mode == "offline" and keep > 0 else ():
             sink.write(record)
         return sink
 
 
-def _chosen(given: str | None, variable: str, default: str) -> str:
+def _set_aside(run_folder: Path) -> dict[Path, Path]:
+    """Hide the offline files of earlier starts, so that there are never two of them to upload; return where each was.
+
+    What a killed process left hidden is among them: the log has its rows.
+    """
+    for folder in run_folder.glob(OFFLINE_RUNS):
+        hidden = folder.with_name(f".{folder.name}")
+        shutil.rmtree(hidden, ignore_errors=True)
+        folder.rename(hidden)
+    return {path: path.with_name(path.name[1:]) for path in run_folder.glob(HIDDEN_RUNS)}
+
+
+Default = TypeVar("Default", str, str | None)
+
+
+def _chosen(given: str | None, variable: str, default: Default) -> str | Default:
     """Return a setting, or else what W&B's own environment variable says, or else ours."""
     return given if given is not None else os.environ.get(variable) or default
 
@@ -117,8 +136,9 @@ def _init(spec: WandbLogger, mode: str, run_folder: Path, config: Record) -> Any
         project=_chosen(spec.project, "WANDB_PROJECT", "mlrun"),
         entity=spec.entity,
         mode=mode,  # type: ignore[arg-type]
-        name=_chosen(spec.name, "WANDB_NAME", run_folder.name),
-        group=spec.group,
+        name=_chosen(spec.name, "WANDB_NAME", layout.title(run_folder, config)),
+        group=_chosen(spec.group, "WANDB_RUN_GROUP", layout.sweep(run_folder)),
+        job_type=_chosen(None, "WANDB_JOB_TYPE", layout.kind(config)),
         tags=list(spec.tags) if spec.tags else None,
         id=run_id(run_folder),
         resume="allow",
@@ -133,27 +153,27 @@ class WandbSink(Sink):
 
     name = "W&B"
 
-    def __init__(self, run: Any, run_folder: Path, mode: str, x: str) -> None:
-        self._run, self._folder, self._mode = run, run_folder, mode
-        for axis in AXES:
-            run.define_metric(axis)
-        run.define_metric("*", step_metric=x)
+    def __init__(self, run: Any, run_folder: Path, mode: str, x: str, plan: Record) -> None:
+        self._run, self._folder, self._mode, self._plan = run, run_folder, mode, plan
+        self._step = 0
+        layout.define(run, x)
 
-    def plan(self, plan: Record) -> None:
-        """Show the plan as a table."""
+    def show(self, tables: Iterable[tuple[str, Iterable[Record]]], step: int) -> None:
+        """Show tables by name."""
         import wandb
 
-        rows = [{key: _cell(value) for key, value in stage.items()} for stage in plan["stages"]]
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        data = [[row.get(column) for column in columns] for row in rows]
-        self._run.log({"plan": wandb.Table(columns=columns, data=data)}, step=0)
+        for name, rows in tables:
+            columns, data = layout.cells(rows)
+            self._run.log({name: wandb.Table(columns=columns, data=data)}, step=step)
 
     def write(self, record: Record) -> None:
         """Send one record."""
-        self._run.log(series(record), step=record["step"])
+        self._step = record["step"]
+        self._run.log(series(record) | layout.share(record, self._plan), step=self._step)
 
     def finish(self, summary: Record) -> None:
-        """Send the final summary; nested keys stay nested."""
+        """Send the final summary, whose nested keys stay nested, and the ledger as tables."""
+        self.show(layout.ledger(summary), self._step)
         self._run.summary.update(dict(summary))
 
     def close(self, exit_code: int) -> None:
@@ -177,44 +197,6 @@ def _forget_service() -> None:
         wandb.teardown()
 
 
-def _cell(value: Any) -> Any:
-    """Return a table cell: sizes and other nested values become text."""
-    return json.dumps(value) if isinstance(value, dict | list) else value
-
-
 def resend_command(run_folder: Path) -> str:
     """Return the shell command that sends a run's log to W&B again."""
-    return f"python -m mlrun.log.wandb {run_folder}"
-
-
-def resend(run_folder: Path) -> None:
-    """Send every record of log.jsonl under the run's id; W&B drops the steps that it already has.
-
-    Raises:
-        UserError: the folder is no run folder with `logger=wandb`, or W&B cannot start.
-    """
-    import yaml
-
-    log = run_folder / files.LOG
-    try:
-        config = yaml.safe_load((run_folder / files.CONFIG).read_text())
-        plan = files.read_json(run_folder / files.PLAN)
-        settings = {key: value for key, value in config["logger"]["wandb"].items() if key != "_target_"}
-        sink = Guarded(WandbLogger(**settings).start(run_folder, config, plan, 0))
-        for record in jsonl.records(log, log.stat().st_size):
-            sink.write(record)
-    except (OSError, KeyError, TypeError) as error:
-        allowed = "a run folder that was trained with logger=wandb"
-        raise UserError(mistake("run folder", run_folder, allowed, f"check the path ({error})")) from error
-    summary = run_folder / files.SUMMARY
-    if summary.exists():
-        sink.finish(files.read_json(summary))
-    sink.close(0)
-
-
-if __name__ == "__main__":
-    try:
-        resend(Path(sys.argv[1]))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    return f"mlrun task=resend {shlex.quote(f'runs={run_folder}')}"

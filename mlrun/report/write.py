@@ -269,14 +269,15 @@ def _run(run: Run) -> dict[str, Any]:
 def write(out: Path, name: str, content: str | dict[str, Any]) -> Path:
     """Write one file of the report and return its path."""
     path = out / name
-    text = content if isinstance(content, str) else json.dumps(_null(content), indent=1, allow_nan=False) + "\n"
+    text = content if isinstance(content, str) else json.dumps(nulled(content), indent=1, allow_nan=False) + "\n"
     files.write_text(path, text)
     return path
 
 
-def _null(value: Any) -> Any:
+def nulled(value: Any) -> Any:
+    """Return a value as JSON holds it: what is not finite is null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {str(key): _null(item) for key, item in value.items()}
-    return [_null(item) for item in value] if isinstance(value, list | tuple) else value
+        return {str(key): nulled(item) for key, item in value.items()}
+    return [nulled(item) for item in value] if isinstance(value, list | tuple) else value

@@ -683,3 +683,25 @@ def test_hundreds_of_points_differ_in_values_only_and_compose_fast(monkeypatch: 
     assert len(found) == 100 and len({point.folder for point in found}) == 100 and len(loads) == 3
     (alone,) = points.of(command.read(["run=s", "seed=49", "cycle=2level", "optimizer.lr=2e-3"]))
     assert found[-1].settings == alone.settings and found[-1].folder == Path("s/99-cycle=2level,seed=49")
+
+
+def test_sending_again_looks_at_all_runs_first_and_says_which_were_not_taken(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    for name in ("runs/a", "runs/b"):
+        Path(name).mkdir(parents=True)
+        for file in read.FILES:
+            Path(name, file).write_text("logger: {wandb: {mode: offline}}\n" if file == "config.yaml" else "{}\n")
+    monkeypatch.setattr("mlrun.log.resend.resend", lambda run, how: sent.append(str(run)) or (3, run.name == "a"))
+    outcome = mlrun("task=resend", "runs=runs")
+    assert (outcome.code, sent) == (1, ["runs/a", "runs/b"])
+    assert outcome.out == ["sent: runs/a, 3 records", "not all sent: runs/b, 3 records"]
+    assert outcome.err == ["mlrun: W&B did not take all of runs/b"]
+    monkeypatch.setattr("mlrun.train.lock.held", lambda run: run.name == "b")
+    assert "runs=runs/b: allowed: runs that no process trains" in mlrun("task=resend", "runs=runs").err[0]
+    monkeypatch.setattr("mlrun.train.lock.held", lambda run: False)
+    Path("runs/b/config.yaml").write_text("logger: {}\n")
+    outcome = mlrun("task=resend", "runs=runs")
+    assert outcome.code == 2 and outcome.err[0].startswith("mlrun: runs=runs/b: allowed: runs that were trained with")
+    assert len(sent) == 2

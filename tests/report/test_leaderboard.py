@@ -1,0 +1,187 @@
+"""Claims about the public table: what keeps the rules gets in with all that redoing it needs; the rest is told."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import fake_runs as fake
+import pytest
+from test_endings import branched
+
+from mlrun.errors import UserError
+from mlrun.report.leaderboard import board as boards
+from mlrun.report.leaderboard import rules, schema
+from mlrun.report.leaderboard.board import Board, from_files, from_runs, table
+
+WHOLE = ((2, 0), (1, 1000))
+RATES = (1e-3, 2e-3, 4e-3)
+FRESH = (1, 2, 3)
+
+
+def a_pair(folder: Path, seed: int, lr: float, worse: float = 0.0, noise: float = 0.0) -> None:
+    """Write a baseline and a cycle that needs less; by hand, 3.2 at 50% and 2.9 at 100% bracket its L* of 3."""
+    branched(folder / f"s{seed}-{lr}", "scratch", [4.0 + worse, 3.5 + worse, 3.0 + worse], seed=seed, lr=lr)
+    found = [3.9 + worse, 3.2 + worse + noise, 2.9 + worse]
+    branched(folder / f"g{seed}-{lr}", "grow", found, WHOLE, seed=seed, lr=lr)
+
+
+def a_study(folder: Path) -> Path:
+    """Write a sweep of both sides on seed 0, and its best rate on three fresh seeds."""
+    for lr in RATES:
+        a_pair(folder, 0, lr, 0.0 if lr == 2e-3 else 0.1)
+    for seed in FRESH:
+        a_pair(folder, seed, 2e-3, noise=0.01 * seed)
+    return folder
+
+
+def judged(folder: Path) -> Board:
+    board = Board()
+    from_runs(board, [folder], folder / "leaderboard")
+    return board
+
+
+@pytest.fixture(scope="module")
+def result(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return the result of the study, as its file has it."""
+    board = judged(a_study(tmp_path_factory.mktemp("study")))
+    assert board.refused == []
+    (path,) = board.accepted
+    return json.loads(path.read_text())
+
+
+def test_a_study_on_fresh_seeds_gets_in_with_all_that_redoing_it_needs(result: Any) -> None:
+    assert schema.problems(result) == [] and rules.broken(result) == []
+    assert [seed["seed"] for seed in result["seeds"]] == list(FRESH), "the seed that chose is not among them"
+    by_hand = [1 - 0.5 * 2 ** ((0.2 + 0.01 * s) / (0.3 + 0.01 * s)) for s in FRESH]
+    assert result["claim"]["values"] == pytest.approx(by_hand)
+    assert result["claim"]["low"] < result["claim"]["mean"] < result["claim"]["high"]
+    chosen = result["chosen"]
+    assert (chosen["seeds"], chosen["method"], chosen["baseline"], chosen["best"]) == ([0], 3, 3, 2e-3)
+    run = result["seeds"][0]["run"]
+    assert run["config"]["cycle"]["stages"] and run["config"]["seed"] == 1 and "run" not in run["config"]
+    assert run["data"]["identity"] == fake.IDENTITY and run["starts"][0]["commit"] == fake.MACHINE["commit"]
+    assert run["starts"][0]["processor"] and run["ledger"]["stages"] and result["target"]["mean"] == 3.0
+
+
+def test_files_from_elsewhere_are_judged_and_shown(tmp_path: Path, result: Any) -> None:
+    (tmp_path / "good.json").write_text(json.dumps(result))
+    (tmp_path / "bad.json").write_text(json.dumps(result | {"failed": ["g4"]}))
+    board = Board()
+    from_files(board, [tmp_path])
+    assert list(board.accepted) == [tmp_path / "good.json"]
+    assert board.refused == [
+        f"{tmp_path / 'bad.json'}: rule 'whole': g4 did not come to its end; a seed may not be left out"
+    ]
+    (cells,) = table(board).rows
+    assert cells[0].startswith("grow") and cells[5:7] == ("3", "3.0000") and "%" in cells[8]
+    with pytest.raises(UserError, match="check the path"):
+        from_files(Board(), [tmp_path / "none.json"])
+
+
+def at(*path: Any, value: Any) -> Callable[[Any], None]:
+    def change(found: Any) -> None:
+        for key in path[:-1]:
+            found = found[key]
+        found[path[-1]] = value
+
+    return change
+
+
+def each_run(key: str, value: Any) -> Callable[[Any], None]:
+    return at("seeds", 1, "run", key, value=value)
+
+
+BREAKS = {
+    "first crossing": (at("claim", "measure", value="first crossing"), "no stopping on validation", "cycle.branches"),
+    "pruning": (at("seeds", 0, "run", "config", "find", value={"prune": 0.1}), "no stopping on validation", "prune"),
+    "another length": (at("seeds", 0, "run", "plan", "stages", 0, "steps", value=7), "no stopping", "other stages"),
+    "failed seed": (at("failed", value=["g9"]), "whole", "g9 did not come to its end"),
+    "unfinished": (each_run("status", "running"), "whole", "is not finished"),
+    "skipped": (each_run("skipped_steps", 2), "whole", "skipped steps"),
+    "seed that chose": (at("chosen", "seeds", value=[0, 2]), "fresh seeds", "seed 2 took part"),
+    "seed twice": (at("seeds", 1, "seed", value=1), "fresh seeds", "twice"),
+    "bound": (at("claim", "at_least", value=True), "significance", "lower bound"),
+    "not above 0": (at("claim", "low", value=-0.1), "significance", "not above 0"),
+    "among many": (at("claim", "p_holm", value=0.06), "significance", "methods compared"),
+    "baseline not swept": (at("chosen", "baseline", value=1), "matched baseline", "not swept"),
+    "method tried more": (at("chosen", "method", value=4), "matched baseline", "4 settings, the baseline at 3"),
+    "baseline at another rate": (at("chosen", "best", value=1e-3), "matched baseline", "best of its sweep is 0.001"),
+    "edge": (at("chosen", "edge", value=True), "matched baseline", "edge"),
+    "better elsewhere": (at("chosen", "better_elsewhere", value="s9"), "matched baseline", "ends lower"),
+    "no digests": (each_run("data", {}), "known", "no digests"),
+    "changed checkout": (each_run("starts", [{"commit": "abc+"}]), "known", "commit"),
+    "uncharged": (each_run("source", {"flops": None}), "known", "not known"),
+    "made up": (at("claim", "mean", value=0.5), "recomputed", "its endings say"),
+    "made up seed": (at("claim", "values", 0, value=0.5), "recomputed", "its endings say"),
+    "another L*": (at("seeds", 0, "target", value=3.1), "recomputed", "its baseline ended at 3.0"),
+    "p too good": (at("claim", "p_holm", value=0.0), "recomputed", "below that of this one"),
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_result_that_breaks_a_rule_is_refused_with_its_line(name: str, result: Any) -> None:
+    change, rule, said = BREAKS[name]
+    found = copy.deepcopy(result)
+    change(found)
+    lines = [line for line in rules.broken(found) if line.startswith(f"rule '{rule}")]
+    assert any(said in line for line in lines), rules.broken(found)
+
+
+def test_two_seeds_are_too_few(result: Any) -> None:
+    assert any("at least 3" in line for line in rules.broken(result | {"seeds": result["seeds"][:2]}))
+
+
+def test_every_rule_is_broken_by_one_of_these_and_stands_in_the_page() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "leaderboard.md").read_text()
+    for rule in rules.RULES:
+        assert any(rule.startswith(broken) for _, broken, _ in BREAKS.values())
+        assert f"**{rule}**" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (at("format", value="mlrun leaderboard 0"), "format=mlrun leaderboard 0: allowed: mlrun leaderboard 1"),
+        (at("claim", "mean", value="much"), "claim.mean=much: allowed: int or float or NoneType"),
+        (at("seeds", 1, "run", "endings", 0, value={}), "seeds[1].run.endings[0].budget: missing"),
+        (at("failed", value="none"), "failed: allowed: a list"),
+        (at("claim", value=[]), "claim: allowed: an object"),
+        (at("claim", "at_least", value=1), "claim.at_least=1: allowed: bool"),
+        (at("claim", "methods_compared", value=True), "claim.methods_compared=True: allowed: int"),
+    ],
+)
+def test_a_file_of_another_form_is_told_where(change: Callable[[Any], None], said: str, result: Any) -> None:
+    found = copy.deepcopy(result)
+    change(found)
+    assert said in schema.problems(found)
+
+
+def test_a_method_chosen_on_the_seeds_that_it_reports_is_refused(tmp_path: Path) -> None:
+    for seed in (0, *FRESH):
+        for lr in RATES:
+            a_pair(tmp_path, seed, lr, 0.0 if lr == 2e-3 else 0.1)
+    board = judged(tmp_path)
+    assert board.accepted == {} and board.refused == ["grow: rule 'fresh seeds': no seed is left that chose nothing"]
+    assert not (tmp_path / "leaderboard").exists()
+
+
+def test_without_a_sweep_of_the_baseline_there_is_no_result(tmp_path: Path) -> None:
+    for seed in FRESH:
+        a_pair(tmp_path, seed, 2e-3)
+    assert any("was not swept" in line for line in judged(tmp_path).refused)
+
+
+def test_a_method_with_more_settings_is_refused(tmp_path: Path) -> None:
+    a_study(tmp_path)
+    for lr in (5e-4, 8e-3):
+        branched(tmp_path / f"more-{lr}", "grow", [3.9, 3.4, 3.2], WHOLE, seed=0, lr=lr)
+    assert any("5 settings, the baseline at 3" in line for line in judged(tmp_path).refused)
+
+
+def test_the_path_of_a_method_is_one_name(tmp_path: Path) -> None:
+    (path,) = judged(a_study(tmp_path)).accepted
+    assert path.parent.name == boards.FOLDER and path.stem.startswith("1-grow")
