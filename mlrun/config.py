@@ -160,6 +160,7 @@ class Settings:
     budget: str = MISSING
     batch: int = MISSING
     log_every: int = 10
+    health: bool = False
     on_divergence: str = "stop"
     cache: str = MISSING
     model: Any = MISSING

@@ -45,6 +45,7 @@ RUNTIME = (
     "name",
     "recipe",
     "log_every",
+    "health",
     "cache",
     "hardware",
     "logger",

@@ -110,6 +110,8 @@ def what(record: Record, pace: Pace) -> str:
             return " | ".join([f"val  {number(record['loss'], '7.4f')}", *_measured(record)])
         case "transfer":
             return _transfer(record)
+        case "health":
+            return " | ".join(["layers", *(_largest(record, quantity) for quantity in ("gradient", "logit"))])
         case "start":
             return f"start: {record['processes']} x {record['gpu'] or record['processor']} on {record['host']}"
         case kind:
@@ -124,6 +126,15 @@ def _train(record: Record, pace: Pace) -> list[str]:
         f"{thousands(record.get('tokens_per_second'))} tok/s",
         f"ETA {duration(pace.seconds_left()):>8}",
     ]
+
+
+def _largest(record: Record, quantity: str) -> str:
+    """Return in which layer a quantity is the largest; what is not finite is null in files."""
+    known = {name: value for name, value in record[quantity].items() if value is not None}
+    if not known:
+        return f"no {quantity}"
+    name = max(known, key=lambda one: known[one])
+    return f"largest {quantity} {number(known[name], '.3g')} in {name}"
 
 
 def _measured(record: Record) -> list[str]:
