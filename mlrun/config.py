@@ -28,7 +28,7 @@ GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
 # The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
 LISTS = ("logger", "evaluation")
 # Arguments of a task or of a grid, no part of what a run is made of.
-ARGUMENTS = ("runs", "source", "target", "grown", "fine", "scale", "sample")
+ARGUMENTS = ("runs", "watch", "source", "target", "grown", "fine", "scale", "sample")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "cycle.optimizer_policy": ("reset", "carry"),
@@ -149,6 +149,7 @@ class Settings:
     task: str = "train"
     run: str | None = None
     runs: str | None = None
+    watch: bool = False
     init: str | None = None
     init_flops: str | None = None
     source: str | None = None
@@ -197,6 +198,7 @@ class Config:
     logger: dict[str, Any]  # by the name of the choice
     evaluation: dict[str, Any]
     resolved: dict[str, Any]
+    overrides: tuple[str, ...] | None = None  # of the command that started this, as given; None from Python
 
 
 def conf_dir() -> Path:

@@ -175,7 +175,7 @@ class Run:
         if not self.ranks.first:
             return
         stage = self.plan.stages[min(self.progress.stage, len(self.plan.stages) - 1)]
-        facts = machine.facts(self.ranks, self.config.settings.hardware)
+        facts = machine.facts(self.ranks, self.config.settings.hardware) | {"overrides": self.config.overrides}
         self._write(record(job, stage, self.progress.step, "start", **facts))
 
     def _micro_batches(self) -> dict[int, int]:

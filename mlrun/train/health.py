@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
@@ -43,9 +43,8 @@ def look(net: Network, batch: Batch, hardware: Hardware, ranks: Ranks) -> dict[s
     seen = _Seen()
     net.eval()
     try:
-        with autocast(hardware, ranks.device):
-            with seen.watching(net):
-                loss = net(here)
+        with autocast(hardware, ranks.device), seen.watching(net):
+            loss = net(here)
         gradients = _gradients(net, loss, sharded)
     finally:
         ranks.placement.reshard(net.train())
@@ -112,10 +111,9 @@ class _Seen:
                 if (compiled := block.__dict__.pop("forward", None)) is not None:
                     stack.callback(block.__dict__.__setitem__, "forward", compiled)
             names = {module: layer(name) for name, module in net.named_modules()}
-            for module in names:
-                if isinstance(module, Attention):
-                    hook = module.register_forward_pre_hook(lambda module, _: self._enter(names[module]))
-                    stack.callback(hook.remove)
+            for attention in (module for module in names if isinstance(module, Attention)):
+                hook = attention.register_forward_pre_hook(lambda module, _: self._enter(names[module]))
+                stack.callback(hook.remove)
             for block in blocks(net):
                 hook = block.register_forward_hook(lambda module, _, out: self._leave(names[module], out))
                 stack.callback(hook.remove)

@@ -78,10 +78,7 @@ def looks_alike(found: list[dict[str, Any]], wanted: list[dict[str, Any]], rel: 
 
 @pytest.mark.parametrize("hardware", [{}, {"sharding": "fsdp"}], ids=["DDP", "FSDP"])
 def test_two_processes_see_what_one_sees(tmp_path: Path, hardware: dict[str, Any]) -> None:
-    names = {"reset": {"health": True, **pair.RUNS["reset"]}}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(pair.RUNS, "reset", names["reset"])
-        pair.live(Part(str(tmp_path / "one"), "reset", {}))
+    pair.live(Part(str(tmp_path / "one"), "health", {}))
     pair.together(tmp_path, [Part(str(tmp_path / "two"), "health", hardware)])
     assert looks_alike(looks(tmp_path / "two"), looks(tmp_path / "one"), rel=2e-3)
 
@@ -97,12 +94,20 @@ SMALL = {"embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "layer": 2}
 FAMILIES: dict[str, Model] = {
     "gpt": toy.model(),
     "bert": BERT(vocab=toy.WORDS, position=toy.SEQUENCE, token_type=1, **SMALL),
+    "t5": T5(vocab=toy.WORDS, decoder_layer=2, bucket=8, distance=10, **SMALL),
+    "deit": DeiT(image=8, channel=3, patch=4, classes=6, **SMALL),
     "llama": Llama(toy.WORDS, toy.SEQUENCE, 16, kv_head=2, group=2, head_dim=8, ffn=32, layer=2),
 }
 
 
 def batch(model: Model) -> dict[str, torch.Tensor]:
-    """Return a few random samples that a model can read."""
+    """Return a few samples that a model can read."""
+    if model.objective == "image":
+        drawn = torch.Generator().manual_seed(0)
+        return {"images": torch.randn(3, 3, 8, 8, generator=drawn), "labels": torch.tensor([0, 5, 2])}
+    if isinstance(model, T5):
+        given = next(toy.Source(0, toy.SEQUENCE).validation(3))
+        return {"tokens": given["tokens"], "decoder_tokens": given["tokens"][:, :7], "labels": given["labels"][:, :7]}
     return dict(next(toy.Source(0, toy.SEQUENCE).validation(3)))
 
 
@@ -123,10 +128,13 @@ def test_norms_and_scores_are_those_that_are_worked_out_by_hand(name: str) -> No
     assert all(parameter.grad is None for parameter in net.parameters())
     net.eval()(given).backward()
     for quantity, of in (("gradient", lambda p: p.grad), ("weight", lambda p: p)):
-        block = [of(p).double() for p in net.blocks[1].parameters()]
-        norm = math.sqrt(sum(t.square().sum().item() for t in block))
-        assert found[quantity]["blocks.1"] == pytest.approx(norm, rel=1e-6)
-    assert set(found["logit"]) == set(found["activation"]) == {"blocks.0", "blocks.1"}
+        squares: dict[str, float] = {}
+        for of_, parameter in net.named_parameters():
+            square = of(parameter).double().square().sum().item()
+            squares[health.layer(of_)] = squares.get(health.layer(of_), 0.0) + square
+        assert found[quantity] == pytest.approx({key: math.sqrt(s) for key, s in squares.items()}, rel=1e-5)
+    of_blocks = {key for key in found["weight"] if "." in key}
+    assert set(found["logit"]) == set(found["activation"]) == of_blocks and len(of_blocks) == (4 if name == "t5" else 2)
 
 
 def test_the_largest_score_counts_only_what_is_not_hidden() -> None:
