@@ -28,7 +28,7 @@ GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
 # The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
 LISTS = ("logger", "evaluation")
 # Arguments of a task or of a grid, no part of what a run is made of.
-ARGUMENTS = ("runs", "results", "source", "target", "grown", "fine", "scale", "sample")
+ARGUMENTS = ("runs", "results", "watch", "source", "target", "grown", "fine", "scale", "sample")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "cycle.optimizer_policy": ("reset", "carry"),
@@ -151,6 +151,7 @@ class Settings:
     run: str | None = None
     runs: str | None = None
     results: str | None = None
+    watch: bool = False
     init: str | None = None
     init_flops: str | None = None
     source: str | None = None
@@ -162,6 +163,7 @@ class Settings:
     budget: str = MISSING
     batch: int = MISSING
     log_every: int = 10
+    health: bool = False
     on_divergence: str = "stop"
     cache: str = MISSING
     model: Any = MISSING
@@ -198,6 +200,7 @@ class Config:
     logger: dict[str, Any]  # by the name of the choice
     evaluation: dict[str, Any]
     resolved: dict[str, Any]
+    overrides: tuple[str, ...] | None = None  # of the command that started this, as given; None from Python
 
 
 def conf_dir() -> Path:

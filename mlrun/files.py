@@ -46,6 +46,7 @@ RUNTIME = (
     "name",
     "recipe",
     "log_every",
+    "health",
     "cache",
     "hardware",
     "logger",

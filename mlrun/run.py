@@ -23,7 +23,7 @@ from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import loop, machine, memory, pruning, summary
+from mlrun.train import health, loop, machine, memory, pruning, summary
 from mlrun.train.checkpoint import store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
@@ -175,7 +175,7 @@ class Run:
         if not self.ranks.first:
             return
         stage = self.plan.stages[min(self.progress.stage, len(self.plan.stages) - 1)]
-        facts = machine.facts(self.ranks, self.config.settings.hardware)
+        facts = machine.facts(self.ranks, self.config.settings.hardware) | {"overrides": self.config.overrides}
         self._write(record(job, stage, self.progress.step, "start", **facts))
 
     def _micro_batches(self) -> dict[int, int]:
@@ -324,10 +324,21 @@ class Run:
         elif stage.transfer == "decoalesce":
             values |= copy_similarity(trainee.net, self.plan.level(stage.level), self.ranks.placement)
         self._write(record(job, stage, step, "val", **values))
+        if self.config.settings.health:
+            self._look(job, stage, trainee, step)
         self.progress.unevaluated = False
         if stage.fork is None and stage.level == 1:
             self._keep_best(trainee.net, values["loss"], step)
             self._judge(stage, step)
+
+    def _look(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
+        """Log how large everything is in each layer, on the first held-out batch, and what it cost to find out."""
+        batch = next(self._held_out())
+        found = health.look(trainee.net, batch, self.config.settings.hardware, self.ranks)
+        if found is not None:
+            passes = loop.samples(batch) * self.plan.level(stage.level).flops.total
+            cost = passes + found.pop("score_flops")
+            self._write(record(job, stage, step, "health", **found, health_flops=cost))
 
     def _judge(self, stage: Stage, step: int) -> None:
         """Ask the loop to save and stop where the run is hopeless; at the trunk's end it is what it is."""

@@ -85,6 +85,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "fresh": growing(Fresh(), Shallow(layers=1)),
     "mslt": growing(MSLT(), Uniform(depth=2, layers="strided")),
     "two stages": growing(AKI(substructures=2)),
+    "health": {"cycle": cycle(), "health": True},
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -81,6 +82,12 @@ def override(key: str, path: Path | str) -> str:
 def quoted(text: str) -> str:
     """Return a text as Hydra's grammar takes it whole."""
     return QuotedString(text, Quote.single).with_quotes()
+
+
+def unquoted(text: str) -> str:
+    """Return an override of a path without the quotes that `read` put around it, where it needs none."""
+    found = re.fullmatch(r"([\w.]+)='([\w./~+-]+)'", text)
+    return f"{found[1]}={found[2]}" if found and found[1] in PATHS and found[2] != "null" else text
 
 
 def _parser() -> argparse.ArgumentParser:

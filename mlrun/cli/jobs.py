@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 # points registers what a job's folder is resolved with, wherever a launcher unpickles a job.
 from mlrun.cli import capacity, initial, points, run_folder, tasks
-from mlrun.cli.command import override
+from mlrun.cli.command import override, unquoted
 from mlrun.cli.messages import Failed, common, disk_errors, first, print_error, print_once, user_errors
 from mlrun.cli.objective import objective
 from mlrun.cli.preflight import Checked
@@ -45,17 +45,18 @@ class Jobs:
         planned = self._planned.pop(hydra.runtime.output_dir, None)
         folder = run_folder.short(Path(hydra.runtime.output_dir))
         settings.run = str(folder)
+        given = _given(hydra, folder)
         if planned is None and tasks.TASKS[settings.task].planned:
             said, model = points.as_said(hydra.overrides.task), hydra.runtime.choices.get("model")
             settings = initial.completed(settings, said, model, folder)
         if hydra.mode != RunMode.MULTIRUN:
             with user_errors(everywhere=True):
-                tasks.perform(settings, folder, planned)
+                tasks.perform(settings, folder, planned, given)
             return None
         print_once(f"\n-- run {hydra.job.num}: {folder}")
         try:
             with disk_errors():
-                tasks.perform(settings, folder, planned)
+                tasks.perform(settings, folder, planned, given)
             if first():
                 forget_failure(folder)
         except InUse as error:  # another process trains this run
@@ -71,6 +72,13 @@ class Jobs:
 def _overrides(point: points.Point) -> tuple[str, ...]:
     """Return what a launcher composes a point of a sweep from: its overrides, and the name of its folder."""
     return (*(point.overrides or ()), override("hydra.sweep.subdir", point.folder.name))
+
+
+def _given(hydra: Any, folder: Path) -> list[str]:
+    """Return the words after `mlrun` that make this run again, one of a sweep by itself: its folder among them."""
+    paths = [text for text in points.as_said(hydra.overrides.hydra) if text.startswith("hydra.searchpath=")]
+    said = [unquoted(text) for text in points.as_said(hydra.overrides.task) if text.partition("=")[0] != "run"]
+    return [*said, *paths, unquoted(override("run", folder))]
 
 
 def _failed(folder: Path, text: str) -> None:

@@ -64,6 +64,8 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
     if task is None:
         known = list(tasks.TASKS)
         raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
+    if settings.watch and settings.task != "report":
+        raise UserError(mistake("watch", settings.watch, "false", "only task=report watches runs: leave it out"))
     if task.planned:
         return Checked(point, tasks.planned(initial.completed(settings, point.said, point.model, point.folder), shared))
     if problems := reference_problems(settings) or tasks.missing(settings, point.own_run):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -40,14 +40,24 @@ class Task:
     trains: bool = False  # reads the data, uses the device
 
 
-def perform(settings: DictConfig, folder: Path | None, checked: tuple[Config, Plan] | None = None) -> None:
-    """Do a task; what is planned here already need not be planned again."""
+def perform(
+    settings: DictConfig,
+    folder: Path | None,
+    checked: tuple[Config, Plan] | None = None,
+    overrides: Sequence[str] | None = None,
+) -> None:
+    """Do a task; what is planned here already need not be planned again.
+
+    A run keeps the `overrides` that asked for it.
+    """
     task = TASKS[settings.task]
     if not task.planned:
         task.does(settings, folder)
         return
     config, plan = planned(settings) if checked is None else checked
     plan = device.settle(config, plan, folder)
+    if overrides is not None:
+        config = replace(config, overrides=tuple(overrides))
     if config.settings.init is not None and folder is not None:
         from mlrun.interop.initial import charged
 
@@ -116,8 +126,14 @@ def outcome(summary: Mapping[str, Any], folder: Path) -> str:
 
 
 def report(settings: DictConfig, folder: Path | None) -> None:
-    """Compare the runs that `runs` names; the report goes to `run`, or beside them."""
-    report_on(_paths(settings.runs), folder)
+    """Compare the runs that `runs` names, with `watch` until Ctrl-C; the report goes to `run`, or beside them."""
+    if not settings.watch:
+        report_on(_paths(settings.runs), folder)
+        return
+    from mlrun.report.build import render
+    from mlrun.report.watch import watch
+
+    watch(_paths(settings.runs), folder, lambda found: print_once(render(found)), print_once)
 
 
 def status(settings: DictConfig, folder: Path | None) -> None:

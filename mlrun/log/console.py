@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -14,6 +15,9 @@ from mlrun.units import duration
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+WIDE = 120  # columns of a terminal with room for everything
+SPARKS = 32  # losses of the sparkline there; a quarter of them elsewhere
+BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 INTERVAL = 10.0  # seconds between two lines about training
 _POSITION = {"kind", "stage", "level", "step", "tokens", "flops", "flops_body", "seconds", "branch"}
 
@@ -56,6 +60,8 @@ class Bar(Sink):
 
     def __init__(self, plan: Mapping[str, Any], stream: TextIO) -> None:
         self._pace = Pace(plan)
+        self._losses: deque[float] = deque(maxlen=SPARKS)
+        self._stage: int | None = None
         self._progress = _progress(stream)
         self._task = self._progress.add_task("", total=self._pace.total, text="starting")
         self._progress.start()
@@ -64,11 +70,26 @@ class Bar(Sink):
         """Move the bar; print what is not training above it."""
         self._pace.see(record)
         if record["kind"] == "train":
-            text = what(record, self._pace)
-            self._progress.update(self._task, text=text)
+            self._progress.update(self._task, text=self._said(record))
         else:
             self._progress.console.print(f"{where(record, self._pace)} | {what(record, self._pace)}")
         self._progress.update(self._task, completed=record["flops"], description=place(record, self._pace))
+
+    def _said(self, record: Record) -> str:
+        """Return what stands beside the bar: 52 columns of a narrow terminal, more of a wide one."""
+        if record["stage"] != self._stage:
+            self._stage = record["stage"]
+            self._losses.clear()  # another level's losses stand elsewhere
+        if record["loss"] is not None and math.isfinite(record["loss"]):
+            self._losses.append(record["loss"])
+        wide = self._progress.console.width >= WIDE
+        drawn = sparkline(list(self._losses)[-(SPARKS if wide else SPARKS // 4) :])
+        stage, whole = (short(seconds) for seconds in (self._pace.stage_seconds_left(), self._pace.seconds_left()))
+        parts = [f"loss {number(record['loss'], '.4f')} {drawn}"]
+        parts += [f"lr {number(record.get('lr'), '.2e')}"] if wide else []
+        parts += [f"{thousands(record.get('tokens_per_second')).strip()} tok/s"]
+        parts += [f"ETA stage {stage}, all {whole}" if wide else f"ETA {stage}/{whole}"]
+        return ("  " if wide else " ").join(parts)
 
     def close(self, exit_code: int) -> None:
         """Leave the bar as it stands and give the terminal back."""
@@ -86,7 +107,26 @@ def _progress(stream: TextIO) -> Progress:
         TextColumn("{task.fields[text]}"),
         console=Console(file=stream, highlight=False, markup=False, soft_wrap=True),
         refresh_per_second=4,
+        expand=True,
     )
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """Return a character a value, from the lowest of them to the highest."""
+    low, high = min(values, default=0.0), max(values, default=0.0)
+    size = (high - low) or 1.0
+    return "".join(BLOCKS[round((value - low) / size * (len(BLOCKS) - 1))] for value in values)
+
+
+def short(seconds: float | None) -> str:
+    """Return a time in at most six columns: `42s`, `4m10s`, `3h05m`, `2d03h`."""
+    if seconds is None:
+        return "n/a"
+    whole = round(seconds)
+    for unit, size, below, part in (("d", 86400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size}{unit}{whole % size // part:02d}{below}"
+    return f"{whole}s"
 
 
 def place(record: Record, pace: Pace) -> str:
@@ -110,6 +150,8 @@ def what(record: Record, pace: Pace) -> str:
             return " | ".join([f"val  {number(record['loss'], '7.4f')}", *_measured(record)])
         case "transfer":
             return _transfer(record)
+        case "health":
+            return " | ".join(["layers", *(_largest(record, quantity) for quantity in ("gradient", "logit"))])
         case "start":
             return f"start: {record['processes']} x {record['gpu'] or record['processor']} on {record['host']}"
         case kind:
@@ -124,6 +166,15 @@ def _train(record: Record, pace: Pace) -> list[str]:
         f"{thousands(record.get('tokens_per_second'))} tok/s",
         f"ETA {duration(pace.seconds_left()):>8}",
     ]
+
+
+def _largest(record: Record, quantity: str) -> str:
+    """Return in which layer a quantity is the largest; what is not finite is null in files."""
+    known = {name: value for name, value in record[quantity].items() if value is not None}
+    if not known:
+        return f"no {quantity}"
+    name = max(known, key=lambda one: known[one])
+    return f"largest {quantity} {number(known[name], '.3g')} in {name}"
 
 
 def _measured(record: Record) -> list[str]:
@@ -201,6 +252,14 @@ class Pace:
         if self._last is None or overall is None:
             return None
         return sum(flops / (self._level_rate(level) or overall) for level, flops in self._left(self._last))
+
+    def stage_seconds_left(self) -> float | None:
+        """Return the training seconds that the current stage will still take; None before any is measured."""
+        overall = _rate(sum(self._flops.values()), sum(self._seconds.values()))
+        if self._last is None or overall is None:
+            return None
+        level, flops = self._left(self._last)[0]
+        return flops / (self._level_rate(level) or overall)
 
     def _level_rate(self, level: int) -> float | None:
         return _rate(self._flops[level], self._seconds[level])

@@ -1,7 +1,7 @@
 """Where records go. `log.jsonl` is the truth; the console and the dashboards listen, and the loop never asks who does.
 
-A record is a flat dict with `kind` (start | train | val | transfer | stage | micro_batch), `stage` (from 0), `level`,
-and the cumulative `step`, `tokens`, `flops`, `flops_body`, `seconds` (training only), then what it reports.
+A record is a flat dict with `kind` (start | train | val | health | transfer | stage | micro_batch), `stage` (from 0),
+`level`, and the cumulative `step`, `tokens`, `flops`, `flops_body`, `seconds` (training only), then what it reports.
 Records of a branch have `branch`, the share of the budget at which it ends; its `val` record has as `own_step`,
 `own_tokens`, ... what a run with this end would have spent, while the others go on counting all that was spent.
 The `val` record where a stage or a branch ends has `results` as well: of everything that was measured
@@ -9,8 +9,10 @@ The `val` record where a stage or a branch ends has `results` as well: of everyt
 Every start, the first and each that resumes, has a `start` record, by which seconds may be told to be comparable:
 `time` (ISO, UTC), `host`, `processor` (its model), `cores` (that this process may use), `threads` (torch's), `gpu`
 (its name, or null), `precision`, `processes`, and the versions `mlrun`, `commit` (of a checkout, `+` if changed; else
-null), `torch`, `python`.
+null), `torch`, `python`; and `overrides`, the words of the command that make this run again (null from Python).
 Where memory ran out a `micro_batch` record has the `samples` of one forward pass from that step on, at its level.
+A `health` record (`health=true`) follows each `val` record: by layer the `gradient`, `weight` and `activation`, and the
+largest attention `logit` (see `mlrun.train.health`); `health_flops` is what that look itself has cost.
 No torch here: numbers are Python numbers.
 """
 

@@ -96,9 +96,12 @@ def series(record: Record) -> dict[str, Any]:
     of one level and the first of the next stand at the same step, where one name would keep only one of them. So is
     everything of a branch, which is no part of the run's own curves: `eval/branch50/loss` for the one that ends at half
     of the budget. What a start says are facts and no curve: only its position is left. The `results` of an evaluation
-    say more of numbers that are there.
+    say more of numbers that are there. What is known of the layers has a section for each quantity, with a panel for
+    each layer: `health_gradient/blocks.0`.
     """
     kind, level = record["kind"], record["level"]
+    if kind == "health":
+        return _of_layers(record)
     prefix = "eval" if kind == "val" else kind
     if "branch" in record:
         prefix += f"/branch{100 * record['branch']:.4g}"
@@ -108,3 +111,14 @@ def series(record: Record) -> dict[str, Any]:
     if kind == "start":
         named = {key: value for key, value in named.items() if key in POSITION}
     return {key if key in POSITION else f"{prefix}/{key}": value for key, value in named.items()}
+
+
+def _of_layers(record: Record) -> dict[str, Any]:
+    """Return a record of health as named values; coarser levels and branches are series of their own."""
+    of = f"_level{record['level']}" if record["level"] > 1 else ""
+    of = f"_branch{100 * record['branch']:.4g}" if "branch" in record else of
+    named: dict[str, Any] = {key: value for key, value in record.items() if key in POSITION}
+    for quantity, layers in record.items():
+        if isinstance(layers, Mapping):
+            named |= {f"health{of}_{quantity}/{name}": value for name, value in layers.items()}
+    return named | {f"health{of}/flops": record["health_flops"]}

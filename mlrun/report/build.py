@@ -66,14 +66,15 @@ class Report:
         return next((path for path in self.files if path.suffix == ".png"), None)
 
 
-def build(runs: Sequence[Path | str], out: Path | str | None = None) -> Report:
+def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int | None = None) -> Report:
     """Compare all runs at or under the given paths (glob patterns too) and write tables and figures to `out`.
 
     Without `out`, they go to a folder `report` in the nearest one that holds all of the runs.
 
     Writes index.html (all of it as a page), report.md, savings.csv, report.json, endings.csv where runs have branches,
     and loss.png and loss.pdf (loss-2, ... for further groups of runs that may not be compared with the first);
-    annealed.png and annealed.pdf are the headline's, where methods have endings.
+    annealed.png and annealed.pdf are the headline's, where methods have endings. With `reload` the page reads itself
+    again after so many seconds.
 
     Raises:
         UserError: a path is missing or holds no run, or a run folder cannot be read. Nothing is written then.
@@ -89,7 +90,7 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None) -> Report:
     drawn = _figures(groups, out)
     pictures = {number: [path for path in paths if path.suffix == ".png"] for number, paths in drawn.items()}
     written = [
-        write.write(out, "index.html", page.page(groups, caveats, found)),
+        write.write(out, "index.html", page.page(groups, caveats, found, reload)),
         write.write(out, "report.md", write.markdown(groups, caveats, pictures, found)),
         write.write(out, "savings.csv", write.savings_csv(groups)),
         *(path for paths in drawn.values() for path in paths),

@@ -430,6 +430,62 @@
       xname: "learning rate", yname: "final loss (nats)" }));
   }
 
+  // Lines over FLOPs: how alike copies are, and what is known of each layer
+
+  function lines(box, controls, now) {
+    const hidden = new Set();
+    const shown = () => now().lines.filter((_, index) => !hidden.has(index));
+    let names = null, drawn = null;
+    function spec() {
+      const { moved, yname } = now(), all = now().lines.flatMap((one) => one.points), ys = all.map((p) => p[1]).filter((y) => y !== null);
+      const [low, high] = ys.length ? [Math.min(...ys), Math.max(...ys)] : [0, 1], size = Math.max(high - low, 1e-3 * Math.abs(high), 1e-9);
+      const view = [0, Math.max(1e-9, ...all.map((p) => p[0])) * 1.02, low - 0.06 * size, high + 0.08 * size];
+      function draw(into, X, Y) {
+        for (const x of moved) into.append(shape("line", { x1: X(x), x2: X(x), y1: Y(view[3]), y2: Y(view[2]), class: "target moved" }));
+        for (const one of shown()) {
+          const own = shape("g", { class: `s${one.colour}` });
+          into.append(own);
+          line(own, one.points, X, Y, { "stroke-width": 1.6 });
+          for (const [x, y] of one.points) if (y !== null) own.append(shape("circle", { cx: X(x), cy: Y(y), r: 2.5, class: "mark" }));
+        }
+      }
+      function* points() {
+        for (const one of shown()) {
+          for (const [x, y] of one.points) yield { x, y, colour: one.colour, text: () => `${one.name}\n${si(x, 4)}FLOPs\n${digits(y, 4)}` };
+        }
+      }
+      return { label: `${yname} against FLOPs`, view, form: si, xname: "training FLOPs", yname, points, draw };
+    }
+    function named() {
+      const fresh = legend(now().lines, hidden, () => drawn.draw());
+      if (names === null) box.prepend(controls, fresh);
+      else names.replaceWith(fresh);
+      names = fresh;
+    }
+    named();
+    drawn = plot(box, spec);
+    return () => { hidden.clear(); named(); drawn.whole(); };
+  }
+  function symmetry(box, group) {
+    const now = { lines: group.symmetry, moved: [], yname: "mean cosine of copies" };
+    lines(box, el("div", { class: "controls" }), () => now);
+  }
+  function health(box, group) {
+    const names = { gradient: "gradient, L2 norm", weight: "weights, L2 norm", activation: "activation, RMS", logit: "largest attention logit" };
+    let quantity = "gradient", run = 0, change = () => {};
+    const now = () => {
+      const { moved, quantities } = group.health[run];
+      return { moved, yname: names[quantity], lines: quantities[quantity].map((one, index) => ({ ...one, colour: index % 9 })) };
+    };
+    const controls = el("div", { class: "controls" }), set = (act) => (value) => { act(value); change(); };
+    controls.append(choice(Object.entries(names), quantity, set((value) => { quantity = value; })));
+    if (group.health.length > 1) {
+      const runs = group.health.map((one, index) => [String(index), one.name]);
+      controls.append(choice(runs, "0", set((value) => { run = Number(value); })));
+    }
+    change = lines(box, controls, now);
+  }
+
   // Heat maps: cells come as text; here they get a colour, and one of two values
 
   function map(box) {
@@ -465,7 +521,7 @@
   }
 
   theme();
-  const kinds = { curves, annealed, rates, map };
+  const kinds = { curves, annealed, rates, symmetry, health, map };
   for (const box of document.querySelectorAll("figure[data-kind]")) {
     kinds[box.dataset.kind](box, data.groups[box.dataset.group]);
   }

@@ -10,12 +10,13 @@ import base64
 import hashlib
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from mlrun.report import charts, grid, pairing, search, tables
+from mlrun.report import charts, commands, grid, layers, pairing, search, tables
 from mlrun.report.compare import Group, Row
 from mlrun.report.read import Run
 from mlrun.report.search import Search
@@ -30,15 +31,16 @@ LEDGERS = 100  # runs of a group whose stages are listed
 VERSIONS = ("commit", "mlrun", "torch", "python", "host", "processor", "cores", "gpu", "precision", "processes")
 
 
-def page(groups: Sequence[Group], notes: Sequence[str], found: Sequence[Search] = ()) -> str:
-    """Return index.html."""
-    drawn = {str(group.number): charts.charts(group) for group in groups[:CHARTED]}
+def page(groups: Sequence[Group], notes: Sequence[str], found: Sequence[Search] = (), reload: int | None = None) -> str:
+    """Return index.html, which with `reload` reads itself again after so many seconds."""
+    drawn = {str(group.number): charts.charts(group) | layers.charts(group) for group in groups[:CHARTED]}
     body = [_top(groups, found), *(_group(group, drawn.get(str(group.number))) for group in groups)]
     body += [_search(number, one, groups) for number, one in enumerate(found, 1)]
     body += [_section("notes", "Notes", _list(notes)), _reproduce(groups), _runs(groups)]
     script = _asset("page.js")
     parts = {
         "policy": _policy(script),
+        "reload": "" if reload is None else f'<meta http-equiv="refresh" content="{reload}">',
         "title": "Savings at equal loss",
         "style": _asset("page.css"),
         "body": "\n".join(body),
@@ -113,8 +115,20 @@ def _group(group: Group, drawn: Mapping[str, Any] | None) -> str:
 
 def _charts(group: Group, drawn: Mapping[str, Any]) -> list[str]:
     """Return the places of the charts of one group, with what is to be known of each."""
-    titles = {"annealed": "What annealing at each budget reaches", "curves": "Curves", "rates": "Learning rates"}
-    hints = {"annealed": _annealed_hint(group), "curves": _curves_hint(group), "rates": RATES_HINT}
+    titles = {
+        "annealed": "What annealing at each budget reaches",
+        "curves": "Curves",
+        "rates": "Learning rates",
+        "symmetry": "Symmetry of the copies",
+        "health": "Layers",
+    }
+    hints = {
+        "annealed": _annealed_hint(group),
+        "curves": _curves_hint(group),
+        "rates": RATES_HINT,
+        "symmetry": SYMMETRY_HINT,
+        "health": layers.HINT,
+    }
     return [
         f"<h3>{titles[kind]}</h3>"
         f'<figure class="chart" data-kind="{kind}" data-group="{group.number}">'
@@ -126,6 +140,10 @@ def _charts(group: Group, drawn: Mapping[str, Any]) -> list[str]:
 
 HINT = "Point at a mark to read it, drag to zoom, double-click for the whole range, press a name to hide it."
 RATES_HINT = "The final loss at each learning rate, one dot a seed; a rate at which a seed failed has no point."
+SYMMETRY_HINT = (
+    "How alike the units still are that began as copies of one coarse unit: the mean cosine between them, 1 for "
+    "mirrored ones, which learn the same. A line a run after its return to a finer level, of each method's first seed."
+)
 
 
 def _annealed_hint(group: Group) -> str:
@@ -310,15 +328,17 @@ def _runs(groups: Sequence[Group]) -> str:
 
 
 def _reproduce(groups: Sequence[Group]) -> str:
-    """Return what the run folders know of how they were made: settings, versions and machines, and no command."""
+    """Return what the run folders know of how they were made: commands, settings, versions and machines."""
     runs = [run for group in groups for run in group.runs]
     told = (
-        "A run folder keeps its settings as they were resolved, in config.yaml, and not the command that gave them. "
-        "Below are the settings of one baseline of each group; a method differs in what its group lists. "
+        "Each command makes one run again, in its own folder; give another run=... to keep the one that is there. "
+        "Settings are those of one baseline of each group, as resolved; a method differs in what its group lists. "
         "The same settings, seed and versions on the same kind of machine give the same numbers."
     )
-    command = "mlrun task=report runs=" + ",".join(_above(runs))
-    parts = [f"<p>{told}</p>", "<p>This page again:</p>", f"<pre>{escape(command)}</pre>", _versions(runs)]
+    again = shlex.join(["mlrun", "task=report", "runs=" + ",".join(_above(runs))])
+    each = "\n".join(commands.lines(runs))
+    parts = [f"<p>{told}</p>", f'<pre class="commands">{escape(each)}</pre>']
+    parts += ["<p>This page again:</p>", f"<pre>{escape(again)}</pre>", _versions(runs)]
     for group in groups:
         run = next(iter(group.baselines.values()), group.runs[0])
         lines = "\n".join(f"{key}={_said(value)}" for key, value in pairing.settings(run).items())

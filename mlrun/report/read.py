@@ -33,9 +33,10 @@ _TRAIN = (b'"kind": "train"', b'"kind":"train"')
 class Run:
     """What one run folder says.
 
-    `evaluations` are the trunk's, of all levels; `starts` the machines that it was started on; `last` is the newest
-    record; `fault` says what is wrong with the log of a run that says that it is finished. `search` is what a search
-    says of itself whose choice this run reports, on a seed that chose nothing.
+    `evaluations` are the trunk's, of all levels; `starts` the machines that it was started on; `health` the trunk's
+    looks at the layers; `likeness` those evaluations of it that say how alike decoalesced copies still are;
+    `last` is the newest record; `fault` says what is wrong with the log of a run that says that it is finished.
+    `search` is what a search says of itself whose choice this run reports, on a seed that chose nothing.
     """
 
     folder: Path
@@ -47,6 +48,8 @@ class Run:
     branches: tuple[Ending, ...]
     transfers: tuple[Mapping[str, Any], ...]
     starts: tuple[Mapping[str, Any], ...]
+    health: tuple[Mapping[str, Any], ...]
+    likeness: tuple[Mapping[str, Any], ...]
     held_out_error: float | None
     last: Mapping[str, Any]
     fault: str | None = None
@@ -274,16 +277,19 @@ def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:
 
 
 Records = tuple[Mapping[str, Any], ...]
-Logged = tuple[tuple[Point, ...], tuple[Ending, ...], Records, Records, float | None, Mapping[str, Any]]
+Logged = tuple[
+    tuple[Point, ...], tuple[Ending, ...], Records, Records, Records, Records, float | None, Mapping[str, Any]
+]
 
 
 def _log(path: Path) -> Logged:
-    """Return evaluations, branches, transfers, starts, the held-out set's error and the newest record of a log.
+    """Return evaluations, branches, transfers, starts, looks at the layers, likenesses of copies, the held-out set's
+    error and the newest record of a log.
 
     A half-written last line is left out.
     """
     points, branches, newest, error = [], [], b"{}", None
-    kinds: dict[str, list[Mapping[str, Any]]] = {"transfer": [], "start": []}
+    kinds: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in ("transfer", "start", "health", "alike")}
     with open(path, "rb") as lines:
         for line in lines:
             if not line.endswith(b"\n"):
@@ -297,9 +303,12 @@ def _log(path: Path) -> Logged:
             elif record["kind"] == "val":
                 points.append(_point(record))
                 error = record.get("standard_error")
-            elif record["kind"] in kinds:
+                if "copy_similarity" in record:
+                    kinds["alike"].append(record)
+            elif record["kind"] in kinds and not (record["kind"] == "health" and "branch" in record):
                 kinds[record["kind"]].append(record)
-    return tuple(points), tuple(branches), tuple(kinds["transfer"]), tuple(kinds["start"]), error, json.loads(newest)
+    transfers, starts, health, alike = (tuple(found) for found in kinds.values())
+    return tuple(points), tuple(branches), transfers, starts, health, alike, error, json.loads(newest)
 
 
 def _point(record: Mapping[str, Any], of: str = "") -> Point:

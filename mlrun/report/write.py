@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.report import headline, pairing, search, tables
+from mlrun.report import commands, headline, pairing, search, tables
 from mlrun.report.compare import MEASURES, Group, Pair, Row
 from mlrun.report.curves import AXES, speedup
 from mlrun.report.endings import BEYOND, NOT_REACHED, Budget
@@ -43,6 +43,8 @@ def markdown(
     parts += ["# Notes\n", *(f"- {note}" for note in notes), ""]
     parts += ["# Transfers\n" if receipts else "", *(table.markdown() for table in receipts)]
     parts += ["# Runs\n", tables.runs([run for group in groups for run in group.runs]).markdown()]
+    told = commands.lines([run for group in groups for run in group.runs])
+    parts += ["# How to reproduce\n", "```sh", *(line.replace("```", "` ` `") for line in told), "```", ""]
     return "\n".join(parts)
 
 

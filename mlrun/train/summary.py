@@ -25,7 +25,7 @@ def finished(plan: Plan, progress: Progress, seconds: Mapping[str, float], log: 
         "status": "finished",
         "val_loss": last_val(log),
         "best_val_loss": progress.best,
-        "ledger": {"stages": stages, "total": planned["totals"], "seconds": dict(seconds)},
+        "ledger": {"stages": stages, "total": planned["totals"], "seconds": dict(seconds), **looks(log)},
         "skipped_steps": skipped(log),
         "receipts": progress.receipts,
     }
@@ -36,6 +36,13 @@ def last_val(log: Path) -> float | None:
     with open(log) as lines:
         losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val" and "branch" not in r]
     return losses[-1] if losses else None
+
+
+def looks(log: Path) -> dict[str, Any]:
+    """Return as `health` how often the layers were looked at and the FLOPs of that; nothing of a run without."""
+    with open(log) as lines:
+        costs = [r["health_flops"] for r in map(json.loads, lines) if r["kind"] == "health"]
+    return {"health": {"looks": len(costs), "flops": sum(costs)}} if costs else {}
 
 
 def skipped(log: Path) -> int:

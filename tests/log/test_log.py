@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from wandb_read import read_run
 
 from mlrun.errors import UserError
 from mlrun.log import log
-from mlrun.log.console import Bar, Lines, Pace, console, thousands
+from mlrun.log.console import BLOCKS, Bar, Lines, Pace, console, short, sparkline, thousands
 from mlrun.log.jsonl import Jsonl
 from mlrun.log.sink import Record, Sink, series
 from mlrun.log.tensorboard import TensorBoardLogger
@@ -202,7 +203,35 @@ def test_the_bar_shows_progress_on_a_terminal() -> None:
     sink.close(0)
     text = stream.getvalue()
     assert "val   3.5000" in text
-    assert "stage 2/3 level 2" in text and "20%" in text and "loss  3.2500" in text
+    assert "stage 2/3 level 2" in text and "20%" in text and "loss 3.2500" in text
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_the_bar_fits_the_terminal_and_says_stage_loss_speed_and_both_etas(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", str(columns))
+    stream = Terminal()
+    sink = console(PLAN, stream)
+    for step in range(1, 41):
+        sink.write(record(step=step, stage=2, flops=200.0 + 10 * step, loss=5 - step / 10))
+    sink.close(0)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    last = [line for line in plain.splitlines() if "loss" in line][-1]
+    assert len(last.rstrip()) <= columns and "stage 3/3 level 1" in last and "loss 1.0000" in last
+    assert "12.3k tok/s" in last and sparkline([3, 2, 1]) == BLOCKS[-1] + BLOCKS[4] + BLOCKS[0]
+    assert ("ETA 1m20s/1m20s" if columns == 80 else "ETA stage 1m20s, all 1m20s") in last
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(None, "n/a"), (42.4, "42s"), (250, "4m10s"), (11_100, "3h05m"), (183_600, "2d03h")]
+)
+def test_a_time_has_at_most_six_columns(seconds: float | None, told: str) -> None:
+    assert short(seconds) == told and sparkline([]) == ""
 
 
 def test_eta_uses_each_levels_own_speed() -> None:

@@ -1,0 +1,83 @@
+"""A report that follows its runs: written again whenever their folders have something new."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from mlrun import files
+from mlrun.errors import UserError
+from mlrun.report.build import Report, build
+from mlrun.report.read import FILES, find
+
+INTERVAL = 5.0  # seconds between two looks at the runs, or longer where the report itself takes long
+RELOAD = 10  # seconds after which the page reads itself again, while somebody watches
+# A report may take this share of the time, as the runs need the machine.
+SHARE = 0.2
+
+
+def watch(
+    runs: Sequence[Path],
+    out: Path | None,
+    show: Callable[[Report], None],
+    tell: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Write the report, `show` it, and write it again when a run has something new, until Ctrl-C.
+
+    Each time `tell` is given a line. In the end the page is written once more without reading itself again.
+
+    Raises:
+        UserError: as `build`, of the first report. Later ones are told: a run may be half written, and is read again.
+    """
+    seen, report, took = _state(runs), None, 0.0
+    try:
+        while True:
+            began = time.monotonic()
+            if report is None:
+                report = build(runs, out, reload=RELOAD)
+                out = report.files[0].parent  # stays there, wherever new runs lie
+                show(report)
+            elif (now := _state(runs)) != seen:
+                seen = now
+                report = _again(runs, out, tell) or report
+            took = max(took, time.monotonic() - began)
+            sleep(max(INTERVAL, took / SHARE))
+    except KeyboardInterrupt:
+        if report is not None:
+            _last(runs, out, tell)
+
+
+def _last(runs: Sequence[Path], out: Path | None, tell: Callable[[str], None]) -> None:
+    """Write the report a last time, as one that nobody watches."""
+    try:
+        report = build(runs, out)
+    except (UserError, OSError) as error:
+        tell(f"the last report was not written: {error}")
+    else:
+        tell(f"no longer watched; {report.files[0]} stays as it is")
+
+
+def _again(runs: Sequence[Path], out: Path | None, tell: Callable[[str], None]) -> Report | None:
+    """Return the report of what is there now; None, with a line, if it cannot be read."""
+    try:
+        report = build(runs, out, reload=RELOAD)
+    except (UserError, OSError) as error:
+        tell(f"{time.strftime('%H:%M:%S')} not written: {error}")
+        return None
+    found = [run for group in report.groups for run in group.runs]
+    done = sum(run.ended for run in found)
+    tell(f"{time.strftime('%H:%M:%S')} {report.files[0]}: {len(found)} runs, {done} of them ended")
+    return report
+
+
+def _state(runs: Sequence[Path]) -> dict[Path, tuple[int, int]]:
+    """Return the length and the time of every file that a report reads."""
+    found = {}
+    for folder in find([Path(path).expanduser() for path in runs]):
+        for name in (*FILES, files.SUMMARY):
+            if (path := folder / name).exists():
+                about = path.stat()
+                found[path] = (about.st_size, about.st_mtime_ns)
+    return found
