@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import measured as known
 import pytest
 
 from mlrun.cli import calibrated, command, device, points, tasks
@@ -13,7 +14,6 @@ from mlrun.config import Config
 from mlrun.errors import UserError
 from mlrun.plan.calibration import Calibration, as_record
 from mlrun.plan.stages import Plan
-from tests.plan import test_calibration as known
 
 SMALL = ["hardware=cpu", "hardware.threads=1", "cycle=2level"]
 
@@ -83,16 +83,7 @@ def test_evaluations_and_saves_are_counted_as_the_loop_does(every: str, tmp_path
 
 
 def test_the_task_measures_and_the_plan_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sizes = ["data.sequence=32", "model.position=32", "model.embed=32", "model.head=2", "model.head_dim=16"]
-    small = [
-        *SMALL,
-        *sizes,
-        "model.ffn=64",
-        "model.layer=2",
-        "batch=4",
-        f"cache={tmp_path}",
-        "data.validation_samples=16",
-    ]
+    small = [*SMALL, "model=deit_digits", "data=digits", "model.layer=2", "batch=4", f"cache={tmp_path}"]
     (point,) = points.of(command.read([*small, "task=calibrate"]))
     tasks.perform(point.settings, None)
     said = capsys.readouterr().out

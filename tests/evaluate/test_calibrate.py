@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import toy
 
 from mlrun.config import Config, Hardware
 from mlrun.errors import UserError
@@ -19,7 +20,6 @@ from mlrun.plan.make import make_plan
 from mlrun.train import clock, probe
 from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.optimizers.stepping import Stepping
-from tests import toy
 
 # Seconds of a token, a forward pass and a step at 1,000 parameters, of a read token, and of a checkpoint.
 TOKEN, PASS, STEP, READ, SAVE = 1e-3, 0.25, 0.5, 3e-4, 2.0
@@ -52,7 +52,7 @@ class Machine:
 
     @staticmethod
     def of(stepping: Stepping) -> Any:
-        return stepping.net.parameters()
+        return stepping.named.values()
 
 
 def settings(**changes: Any) -> Config:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import Any
 
 import pytest
+import toy
+from measured import MACHINE, calibration, habits, plan_of
 
 from mlrun.plan import table
 from mlrun.plan.calibration import (
-    Calibration,
-    Habits,
     Probe,
     as_record,
     between,
@@ -19,44 +18,7 @@ from mlrun.plan.calibration import (
     read_record,
     size,
 )
-from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
-from mlrun.plan.stages import Plan
-from tests import toy
-
-GROWTH = {"_target_": "decoalesce"}
-EVALUATED = {"data": "toy"}
-# Seconds of a token, a pass and a step; bytes of a token and of a pass; by level.
-MACHINE = {1: (0.002, 0.5, 0.3, 1000.0, 40_000.0), 2: (0.0005, 0.25, 0.1, 400.0, 10_000.0)}
-
-
-def plan_of(**changes: Any) -> Plan:
-    return make_plan(toy.make(**changes))
-
-
-def probes(level: int, tokens: int, n: int = 8) -> list[Probe]:
-    token, one, step, token_bytes, pass_bytes = MACHINE[level]
-
-    def probe(samples: int, size: int) -> Probe:
-        passes = -(-samples // size)
-        seconds = step + passes * one + token * samples * tokens
-        again = 7000 if passes > 1 else 0
-        return Probe(samples, size, seconds, round(pass_bytes + token_bytes * size * tokens + again))
-
-    return [probe(n, n), probe(n // 2, n // 2), probe(n, n // 2)]
-
-
-def calibration(plan: Plan) -> Calibration:
-    tokens = plan.tokens_per_sample
-    sizes = tuple(size(level, tokens, probes(level.number, tokens), 0.001 * level.number, 500) for level in plan.levels)
-    machine = {"gpu": None, "processor": "a processor", "host": "here"}
-    transfers = {"coalesce": 1e-4, "decoalesce": 2e-4}
-    return Calibration("GPT", "2026-11-29T10:00:00", machine, sizes, 10**6, 16, EVALUATED, 0.5, 1e-6, transfers, GROWTH)
-
-
-def habits(plan: Plan, **changes: Any) -> Habits:
-    each = {stage.index: 2 for stage in plan.stages}
-    return replace(Habits(None, each, each, EVALUATED, GROWTH, 1, True), **changes)
 
 
 @pytest.mark.parametrize("level", [1, 2])
