@@ -80,19 +80,3 @@ def test_evaluations_and_saves_are_counted_as_the_loop_does(every: str, tmp_path
         done = [step for step in range(stage.first + 1, stage.end + 1) if step % period == 0 and step != stage.end]
         assert found.evaluations[stage.index] == len(done) + 2  # the stage's start and end
         assert found.saves[stage.index] == len(done) + 1
-
-
-def test_the_task_measures_and_the_plan_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    small = [*SMALL, "model=deit_digits", "data=digits", "model.layer=2", "batch=4", f"cache={tmp_path}"]
-    (point,) = points.of(command.read([*small, "task=calibrate"]))
-    tasks.perform(point.settings, None)
-    said = capsys.readouterr().out
-    assert "ms a sample" in said and "written to" in said
-    (file,) = (tmp_path / calibrated.FOLDER).iterdir()
-    record = json.loads(file.read_text())
-    assert record["machine"]["threads"] == 1 and len(record["sizes"]) == 2
-    (point,) = points.of(command.read([*small, "task=plan", f"run={tmp_path / 'p'}"]))
-    (tmp_path / "p").mkdir()
-    tasks.perform(point.settings, tmp_path / "p")
-    shown = capsys.readouterr().out
-    assert "by the calibration of" in shown and "whole run" in shown and "n/a" not in shown
