@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("startup", "operators", "receipts", "streaming", "sharding", "coordinates", "gpu")
+NAMES = ("startup", "operators", "receipts", "streaming", "sharding", "coordinates", "predictions", "gpu")
 QUICK = NAMES[:3]
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mlrun import files
-from mlrun.cli import device
+from mlrun.cli import calibrated, device
 from mlrun.cli.messages import Failed, first, print_error, print_once
 from mlrun.config import Config, Hardware, Sample, build, load
 from mlrun.errors import UserError, mistake
+from mlrun.plan.calibration import Calibration
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan
@@ -63,7 +64,7 @@ def perform(
 
         plan = charged(plan, config.settings, folder)
     if first():
-        show(as_dict(plan), config.settings.hardware.flops_per_second)
+        show(as_dict(plan), config.settings.hardware.flops_per_second, predicted=calibrated.predicted(config, plan))
     task.does(config, plan, folder)
 
 
@@ -89,6 +90,28 @@ def plan(config: Config, plan: Plan, folder: Path) -> None:
     if first():
         files.write_json(folder / files.PLAN, as_dict(plan))
     print_once(f"written to {folder / files.PLAN}")
+
+
+def calibrate(settings: DictConfig, folder: Path | None) -> None:
+    """Measure this machine with the model of a configuration and its coarser levels, and keep what was found."""
+    config, plan = planned(settings)
+    device.settle(config, plan, None)
+    from mlrun.evaluate.calibrate import calibrate as measure
+
+    file = calibrated.place(config)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    calibrated.keep(config, found := measure(config, calibrated.machine(config), file.parent))
+    print_once("\n".join([*measured(found), f"written to {file}"]))
+
+
+def measured(found: Calibration) -> list[str]:
+    """Return a calibration in a line for each size."""
+    return [
+        f"{human(size.parameters)} parameters: {size.token_seconds * size.tokens * 1e3:.3g} ms a sample,"
+        f" {size.pass_seconds * 1e3:.3g} ms a pass, {size.step_seconds * 1e3:.3g} ms a step,"
+        f" {human(size.token_bytes * size.tokens)}B a sample"
+        for size in found.sizes
+    ]
 
 
 def train(config: Config, plan: Plan, folder: Path) -> None:
@@ -305,6 +328,7 @@ def path(settings: DictConfig, key: str) -> Path:
 _ROWS = (
     Task("train", train, "train a model; the default", planned=True, trains=True),
     Task("plan", plan, "print the plan of a training, and stop", planned=True),
+    Task("calibrate", calibrate, "measure this machine for a family of models: hours and memory", trains=True),
     Task("report", report, "compare runs, finished or not", ("runs",)),
     Task("status", status, "list runs: how far they are", ("runs",)),
     Task("leaderboard", leaderboard, "results for a public table, judged by its rules", ("runs|results",)),

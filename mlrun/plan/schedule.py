@@ -53,6 +53,11 @@ def steps(length: str, rates: Rates) -> int:
     return rates.steps(parsed)
 
 
+def due(plan: Plan, stage: Stage, every: str) -> int:
+    """Return a period in steps; `%` refers to the budget, so that a cycle and its baseline are read equally often."""
+    return max(1, steps(every, stage.rates(plan.budget_in(stage.samples))))
+
+
 def rate(plan: Plan, optimizer: Optimizer, policy: str, stage: Stage, step: int) -> float:
     """Return the learning rate of one step of the run.
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mlrun.models.axes import RESIZED
+from mlrun.plan.calibration import PURPOSES, Costs, Prediction
 from mlrun.plan.record import predicted_seconds
 from mlrun.units import duration, human
 
@@ -17,8 +18,13 @@ from mlrun.units import duration, human
 WIDTH = 160
 
 
-def show(plan: Mapping[str, Any], flops_per_second: float | None, stream: TextIO | None = None) -> None:
-    """Print a plan as it stands in plan.json."""
+def show(
+    plan: Mapping[str, Any],
+    flops_per_second: float | None,
+    stream: TextIO | None = None,
+    predicted: Prediction | None = None,
+) -> None:
+    """Print a plan as it stands in plan.json, with what it should take where this machine was measured."""
     stream = sys.stdout if stream is None else stream
     width = None if stream.isatty() else WIDTH
     console = Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=False)
@@ -26,7 +32,9 @@ def show(plan: Mapping[str, Any], flops_per_second: float | None, stream: TextIO
     console.print(levels(plan))
     for line in notes(plan):
         console.print(line)
-    console.print(stages(plan, flops_per_second))
+    for line in prediction_notes(predicted):
+        console.print(line)
+    console.print(stages(plan, flops_per_second, predicted))
 
 
 def headline(plan: Mapping[str, Any]) -> str:
@@ -95,27 +103,49 @@ def _start(plan: Mapping[str, Any]) -> list[str]:
     return [f"  starts from {source['name']}, which had cost {human(source['flops'])}FLOPs{whose}"]
 
 
-def stages(plan: Mapping[str, Any], flops_per_second: float | None) -> Table:
-    """Return the table of stages, with the sum of all; times need a measured rate.
+def prediction_notes(predicted: Prediction | None) -> list[str]:
+    """Return what times and memory follow from, and what a run takes beside its training."""
+    if predicted is None:
+        return []
+    total, by = predicted.total, predicted.calibration
+    parts = ", ".join(f"{key} {duration(getattr(total, key))}" for key in PURPOSES)
+    beyond = "; extrapolated: beyond the sizes that were measured" if total.beyond else ""
+    return [
+        f"  time and memory by the calibration of {by.time[:10]} ({by.name}, {_where(by.machine)}){beyond}",
+        f"  whole run {duration(predicted.whole)}: {parts}",
+    ]
 
+
+def _where(machine: Mapping[str, Any]) -> str:
+    return f"{machine['gpu'] or machine['processor']} on {machine['host']}"
+
+
+def stages(plan: Mapping[str, Any], flops_per_second: float | None, predicted: Prediction | None = None) -> Table:
+    """Return the table of stages, with the sum of all; times of training, and peak memory, need a measurement.
+
+    A given rate (`flops_per_second`) comes before a calibration.
     Batch and sequence have columns where a stage has others than the run.
     """
     own = [key for key in ("batch", "sequence") if any(stage[key] != plan[key] for stage in plan["stages"])]
-    costs = ["steps", "tokens", "FLOPs", "of budget", "time"]
+    costs = ["steps", "tokens", "FLOPs", "of budget", "time", "memory"]
     names = ["stage", "level", "begins with", "alpha", *own, *costs, "lr x"]
-    rows = [_stage(stage, own, flops_per_second) for stage in plan["stages"]]
-    empty = [""] * (3 + len(own))
-    return _table(names, [*rows, ["all", *empty, *_cost(plan["totals"], flops_per_second), ""]])
+    expected: Sequence[Costs | None] = [None] * len(plan["stages"]) if predicted is None else predicted.stages
+    rows = [
+        _stage(stage, own, _cost(stage, flops_per_second, costs))
+        for stage, costs in zip(plan["stages"], expected, strict=True)
+    ]
+    empty, total = [""] * (3 + len(own)), None if predicted is None else predicted.total
+    return _table(names, [*rows, ["all", *empty, *_cost(plan["totals"], flops_per_second, total), ""]])
 
 
-def _stage(stage: Mapping[str, Any], own: Sequence[str], flops_per_second: float | None) -> list[str]:
+def _stage(stage: Mapping[str, Any], own: Sequence[str], cost: Sequence[str]) -> list[str]:
     return [
         str(stage["stage"] + 1),
         str(stage["level"]),
         _begins(stage),
         "" if stage["alpha"] is None else f"{stage['alpha']:g}",
         *(str(stage[key]) for key in own),
-        *_cost(stage, flops_per_second),
+        *cost,
         f"{stage['lr_scale']:g}",
     ]
 
@@ -127,14 +157,19 @@ def _begins(stage: Mapping[str, Any]) -> str:
     return stage["transfer"] or ""
 
 
-def _cost(record: Mapping[str, Any], flops_per_second: float | None) -> list[str]:
-    """Return steps, tokens, FLOPs, share of the budget and predicted time of a stage or of all."""
+def _cost(record: Mapping[str, Any], flops_per_second: float | None, costs: Costs | None) -> list[str]:
+    """Return steps, tokens, FLOPs, share of the budget, predicted time and peak memory of a stage or of all."""
+    seconds = predicted_seconds(record, flops_per_second)
+    if seconds is None and costs is not None:
+        seconds = costs.training
+    peak = None if costs is None else costs.bytes
     return [
         str(record["steps"]),
         human(record["tokens"]),
         human(record["flops"]),
         f"{record['share']:.1%}",
-        duration(predicted_seconds(record, flops_per_second)),
+        duration(seconds),
+        "n/a" if peak is None else f"{human(peak)}B",
     ]
 
 

@@ -119,8 +119,8 @@ def train(
     forward = _prepare(trainee, settings.hardware, ranks)
     parameters = list(trainee.net.parameters())
     layers = None if stage.fade is None else LayerDropout(trainee.net, stage, settings.seed)
-    evaluate_every = due(job.plan, stage, settings.eval.every)
-    save_every = due(job.plan, stage, settings.checkpoint.every)
+    evaluate_every = schedule.due(job.plan, stage, settings.eval.every)
+    save_every = schedule.due(job.plan, stage, settings.checkpoint.every)
     guard = Guard(settings.on_divergence, ranks.device)
     if owed:
         yield Evaluate(start)
@@ -178,11 +178,6 @@ def _saves(job: Job, guard: Guard, done: int, due: bool) -> Iterator[Event]:
         job.signals.answered(asked)
     if asked == STOP:
         raise Stopped(f"stopped by a signal after step {done}")
-
-
-def due(plan: Plan, stage: Stage, every: str) -> int:
-    """Return a period in steps; `%` refers to the budget, so that a cycle and its baseline are read equally often."""
-    return max(1, schedule.steps(every, stage.rates(plan.budget_in(stage.samples))))
 
 
 def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run computes on, and by which versions: seconds mean nothing without it."""
+"""What a run computes on, and by which versions: seconds mean nothing without it. No torch at import."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import subprocess
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 import mlrun
 from mlrun.config import Hardware
-from mlrun.train.parallel.processes import Ranks
+
+if TYPE_CHECKING:
+    from mlrun.train.parallel.processes import Ranks
 
 
 def words(ranks: Ranks) -> str:
     """Return what the seconds were measured on, in words."""
+    import torch
+
     if ranks.device.type == "cuda":
         return f"{ranks.world} x {torch.cuda.get_device_name(ranks.device)}, torch {torch.__version__}"
     return f"{ranks.world} x CPU ({platform.machine()}), {torch.get_num_threads()} threads, torch {torch.__version__}"
@@ -28,11 +30,13 @@ def words(ranks: Ranks) -> str:
 
 def facts(ranks: Ranks, hardware: Hardware) -> dict[str, Any]:
     """Return what a `start` record says (see `mlrun.log.log`)."""
+    import torch
+
     gpu = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else None
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
-        "processor": _processor(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
@@ -45,7 +49,7 @@ def facts(ranks: Ranks, hardware: Hardware) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """Return the processor's model, or its architecture where the system does not say."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
