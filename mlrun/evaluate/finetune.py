@@ -44,10 +44,13 @@ class FineTuning(Benchmark):
     def recipe_problems(self, key: str) -> list[str]:
         """Return what is wrong with the recipe; `key` stands before each name."""
         rates, seeds = list(self.rates), list(self.seeds)
-        once = len(set(rates)) == len(rates) and len(set(seeds)) == len(seeds)
+
+        def once(values: list[Any]) -> bool:
+            return bool(values) and len(set(values)) == len(values)
+
         checks: list[tuple[str, object, bool, str]] = [
-            ("rates", rates, bool(rates) and once and all(0 < r < math.inf for r in rates), "different ones above 0"),
-            ("seeds", seeds, bool(seeds) and once and all(s >= 0 for s in seeds), "different ones of 0 and more"),
+            ("rates", rates, once(rates) and all(0 < r < math.inf for r in rates), "different ones above 0"),
+            ("seeds", seeds, once(seeds) and all(s >= 0 for s in seeds), "different ones of 0 and more"),
             ("epochs", self.epochs, 0 < self.epochs < math.inf, "above 0"),
             ("batch", self.batch, self.batch >= 1, "at least 1"),
             ("warmup", self.warmup, 0 <= self.warmup < 1, "a share of at least 0 and under 1"),

@@ -69,9 +69,8 @@ class Transfer(FineTuning):
         if problems := spec.problems(model):
             raise UserError(_named(problems))
         weights = whole(net, context)
-        # Packing into the cache is the first one's work, which the others find done.
-        context.ranks.by_first(lambda: spec.open(model, 0, context.cache, self.batch))
-        subject = Pictures(self, model, weights, spec, context)
+        source = spec.open(model, 0, context.cache, self.batch)
+        subject = Pictures(self, model, weights, source, context)
         found = finetune.trials(subject, self, context)
         right = subject.right
         about = {
@@ -90,14 +89,12 @@ def _named(problems: list[str]) -> list[str]:
 class Pictures(Subject):
     """An image model and another set of pictures."""
 
-    def __init__(self, recipe: Transfer, model: Model, weights: dict[str, Tensor], spec: Any, context: Context) -> None:
-        self.recipe, self.model, self.weights, self.spec, self.context = recipe, model, weights, spec, context
-        self.source = self._opened(0)
-        self.samples = self.source.samples
+    def __init__(
+        self, recipe: Transfer, model: Model, weights: dict[str, Tensor], source: Any, context: Context
+    ) -> None:
+        self.recipe, self.model, self.weights, self.source, self.context = recipe, model, weights, source, context
+        self.samples = source.samples
         self.right = [float(label) for batch in self.dev() for label in batch["labels"].tolist()]
-
-    def _opened(self, seed: int) -> Any:
-        return self.spec.open(self.model, seed, self.context.cache, self.recipe.batch)
 
     def learner(self, seed: int) -> nn.Module:
         from mlrun.evaluate.weights import Whole
@@ -112,7 +109,7 @@ class Pictures(Subject):
         return Whole(net)
 
     def batches(self, seed: int) -> Iterator[Batch]:
-        return self._opened(seed).batches(0, self.recipe.batch)
+        return self.source.seeded(seed).batches(0, self.recipe.batch)
 
     def flops(self, batch: Batch) -> int:
         return len(batch["labels"]) * self.model.flops(0, 1).total
