@@ -25,8 +25,10 @@ OWN = {
     "data.files": "data.files=[x.parquet]",
     "data.classes": "data.classes=1000",
     "evaluation.cloze.files": "evaluation.cloze.files=[x.jsonl]",
+    "evaluation.glue.tasks": "evaluation.glue.tasks={rte: hub}",
     "evaluation.harness.tasks": "evaluation.harness.tasks=[x]",
     "evaluation.text_perplexity.files": "evaluation.text_perplexity.files=[x.txt]",
+    "evaluation.transfer.data.files": "evaluation.transfer.data.files=[x.parquet]",
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import fake_runs as fake
 import pytest
+from test_endings import GROW, branched
 
 from mlrun.errors import UserError
 from mlrun.report import quality, tables
@@ -92,6 +93,23 @@ def test_the_log_tells_of_the_end_and_the_file_of_the_same_end_instead(tmp_path:
         (tmp_path / name / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     found = {one.task: (one.value.mean, one.baseline.mean) for one in of(tmp_path)}
     assert found == {"glue/rte": (0.6, 0.55), "pairs": (0.75, 0.75)}
+
+
+def test_annealed_endings_have_their_own_loss_and_baseline(tmp_path: Path) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    branched(tmp_path / "b", "grow", [4.5, 3.0, 2.9], GROW)
+    for name, at, value in (("a", 0.5, 0.6), ("b", 0.5, 0.7), ("b", 0.25, 0.65)):
+        path = tmp_path / name / "log.jsonl"
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        for record in records:
+            if record.get("branch") == at:
+                record["results"] = {"pairs": told(value)}
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    found = [
+        (one.budget, one.loss.mean, one.baseline_loss.mean, one.value.mean, one.baseline.mean) for one in of(tmp_path)
+    ]
+    assert found == [(0.25, 4.5, 4.0, 0.65, None), (0.5, 3.0, 3.5, 0.7, 0.6)]
+    assert [row[2] for row in tables.quality(group(tmp_path)).rows] == ["25%", "50%"]
 
 
 def test_all_files_have_it_and_none_without_it(tmp_path: Path) -> None:
