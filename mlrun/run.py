@@ -363,7 +363,9 @@ class Run:
         Where the stage ends, those with data of their own are among them, and `results` has all with their errors.
         """
         settings, ranks, placement = self.config.settings, self.ranks, self.ranks.placement
-        context = Context(self.source, settings.eval.batch, settings.hardware, ranks, job.pause, self.words)
+        context = Context(
+            self.source, settings.eval.batch, settings.hardware, ranks, job.pause, self.words, settings.cache
+        )
         due = [one for one in self.config.evaluation.values() if ends or not isinstance(one, Benchmark)]
         found = {"": measure(due, trainee.net, context)}
         if trainee.ema is not None:

@@ -25,8 +25,10 @@ OWN = {
     "data.files": "data.files=[x.parquet]",
     "data.classes": "data.classes=1000",
     "evaluation.cloze.files": "evaluation.cloze.files=[x.jsonl]",
+    "evaluation.glue.tasks": "evaluation.glue.tasks={rte: hub}",
     "evaluation.harness.tasks": "evaluation.harness.tasks=[x]",
     "evaluation.text_perplexity.files": "evaluation.text_perplexity.files=[x.txt]",
+    "evaluation.transfer.data.files": "evaluation.transfer.data.files=[x.parquet]",
 }
 
 
@@ -94,7 +96,7 @@ def keys(file: Path) -> Iterator[tuple[str, bool]]:
 def bases(file: Path) -> list[Path]:
     """Return the files that a file is a diff on: those of its defaults, and theirs."""
     defaults = yaml.safe_load((CONF / file).read_text()).get("defaults", [])
-    names = [name for name in defaults if isinstance(name, str) and "@" not in name and file != Path("config.yaml")]
+    names = [name.partition("@")[0] for name in defaults if isinstance(name, str) and file != Path("config.yaml")]
     found = [Path(f"{name}.yaml".lstrip("/")) if name[0] == "/" else file.parent / f"{name}.yaml" for name in names]
     return found + [below for base in found for below in bases(base)]
 

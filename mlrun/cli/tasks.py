@@ -248,10 +248,15 @@ def evaluate(settings: DictConfig, folder: Path | None) -> None:
 
 
 def results(found: Mapping[str, Any]) -> list[str]:
-    """Return what was measured, a line each in columns: task, metric, value with its standard error, n."""
-    rows = [(task, one.metric, _with_error(one), "" if one.n is None else f"n {one.n}") for task, one in found.items()]
+    """Return what was measured, a line each in columns: task, metric, value with its standard error, n, guessing."""
+    rows = [(task, one.metric, _with_error(one), *_beside(one)) for task, one in found.items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _beside(result: Any) -> tuple[str, str]:
+    guess = result.about.get("guess")
+    return "" if result.n is None else f"n {result.n}", "" if guess is None else f"guessing {guess:.6g}"
 
 
 def _with_error(result: Any) -> str:

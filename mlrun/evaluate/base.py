@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlrun.errors import mistake
@@ -42,6 +42,7 @@ class Result:
     n: how many things (samples, pairs, words, bytes) the value is over.
     version: raised when the way of measuring changes, so that numbers of two versions are not compared.
     interval: 95% interval, where one is known that is better than two standard errors.
+    about: what else is to be known of the value, by name, as JSON; for results of a fine-tuning see `finetune`.
     """
 
     metric: str
@@ -50,12 +51,13 @@ class Result:
     n: int | None = None
     version: int | float | str = 1
     interval: tuple[float, float] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return what files hold of it; what is not finite is unknown there."""
         value, error = (x if x is not None and math.isfinite(x) else None for x in (self.value, self.stderr))
         said = {"metric": self.metric, "value": value, "stderr": error, "n": self.n, "version": self.version}
-        return said if self.interval is None else said | {"interval": list(self.interval)}
+        return said | ({} if self.interval is None else {"interval": list(self.interval)}) | dict(self.about)
 
 
 # By the name of the task.
@@ -70,6 +72,7 @@ class Context:
     batch: samples of one forward pass.
     pause: raises Stopped if a signal asks for it; what takes long calls it, on all processes, between pieces of work.
     words: how text becomes the ids of this model; None where no tokenizer lies beside it.
+    cache: where prepared data is kept.
     """
 
     source: Any
@@ -78,6 +81,7 @@ class Context:
     ranks: Ranks
     pause: Callable[[], None] = lambda: None
     words: Words | None = None
+    cache: str = "~/.cache/mlrun"
 
 
 @dataclass(frozen=True)

@@ -53,8 +53,11 @@ def evaluate_folder(
     evaluation asks for it.
 
     Raises:
-        UserError: no model is there, or the data does not fit it.
+        UserError: no model is there, the data does not fit it, or `out` is a run.
     """
+    if out is not None and (out / files.CONFIG).is_file():
+        remedy = "a report would take the results for the run's own: name another folder"
+        raise UserError(mistake("run", out, "a folder that is no run, with source=", remedy))
     found, node = open_folder(source), data.node.copy()
     if "tokenizer" in node and node.tokenizer is None and has_one(found.folder):
         node.tokenizer = str(found.folder)
@@ -78,7 +81,9 @@ def _measured(
     try:
         source = None if all(isinstance(one, Benchmark) for one in fitting) else _opened(data, found)
         net = network(found, ranks, hardware)
-        results = measure(fitting, net, Context(source, data.batch, hardware, ranks, words=known))
+        results = measure(
+            fitting, net, Context(source, data.batch, hardware, ranks, words=known, cache=str(data.cache))
+        )
         if ranks.first and out is not None:
             out.mkdir(parents=True, exist_ok=True)
             files.write_json(out / files.EVALUATION, as_dict(results))

@@ -87,6 +87,16 @@ class Model(ABC):
     def forward(self, net: Parts, batch: Batch) -> Tensor:
         """Return the logits of a batch, computed with the built parts in `net`."""
 
+    def hidden(self, net: Parts, batch: Batch) -> Tensor:
+        """Return what the head of a text model reads, of every token of the batch: (B, S, E).
+
+        Its FLOPs are those of `flops` with no targets.
+
+        Raises:
+            NotImplementedError: the architecture does not say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no hidden")
+
     @abstractmethod
     def flops(self, sequence: int, targets: int) -> Flops:
         """Return the matmul and attention FLOPs of one sample's forward and backward pass.

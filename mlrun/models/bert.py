@@ -74,14 +74,17 @@ class BERT(Model):
         """Return the projection in front of the tied head."""
         return Transform(LayerNorm(self.eps, "embed.in"), STD, "gelu")
 
-    def forward(self, net: Parts, batch: Batch) -> Tensor:
-        tokens_BS, positions_BM = batch["tokens"], batch["positions"]
-        x_BSE = net.token(tokens_BS) + documents.positions(net, batch) + net.token_type.weight[0]
+    def hidden(self, net: Parts, batch: Batch) -> Tensor:
+        x_BSE = net.token(batch["tokens"]) + documents.positions(net, batch) + net.token_type.weight[0]
         x_BSE = net.norm(x_BSE)
         x_BSE = net.dropout(x_BSE)
         mask_B1SS = documents.mask(batch)
         for block in net.blocks:
             x_BSE = block(x_BSE, mask_B1SS)
+        return x_BSE
+
+    def forward(self, net: Parts, batch: Batch) -> Tensor:
+        x_BSE, positions_BM = self.hidden(net, batch), batch["positions"]
         # The vocabulary is wide: only the masked positions are worth its product.
         x_BME = x_BSE.take_along_dim(positions_BM[..., None], dim=1)
         return net.head_bias(net.token.unembed(net.transform(x_BME)))

@@ -58,13 +58,17 @@ class GPT(Model):
         attention = Attention(STD, branch_std, causal=True)
         return self.stack("layer", Block(LayerNorm(self.eps), attention, MLP(STD, branch_std, self.activation)))
 
-    def forward(self, net: Parts, batch: Batch) -> Tensor:
+    def hidden(self, net: Parts, batch: Batch) -> Tensor:
         tokens_BS = batch["tokens"]
         x_BSE = net.dropout(net.token(tokens_BS) + documents.positions(net, batch))
         mask_B1SS = documents.mask(batch, causal=True)
         for block in net.blocks:
             x_BSE = block(x_BSE, mask_B1SS)
-        x_BSE = net.norm(x_BSE)
+        normed_BSE: Tensor = net.norm(x_BSE)
+        return normed_BSE
+
+    def forward(self, net: Parts, batch: Batch) -> Tensor:
+        x_BSE = self.hidden(net, batch)
         return net.token.unembed(x_BSE) if self.tied else net.head(x_BSE)
 
     def problems(self) -> list[str]:

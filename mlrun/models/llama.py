@@ -102,13 +102,17 @@ class Llama(Model):
         mlp = MLP(STD, branch_std, "silu", gated=True, bias=False)
         return self.stack("layer", Block(RMSNorm(self.eps), attention, mlp))
 
-    def forward(self, net: Parts, batch: Batch) -> Tensor:
+    def hidden(self, net: Parts, batch: Batch) -> Tensor:
         tokens_BS = batch["tokens"]
         rotary = net.rotary.at(batch["places"]) if "places" in batch else net.rotary(tokens_BS.shape[1])
         x_BSE, mask_B1SS = net.dropout(net.token(tokens_BS)), documents.mask(batch, causal=True)
         for block in net.blocks:
             x_BSE = block(x_BSE, mask_B1SS, rotary)
-        x_BSE = net.norm(x_BSE)
+        normed_BSE: Tensor = net.norm(x_BSE)
+        return normed_BSE
+
+    def forward(self, net: Parts, batch: Batch) -> Tensor:
+        x_BSE = self.hidden(net, batch)
         return net.token.unembed(x_BSE) if self.tied else net.head(x_BSE)
 
     def flops(self, sequence: int, targets: int) -> Flops:

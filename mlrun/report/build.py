@@ -17,6 +17,8 @@ log.jsonl      `val` records: stage, level, step, tokens, flops, flops_body, sec
                `transfer` records: stage, level, operator, loss_before, loss_operator (before the interpolation;
                optional), loss_after, relative_logit_change, exact, tolerance, alpha.
                Other kinds only tell how far a running run has come.
+               `results` of the last of a stage or a branch: {task: {metric, value, stderr, n, version}}.
+evaluate.json  (optional) the same of the finished run's model, in the place of what the log says of its end.
 summary.json   written once, at the end of a run: status ("finished" | "interrupted" | "pruned" | "failed"), val_loss,
                ledger: {stages: [{stage, level, steps, tokens, flops, flops_body, seconds}],
                         seconds: {training, transfer, evaluation, startup}},
@@ -72,9 +74,9 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
     Without `out`, they go to a folder `report` in the nearest one that holds all of the runs.
 
     Writes index.html (all of it as a page), report.md, savings.csv, report.json, endings.csv where runs have branches,
-    and loss.png and loss.pdf (loss-2, ... for further groups of runs that may not be compared with the first);
-    annealed.png and annealed.pdf are the headline's, where methods have endings. With `reload` the page reads itself
-    again after so many seconds.
+    quality.csv where they were evaluated by more than the loss, and loss.png and loss.pdf (loss-2, ... for further
+    groups of runs that may not be compared with the first); annealed.png and annealed.pdf are the headline's, where
+    methods have endings. With `reload` the page reads itself again after so many seconds.
 
     Raises:
         UserError: a path is missing or holds no run, or a run folder cannot be read. Nothing is written then.
@@ -98,6 +100,9 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
     annealed = write.endings_csv(groups)
     if annealed is not None:
         written.append(write.write(out, "endings.csv", annealed))
+    measured = write.quality_csv(groups)
+    if measured is not None:
+        written.append(write.write(out, "quality.csv", measured))
     written.append(out / "report.json")
     write.write(out, "report.json", write.as_dict(groups, caveats, written, found))
     return Report(groups, caveats, tuple(written), found)
@@ -137,7 +142,7 @@ def _told(report: Report) -> list[str]:
 def _shown(group: Group) -> list[str]:
     """Return the tables of one group."""
     crossing = tables.savings(group).text() if group.rows else _wrapped(tables.baseline_line(group))
-    others = (tables.sweep(group), tables.endings(group))
+    others = (tables.sweep(group), tables.endings(group), tables.quality(group))
     headlines = tables.annealed(group)
     first = [headlines.text()] if headlines.rows else []
     return [*first, crossing, *(table.text() for table in others if table.rows)]

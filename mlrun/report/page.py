@@ -108,7 +108,8 @@ def _group(group: Group, drawn: Mapping[str, Any] | None) -> str:
     else:
         parts += _charts(group, drawn)
     parts += [_map(one) for one in grid.maps(group)]
-    parts += [_table(tables.sweep(group)), _table(tables.endings(group)), _table(tables.transfers(group))]
+    parts += [_table(tables.sweep(group)), _table(tables.endings(group)), _table(tables.quality(group))]
+    parts += [_table(tables.transfers(group))]
     parts += [_settings(group), _ledger(group)]
     return _section(f"group-{group.number}", f"Group {group.number}", "\n".join(parts))
 

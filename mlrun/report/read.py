@@ -16,9 +16,10 @@ import yaml
 
 from mlrun import files
 from mlrun.errors import UserError, mistake
-from mlrun.report import whole
+from mlrun.report import results, whole
 from mlrun.report.curves import AXES, Point, target_level
 from mlrun.report.endings import Ending
+from mlrun.report.results import Measured
 from mlrun.units import Rates, parse
 
 FILES = (files.CONFIG, files.PLAN, files.LOG)
@@ -37,6 +38,7 @@ class Run:
     looks at the layers; `likeness` those evaluations of it that say how alike decoalesced copies still are;
     `last` is the newest record; `fault` says what is wrong with the log of a run that says that it is finished.
     `search` is what a search says of itself whose choice this run reports, on a seed that chose nothing.
+    `results` are those of evaluations.
     """
 
     folder: Path
@@ -54,6 +56,7 @@ class Run:
     last: Mapping[str, Any]
     fault: str | None = None
     search: Mapping[str, Any] | None = None
+    results: tuple[Measured, ...] = ()
 
     @property
     def finished(self) -> bool:
@@ -244,15 +247,17 @@ def read(folder: Path) -> Run:
         config = yaml.load((folder / files.CONFIG).read_text(), Loader=_LOADER)
         plan = files.read_json(folder / files.PLAN)
         summary = _summary(folder)
-        run = Run(folder, config, plan, summary, _status(folder, summary), *_log(folder / files.LOG))
+        told, measured = _log(folder / files.LOG)
+        run = Run(folder, config, plan, summary, _status(folder, summary), *told)
         _ = run.level_one, run.seed, run.lr, run.progress, run.overhead, run.lacking
         if summary is not None and run.finished:
             fault = whole.fault(plan, summary["val_loss"], run.evaluations, [e.budget for e in run.branches])
             run = run if fault is None else replace(run, status="not whole", fault=fault)
         _ = run.endings
-        run = replace(run, search=_search(folder))
+        run = replace(run, search=_search(folder), results=results.of_run(folder, measured))
     except (UserError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(f"{type(error).__name__} {error}".split())
+        of = "" if isinstance(error, UserError) else f"{type(error).__name__} "
+        reason = " ".join(f"{of}{error}".split())
         remedy = f"leave it out or restore it ({reason})"
         raise UserError(mistake("runs", folder, "a run folder as mlrun writes it", remedy)) from error
     return run
@@ -277,18 +282,20 @@ def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:
 
 
 Records = tuple[Mapping[str, Any], ...]
+Told = dict[float | None, Mapping[str, Any]]
 Logged = tuple[
     tuple[Point, ...], tuple[Ending, ...], Records, Records, Records, Records, float | None, Mapping[str, Any]
 ]
 
 
-def _log(path: Path) -> Logged:
+def _log(path: Path) -> tuple[Logged, Told]:
     """Return evaluations, branches, transfers, starts, looks at the layers, likenesses of copies, the held-out set's
-    error and the newest record of a log.
+    error and the newest record of a log; and by the budget of the branch what its ends measured.
 
     A half-written last line is left out.
     """
     points, branches, newest, error = [], [], b"{}", None
+    measured: Told = {}
     kinds: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in ("transfer", "start", "health", "alike")}
     with open(path, "rb") as lines:
         for line in lines:
@@ -307,8 +314,10 @@ def _log(path: Path) -> Logged:
                     kinds["alike"].append(record)
             elif record["kind"] in kinds and not (record["kind"] == "health" and "branch" in record):
                 kinds[record["kind"]].append(record)
+            if record["kind"] == "val":  # one in the middle of a stage has none, so the last one is that of the end
+                measured[float(record["branch"]) if "branch" in record else None] = record.get("results") or {}
     transfers, starts, health, alike = (tuple(found) for found in kinds.values())
-    return tuple(points), tuple(branches), transfers, starts, health, alike, error, json.loads(newest)
+    return (tuple(points), tuple(branches), transfers, starts, health, alike, error, json.loads(newest)), measured
 
 
 def _point(record: Mapping[str, Any], of: str = "") -> Point:

@@ -16,6 +16,7 @@ from mlrun.report.curves import AXES, speedup
 from mlrun.report.endings import Budget
 from mlrun.report.headline import AT_LEAST, Headlines
 from mlrun.report.headline import AXES as SPENT
+from mlrun.report.quality import Quality, error, qualities
 from mlrun.report.read import Run
 from mlrun.report.stats import Spread
 
@@ -223,6 +224,33 @@ def _matched(at: Budget, found: Spread, comparable: bool) -> str:
     known = [percent(value) for value in found.values if value is not None]
     lines = [f"{reason} {count}/{found.count}" for reason, count in why.items()]
     return "\n".join([*lines, *([f"({', '.join(known)})"] if known else [])])
+
+
+def quality(group: Group) -> Table:
+    """Return what evaluations say of each method's best rate beside its baseline; empty where nothing was measured."""
+    header = ("method", "task", "at", "seeds", "loss", "baseline loss", "value", "baseline", "difference")
+    rows = tuple(_quality_row(one) for one in qualities(group, ordered(group)))
+    title = f"Saving and quality of group {group.number}: what evaluations say, beside the loss; "
+    return Table(title + "\N{PLUS-MINUS SIGN} is the standard error over seeds.", header, rows, 2)
+
+
+def _quality_row(one: Quality) -> tuple[str, ...]:
+    told = [one.metric, "" if one.n is None else f"n {one.n:,}", "" if one.version == "1" else f"version {one.version}"]
+    named = [one.task, ", ".join(part for part in told if part)]
+    named += [] if one.guess is None else [f"guessing {one.guess:.4g}"]
+    place = "end" if one.budget is None else f"{100 * one.budget:.3g}%"
+    losses = (_with_error(one.loss), _with_error(one.baseline_loss))
+    values = (_with_error(one.value), _with_error(one.baseline), _with_error(one.gap, signed=True))
+    return (one.method, "\n".join(named), place, f"{one.seeds}/{one.of}", *losses, *values)
+
+
+def _with_error(found: Spread, signed: bool = False) -> str:
+    """Return a mean over seeds with its standard error; n/a unless every seed has a value."""
+    if found.mean is None:
+        return "n/a"
+    shown = _signed(found.mean, "+.4g" if signed else ".4g")
+    reach = error(found)
+    return shown if reach is None else f"{shown}\n\N{PLUS-MINUS SIGN} {reach:.2g}"
 
 
 def _level(found: Spread) -> str:

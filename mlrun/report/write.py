@@ -1,4 +1,4 @@
-"""The report's files: report.md, savings.csv, report.json, and endings.csv where runs have branches."""
+"""The report's files: report.md, savings.csv, report.json; endings.csv with branches, quality.csv with evaluations."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from mlrun.report import commands, headline, pairing, search, tables
 from mlrun.report.compare import MEASURES, Group, Pair, Row
 from mlrun.report.curves import AXES, speedup
 from mlrun.report.endings import BEYOND, NOT_REACHED, Budget
+from mlrun.report.quality import Quality, error, qualities
 from mlrun.report.read import Run
 from mlrun.report.search import Search
 from mlrun.report.sentences import sentences
@@ -36,7 +37,11 @@ def markdown(
             parts.append(headlines.markdown())
         parts += [f"![{_caption(group, path)}]({path.name})\n" for path in figures.get(group.number, ())]
         parts.append(tables.savings(group).markdown() if group.rows else tables.baseline_line(group) + "\n")
-        parts += [table.markdown() for table in (tables.sweep(group), tables.endings(group)) if table.rows]
+        parts += [
+            table.markdown()
+            for table in (tables.sweep(group), tables.endings(group), tables.quality(group))
+            if table.rows
+        ]
     for one in found:
         parts += ["# Search\n", search.table(one).markdown(), *(f"{line}\n" for line in search.sentences(one, groups))]
     receipts = [table for group in groups if (table := tables.transfers(group)).rows]
@@ -71,6 +76,22 @@ def endings_csv(groups: Sequence[Group]) -> str | None:
     rows = [(group, row) for group in groups for row in tables.ordered(group)]
     lines = [_ending_line(group, row, at) for group, row in rows for at in row.endings]
     return _csv(lines, []) if lines else None
+
+
+def quality_csv(groups: Sequence[Group]) -> str | None:
+    """Return quality.csv: one line per method, task and place; None if no evaluation is known."""
+    found = [(group, one) for group in groups for one in qualities(group, tables.ordered(group))]
+    return _csv([{"group": group.number, **_quality_line(one)} for group, one in found], []) if found else None
+
+
+def _quality_line(one: Quality) -> dict[str, Any]:
+    """Return one line; `stderr` is over seeds, `own_stderr` the mean of what each result says of itself."""
+    names = ("method", "task", "metric", "version", "n", "budget", "guess", "seeds", "of", "own_stderr")
+    line: dict[str, Any] = {name: getattr(one, name) for name in names}
+    spreads = {"loss": one.loss, "baseline_loss": one.baseline_loss, "value": one.value, "baseline": one.baseline}
+    for name, found in {**spreads, "difference": one.gap}.items():
+        line |= {name: found.mean, f"{name}_stderr": error(found)}
+    return line
 
 
 def _ending_line(group: Group, row: Row, at: Budget) -> dict[str, Any]:
@@ -173,6 +194,7 @@ def _group(group: Group) -> dict[str, Any]:
         "p_holm": group.claims,
         "more_freedom": [asdict(freedom) for freedom in group.freer],
         "methods": [_row(row) for row in tables.ordered(group)],
+        "quality": [_quality_line(one) for one in qualities(group, tables.ordered(group))],
         "runs": [_run(run) for run in group.runs],
     }
 

@@ -85,3 +85,23 @@ def test_documents_are_kept_apart_as_in_the_run(mlrun: Command) -> None:
 def test_pictures_have_no_documents(mlrun: Command) -> None:
     (line,) = mlrun("task=plan", "data=digits", "model=deit_digits", "data.within_documents=true", "run=A")
     assert line.startswith("mlrun: data.within_documents=true: allowed: ") and not Path("A").exists()
+
+
+def test_fine_tuning_in_a_run_is_that_of_its_folder(mlrun: Command) -> None:
+    Path("x.txt").write_text("\n".join(f"line {n} of a text that goes on for {n * 7 % 31} words" for n in range(200)))
+    for part, first in (("train", 0), ("dev", 40)):
+        rows = [f"{'text' if n % 2 else 'words'} {n}\t{n % 2}" for n in range(first, first + 40)]
+        Path(f"{part}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n")
+    glue = ["evaluation.glue.tasks={sst2: {train: train.tsv, dev: dev.tsv}}", "evaluation.glue.rates=[5e-3]",
+            "evaluation.glue.seeds=[0,1]", "evaluation.glue.epochs=1"]  # fmt: skip
+    data = ["data=text", "data.files=[x.txt]", "data.document=line", "data.sequence=32"]
+    sizes = [*SMALL, "model.vocab=280", "model.position=32"]
+    assert mlrun(*sizes, *data, "evaluation=[held_out,glue]", *glue, "run=runs/a") == []
+    logged = [json.loads(line) for line in Path("runs/a/log.jsonl").read_text().splitlines()]
+    (ended,) = [record["results"] for record in logged if "results" in record]
+    assert mlrun("task=evaluate", "run=runs/a", "evaluation=glue", *glue) == []
+    told = json.loads(Path("runs/a/evaluate.json").read_text())
+    assert told["glue/sst2"] == ended["glue/sst2"] and told["glue/sst2"]["guess"] == 0.5
+    (line,) = mlrun("task=evaluate", "source=runs/a", "run=runs/a", "evaluation=glue", *glue)
+    assert line.startswith("mlrun: run=runs/a: allowed: a folder that is no run, with source=")
+    assert json.loads(Path("runs/a/evaluate.json").read_text()) == told

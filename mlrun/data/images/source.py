@@ -5,11 +5,12 @@ Shapes: B samples of a batch, R rows of it that are wanted, K classes, C channel
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
@@ -202,6 +203,12 @@ class MappedImages(ImageSource):
     ) -> None:
         super().__init__(recipe, held_out, validation_samples, facts)
         self.train, self.samples = train, len(train)
+
+    def seeded(self, seed: int) -> MappedImages:
+        """Return the same pictures in the order, and with the augmentation, of another seed."""
+        found = copy.copy(self)
+        found.recipe = replace(self.recipe, seed=seed)
+        return found
 
     def drawn(self, start: int, size: int) -> Iterator[tuple[Pictures, np.ndarray]]:
         """Yield the pictures in the order of their epochs."""
