@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 INTERVAL = 10.0  # seconds between two lines about training
-_POSITION = {"kind", "stage", "level", "step", "tokens", "flops", "flops_body", "seconds", "branch"}
+_POSITION = {"kind", "stage", "level", "step", "tokens", "flops", "flops_body", "seconds", "branch", "probe"}
 
 
 def console(plan: Mapping[str, Any], stream: TextIO) -> Lines | Bar:
@@ -48,6 +48,10 @@ class Lines(Sink):
             self._next = self._clock() + self._interval
         print(f"{where(record, self._pace)} | {what(record, self._pace)}", file=self._stream, flush=True)
 
+    def replan(self, plan: Record) -> None:
+        """Take the rest of the plan as the run has decided it."""
+        self._pace.replan(plan)
+
 
 class Bar(Sink):
     """A bar over the FLOPs of the whole plan; everything but training scrolls above it."""
@@ -70,6 +74,11 @@ class Bar(Sink):
             self._progress.console.print(f"{where(record, self._pace)} | {what(record, self._pace)}")
         self._progress.update(self._task, completed=record["flops"], description=place(record, self._pace))
 
+    def replan(self, plan: Record) -> None:
+        """Take the rest of the plan as the run has decided it."""
+        self._pace.replan(plan)
+        self._progress.update(self._task, total=self._pace.total)
+
     def close(self, exit_code: int) -> None:
         """Leave the bar as it stands and give the terminal back."""
         self._progress.stop()
@@ -90,8 +99,9 @@ def _progress(stream: TextIO) -> Progress:
 
 
 def place(record: Record, pace: Pace) -> str:
-    """Return `stage 2/3 level 2`, or `stage 3/3 branch 50%`."""
+    """Return `stage 2/3 level 2`, `stage 3/3 branch 50%`, or `stage 2/4 probe source=copy`."""
     where = f"branch {100 * record['branch']:.4g}%" if "branch" in record else f"level {record['level']}"
+    where = f"probe {record['probe']}" if "probe" in record else where
     return f"stage {record['stage'] + 1}/{pace.stages} {where}"
 
 
@@ -110,6 +120,8 @@ def what(record: Record, pace: Pace) -> str:
             return " | ".join([f"val  {number(record['loss'], '7.4f')}", *_measured(record)])
         case "transfer":
             return _transfer(record)
+        case "decision":
+            return f"{record['decided']} {record.get('kept', '')}".rstrip() + f": {record['reason']}"
         case "start":
             return f"start: {record['processes']} x {record['gpu'] or record['processor']} on {record['host']}"
         case kind:
@@ -169,11 +181,15 @@ class Pace:
     """
 
     def __init__(self, plan: Mapping[str, Any]) -> None:
-        self._stages = plan["stages"]
-        self._ends = list(accumulate(stage["flops"] for stage in self._stages))
+        self.replan(plan)
         self._flops: dict[int, float] = defaultdict(float)
         self._seconds: dict[int, float] = defaultdict(float)
         self._last: Record | None = None
+
+    def replan(self, plan: Mapping[str, Any]) -> None:
+        """Take another plan of what is left; what was measured stays."""
+        self._stages: list[Mapping[str, Any]] = plan["stages"]
+        self._ends = list(accumulate(stage["flops"] for stage in self._stages))
 
     @property
     def stages(self) -> int:
