@@ -19,6 +19,7 @@ from mlrun.plan.auto import Decision
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.rule import WINDOW
+from mlrun.report import page
 from mlrun.report.read import read
 from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.optimizers.adamw import AdamW
@@ -69,6 +70,14 @@ def test_log_plan_ledger_and_report_agree_on_the_final_plan(whole: Path) -> None
     assert found.finished and found.fault is None
     assert [s["steps"] for s in found.trunk] == [5, plan.trunk[-1].steps]
     assert found.progress == 1 and [e.budget for e in found.endings] == [0.9, 1.0]
+    told = [f" (probe {name}, {'kept' if name == kept['kept'] else 'not kept'})" for name in names]
+    assert [row[1] for row in page._ledger_rows(found, "auto")] == [
+        "1",
+        f"2{told[0]}",
+        f"3{told[1]}",
+        "4",
+        "5 (ends at 90%)",
+    ]
     assert {p.step for p in found.evaluations if p.level == 1} == set(range(9, plan.trunk[-1].end + 1))
 
 
