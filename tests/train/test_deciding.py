@@ -19,7 +19,7 @@ from mlrun.plan.auto import Decision
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.rule import WINDOW
-from mlrun.report import page
+from mlrun.report import page, pairing
 from mlrun.report.read import read
 from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.optimizers.adamw import AdamW
@@ -79,6 +79,15 @@ def test_log_plan_ledger_and_report_agree_on_the_final_plan(whole: Path) -> None
         "5 (ends at 90%)",
     ]
     assert {p.step for p in found.evaluations if p.level == 1} == set(range(9, plan.trunk[-1].end + 1))
+
+
+def test_how_often_a_run_looks_makes_a_method_of_its_own(whole: Path) -> None:
+    cycle, found = {"name": "auto", "auto": {"mixing": "20%"}}, read(whole)
+    runs = [replace(found, config={**found.config, "cycle": cycle, "eval": {"every": e}}) for e in ("5%", "2%")]
+    names = pairing.labels({pairing.family(run): [run] for run in runs})
+    assert list(names.values()) == ["auto looks=5%", "auto looks=2%"]
+    fixed = [replace(found, config={**found.config, "cycle": {"name": "grow"} | more}) for more in ({}, {"auto": None})]
+    assert len({pairing.family(run) for run in fixed}) == 1, "runs of before do not name it"
 
 
 def test_the_ledger_charges_every_probe_as_an_independent_count_does(whole: Path) -> None:
