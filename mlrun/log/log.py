@@ -6,7 +6,7 @@ Records of a branch have `branch`, the share of the budget at which it ends; its
 `own_tokens`, ... what a run with this end would have spent, while the others go on counting all that was spent.
 Records of a probe have `probe`, its name. A `decision` record (`cycle=auto`) has `decided` (go on | grow | keep),
 `reason`, and the numbers that it follows from.
-The `val` record where a stage or a branch ends has `results` as well: of everything that was measured
+The `val` record where a stage (as planned) or a branch ends has `results` as well: of everything that was measured
 {task: {metric, value, stderr, n, version}}, as evaluate.json has it.
 Every start, the first and each that resumes, has a `start` record, by which seconds may be told to be comparable:
 `time` (ISO, UTC), `host`, `processor` (its model), `cores` (that this process may use), `threads` (torch's), `gpu`
