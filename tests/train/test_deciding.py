@@ -206,8 +206,8 @@ def test_probes_without_a_finite_loss_end_the_run(tmp_path: Path, monkeypatch: p
 
     def measure(evaluations: Any, net: Any, context: Any) -> Any:
         found = real(evaluations, net, context)
-        diverged = replace(found["loss"], value=float("nan"))
-        return found | {"loss": diverged} if net.model.layer == 2 else found
+        diverged = replace(found["held_out"], value=float("nan"))
+        return found | {"held_out": diverged} if net.model.layer == 2 else found
 
     monkeypatch.setattr(run, "measure", measure)
     with pytest.raises(run.Diverged, match="no probe up to step 9 has a finite loss"):
