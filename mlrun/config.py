@@ -54,6 +54,16 @@ class Row:
 
 
 @dataclass
+class Auto:
+    """How a run decides where its stages of length `auto` end."""
+
+    mixing: str = "20%"
+    early: float = 0.5
+    probe: list[dict[str, Any]] = field(default_factory=list)
+    probe_length: str = "1%"
+
+
+@dataclass
 class Cycle:
     """The schedule over levels."""
 
@@ -68,6 +78,7 @@ class Cycle:
     layer_dropout: float = 0.0
     decay: str | None = None
     branches: list[str] = field(default_factory=list)
+    auto: Auto | None = None
 
 
 @dataclass
@@ -201,6 +212,7 @@ class Config:
     evaluation: dict[str, Any]
     resolved: dict[str, Any]
     overrides: tuple[str, ...] | None = None  # of the command that started this, as given; None from Python
+    probes: tuple[Any, ...] = ()  # the growths of cycle.auto.probe, in its order
 
 
 def conf_dir() -> Path:
@@ -303,6 +315,7 @@ def load(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None)
     built = {key: made(plain[key], key) for key in GROUPS}
     for key in LISTS:
         built[key] = {name: made(node, f"{key}.{name}") for name, node in plain[key].items()}
+    probes = tuple(made(_probed(plain["growth"], diff), f"cycle.auto.probe.{i}") for i, diff in _probes(plain))
     if problems:
         raise UserError(problems)
     # With the types and the defaults of their classes: 0 and 0.0 are one setting.
@@ -310,7 +323,16 @@ def load(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None)
     resolved = {k: {**v, **asdict(built[k])} if k in GROUPS else v for k, v in kept.items()}
     sections = {name: _section(settings, name, plain[name], shared) for name in SECTIONS}
     built["optimizer"] = _decaying(built["optimizer"], sections["cycle"].decay)
-    return Config(Settings(**{**plain, **sections}), **built, resolved=resolved)
+    return Config(Settings(**{**plain, **sections}), **built, resolved=resolved, probes=probes)
+
+
+def _probes(plain: Mapping[Any, Any]) -> list[tuple[int, Any]]:
+    return list(enumerate((plain["cycle"].get("auto") or {}).get("probe", ())))
+
+
+def _probed(growth: Any, diff: Mapping[str, Any]) -> Any:
+    """Return the growth of one probe: a choice of its own where it names a class, else a diff on that of the run."""
+    return diff if "_target_" in diff or not isinstance(growth, Mapping) else {**growth, **diff}
 
 
 def _decaying(optimizer: Any, decay: str | None) -> Any:

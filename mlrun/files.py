@@ -57,7 +57,7 @@ RUNTIME = (
 )
 
 # Settings that runs of before do not name, with what those runs did: at these values they are no difference.
-UNNAMED = {"model.parametrization": "standard", "model.base": None, "cycle.decay": None}
+UNNAMED = {"model.parametrization": "standard", "model.base": None, "cycle.decay": None, "cycle.auto": None}
 
 # What a person can do where a file cannot be written, by the number of the system's error.
 _REMEDIES = {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ from mlrun.interop import initial, ledger, published, tokenizers
 from mlrun.log import log
 from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
+from mlrun.plan import rule
+from mlrun.plan.auto import Decision
+from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
+from mlrun.plan.rule import Course, Look, Verdict
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train import health, loop, machine, memory, pruning, summary
 from mlrun.train.checkpoint import store
@@ -89,8 +94,7 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
 
 def _refuse_uneven(config: Config, plan: Plan, ranks: Ranks) -> None:
     """Raise UserError for a batch that the processes cannot share out evenly."""
-    rows = config.settings.cycle.stages
-    keys = {s.samples.batch: "batch" if rows[s.index].batch is None else f"cycle.stages.{s.index}.batch"
+    keys = {s.samples.batch: "batch" if s.samples.batch == config.settings.batch else f"cycle.stages.{s.index}.batch"
             for s in plan.trunk}  # fmt: skip
     remedy = f"choose a multiple of {ranks.world}, the number of processes"
     allowed = f"a multiple of {ranks.world}"
@@ -118,7 +122,10 @@ class Run:
         settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
         self.clock = Clock(settle)
         self.signals = signals
-        self.checkpoints = store.Checkpoints(folder / files.CHECKPOINTS, plan, ranks)
+        self.checkpoints = store.Checkpoints(folder / files.CHECKPOINTS, self._planned, ranks)
+        # Notes that no plan has of its settings: what this machine made of them.
+        deciding = config.settings.cycle.auto is not None
+        self.beside = plan.notes[len(make_plan(config, False).notes) :] if deciding else ()
         self.progress = Progress()
         self.kept: dict[int, Snapshot] = {}
         self.hopeless: str | None = None  # why, on the first process
@@ -141,18 +148,17 @@ class Run:
             self.current = self._fresh()
             self.progress.content = self.source.describe().get("content")
         else:
-            self.progress, self.current, self.kept, warning = found
+            self.progress, self.plan, self.current, self.kept, warning = found
             self._same_data()
             self.clock.totals = {p: self.progress.seconds.get(p, 0.0) for p in PURPOSES}
             if warning is not None and self.ranks.first:
                 print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
         with self._log() as self.log, self.signals.listening():
-            fit = memory.Fit(self.config.settings.hardware, self.ranks, self._micro_batches())
-            job = Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, self.signals, fit)
-            self._write_start(job)
+            self.fit = memory.Fit(self.config.settings.hardware, self.ranks, self._micro_batches())
+            self._write_start(self._job())
             try:
-                for stage in self.plan.stages[self.progress.stage :]:
-                    self._stage(job, stage)
+                while self.progress.stage < len(self.plan.stages):
+                    self._stage(self.plan.stages[self.progress.stage])
             except (Diverged, Broken) as error:
                 told = f"{error}; {self._last_good()}"
                 self._leave("failed", told)
@@ -170,6 +176,16 @@ class Run:
         if self.ranks.first:
             initial.declare(self.folder, self.plan, self.config.resolved)
 
+    def _planned(self, decisions: Sequence[Decision]) -> Plan:
+        """Return the plan of this run with what it has decided."""
+        if not decisions:
+            return self.plan
+        found = make_plan(self.config, False, decisions)
+        return replace(found, source=self.plan.source, notes=(*found.notes, *self.beside))
+
+    def _job(self) -> Job:
+        return Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, self.signals, self.fit)
+
     def _write_start(self, job: Job) -> None:
         """Log what this start, the first or a later one, runs on."""
         if not self.ranks.first:
@@ -186,14 +202,14 @@ class Run:
         """Raise UserError if the data is no longer what the run began with."""
         same_content(self.progress.content, self.source.describe().get("content"), "this run began with")
 
-    def _stage(self, job: Job, stage: Stage) -> None:
+    def _stage(self, stage: Stage) -> None:
         """Make the transfer into a stage, if it is due, then train it and leave its model in `current`."""
-        progress = self.progress
+        progress, job = self.progress, self._job()
         began = self.clock.read()["training"] - (progress.stage_seconds[stage.index :] or [0.0])[0]
         if not progress.entered:
             with self.clock.during("transfer"):
                 self._enter(job, stage)
-            progress.entered, progress.unevaluated = True, stage.fork is None
+            progress.entered, progress.unevaluated = True, stage.in_trunk
         trainee = self._trainee(stage)
         with self.clock.during("training"):
             batches = self._batches(stage, progress.step)
@@ -204,6 +220,8 @@ class Run:
                         progress.unevaluated = True  # until it is, as a signal may come
                         with self.clock.during("evaluation"):
                             self._evaluate(job, stage, trainee, step)
+                        if not progress.unevaluated and self._grows(job, stage, step):
+                            break
                     case Fork(step):
                         with self.clock.during("checkpoint"):
                             self._fork(step, trainee.at_rest(self.ranks.placement))
@@ -212,7 +230,7 @@ class Run:
                             progress.step = step
                             self._save(trainee.at_rest(self.ranks.placement))
         progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
-        self._leave_stage(job, stage, trainee)
+        self._leave_stage(self._job(), self.plan.stages[stage.index], trainee)
 
     def _batches(self, stage: Stage, step: int) -> Iterator[Any]:
         """Return this process's rows of a stage's global batches from that of a step on."""
@@ -225,17 +243,75 @@ class Run:
         return iter(self.source.validation(self.config.settings.eval.batch))
 
     def _enter(self, job: Job, stage: Stage) -> None:
-        """Move `current` to the stage's level, and log the receipt; a branch starts from its fork as it was there."""
-        if stage.fork is not None:
-            self.current = self.checkpoints.load_fork(stage.fork)
-            return
+        """Move `current` to the stage's level, and log the receipt.
+
+        A branch starts from its fork as it was there, a probe grows from what all probes grow from, and the stage after
+        them starts where the one that was kept ended.
+        """
+        if stage.start is not None:
+            self.current = self.checkpoints.load_fork(stage.start)
+            if stage.probe is None:
+                self.kept.pop(stage.level, None)
+                return
+        # What waits for its return waits for every probe.
+        config, kept = (self.config, self.kept) if stage.probe is None else (self._probing(stage.probe), {**self.kept})
         transition = Transition(
-            self.config, self.plan, self.ranks, self.clock, self.kept, self._batches, self._held_out, job.pause
+            config, self.plan, self.ranks, self.clock, kept, self._batches, self._held_out, job.pause
         )
         self.current, receipt = transition.enter(stage, self.current, self.progress.step)
         if receipt is not None:
             self._write(record(job, stage, self.progress.step, "transfer", **receipt))
             self.progress.receipts.append({"stage": stage.index, **receipt})
+
+    def _probing(self, number: int) -> Config:
+        """Return the configuration that grows as a probe does."""
+        return replace(self.config, growth=self.config.probes[number])
+
+    def _grows(self, job: Job, stage: Stage, step: int) -> bool:
+        """Take the look that an evaluation gave in a stage whose end is open; return whether the stage ends here.
+
+        All processes decide by the same numbers, those of the first.
+        """
+        if not stage.watched(step):
+            return False
+        course = Course(stage.place(stage.end), stage.mean_step_flops / self.plan.level(stage.level - 1).flops.total)
+        auto = self.config.settings.cycle.auto
+        assert auto is not None
+        verdict = rule.decide(self.progress.looks, course, auto.early)
+        if verdict.grow:
+            verdict = self._settle(Decision(step - stage.first), verdict)
+        said = {"decided": "grow" if verdict.grow else "go on", "reason": verdict.reason, **verdict.numbers()}
+        self._write(record(job, stage, step, "decision", **said))
+        return verdict.grow
+
+    def _settle(self, decision: Decision, verdict: Verdict) -> Verdict:
+        """Make the rest of the plan anew from a decision to grow; go on where its branches do not fit to that."""
+        decisions = [*self.progress.decisions, decision]
+        try:
+            self._replan(decisions)
+        except UserError as error:
+            return replace(verdict, grow=False, reason=f"{verdict.reason}; but not yet, as then {error.problems[0]}")
+        return verdict
+
+    def _replan(self, decisions: list[Decision]) -> None:
+        """Go on by the plan that follows from all decisions, and tell it."""
+        self.plan = self._planned(decisions)
+        self.progress.decisions, self.progress.looks = decisions, []
+        if self.ranks.first:
+            self.log.replan(self._write_plan())
+
+    def _choose(self, job: Job, stage: Stage) -> None:
+        """Keep, of the probes that ended with `stage`, the one of the lowest held-out loss; the first of equals."""
+        losses = [look.loss for look in self.progress.looks]
+        if not any(map(math.isfinite, losses)):
+            raise Diverged(f"no probe up to step {stage.end} has a finite loss")
+        kept = min(range(len(losses)), key=lambda n: losses[n] if math.isfinite(losses[n]) else math.inf)
+        told = f"the lowest held-out loss of {len(losses)} probes after {stage.steps} steps each"
+        said = {"kept": self.plan.probes[kept], "losses": dict(zip(self.plan.probes, losses, strict=True))}
+        made = record(job, stage, stage.end, "decision", decided="keep", reason=told, **said)
+        self._write({key: value for key, value in made.items() if key != "probe"})  # it is of all of them
+        *before, last = self.progress.decisions
+        self._replan([*before, replace(last, kept=kept)])
 
     def _leave_stage(self, job: Job, stage: Stage, trainee: Trainee) -> None:
         """Log that a stage is done, and save where it led to."""
@@ -245,8 +321,12 @@ class Run:
         if self.config.growth.keeps_teacher:
             self.kept.pop(stage.level + 1, None)
         progress.stage, progress.step, progress.entered = stage.index + 1, stage.end, False
+        if stage.probe == len(self.plan.probes) - 1:
+            self._choose(job, stage)
         with self.clock.during("checkpoint"):
             self.still_ours()
+            if stage.probe is not None or any(s.probe == 0 and s.start == stage.end for s in self.plan.stages):
+                self.checkpoints.save_fork(stage.end, self.current)
             # First: a checkpoint of the trunk's end says that its model is written.
             if stage == self.plan.trunk[-1]:
                 model, beside = self.config.resolved["model"], self.source.model_files()
@@ -317,6 +397,8 @@ class Run:
             values = self._measured(job, trainee, step == stage.end)
         except Stopped:
             return  # the loop saves and stops; `unevaluated` says what is still due
+        if stage.probe is not None or stage.watched(step):
+            self._take(Look(stage.place(step), values["loss"]))
         if stage.fork is not None:
             own = self.plan.own(stage, step)
             values |= {f"own_{name}": getattr(own, name) for name in ("step", "tokens", "flops", "flops_body")}
@@ -327,7 +409,7 @@ class Run:
         if self.config.settings.health:
             self._look(job, stage, trainee, step)
         self.progress.unevaluated = False
-        if stage.fork is None and stage.level == 1:
+        if stage.in_trunk and stage.level == 1:
             self._keep_best(trainee.net, values["loss"], step)
             self._judge(stage, step)
 
@@ -347,6 +429,10 @@ class Run:
             self.hopeless = pruning.hopeless(self.folder, self.config.settings.cycle.name, find)
             if self.hopeless is not None:
                 self.signals.asked = STOP
+
+    def _take(self, look: Look) -> None:
+        """Keep a look for the decision that it is for; that of the first process is every process's."""
+        self.progress.looks.append(self.ranks.together(lambda: look)[0])
 
     def _keep_best(self, net: Network, loss: float, step: int) -> None:
         """Write the weights if their held-out loss is the lowest so far."""
@@ -412,9 +498,13 @@ class Run:
         if not self.ranks.first:
             yield None
             return
-        plan = as_dict(self.plan) | {"data": self.source.describe()}
         files.write_text(self.folder / files.CONFIG, yaml.safe_dump(self.config.resolved, sort_keys=False))
-        files.write_json(self.folder / files.PLAN, plan)
-        keep = self.progress.log_bytes
+        plan, keep = self._write_plan(), self.progress.log_bytes
         with log.start(self.folder, self.config.logger, self.config.resolved, plan, keep=keep) as opened:
             yield opened
+
+    def _write_plan(self) -> dict[str, Any]:
+        """Write plan.json, which has all that is decided; return what it says."""
+        plan = as_dict(self.plan) | {"data": self.source.describe()}
+        files.write_json(self.folder / files.PLAN, plan)
+        return plan

@@ -102,12 +102,17 @@ POINTS: dict[str, Callable[[int, bool], None]] = {
     "receipt": lambda at, before: around(transfer, "receipt", 1 + at % 2, before),
     "evaluation": lambda at, before: around(run, "measure", at, before),
     "model": lambda at, before: around(run, "save_model", 1, before),
+    "decision": lambda at, before: around(run.Run, "_grows", at, before),
+    "choice": lambda at, before: around(run.Run, "_choose", 1, before),
     "fork": lambda at, before: around(Checkpoints, "save_fork", at, before),
     "branch": lambda at, before: around(Checkpoints, "load_fork", at, before),
 }
 
 
 def config(sharding: str) -> Config:
+    """Return the run of `test_kill.py`: of shards if that is asked for, or one that decides when to grow."""
+    if sharding == "auto":
+        return toy.make(checkpoint=toy.Checkpoint(every="2 steps"), **toy.DECIDING)
     model = replace(toy.model(), dropout=0.1, attention_dropout=0.1, drop_path=0.1)
     often, hardware = toy.Checkpoint(every="2 steps"), Hardware(sharding=sharding)
     return toy.make(model=model, checkpoint=often, hardware=hardware, **toy.BRANCHED)

@@ -21,7 +21,7 @@ import pytest
 import torch
 import toy
 
-from mlrun.config import Cycle, Eval, Hardware, Row, Schedule
+from mlrun.config import Auto, Cycle, Eval, Hardware, Row, Schedule
 from mlrun.models.bert import BERT
 from mlrun.models.llama import Llama
 from mlrun.multilevel.coarsening.fpi import FPI
@@ -42,6 +42,7 @@ BOTH = Uniform(width=2, ffn=2, head=2, depth=2, layers="strided")
 PLAIN = AdamW(lr=1e-2, eps=1e-6)
 AVERAGED = replace(PLAIN, ema=0.9)
 DECAYED = replace(AVERAGED, schedule=Schedule(shape="wsd", warmup="1 steps", decay="2 steps"))
+PROBED = toy.DECIDING["cycle"].auto.probe
 
 
 def cycle(stages: Any = toy.V_CYCLE, policy: str = "reset", **changes: Any) -> Cycle:
@@ -84,6 +85,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "expand": growing(Expand(), Uniform(depth=2), optimizer=AVERAGED),
     "fresh": growing(Fresh(), Shallow(layers=1)),
     "mslt": growing(MSLT(), Uniform(depth=2, layers="strided")),
+    "auto": {key: value for key, value in toy.DECIDING.items() if key != "eval"}
+    | {"cycle": replace(toy.DECIDING["cycle"], branches=[], auto=Auto("1 step", 1.0, PROBED, "1 step"))},
     "two stages": growing(AKI(substructures=2)),
     "health": {"cycle": cycle(), "health": True},
 }

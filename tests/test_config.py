@@ -53,7 +53,8 @@ PARTNERS = {
         [],
         *([model] for model in choices("model", "bert_base", "roberta_base", "t5_base", "deit_s", "deit_digits")),
     ],
-    "method": [[], ["optimizer.ema=0.9"]],
+    "cycle": [[], ["optimizer.schedule.shape=wsd"]],
+    "method": [[], ["optimizer.ema=0.9"], ["optimizer.schedule.shape=wsd"]],
     "experiment": [[], ["scale=tiny"]],
     # A choice of a list; training needs this one in it.
     "evaluation": [["evaluation=[held_out,{}]"]],

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,19 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mlrun.config import Checkpoint, Config, Cycle, Eval, Row, Schedule, Settings
+from mlrun.config import Auto, Checkpoint, Config, Cycle, Eval, Row, Schedule, Settings
 from mlrun.data.text import documents
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.models.base import IGNORED
 from mlrun.models.gpt import GPT
 from mlrun.models.network import Network
+from mlrun.multilevel.coarsening.shallow import Shallow
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth.decoalesce import Decoalesce
+from mlrun.multilevel.growth.fresh import Fresh
+from mlrun.plan.auto import Decision
 from mlrun.plan.make import make_plan
+from mlrun.plan.stages import Plan
 from mlrun.run import train
 from mlrun.train import loop
 from mlrun.train.optimizers.adamw import AdamW
@@ -41,6 +45,25 @@ V_CYCLE = (Row(1, "20%"), Row(2, "40%"), Row(1, "50%"))
 BRANCHED: dict[str, Any] = {
     "cycle": Cycle(name="2level", stages=list(V_CYCLE), branches=["62%", "71%"]),
     "optimizer": AdamW(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="3 steps")),
+}
+
+# Growing in depth when the run decides to, after two probes of two steps and with a branch; it grows at the first look
+# that gives a slope.
+PROBES: tuple[Any, ...] = (Fresh(source="copy", noise=0.5), Fresh())
+DECIDING: dict[str, Any] = {
+    "coarsening": Shallow(layers=1),
+    "growth": Fresh(),
+    "probes": PROBES,
+    "optimizer": AdamW(lr=1e-2, ema=0.9, schedule=Schedule(shape="wsd", warmup="2 steps", decay="3 steps")),
+    "eval": Eval(every="1 step", batch=8),
+    "cycle": Cycle(
+        name="auto",
+        stages=[Row(2, "auto"), Row(1, "rest")],
+        optimizer_policy="carry",
+        lr_policy="continue",
+        branches=["90%"],
+        auto=Auto("4 steps", 100.0, [{"source": "copy", "noise": 0.5}, {"source": "random"}], "2 steps"),
+    ),
 }
 
 
@@ -150,6 +173,7 @@ def make(
     growth: Any = None,
     optimizer: Any = None,
     data: Any = None,
+    probes: tuple[Any, ...] = (),
     **changes: Any,
 ) -> Config:
     """Return a checked configuration of the toy run."""
@@ -163,7 +187,13 @@ def make(
         logger={},
         evaluation={"held_out": HeldOut()},
         resolved={"model": {"_target_": "mlrun.models.gpt.GPT"}, "changes": repr(changes)},
+        probes=probes,
     )
+
+
+def plans(config: Config) -> Callable[[Sequence[Decision]], Plan]:
+    """Return what a run's checkpoints know of its plan: what it is after some decisions."""
+    return lambda decisions: make_plan(config, decisions=decisions)
 
 
 def run(folder: Path, config: Config) -> dict[str, Any]:

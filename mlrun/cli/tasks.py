@@ -142,8 +142,11 @@ def outcome(summary: Mapping[str, Any], folder: Path) -> str:
     """Return a finished run in one line."""
     loss, ledger = summary["val_loss"], summary["ledger"]
     total, seconds = ledger["total"], round(ledger["seconds"]["training"])
-    branches = ", branches included" if any("branch" in stage for stage in ledger["stages"]) else ""
-    share = f"{total['share']:.1%} of the budget{branches}"
+    aside = [kind for kind in ("branch", "probe") if any(kind in stage for stage in ledger["stages"])]
+    also = (
+        f", {' and '.join({'branch': 'branches', 'probe': 'probes'}[kind] for kind in aside)} included" if aside else ""
+    )
+    share = f"{total['share']:.1%} of the budget{also}"
     spent = f"{human(total['flops'])}FLOPs ({share}), {timedelta(seconds=seconds)} of training"
     return f"held-out loss {'n/a' if loss is None else format(loss, '.4f')} | {spent} | {folder}"
 

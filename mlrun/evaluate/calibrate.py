@@ -162,7 +162,7 @@ def _saves(bench: Bench, snapshots: list[Snapshot], scratch: Path) -> tuple[floa
     points = []
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         for snapshot in (snapshots[0], snapshots[-1]):
-            checkpoints = Checkpoints(Path(folder) / "checkpoints", bench.plan, bench.ranks)
+            checkpoints = Checkpoints(Path(folder) / "checkpoints", lambda _: bench.plan, bench.ranks)
             checkpoints.begin()
             clock = bench.clock()
             with clock.during("checkpoint"):

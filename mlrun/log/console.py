@@ -19,7 +19,7 @@ WIDE = 120  # columns of a terminal with room for everything
 SPARKS = 32  # losses of the sparkline there; a quarter of them elsewhere
 BLOCKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 INTERVAL = 10.0  # seconds between two lines about training
-_POSITION = {"kind", "stage", "level", "step", "tokens", "flops", "flops_body", "seconds", "branch"}
+_POSITION = {"kind", "stage", "level", "step", "tokens", "flops", "flops_body", "seconds", "branch", "probe"}
 
 
 def console(plan: Mapping[str, Any], stream: TextIO) -> Lines | Bar:
@@ -52,6 +52,10 @@ class Lines(Sink):
             self._next = self._clock() + self._interval
         print(f"{where(record, self._pace)} | {what(record, self._pace)}", file=self._stream, flush=True)
 
+    def replan(self, plan: Record) -> None:
+        """Take the rest of the plan as the run has decided it."""
+        self._pace.replan(plan)
+
 
 class Bar(Sink):
     """A bar over the FLOPs of the whole plan; everything but training scrolls above it."""
@@ -74,6 +78,11 @@ class Bar(Sink):
         else:
             self._progress.console.print(f"{where(record, self._pace)} | {what(record, self._pace)}")
         self._progress.update(self._task, completed=record["flops"], description=place(record, self._pace))
+
+    def replan(self, plan: Record) -> None:
+        """Take the rest of the plan as the run has decided it."""
+        self._pace.replan(plan)
+        self._progress.update(self._task, total=self._pace.total)
 
     def _said(self, record: Record) -> str:
         """Return what stands beside the bar: 52 columns of a narrow terminal, more of a wide one."""
@@ -130,8 +139,9 @@ def short(seconds: float | None) -> str:
 
 
 def place(record: Record, pace: Pace) -> str:
-    """Return `stage 2/3 level 2`, or `stage 3/3 branch 50%`."""
+    """Return `stage 2/3 level 2`, `stage 3/3 branch 50%`, or `stage 2/4 probe source=copy`."""
     where = f"branch {100 * record['branch']:.4g}%" if "branch" in record else f"level {record['level']}"
+    where = f"probe {record['probe']}" if "probe" in record else where
     return f"stage {record['stage'] + 1}/{pace.stages} {where}"
 
 
@@ -152,11 +162,18 @@ def what(record: Record, pace: Pace) -> str:
             return _transfer(record)
         case "health":
             return " | ".join(["layers", *(_largest(record, quantity) for quantity in ("gradient", "logit"))])
-        case "start":
-            return f"start: {record['processes']} x {record['gpu'] or record['processor']} on {record['host']}"
         case kind:
-            said = ", ".join(f"{key} {_short(value)}" for key, value in record.items() if key not in _POSITION)
-            return f"{kind}: {said}" if said else f"{kind}"
+            return _fact(record, kind)
+
+
+def _fact(record: Record, kind: str) -> str:
+    """Return a decision, a start, or a record of any other kind."""
+    if kind == "decision":
+        return f"{record['decided']} {record.get('kept', '')}".rstrip() + f": {record['reason']}"
+    if kind == "start":
+        return f"start: {record['processes']} x {record['gpu'] or record['processor']} on {record['host']}"
+    said = ", ".join(f"{key} {_short(value)}" for key, value in record.items() if key not in _POSITION)
+    return f"{kind}: {said}" if said else f"{kind}"
 
 
 def _train(record: Record, pace: Pace) -> list[str]:
@@ -220,11 +237,15 @@ class Pace:
     """
 
     def __init__(self, plan: Mapping[str, Any]) -> None:
-        self._stages = plan["stages"]
-        self._ends = list(accumulate(stage["flops"] for stage in self._stages))
+        self.replan(plan)
         self._flops: dict[int, float] = defaultdict(float)
         self._seconds: dict[int, float] = defaultdict(float)
         self._last: Record | None = None
+
+    def replan(self, plan: Mapping[str, Any]) -> None:
+        """Take another plan of what is left; what was measured stays."""
+        self._stages: list[Mapping[str, Any]] = plan["stages"]
+        self._ends = list(accumulate(stage["flops"] for stage in self._stages))
 
     @property
     def stages(self) -> int:

@@ -1,10 +1,13 @@
 """Where records go. `log.jsonl` is the truth; the console and the dashboards listen, and the loop never asks who does.
 
-A record is a flat dict with `kind` (start | train | val | health | transfer | stage | micro_batch), `stage` (from 0),
-`level`, and the cumulative `step`, `tokens`, `flops`, `flops_body`, `seconds` (training only), then what it reports.
+A record is a flat dict with `kind` (start | train | val | health | transfer | decision | stage | micro_batch),
+`stage` (from 0), `level`, and the cumulative `step`, `tokens`, `flops`, `flops_body`, `seconds` (training only), then
+what it reports.
 Records of a branch have `branch`, the share of the budget at which it ends; its `val` record has as `own_step`,
 `own_tokens`, ... what a run with this end would have spent, while the others go on counting all that was spent.
-The `val` record where a stage or a branch ends has `results` as well: of everything that was measured
+Records of a probe have `probe`, its name. A `decision` record (`cycle=auto`) has `decided` (go on | grow | keep),
+`reason`, and the numbers that it follows from.
+The `val` record where a stage (as planned) or a branch ends has `results` as well: of everything that was measured
 {task: {metric, value, stderr, n, version}}, as evaluate.json has it.
 Every start, the first and each that resumes, has a `start` record, by which seconds may be told to be comparable:
 `time` (ISO, UTC), `host`, `processor` (its model), `cores` (that this process may use), `threads` (torch's), `gpu`
@@ -46,6 +49,11 @@ class Log:
     def offset(self) -> int:
         """Return the bytes of log.jsonl that are safely on disk; a checkpoint keeps this number."""
         return self._truth.offset()
+
+    def replan(self, plan: Record) -> None:
+        """Tell the listeners that the rest of the plan has changed."""
+        for sink in self._listeners:
+            sink.replan(plan)
 
     def finish(self, summary: Record) -> None:
         """Give the final summary to the listeners."""

@@ -21,6 +21,9 @@ class Sink:
     def write(self, record: Record) -> None:
         """Take one record."""
 
+    def replan(self, plan: Record) -> None:
+        """Take the plan anew, as a run that decides on its way (`cycle=auto`) has changed it."""
+
     def finish(self, summary: Record) -> None:
         """Take the summary of a run that came to its end."""
 
@@ -64,6 +67,10 @@ class Guarded(Sink):
         self._step = record["step"]
         self._try(self._sink.write, record)
 
+    def replan(self, plan: Record) -> None:
+        """Pass the plan on."""
+        self._try(self._sink.replan, plan)
+
     def finish(self, summary: Record) -> None:
         """Pass the summary on."""
         self._try(self._sink.finish, summary)
@@ -95,9 +102,9 @@ def series(record: Record) -> dict[str, Any]:
     Evaluations are `eval/name`. Those of coarser levels are series of their own, such as `eval/level2/loss`: the last
     of one level and the first of the next stand at the same step, where one name would keep only one of them. So is
     everything of a branch, which is no part of the run's own curves: `eval/branch50/loss` for the one that ends at half
-    of the budget. What a start says are facts and no curve: only its position is left. The `results` of an evaluation
-    say more of numbers that are there. What is known of the layers has a section for each quantity, with a panel for
-    each layer: `health_gradient/blocks.0`.
+    of the budget, and of a probe by its name. What a start says are facts and no curve: only its position is left. The
+    `results` of an evaluation say more of numbers that are there. What is known of the layers has a section for each
+    quantity, with a panel for each layer: `health_gradient/blocks.0`.
     """
     kind, level = record["kind"], record["level"]
     if kind == "health":
@@ -105,9 +112,11 @@ def series(record: Record) -> dict[str, Any]:
     prefix = "eval" if kind == "val" else kind
     if "branch" in record:
         prefix += f"/branch{100 * record['branch']:.4g}"
+    elif "probe" in record:
+        prefix += f"/probe {record['probe']}"
     elif kind == "val" and level > 1:
         prefix += f"/level{level}"
-    named = {key: value for key, value in record.items() if key not in ("kind", "branch", "results")}
+    named = {key: value for key, value in record.items() if key not in ("kind", "branch", "probe", "results")}
     if kind == "start":
         named = {key: value for key, value in named.items() if key in POSITION}
     return {key if key in POSITION else f"{prefix}/{key}": value for key, value in named.items()}

@@ -77,6 +77,10 @@ class TensorBoardSink(Sink):
             for key, number in _numbers(name, value) if name not in POSITION else ():
                 self._writer.add_scalar(key, number, record[self._x])
 
+    def replan(self, plan: Record) -> None:
+        """Show the plan as it is now."""
+        self.show("plan", plan)
+
     def finish(self, summary: Record) -> None:
         """Show the summary."""
         self.show("summary", summary)

@@ -166,6 +166,11 @@ class WandbSink(Sink):
             columns, data = layout.cells(rows)
             self._run.log({name: wandb.Table(columns=columns, data=data)}, step=step)
 
+    def replan(self, plan: Record) -> None:
+        """Show the plan as it is now."""
+        self._plan = plan
+        self.show(layout.tables(plan), self._step)
+
     def write(self, record: Record) -> None:
         """Send one record."""
         self._step = record["step"]

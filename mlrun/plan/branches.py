@@ -86,6 +86,9 @@ def _never(config: Config, plan: Plan) -> tuple[str, str] | None:
 
 
 def _lacking(plan: Plan, point: Point, why: str) -> Lacking:
+    """Return a point that is left out; one that a stage of length `auto` may still make room for is told so."""
+    if any(stage.open is not None for stage in plan.stages):
+        why = f"if the run grows at its latest: {why}"
     return Lacking(point.length, _share(plan, point), why)
 
 
@@ -97,6 +100,7 @@ def _branch(config: Config, plan: Plan, end: int) -> Stage:
     fade = None if last.fade is None else last.fade.over(*schedule.span(policy, ended, ended))
     nothing = Flops(0, 0)
     branch = replace(last, first=last.end, steps=end - fork, fork=fork, begins=last.cursor(fork), fade=fade)
+    branch = replace(branch, start=fork, origin=last.place(fork))
     return replace(branch, entry_flops=nothing, transfer=None, alpha=None)
 
 
@@ -135,7 +139,7 @@ def _fork(config: Config, plan: Plan, end: int) -> int:
     """Return the step at which the run whose last stage ends at `end` begins to decay."""
     last = plan.stages[-1]
     shorter = replace(last, steps=end - last.first)
-    return schedule.stable(config.optimizer, config.settings.cycle.lr_policy, shorter).stop
+    return schedule.stable(plan, config.optimizer, config.settings.cycle.lr_policy, shorter).stop
 
 
 def _sorted_out(config: Config, plan: Plan, asked: Sequence[Point]) -> tuple[list[Point], list[Lacking]]:
@@ -173,7 +177,7 @@ def _range(config: Config, plan: Plan) -> tuple[int, int]:
 
 
 def _stable(config: Config, plan: Plan) -> range:
-    return schedule.stable(config.optimizer, config.settings.cycle.lr_policy, plan.stages[-1])
+    return schedule.stable(plan, config.optimizer, config.settings.cycle.lr_policy, plan.stages[-1])
 
 
 def _allowed(plan: Plan, low: int, high: int) -> str:

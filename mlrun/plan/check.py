@@ -10,6 +10,7 @@ from typing import Any
 from mlrun.config import Config, Cycle, Find, Schedule, Settings
 from mlrun.errors import mistake, mistakes
 from mlrun.plan import branches
+from mlrun.plan.auto import AUTO
 from mlrun.plan.stages import alpha_problems
 from mlrun.units import EXAMPLES, parse
 
@@ -108,8 +109,8 @@ def _lengths(s: Settings, schedule: Schedule) -> list[str]:
         "optimizer.schedule.warmup": schedule.warmup,
         "optimizer.schedule.decay" if s.cycle.decay is None else "cycle.decay": schedule.decay,
     }
-    found = [_length(key, text, except_for=("rest",)) for key, text in lengths.items()]
-    found.append(_length("budget", s.budget, except_for=("rest", "%")))
+    found = [length_problem(key, text, except_for=("rest",)) for key, text in lengths.items()]
+    found.append(length_problem("budget", s.budget, except_for=("rest", "%")))
     return [line for line in found if line is not None] + _periods(s)
 
 
@@ -124,7 +125,8 @@ def _periods(s: Settings) -> list[str]:
     ]
 
 
-def _length(key: str, text: object, except_for: Sequence[str] = ()) -> str | None:
+def length_problem(key: str, text: object, except_for: Sequence[str] = ()) -> str | None:
+    """Return a line unless `text` is a length with its unit, other than the units excepted."""
     length = parse(text)
     if length is not None and length.unit not in except_for:
         return None
@@ -136,7 +138,7 @@ def _cycle(cycle: Cycle) -> list[str]:
     rows = cycle.stages
     if not rows:
         return [mistake("cycle.stages", "[]", "at least one row {level, length}", "add a row")]
-    found = [_length(f"cycle.stages.{i}.length", row.length) for i, row in enumerate(rows)]
+    found = [length_problem(f"cycle.stages.{i}.length", row.length) for i, row in enumerate(rows) if row.length != AUTO]
     if [row.length for row in rows].count("rest") > 1:
         found.append(mistake("cycle.stages", "rest twice", "one stage of length rest", "give the other a length"))
     if not 0 <= cycle.noise < math.inf:
@@ -147,7 +149,7 @@ def _cycle(cycle: Cycle) -> list[str]:
 def _branches(cycle: Cycle, schedule: Schedule) -> list[str]:
     """Each point is a length, maybe `if possible`; where it may lie is known once the cycle is planned."""
     points = branches.points(cycle.branches)
-    found = [_length(f"cycle.branches.{point.place}", point.length, except_for=("rest",)) for point in points]
+    found = [length_problem(f"cycle.branches.{point.place}", point.length, except_for=("rest",)) for point in points]
     if schedule.shape != "wsd" and not all(point.optional for point in points):
         remedy = "a branch leaves a stable rate: set it, or cycle.branches=[]"
         found.append(mistake("optimizer.schedule.shape", schedule.shape, "wsd", remedy))

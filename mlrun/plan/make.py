@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from mlrun.config import Config, Cycle, Row
 from mlrun.errors import UserError, mistake
 from mlrun.models.axes import DEPTH, Resize, parameter_count
 from mlrun.models.layers import Flops, Stack
-from mlrun.plan import branches, check, schedule
+from mlrun.plan import auto, branches, check, check_auto, schedule
 from mlrun.plan.fade import Fade, fading
 from mlrun.plan.stages import Level, Plan, Samples, Stage
 from mlrun.units import parse
@@ -23,25 +23,33 @@ from mlrun.units import parse
 MOST_STEPS = 10**15
 
 
-def make_plan(config: Config, sources: bool = True) -> Plan:
+def make_plan(config: Config, sources: bool = True, decisions: Sequence[auto.Decision] = ()) -> Plan:
     """Return the plan of a configuration; UserError with every problem that can be known without reading data.
 
-    Without `sources` the data's files need not exist.
+    Without `sources` the data's files need not exist. `decisions` are what a run has decided so far about stages of
+    length `auto` (see `mlrun/plan/auto.py`).
     """
     problems = check.problems(config, sources)
+    if config.settings.cycle.stages:
+        problems += check_auto.problems(config)
     if problems:
         raise UserError(problems)
     settings, data = config.settings, config.data
     levels = _levels(config)
     budget = _budget_steps(config, levels[0])
-    stages = _stages(config, levels, budget)
     tokens = config.model.tokens(data.sequence)
-    plan = Plan(settings.cycle.name, settings.batch, data.sequence, tokens, budget, levels, stages)
+    names = auto.names(settings.cycle.auto.probe) if settings.cycle.auto is not None else ()
+
+    def trunk(steps: Mapping[int, int]) -> Plan:
+        stages = _stages(config, levels, budget, steps)
+        return Plan(settings.cycle.name, settings.batch, data.sequence, tokens, budget, levels, stages, probes=names)
+
+    plan = auto.settled(config, trunk, decisions)
     _refuse_overspending(plan)
     warmups = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy)
-    notes = _recipe(settings.recipe) + warmups + _left_out(config, stages)
+    notes = _recipe(settings.recipe) + warmups + _left_out(config, plan.stages)
     found, lacking = branches.stages(config, plan)
-    return replace(plan, stages=(*stages, *found), notes=tuple(notes), lacking=tuple(lacking))
+    return replace(plan, stages=(*plan.stages, *found), notes=tuple(notes), lacking=tuple(lacking))
 
 
 def _recipe(recipe: str | None) -> list[str]:
@@ -104,7 +112,8 @@ def _budget_steps(config: Config, finest: Level) -> int:
     return steps
 
 
-def _stages(config: Config, levels: tuple[Level, ...], budget: int) -> tuple[Stage, ...]:
+def _stages(config: Config, levels: tuple[Level, ...], budget: int, steps: Mapping[int, int]) -> tuple[Stage, ...]:
+    """Return the stages of the trunk and their probes; `steps` are those of the rows of length `auto`."""
     cycle = config.settings.cycle
     kept: set[int] = set()
     transfers = [_transfer(cycle, i, kept) for i in range(len(cycle.stages))]
@@ -115,18 +124,29 @@ def _stages(config: Config, levels: tuple[Level, ...], budget: int) -> tuple[Sta
         scale = cycle.lr_scale[row.level - 1] if cycle.lr_scale else 1.0
         draft = Stage(i, row.level, samples, *_cost(config, level, transfer, samples), scale, transfer, alpha)
         drafts.append(replace(draft, fade=_fade(config, level, draft)))
-    stages = _in_turn(config, drafts, _stage_steps(config, levels[0], drafts, budget))
+    probes = [_probe_steps(config, draft, budget) for draft in drafts]
+    counts = _stage_steps(config, levels[0], drafts, budget, steps, probes)
+    stages = _in_turn(config, drafts, counts, probes)
     if stages[-1].end == 0:
         raise UserError(mistake("cycle.stages", "no step at all", "a sum of at least one step", "lengthen a stage"))
     return stages
 
 
-def _in_turn(config: Config, drafts: Sequence[Stage], counts: Sequence[int]) -> tuple[Stage, ...]:
-    """Return the stages of so many steps each, one after the other in steps, data and layer dropout."""
+def _in_turn(
+    config: Config, drafts: Sequence[Stage], counts: Sequence[int], probes: Sequence[int]
+) -> tuple[Stage, ...]:
+    """Return the stages of so many steps each, one after the other in steps, data and layer dropout.
+
+    `probes` are the steps of each probe before a stage, 0 where none come before it.
+    """
     stages: list[Stage] = []
-    for draft, steps in zip(drafts, counts, strict=True):
-        first, begins = (stages[-1].end, stages[-1].cursor(stages[-1].end)) if stages else (0, 0)
-        stages.append(replace(draft, first=first, steps=steps, begins=begins))
+    for draft, steps, tried in zip(drafts, counts, probes, strict=True):
+        stage = replace(draft, index=len(stages), steps=steps)
+        if stages:
+            first, before = stages[-1].end, stages[-1]
+            origin = None if before.origin is None else before.place(first)
+            stage = replace(stage, first=first, begins=before.cursor(first), origin=origin)
+        stages += _probed(config, stage, tried)
     spans = [schedule.span(config.settings.cycle.lr_policy, stage, stages[-1]) for stage in stages]
     return tuple(
         stage if stage.fade is None else replace(stage, fade=stage.fade.over(*span))
@@ -162,6 +182,30 @@ def _left_out(config: Config, stages: tuple[Stage, ...]) -> list[str]:
     return [f"layers are left out, the last for {rate:.3g} of the samples and less and less: spares {spared}"]
 
 
+def _probed(config: Config, stage: Stage, steps: int) -> list[Stage]:
+    """Return the probes before a stage, one after the other and each from where they begin, then the stage."""
+    if steps == 0:
+        return [stage]
+    place = stage.place(stage.first)
+    probe = replace(stage, steps=steps, start=stage.first, origin=place)
+    found = [
+        replace(probe, index=stage.index + n, first=stage.first + n * steps, probe=n) for n in range(len(config.probes))
+    ]
+    last = found[-1]
+    after = replace(stage, index=last.index + 1, first=last.end, begins=last.cursor(last.end), origin=place + steps)
+    return [*found, replace(after, entry_flops=Flops(0, 0), transfer=None, alpha=None)]
+
+
+def _probe_steps(config: Config, draft: Stage, budget: int) -> int:
+    """Return the steps of each probe before the stage of a row; 0 where none come before it."""
+    cycle, row = config.settings.cycle, draft.index
+    if cycle.auto is None or not config.probes or row == 0 or cycle.stages[row - 1].length != auto.AUTO:
+        return 0
+    length = parse(cycle.auto.probe_length)
+    assert length is not None
+    return max(1, draft.rates(budget).steps(length))
+
+
 Cost = tuple[tuple[Flops, ...], Flops]
 
 
@@ -181,6 +225,7 @@ def _refuse_growth(config: Config, levels: tuple[Level, ...], transfers: list[st
         model, resize = levels[level - 1].model, levels[level - 1].resize
         assert resize is not None
         problems += config.growth.size_problems(model, resize)
+        problems += check_auto.probe_problems(config, levels[level - 1])
     down = {row.level for row, transfer in rows if transfer == "coalesce"}
     empty = [n for n in down if 0 in levels[n - 1].sizes.values()]
     problems += [
@@ -215,32 +260,46 @@ def _refuse_alpha(row: Row, i: int, only: float | None, reason: str) -> None:
         raise UserError(mistake(f"cycle.stages.{i}.alpha", row.alpha, allowed, f"{reason}: remove alpha"))
 
 
-def _stage_steps(config: Config, finest: Level, drafts: Sequence[Stage], budget: int) -> list[int]:
-    """Return every stage's steps; `rest` takes the whole steps that the FLOPs left over pay for."""
+def _stage_steps(
+    config: Config,
+    finest: Level,
+    drafts: Sequence[Stage],
+    budget: int,
+    decided: Mapping[int, int],
+    probes: Sequence[int],
+) -> list[int]:
+    """Return the steps of every row's stage; `rest` takes the whole steps that the FLOPs left over pay for.
+
+    `decided` are those of rows of length `auto`, `probes` those of each probe before the stage.
+    """
     scratch = _samples(config)
     counts: list[int] = []
     for row, draft in zip(config.settings.cycle.stages, drafts, strict=True):
         length, own = parse(row.length), draft.samples
-        assert length is not None
+        if length is None:
+            counts.append(decided[draft.index])
+            continue
         whole = budget * (scratch.batch * scratch.tokens) / (own.batch * own.tokens)
         counts.append(0 if length.unit == "rest" else draft.rates(whole).steps(length))
     lengths = [row.length for row in config.settings.cycle.stages]
     if "rest" in lengths:
         at = lengths.index("rest")
-        counts[at] = _rest(config, drafts, counts, at, budget * scratch.batch * finest.flops.total)
+        counts[at] = _rest(config, drafts, counts, probes, at, budget * scratch.batch * finest.flops.total)
     if max(counts) > MOST_STEPS:
         raise UserError(mistake("cycle.stages", f"{max(counts):.0e} steps", f"at most {MOST_STEPS:.0e}", "shorten it"))
     return counts
 
 
-def _rest(config: Config, drafts: Sequence[Stage], counts: Sequence[int], at: int, whole: int) -> int:
+def _rest(
+    config: Config, drafts: Sequence[Stage], counts: Sequence[int], probes: Sequence[int], at: int, whole: int
+) -> int:
     """Return the most steps of stage `at` with which all stages cost at most `whole` FLOPs.
 
     What layer dropout spares follows from the length of the schedule, and so from the answer: it is found by bisection.
     """
 
     def cost(steps: int) -> int:
-        stages = _in_turn(config, drafts, [*counts[:at], steps, *counts[at + 1 :]])
+        stages = _in_turn(config, drafts, [*counts[:at], steps, *counts[at + 1 :]], probes)
         return sum(stage.flops(stage.steps).total for stage in stages)
 
     if (spent := cost(0)) > whole:

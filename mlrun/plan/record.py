@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlrun.models import parametrization
-from mlrun.plan.stages import Lacking, Level, Plan, Stage
+from mlrun.plan.stages import Lacking, Level, Open, Plan, Stage
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
@@ -86,11 +86,17 @@ def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:
         "flops_body": cost.flops_body,
         "share": cost.flops / plan.budget_flops,
         **({} if stage.fork is None else {"fork": stage.fork, "branch": stage.ending}),
+        **({} if stage.probe is None else {"probe": plan.probes[stage.probe], "kept": plan.kept(stage)}),
+        **({} if stage.open is None else _open_dict(stage, stage.open)),
     }
 
 
 def _lacking_dict(ending: Lacking) -> dict[str, Any]:
     return {"point": ending.point, "branch": ending.ending, "why": ending.why}
+
+
+def _open_dict(stage: Stage, bounds: Open) -> dict[str, Any]:
+    return {"earliest_end": bounds.earliest, "latest_end": stage.end, "last_stage_steps_if_earliest": bounds.rest}
 
 
 def predicted_seconds(record: Mapping[str, Any], flops_per_second: float | None) -> float | None:

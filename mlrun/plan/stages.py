@@ -59,6 +59,19 @@ class Samples:
 
 
 @dataclass(frozen=True)
+class Open:
+    """A stage whose end is decided while it runs; as planned it ends at the latest.
+
+    The held-out losses from step `begin` on count, and `earliest` is the first step at which it may end. `rest` are the
+    steps of the last stage if it does; None if another stage is to be decided before that.
+    """
+
+    begin: int
+    earliest: int
+    rest: int | None = None
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stretch of training at one level: steps `first` to `first + steps`, after `transfer` from the level before.
 
@@ -69,6 +82,11 @@ class Stage:
 
     A branch (`cycle.branches`) goes on from the state that the run had after step `fork`, with the samples that came
     next there; `ending` is the share of the budget at which it ends. Both are None for the stages of the trunk.
+
+    A probe (`cycle.auto.probe`) tries one way to grow; `probe` is its number. `start` is the step whose saved state a
+    stage goes on from, where that is not the stage before; of the stage after probes it is the end of the one that was
+    kept, None while none is. `origin` is the step that its first one stands for, where that is another
+    (`Stage.place`). `open` is set while the stage's end is to be decided.
     """
 
     index: int
@@ -85,6 +103,15 @@ class Stage:
     begins: int = 0
     fork: int | None = None
     ending: float | None = None
+    probe: int | None = None
+    start: int | None = None
+    origin: int | None = None
+    open: Open | None = None
+
+    @property
+    def in_trunk(self) -> bool:
+        """True for a stage that leads to the final model: no branch, and no probe (the kept one's end is its start)."""
+        return self.fork is None and self.probe is None
 
     @property
     def end(self) -> int:
@@ -100,8 +127,16 @@ class Stage:
         return mean - self._spared(self.steps) // (self.steps * self.samples.batch)
 
     def place(self, step: int) -> int:
-        """Return the step of the trunk that a step stands for: a branch goes on where the trunk was at the fork."""
-        return step if self.fork is None else self.fork + step - self.first
+        """Return the step of the run that a step stands for, as if that run had neither branches nor other probes.
+
+        A branch goes on where the trunk was at the fork, every probe where they all begin, and the stage after probes
+        where one of them ended.
+        """
+        return step if self.origin is None else self.origin + step - self.first
+
+    def watched(self, step: int) -> bool:
+        """Return whether the held-out loss after `step` is one that the end of the stage is decided by."""
+        return self.open is not None and (step >= self.open.begin or step == self.end)
 
     def cursor(self, step: int) -> int:
         """Return how many of the data's own samples come before those of `step`: a branch reads what the trunk does."""
@@ -161,7 +196,9 @@ class Plan:
     `batch` (in samples), `sequence` and `tokens_per_sample` are those of the matched from-scratch run, `budget_steps`
     its steps at level 1; a stage may have others (`Stage.samples`). `source` is what the weights that the first stage
     starts from cost before, as plan.json has it; None for a fresh start. `notes` are what a reader should know of it, a
-    line each; `lacking` are the endings that this cycle does without.
+    line each; `lacking` are the endings that this cycle does without. `longest` is the span that the `%` of the warm-up
+    is of, where the run decides its own on the way: the longest that it can have. `probes` are the names of the growths
+    that are tried.
     """
 
     name: str
@@ -174,6 +211,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     lacking: tuple[Lacking, ...] = ()
     source: Mapping[str, Any] | None = None
+    longest: int | None = None
+    probes: tuple[str, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -183,7 +222,7 @@ class Plan:
     @property
     def trunk(self) -> tuple[Stage, ...]:
         """The stages of the cycle, which lead to the final model."""
-        return tuple(stage for stage in self.stages if stage.fork is None)
+        return tuple(stage for stage in self.stages if stage.in_trunk)
 
     @property
     def forks(self) -> frozenset[int]:
@@ -207,6 +246,21 @@ class Plan:
     def budget_in(self, samples: Samples) -> float:
         """Return the steps of such samples that hold the budget's tokens: what `%` is of."""
         return self.budget_steps * (self.batch * self.tokens_per_sample) / (samples.batch * samples.tokens)
+
+    def kept(self, probe: Stage) -> bool | None:
+        """Return whether the run went on with a probe; None before that is decided."""
+        after = next(stage for stage in self.stages[probe.index :] if stage.probe is None)
+        return None if after.start is None else after.start == probe.end
+
+    def began(self, stage: Stage) -> int:
+        """Return the step (`Stage.place`) at which the stretch at one level began that `stage` goes on with.
+
+        Of a branch it is the trunk's last stage, and what follows probes goes on with the one that was kept.
+        """
+        own = stage if stage.fork is None else self.trunk[-1]
+        before = self.stages[own.index - 1] if own.index > 0 and own.probe is None else own
+        first = own if before.probe is None else before
+        return first.place(first.first)
 
     def spent(self, step: int, stage: int | None = None) -> Spent:
         """Return what training has cost after `step` steps.

@@ -75,7 +75,7 @@ def notes(plan: Mapping[str, Any]) -> list[str]:
     """Return where the weights come from, what endings are lacking, why a transfer up is not exact, and other notes."""
     return (
         _start(plan)
-        + [f"  {note}" for note in plan.get("notes", [])]
+        + [f"  {note}" for note in [*_open(plan), *plan.get("notes", [])]]
         + [f"  no ending at {ending['point']}: {ending['why']}" for ending in plan.get("lacking", [])]
         + [f"  level {level['level']}: {_rates(level)}" for level in plan["levels"] if "rates" in level]
         + [
@@ -116,6 +116,17 @@ def prediction_notes(predicted: Prediction | None) -> list[str]:
     ]
 
 
+def _open(plan: Mapping[str, Any]) -> list[str]:
+    """Return between which steps the stage ends that is decided next; what follows is planned for the latest."""
+    found, last = [], [stage for stage in plan["stages"] if "branch" not in stage][-1]
+    for stage in (stage for stage in plan["stages"] if "latest_end" in stage):
+        when = f"stage {stage['stage'] + 1} ends between step {stage['earliest_end']} and {stage['latest_end']}"
+        most = stage["last_stage_steps_if_earliest"]
+        rest = "" if most is None else f", and the last stage has {last['steps']} to {most} steps"
+        found.append(f"{when}{rest}, as the run decides on its way; shown is the latest end")
+    return found
+
+
 def _where(machine: Mapping[str, Any]) -> str:
     return f"{machine['gpu'] or machine['processor']} on {machine['host']}"
 
@@ -154,6 +165,9 @@ def _begins(stage: Mapping[str, Any]) -> str:
     """Return what a stage begins with: a transfer, or the trunk as it was where a branch forks."""
     if "branch" in stage:
         return f"fork at step {stage['fork']}, ends at {100 * stage['branch']:.4g}%"
+    if "probe" in stage:
+        told = {None: "", True: ", kept", False: ", not kept"}[stage["kept"]]
+        return f"probe: {stage['probe']}{told}"
     return stage["transfer"] or ""
 
 
@@ -163,8 +177,9 @@ def _cost(record: Mapping[str, Any], flops_per_second: float | None, costs: Cost
     if seconds is None and costs is not None:
         seconds = costs.training
     peak = None if costs is None else costs.bytes
+    most = "up to " if "latest_end" in record else ""
     return [
-        str(record["steps"]),
+        f"{most}{record['steps']}",
         human(record["tokens"]),
         human(record["flops"]),
         f"{record['share']:.1%}",

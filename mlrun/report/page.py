@@ -278,7 +278,7 @@ def _ledger_rows(run: Run, name: str) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            f"{stage['stage'] + 1}" + (f" (ends at {100 * stage['branch']:.3g}%)" if "branch" in stage else ""),
+            f"{stage['stage'] + 1}{_aside(stage)}",
             str(stage["level"]),
             f"{stage['steps']:,}",
             human(stage["tokens"]),
@@ -289,6 +289,13 @@ def _ledger_rows(run: Run, name: str) -> list[tuple[str, ...]]:
     ]
 
 
+def _aside(stage: Mapping[str, Any]) -> str:
+    """Return in words what a stage is beside the trunk; nothing for one of the trunk."""
+    if "probe" in stage:
+        return f" (probe {stage['probe']}, {'kept' if stage['kept'] else 'not kept'})"
+    return f" (ends at {100 * stage['branch']:.3g}%)" if "branch" in stage else ""
+
+
 def _bars(runs: Sequence[Run], names: Mapping[Path, str]) -> str:
     """Return a bar of FLOPs for each run, a piece for each stage."""
     found = [(run, run.summary["ledger"]["stages"]) for run in runs if run.summary is not None]
@@ -297,12 +304,15 @@ def _bars(runs: Sequence[Run], names: Mapping[Path, str]) -> str:
     for run, stages in found:
         pieces = "".join(_piece(stage, largest) for stage in stages)
         lines.append(f'<span>{escape(names[run.folder])}</span><div class="bar">{pieces}</div>')
-    told = "FLOPs by stage: pale is a coarser level, grey a branch to an annealed ending. All of it was spent."
+    told = (
+        "FLOPs by stage: pale is a coarser level, grey a branch to an annealed ending or a probe that was not kept. "
+        "All of it was spent."
+    )
     return f'<p class="title">{told}</p><div class="bars">{"".join(lines)}</div>' if lines else ""
 
 
 def _piece(stage: Mapping[str, Any], largest: float) -> str:
-    kind = "branch" if "branch" in stage else "coarse" if stage["level"] > 1 else "whole"
+    kind = "branch" if "branch" in stage or stage.get("kept") is False else "coarse" if stage["level"] > 1 else "whole"
     told = f"stage {stage['stage'] + 1}, level {stage['level']}: {human(stage['flops'])}FLOPs, {stage['steps']} steps"
     share = 100 * stage["flops"] / largest
     return f'<i class="{kind}" style="width:{share:.2f}%" title="{told}"></i>'

@@ -115,10 +115,15 @@ def _spent(run: Run, stage: Mapping[str, Any]) -> bool:
 
 
 def _cycle(run: Run) -> dict[str, Any]:
-    """Return the settings of a run's cycle without what changes nothing."""
+    """Return the settings of a run's cycle without what changes nothing.
+
+    A cycle that decides on its way does so at the run's evaluations: how far they are apart is a setting of it.
+    """
     cycle, data = dict(run.config["cycle"]), run.config.get("data") or {}
     own = {"batch": run.config.get("batch"), "sequence": data.get("sequence")}
     kept = {key: value for key, value in cycle.items() if key not in NEUTRAL or value != NEUTRAL[key]}
+    if cycle.get("auto"):
+        kept["auto"] = {**cycle["auto"], "looks": run.config["eval"]["every"]}
     rows = cycle.get("stages") or []
     idle = {key: (None, own[key]) for key in OF_THE_RUN}
     return kept | {"stages": [{k: v for k, v in row.items() if v not in idle.get(k, ())} for row in rows]}

@@ -91,8 +91,8 @@ class Run:
 
     @property
     def trunk(self) -> list[Mapping[str, Any]]:
-        """The plan's stages without its branches."""
-        return [stage for stage in self.plan["stages"] if "branch" not in stage]
+        """The plan's stages without its branches and probes; what follows probes begins where the kept one ended."""
+        return [stage for stage in self.plan["stages"] if not {"branch", "probe"} & stage.keys()]
 
     @property
     def seed(self) -> int:
@@ -146,9 +146,9 @@ class Run:
 
     @property
     def _final_budget(self) -> float:
-        """The share of the budget that the trunk spends; what does not fill a step more is rounding."""
+        """The share of the budget that trunk and probes spend; what does not fill a step more is rounding."""
         last, budget = self.trunk[-1], float(self.plan["budget"]["flops"])
-        left = budget - sum(stage["flops"] for stage in self.trunk)
+        left = budget - sum(stage["flops"] for stage in self.plan["stages"] if "branch" not in stage)
         return 1.0 if abs(left) <= last["flops"] / last["steps"] else 1 - left / budget
 
     @property
@@ -307,7 +307,7 @@ def _log(path: Path) -> tuple[Logged, Told]:
             record = json.loads(line)
             if record["kind"] == "val" and "branch" in record:
                 branches.append(Ending(float(record["branch"]), _point(record, "own_")))
-            elif record["kind"] == "val":
+            elif record["kind"] == "val" and "probe" not in record:
                 points.append(_point(record))
                 error = record.get("standard_error")
                 if "copy_similarity" in record:

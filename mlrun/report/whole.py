@@ -18,11 +18,11 @@ def fault(
     Its last evaluation at level 1 is at the plan's last step, cost what the plan says and has the summary's loss; every
     stage is evaluated where it begins and ends, and evenly between; and every branch has its end.
     """
-    trunk = [stage for stage in plan["stages"] if "branch" not in stage]
     level_one = target_level(points)
     if not level_one:
         return "log.jsonl has no evaluation at level 1"
-    final, steps = level_one[-1], sum(stage["steps"] for stage in trunk)
+    spent = [stage for stage in plan["stages"] if "branch" not in stage]
+    final, steps = level_one[-1], sum(stage["steps"] for stage in spent)
     if final.step != steps:
         return f"log.jsonl ends with an evaluation at step {final.step}, plan.json at step {steps}"
     if final.loss != (math.nan if loss is None else loss) and not (loss is None and math.isnan(final.loss)):
@@ -31,13 +31,16 @@ def fault(
         )
     if sorted(branches) != sorted(stage["branch"] for stage in plan["stages"] if "branch" in stage):
         return "log.jsonl does not have the endings that plan.json has"
-    return _stages(trunk, points)
+    return _stages(spent, points)
 
 
-def _stages(trunk: Sequence[Mapping[str, Any]], points: Sequence[Point]) -> str | None:
+def _stages(spent: Sequence[Mapping[str, Any]], points: Sequence[Point]) -> str | None:
     first, flops = 0, 0.0
-    for stage in trunk:
+    for stage in spent:
         last, flops = first + stage["steps"], flops + stage["flops"]
+        if "probe" in stage:  # evaluated at its end, for the choice alone
+            first = last
+            continue
         found = [point for point in points if point.stage == stage["stage"]]
         where = f"log.jsonl in stage {stage['stage'] + 1}"
         if not found or (found[0].step, found[-1].step) != (first, last):

@@ -161,7 +161,7 @@ def train(
             )
             logged_at, logged_step = seconds, done
 
-        if done == stage.end or (done % evaluate_every == 0 and stage.fork is None):
+        if done == stage.end or (done % evaluate_every == 0 and stage.in_trunk):
             yield Evaluate(done)
         if done in job.plan.forks:
             guard.check(done)
@@ -183,7 +183,9 @@ def _saves(job: Job, guard: Guard, done: int, due: bool) -> Iterator[Event]:
 def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[str, Any]:
     """Return one log record: where the run stands, all cumulative, and what is reported."""
     spent = job.plan.spent(step, stage.index)
-    branch = {} if stage.ending is None else {"branch": stage.ending}
+    aside: dict[str, Any] = {} if stage.ending is None else {"branch": stage.ending}
+    if stage.probe is not None:
+        aside = {"probe": job.plan.probes[stage.probe]}
     return {
         "kind": kind,
         "stage": stage.index,
@@ -193,7 +195,7 @@ def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[
         "flops": spent.flops,
         "flops_body": spent.flops_body,
         "seconds": job.clock.read()["training"],
-        **branch,
+        **aside,
         **values,
     }
 
@@ -317,10 +319,9 @@ def _decay(plan: Plan, stage: Stage, step: int, longest: float) -> float:
     """Return the decay of the moving average at a step: (1 + t) / (10 + t) after t steps of it, up to `longest`.
 
     With a fixed decay the average of a short stage would be the weights that it started from. It starts anew in every
-    stage of the trunk; a branch goes on with the trunk's.
+    stage of the trunk; a branch goes on with the trunk's, and what follows probes with that of the one that was kept.
     """
-    first = stage.first if stage.fork is None else plan.trunk[-1].first
-    taken = stage.place(step) - first
+    taken = stage.place(step) - plan.began(stage)
     return min(longest, (1 + taken) / (10 + taken))
 
 

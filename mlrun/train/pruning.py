@@ -60,7 +60,7 @@ def _curve(folder: Path) -> Curve:
             if not line.endswith("\n") or '"val"' not in line:
                 continue
             record = json.loads(line)
-            if record["kind"] == "val" and record["level"] == 1 and "branch" not in record:
+            if record["kind"] == "val" and record["level"] == 1 and not {"branch", "probe"} & record.keys():
                 loss = math.inf if record["loss"] is None else float(record["loss"])
                 points.append((int(record["stage"]), float(record["flops"]), loss))
     return points

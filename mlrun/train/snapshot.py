@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
+from mlrun.errors import UserError
+from mlrun.plan.auto import Decision
+from mlrun.plan.rule import Look
 from mlrun.plan.stages import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# The plan that follows from what a run has decided.
+Plans = Callable[[Sequence[Decision]], Plan]
 # The kind under which parameters have their own counts of the optimizer's steps, where these differ.
 STEP = "step"
 
@@ -37,6 +42,7 @@ class Progress:
     """How far a run has come.
 
     `entered` says that the transfer into `stage` was made, `unevaluated` that the evaluation at `step` is still due.
+    `looks` are the held-out losses that the next decision follows from: of the stage that it ends, or of the probes.
     """
 
     stage: int = 0
@@ -50,6 +56,8 @@ class Progress:
     stage_seconds: list[float] = field(default_factory=list)
     receipts: list[dict[str, Any]] = field(default_factory=list)
     forks: dict[str, float] = field(default_factory=dict)  # training seconds up to each, by its step
+    looks: list[Look] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
 
 
 def as_record(progress: Progress) -> dict[str, Any]:
@@ -57,8 +65,8 @@ def as_record(progress: Progress) -> dict[str, Any]:
     return asdict(progress)
 
 
-def read_progress(record: Any, plan: Plan) -> Progress:
-    """Return the progress that a record describes.
+def read_progress(record: Any, plans: Plans) -> tuple[Progress, Plan]:
+    """Return the progress that a record describes, and the plan as the run had decided it by then.
 
     Raises:
         ValueError: no run of this plan can be there; the first wrong field is named.
@@ -66,11 +74,17 @@ def read_progress(record: Any, plan: Plan) -> Progress:
     names = {field.name for field in fields(Progress)}
     if not isinstance(record, dict) or record.keys() != names:
         raise ValueError("the fields of its progress are not those of a run")
-    progress = Progress(**record)
+    try:
+        looks = [Look(*look) for look in record["looks"]]
+        decisions = [Decision(**made) for made in record["decisions"]]
+        plan = plans(decisions)
+    except (TypeError, ValueError, UserError) as error:
+        raise ValueError(f"its progress has decisions that no run of this plan can make ({error})") from None
+    progress = Progress(**{**record, "looks": looks, "decisions": decisions})
     for name, fine in _checks(progress, plan):
         if not fine:
             raise ValueError(f"its progress has {name} {record[name]!r}, where no run of this plan can be")
-    return progress
+    return progress, plan
 
 
 def _checks(p: Progress, plan: Plan) -> Iterator[tuple[str, bool]]:
@@ -88,6 +102,10 @@ def _checks(p: Progress, plan: Plan) -> Iterator[tuple[str, bool]]:
     yield "stage_seconds", isinstance(p.stage_seconds, list) and all(map(_duration, p.stage_seconds))
     yield "stage_seconds", len(p.stage_seconds) == p.stage + p.entered
     yield "receipts", isinstance(p.receipts, list) and all(isinstance(one, dict) for one in p.receipts)
+    kept = [made.kept for made in p.decisions if made.kept is not None]
+    yield "decisions", all(0 <= number < len(plan.probes) for number in kept)
+    yield "decisions", all(stage.open is None for stage in plan.stages[: p.stage])
+    yield "looks", all(_count(look.batches) and isinstance(look.loss, float) for look in p.looks)
     yield "forks", _durations(p.forks) and p.forks.keys() <= {str(step) for step in plan.forks}
 
 

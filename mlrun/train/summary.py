@@ -11,7 +11,7 @@ from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan
 from mlrun.train.snapshot import Progress
 
-COSTS = ("stage", "level", "branch", "steps", "tokens", "flops", "flops_body")
+COSTS = ("stage", "level", "branch", "probe", "kept", "steps", "tokens", "flops", "flops_body")
 
 
 def finished(plan: Plan, progress: Progress, seconds: Mapping[str, float], log: Path) -> dict[str, Any]:
@@ -34,8 +34,8 @@ def finished(plan: Plan, progress: Progress, seconds: Mapping[str, float], log: 
 def last_val(log: Path) -> float | None:
     """Return the trunk's newest held-out loss: the log survives a restart between the last step and the summary."""
     with open(log) as lines:
-        losses = [r["loss"] for r in map(json.loads, lines) if r["kind"] == "val" and "branch" not in r]
-    return losses[-1] if losses else None
+        found = [r for r in map(json.loads, lines) if r["kind"] == "val" and not {"branch", "probe"} & r.keys()]
+    return found[-1]["loss"] if found else None
 
 
 def looks(log: Path) -> dict[str, Any]:

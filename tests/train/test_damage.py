@@ -21,7 +21,6 @@ from safetensors.torch import load_file, save_file
 from mlrun import files
 from mlrun.errors import UserError
 from mlrun.log.jsonl import Jsonl
-from mlrun.plan.make import make_plan
 from mlrun.report.read import read
 from mlrun.train import lock, loop
 from mlrun.train.checkpoint import layout, tensor_files
@@ -73,7 +72,7 @@ def refusal(folder: Path) -> str:
 
 
 def checkpoints(folder: Path) -> Checkpoints:
-    return Checkpoints(folder / "checkpoints", make_plan(pair.config("carry")))
+    return Checkpoints(folder / "checkpoints", toy.plans(pair.config("carry")))
 
 
 # Damaged checkpoints
@@ -81,7 +80,7 @@ def checkpoints(folder: Path) -> Checkpoints:
 
 def state(found: Any) -> tuple[Any, dict[str, bytes], Any]:
     """Return a loaded checkpoint as values that compare bitwise."""
-    progress, current, kept, _ = found
+    progress, _, current, kept, _ = found
     snapshots = {"current": current, **kept}
     tensors = {
         f"{key}/{kind}/{name}": tensor.numpy().tobytes()
@@ -176,7 +175,7 @@ def test_a_header_where_no_run_can_be_falls_back_to_the_checkpoint_before(
     shutil.copy(cut / "checkpoints/last.safetensors", cut / "checkpoints/before.safetensors")
     rewritten(cut / "checkpoints/last.safetensors", damage, signed)
     found = checkpoints(cut).load()
-    assert found is not None and found[3] is not None and "last.safetensors" in found[3]
+    assert found is not None and found[4] is not None and "last.safetensors" in found[4]
     assert state(found) == expected
 
 

@@ -30,7 +30,6 @@ from mlrun.data.text.hub import Hub
 from mlrun.data.text.windows import PackedText, StreamedText
 from mlrun.errors import UserError
 from mlrun.models.gpt import GPT
-from mlrun.plan.make import make_plan
 from mlrun.train import loop
 from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.divergence import MOST_SKIPPED
@@ -70,7 +69,7 @@ def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(mounted: Any, tm
     (disk / "ballast").write_bytes(b"0" * int(1.5 * size))
     with pytest.raises(UserError, match=r"No space left on device: free some space; then the same command goes on"):
         toy.run(disk / "run", toy.make(**OFTEN))
-    assert Checkpoints(disk / "run/checkpoints", make_plan(toy.make(**OFTEN))).load() is not None
+    assert Checkpoints(disk / "run/checkpoints", toy.plans(toy.make(**OFTEN))).load() is not None
     subprocess.run(["mount", "-o", f"remount,size={20 * size}", str(disk)], check=True)
     toy.run(disk / "run", toy.make(**OFTEN))
     same_end(disk / "run", tmp_path / "whole")
@@ -126,7 +125,7 @@ def test_a_divergence_between_two_log_lines_never_reaches_a_checkpoint(
     toy.spoil(monkeypatch, 7)
     with pytest.raises(loop.Diverged, match=r"step 8.*last good checkpoint is .*last\.safetensors, of step 6"):
         toy.run(tmp_path, toy.make(log_every=1000, **OFTEN))
-    found = Checkpoints(tmp_path / "checkpoints", make_plan(toy.make(**OFTEN))).load()
+    found = Checkpoints(tmp_path / "checkpoints", toy.plans(toy.make(**OFTEN))).load()
     assert found is not None
     assert all(bool(t.isfinite().all()) for t in found[1].weights.values())
     summary = json.loads((tmp_path / "summary.json").read_text())

@@ -56,6 +56,15 @@ REACH = {
     "step": 6, "torn checkpoint": 4, "rename": 8, "half a record": 9, "transfer": 2, "blend": 1,
     "receipt": 2, "evaluation": 3, "model": 1, "fork": 2, "branch": 2,
 }  # fmt: skip
+REACH_OF_DECISIONS = {
+    "step": 6,
+    "torn checkpoint": 4,
+    "half a record": 12,
+    "fork": 3,
+    "branch": 3,
+    "decision": 3,
+    "choice": 1,
+}
 REACH_OF_SHARDS = {
     "torn shard": 4,
     "note": 4,
@@ -88,6 +97,11 @@ def ledger(folder: Path) -> dict[str, Any]:
 def test_forty_kills_leave_no_trace(tmp_path: Path) -> None:
     kinds = kill(tmp_path, "none", REACH, KILLS)
     assert {"torn checkpoint", "rename", "half a record", "transfer", "step", "fork", "branch"} <= kinds
+
+
+def test_sixteen_kills_of_a_run_that_decides_leave_no_trace(tmp_path: Path) -> None:
+    """A fork is also what probes start from and end in; a choice is which of them to keep."""
+    assert {"decision", "choice", "branch"} <= kill(tmp_path, "auto", REACH_OF_DECISIONS, 16)
 
 
 def test_a_dozen_kills_of_a_run_of_shards_leave_no_trace(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ TWO: dict[str, tuple[str, dict[str, Any], int | None]] = {
     "ddp reset": ("reset", DDP, None),
     "ddp carry": ("carry", {**DDP, "activation_checkpointing": True}, None),
     "ddp apart": ("apart", {**DDP, "activation_checkpointing": True}, None),
+    "ddp auto": ("auto", DDP, None),
     "ddp two stages": ("two stages", DDP, None),
     "ddp ragged": ("ragged", DDP, None),
     "ddp layers left out": ("layers left out", {**DDP, "micro_batch": 1}, None),

@@ -25,17 +25,20 @@ from mlrun.errors import UserError
 from mlrun.plan.stages import Plan
 from mlrun.train.checkpoint import layout, sharded, tensor_files
 from mlrun.train.parallel.processes import Ranks
-from mlrun.train.snapshot import Progress, Snapshot, as_record, flat, nested, read_progress
+from mlrun.train.snapshot import Plans, Progress, Snapshot, as_record, flat, nested, read_progress
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints of one run. All of its processes call each method, and fail together."""
+    """The checkpoints of one run. All of its processes call each method, and fail together.
+
+    `plans` gives its plan, which follows from what it has decided.
+    """
 
     folder: Path
-    plan: Plan
+    plans: Plans
     ranks: Ranks = ALONE
 
     def begin(self) -> str | None:
@@ -84,8 +87,10 @@ class Checkpoints:
         path, metadata = self.folder / f"{name}{layout.WHOLE}", {key: json.dumps(record[key]) for key in record}
         self.ranks.by_first(lambda: tensor_files.write(path, tensors, metadata, install))
 
-    def load(self) -> tuple[Progress, Snapshot, dict[int, Snapshot], str | None] | None:
-        """Return the newest whole checkpoint, and what was wrong with a newer one; None if there is no checkpoint.
+    def load(self) -> tuple[Progress, Plan, Snapshot, dict[int, Snapshot], str | None] | None:
+        """Return the newest whole checkpoint with the plan as decided by then, and what was wrong with a newer one.
+
+        None if there is no checkpoint.
 
         However it was written, its tensors are what this process keeps of them.
 
@@ -95,11 +100,11 @@ class Checkpoints:
         problems: list[str] = []
         for path in layout.present(self.folder, layout.LAST, layout.BEFORE):
             try:
-                progress, current, kept = self._unpacked(path, *self._read(path, tensor_files.REMEDY))
+                progress, plan, current, kept = self._unpacked(path, *self._read(path, tensor_files.REMEDY))
             except UserError as error:
                 problems += error.problems
                 continue
-            return progress, current, kept, problems[0] if problems else None
+            return progress, plan, current, kept, problems[0] if problems else None
         if problems:
             raise UserError(problems)
         return None
@@ -137,13 +142,13 @@ class Checkpoints:
 
     def _unpacked(
         self, path: Path, tensors: Mapping[str, Tensor], record: Mapping[str, Any]
-    ) -> tuple[Progress, Snapshot, dict[int, Snapshot]]:
+    ) -> tuple[Progress, Plan, Snapshot, dict[int, Snapshot]]:
         try:
-            progress = read_progress(record.get("progress"), self.plan)
+            progress, plan = read_progress(record.get("progress"), self.plans)
             current, kept = nested(tensors, record.get("optimizer_steps"))
         except ValueError as error:
             raise UserError(f"{path}: {error}; {tensor_files.REMEDY}") from None
-        return progress, current, kept
+        return progress, plan, current, kept
 
     def newest(self) -> Path | None:
         """Return where the newest checkpoint is."""
