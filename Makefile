@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP)  ## from scratch, the V-cycle as published and the best recipe on the embedded speeches, then what was saved
-	$(BIN)/mlrun -m hydra/launcher=local experiment=demo_best,demo_scratch,demo_2level run=outputs/demo
+demo: $(STAMP)  ## from scratch, the V-cycle as published, the best recipe and one layer alone on the embedded speeches, then what was saved
+	$(BIN)/mlrun -m hydra/launcher=local experiment=demo_scratch,demo_2level,demo_best,demo_small run=outputs/demo
 
 test: $(STAMP)  ## every claim of the README and the docs
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from mlrun.report import endings, pairing, timing
 from mlrun.report.curves import AXES, crossing, read_every, saving
@@ -136,7 +136,8 @@ class Group:
     """Runs that agree on everything but seed, learning rate and cycle.
 
     `baselines` holds the best one of each seed; `freer` are the methods that had more settings to choose from, and
-    `others` the groups of the same model, data and budget.
+    `others` the groups of the same model, data and budget. `smaller` holds, for each seed, the cheapest from-scratch
+    run of a smaller model of the kind, on the same data, that ends at or below this baseline's loss for fewer FLOPs.
     """
 
     number: int
@@ -145,6 +146,7 @@ class Group:
     rows: tuple[Row, ...]
     freer: tuple[Freedom, ...] = ()
     others: tuple[Group, ...] = ()
+    smaller: Mapping[int, Run] = field(default_factory=dict)
 
     @property
     def annealed(self) -> bool:
@@ -236,7 +238,9 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     by_task: dict[str, list[Group]] = {}
     for group in groups:
         by_task.setdefault(pairing.task(group.runs[0]), []).append(group)
-    return [_beside(group, by_task[pairing.task(group.runs[0])]) for group in groups]
+    beside = [_beside(group, by_task[pairing.task(group.runs[0])]) for group in groups]
+    plain = [run for group in groups for run in group.baselines.values()]
+    return [replace(group, smaller=_smaller(group, plain)) for group in beside]
 
 
 def _told_data(runs: Sequence[Run]) -> list[Run]:
@@ -259,6 +263,19 @@ def _beside(group: Group, groups: Sequence[Group]) -> Group:
     everyone = [run for g in (group, *same) for run in g.runs]
     found = freer(group.runs, everyone, group.paired) if group.rows and group.baselines else ()
     return replace(group, freer=found, others=tuple(same))
+
+
+def _smaller(group: Group, plain: Sequence[Run]) -> dict[int, Run]:
+    """Return, by seed, the cheapest run of a smaller model that does what a baseline does; it needs no cycle."""
+    found: dict[int, Run] = {}
+    for run in plain:
+        own = group.baselines.get(run.seed)
+        if own is None or own.final is None or run.final is None or not pairing.smaller(run, own):
+            continue
+        best = found.get(run.seed, own).final
+        if run.final.loss <= own.final.loss and best is not None and run.final.flops < best.flops:
+            found[run.seed] = run
+    return found
 
 
 def _group(number: int, runs: Sequence[Run]) -> Group:

@@ -191,6 +191,13 @@ def same_budget(one: Run, other: Run) -> bool:
     return abs(flops[0] - flops[1]) <= 0.01 * max(flops)
 
 
+def smaller(one: Run, other: Run) -> bool:
+    """Return whether the one trains a smaller model of the other's kind, on the same data."""
+    kinds = {run.config["model"]["_target_"] for run in (one, other)}
+    sizes = [run.plan["levels"][0]["parameters"] for run in (one, other)]
+    return len(kinds) == 1 and sizes[0] < sizes[1] and data(one) == data(other)
+
+
 def settings_apart(one: Run, other: Run) -> list[str]:
     """Return `key=value instead of value` for what two runs of one task set otherwise, the learning rate included."""
     a, b = (dict(_flat({k: run.config.get(k) for k in ("optimizer", "batch")}, own=True)) for run in (one, other))

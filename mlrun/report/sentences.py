@@ -4,16 +4,41 @@ from __future__ import annotations
 
 from mlrun.report.compare import Group, Row
 from mlrun.report.headline import AT_LEAST, NUMBERS
+from mlrun.report.read import Run
 from mlrun.report.stats import Spread
 from mlrun.report.tables import ordered, percent
+from mlrun.units import human
 
 SURE = 0.05
 CROSSING = "at the first crossing of its curve, un-annealed"
 
 
 def sentences(group: Group) -> list[str]:
-    """Return a sentence for each method with a baseline, at its best rate, the largest saving first."""
-    return [sentence(group, row) for row in ordered(group) if row.best and row.pairs]
+    """Return a sentence for each method with a baseline, at its best rate, the largest saving first.
+
+    Where a smaller model alone does as well as the baseline, that is said after the first: what a cycle saves against a
+    model that is too large for its budget, a smaller model saves without one.
+    """
+    found = [sentence(group, row) for row in ordered(group) if row.best and row.pairs]
+    return [*found[:1], *(_smaller(group) if found else []), *found[1:]]
+
+
+def _smaller(group: Group) -> list[str]:
+    """Say with how much less a smaller model alone ends at the baseline's loss, the least over the seeds."""
+    if not group.smaller:
+        return []
+    saved = [1 - _flops(run) / _flops(group.baselines[seed]) for seed, run in group.smaller.items()]
+    sizes = {human(run.plan["levels"][0]["parameters"]) for run in group.smaller.values()}
+    of = "one seed" if len(group.baselines) == 1 else f"{len(saved)} of {_seeds(len(group.baselines))}"
+    return [
+        f"A smaller model alone ({', '.join(sorted(sizes))} parameters), from scratch, ends at or below the baseline's "
+        f"loss with {_less(min(saved), False)} ({of}): the model is too large for this budget, cycle or none."
+    ]
+
+
+def _flops(run: Run) -> float:
+    assert run.final is not None
+    return run.final.flops
 
 
 def sentence(group: Group, row: Row) -> str:

@@ -476,3 +476,45 @@ def test_runs_of_one_method_with_names_of_their_own_stay_one_method(tmp_path: Pa
         (folder / "config.yaml").write_text(text.replace("\nname: 2level\n", f"\nname: mine-{seed}\n"))
     assert [len(row.pairs) for row in rows(tmp_path).values()] == [2]
     assert set(rows(tmp_path)) == {"2level"}
+
+
+# A baseline that a smaller model beats
+
+
+def small(folder: Path, losses: Sequence[float], share: float = 0.2, seed: int = 0, **changes: Any) -> Path:
+    """Write a from-scratch run of a model of one layer, at a share of the FLOPs."""
+    planned = fake.plan(fake.SCRATCH)
+    planned["levels"][0]["parameters"] //= 5
+    for node in (planned["budget"], *planned["stages"]):
+        node["flops"] = int(node["flops"] * share)
+    made_run = straight(folder, "scratch", losses, plan=planned, seed=seed, **{"model": {"layer": 1}, **changes})
+    lines = [json.loads(line) for line in (made_run / "log.jsonl").read_text().splitlines()]
+    cheaper = [{**line, "flops": int(line["flops"] * share)} for line in lines]
+    (made_run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in cheaper))
+    return made_run
+
+
+def test_a_smaller_model_that_does_as_well_is_told_beside_every_saving(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [3.2, 2.5, 2], fake.TWO)
+    assert "smaller model" not in build.render(made(tmp_path))
+    small(tmp_path / "c", [4, 3.5, 3])
+    first, second = build._told(made(tmp_path))
+    assert first.startswith("Group 1: 2level reaches the baseline's loss with")
+    assert second.startswith("Group 1: A smaller model alone (") and "with 80.0% fewer FLOPs (one seed)" in second
+    small(tmp_path / "d", [4, 3.5, 2.9], share=0.1)
+    assert "with 90.0% fewer FLOPs" in build._told(made(tmp_path))[1]
+
+
+@pytest.mark.parametrize("how", ["worse", "other data", "dearer", "other seed"])
+def test_a_smaller_model_is_only_told_of_where_it_may_be_compared(tmp_path: Path, how: str) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [3.2, 2.5, 2], fake.TWO)
+    run = small(
+        tmp_path / "c", [4, 3.5, 3.1 if how == "worse" else 3], 1.1 if how == "dearer" else 0.2, how == "other seed"
+    )
+    if how == "other data":
+        planned = json.loads((run / "plan.json").read_text())
+        planned["data"]["identity"]["held_out"] = "other"
+        (run / "plan.json").write_text(json.dumps(planned))
+    assert "smaller model" not in build.render(made(tmp_path))
