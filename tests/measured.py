@@ -38,7 +38,7 @@ def calibration(plan: Plan) -> Calibration:
     sizes = tuple(size(level, tokens, probes(level.number, tokens), 0.001 * level.number, 500) for level in plan.levels)
     machine = {"gpu": None, "processor": "a processor", "host": "here"}
     transfers = {"coalesce": 1e-4, "decoalesce": 2e-4}
-    return Calibration("GPT", "2026-11-29T10:00:00", machine, sizes, 10**6, 16, EVALUATED, 0.5, 1e-6, transfers, GROWTH)
+    return Calibration("GPT", "2026-11-29T10:00:00", machine, sizes, 16, EVALUATED, 0.5, 1e-6, transfers, GROWTH)
 
 
 def habits(plan: Plan, **changes: Any) -> Habits:

@@ -336,7 +336,7 @@ def path(settings: DictConfig, key: str) -> Path:
 _ROWS = (
     Task("train", train, "train a model; the default", planned=True, trains=True),
     Task("plan", plan, "print the plan of a training, and stop", planned=True),
-    Task("calibrate", calibrate, "measure this machine for a family of models: hours and memory", trains=True),
+    Task("calibrate", calibrate, "measure this machine for a family of models: hours, memory of a GPU", trains=True),
     Task("report", report, "compare runs, finished or not", ("runs",)),
     Task("status", status, "list runs: how far they are", ("runs",)),
     Task("leaderboard", leaderboard, "results for a public table, judged by its rules", ("runs|results",)),

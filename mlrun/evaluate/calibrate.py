@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import resource
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -70,7 +66,6 @@ def _calibrate(
         return found
 
     bench = Bench(quiet, plan, ranks, batches, clock or (lambda: Clock(settle)), Signals())
-    rest = resident()
     sizes, snapshots = _sizes(bench, source)
     saves = _saves(bench, snapshots, scratch)
     held_out = whole_evaluations(config)
@@ -79,7 +74,6 @@ def _calibrate(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=dict(machine),
         sizes=sizes,
-        rest_bytes=rest,
         evaluates=sum(samples(b) for b in source.validation(config.settings.eval.batch)) if held_out else None,
         evaluated=evaluated(config),
         save_seconds=saves[0],
@@ -205,12 +199,3 @@ def _transition(
     return Transition(
         config, plan, bench.ranks, clock, kept, lambda stage, _: bench.batches(stage), held_out, lambda: None
     )
-
-
-def resident() -> int:
-    """Return the bytes of this process in memory; where the system does not say, the most that they were."""
-    gc.collect()
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -61,7 +61,7 @@ class Size:
 class Calibration:
     """The measurements of one family on one machine; `machine` says what they hold for.
 
-    name: of the model that was measured. time: when. rest_bytes: the process without a model, on a processor.
+    name: of the model that was measured. time: when.
     evaluates: the samples held out, of the data and evaluations in `evaluated`; None where it is not known.
     save_seconds, byte_seconds: of a checkpoint, and of each of its bytes.
     transfers: seconds per parameter of the finer level, by kind, for the way up in `growth`.
@@ -71,7 +71,6 @@ class Calibration:
     time: str
     machine: dict[str, Any]
     sizes: tuple[Size, ...]
-    rest_bytes: int
     evaluates: int | None
     evaluated: dict[str, Any]
     save_seconds: float
@@ -119,7 +118,8 @@ class Habits:
     """What of a run's settings its seconds and bytes depend on beside its plan.
 
     micro_batch: samples of a forward pass, None for all. evaluations, saves: how many a stage has, by its index.
-    averages: 1, or 2 where a moving average is evaluated too. on_processor: where a peak is the whole process.
+    averages: 1, or 2 where a moving average is evaluated too. on_processor: where a peak is that of the whole process,
+    which holds more than tensors and is not predicted.
     """
 
     micro_batch: int | None
@@ -217,18 +217,17 @@ def _transfer(plan: Plan, stage: Stage, habits: Habits, calibration: Calibration
     return calibration.transfers[stage.transfer] * plan.level(finer).parameters
 
 
-def _peak(plan: Plan, stage: Stage, habits: Habits, calibration: Calibration, step: float) -> float:
-    """Return the peak bytes of a stage: on a GPU of its allocator, on a processor of the process.
+def _peak(plan: Plan, stage: Stage, habits: Habits, calibration: Calibration, step: float) -> float | None:
+    """Return the peak bytes of a stage by the allocator of a GPU; None on a processor.
 
-    There the models at rest are in the same memory: those that wait, that which the stage began with, and the copy
-    that a checkpoint writes.
+    There a peak is that of the whole process, and libraries, mapped files and what the allocator keeps are as large as
+    the tensors of a small model: a sum of tensors would say too little.
     """
+    if habits.on_processor:
+        return None
     level = plan.level(stage.level)
     read = _At(calibration.sizes, level.flops.total / plan.tokens_per_sample, level.parameters).read_bytes()
-    if not habits.on_processor:
-        return _held(level) + max(step, read)
-    waiting = sum(_held(one) for one in _kept(plan, stage)) + BYTES * level.parameters
-    return calibration.rest_bytes + waiting + _held(level) + max(step, read, _held(level))
+    return _held(level) + max(step, read)
 
 
 def _held(level: Level) -> int:

@@ -109,9 +109,10 @@ def prediction_notes(predicted: Prediction | None) -> list[str]:
         return []
     total, by = predicted.total, predicted.calibration
     parts = ", ".join(f"{key} {duration(getattr(total, key))}" for key in PURPOSES)
+    known = "time" if total.bytes is None else "time and memory"
     beyond = "; extrapolated: beyond the sizes that were measured" if total.beyond else ""
     return [
-        f"  time and memory by the calibration of {by.time[:10]} ({by.name}, {_where(by.machine)}){beyond}",
+        f"  {known} by the calibration of {by.time[:10]} ({by.name}, {_where(by.machine)}){beyond}",
         f"  whole run {duration(predicted.whole)}: {parts}",
     ]
 

@@ -15,7 +15,12 @@ OLDER = "started by a version that kept no command; config.yaml has its settings
 def command(run: Run) -> str | None:
     """Return the command that makes a run again, quoted for a shell; None where its log has none."""
     words = _overrides(run)
-    return None if words is None else shlex.join(["mlrun", *words])
+    return None if words is None else " ".join(["mlrun", *map(_quoted, words)])
+
+
+def _quoted(word: str) -> str:
+    """Return a word as a shell takes it; in double quotes where it has single ones and nothing that is read there."""
+    return f'"{word}"' if "'" in word and not set(word) & set('"$`\\!') else shlex.quote(word)
 
 
 def why_not(run: Run) -> str:

@@ -8,6 +8,7 @@
     tokens: { at: 3, name: "tokens", form: si },
   };
   const STAGE = 0, LEVEL = 1, STEP = 2, LOSS = 6;
+  const THEME = "mlrun-report-theme"; // where a browser keeps the choice of colours
   const REACH = 40; // pixels within which a point is read out
   const DRAG = 8; // pixels from which a drag is a zoom
 
@@ -511,13 +512,22 @@
 
   function theme() {
     const root = document.documentElement, buttons = [...document.querySelectorAll("#theme button")];
+    function set(value) {
+      if (value === "auto") root.removeAttribute("data-theme");
+      else root.setAttribute("data-theme", value);
+      for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.value === value);
+    }
     for (const button of buttons) {
       button.addEventListener("click", () => {
-        if (button.dataset.value === "auto") root.removeAttribute("data-theme");
-        else root.setAttribute("data-theme", button.dataset.value);
-        for (const other of buttons) other.setAttribute("aria-pressed", other === button);
+        set(button.dataset.value);
+        kept((store) => store.setItem(THEME, button.dataset.value));
       });
     }
+    const chosen = kept((store) => store.getItem(THEME));
+    if (buttons.some((button) => button.dataset.value === chosen)) set(chosen);
+  }
+  function kept(act) { // a watched page reads itself again; some browsers keep nothing for files
+    try { return act(window.localStorage); } catch { return null; }
   }
 
   theme();

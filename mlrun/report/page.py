@@ -342,7 +342,8 @@ def _reproduce(groups: Sequence[Group]) -> str:
     """Return what the run folders know of how they were made: commands, settings, versions and machines."""
     runs = [run for group in groups for run in group.runs]
     told = (
-        "Each command makes one run again, in its own folder; give another run=... to keep the one that is there. "
+        "Each command makes one run again where another run=... is given: in a folder that has the run already it goes "
+        "on with it, or only says what came out. Evaluations made later (task=evaluate) are commands of their own. "
         "Settings are those of one baseline of each group, as resolved; a method differs in what its group lists. "
         "The same settings, seed and versions on the same kind of machine give the same numbers."
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mlrun import files
 from mlrun.errors import UserError
+from mlrun.report import write
 from mlrun.report.build import Report, build
 from mlrun.report.read import FILES, find
 
@@ -39,6 +41,7 @@ def watch(
                 report = build(runs, out, reload=RELOAD)
                 out = report.files[0].parent  # stays there, wherever new runs lie
                 show(report)
+                tell(f"watched: {report.files[0]} is written again when a run has something new; Ctrl-C ends it")
             elif (now := _state(runs)) != seen:
                 seen = now
                 report = _again(runs, out, tell) or report
@@ -46,17 +49,24 @@ def watch(
             sleep(max(INTERVAL, took / SHARE))
     except KeyboardInterrupt:
         if report is not None:
-            _last(runs, out, tell)
+            _last(runs, report.files[0], tell)
 
 
-def _last(runs: Sequence[Path], out: Path | None, tell: Callable[[str], None]) -> None:
-    """Write the report a last time, as one that nobody watches."""
+def _last(runs: Sequence[Path], page: Path, tell: Callable[[str], None]) -> None:
+    """Write the report a last time, as one that nobody watches; where that fails, the page before becomes one."""
     try:
-        report = build(runs, out)
+        build(runs, page.parent)
     except (UserError, OSError) as error:
-        tell(f"the last report was not written: {error}")
+        _still(page)
+        tell(f"the last report was not written: {error}; {page} stays as it is")
     else:
-        tell(f"no longer watched; {report.files[0]} stays as it is")
+        tell(f"no longer watched; {page} stays as it is")
+
+
+def _still(page: Path) -> None:
+    """Take the line from a page that makes the browser read it again."""
+    text = page.read_text(encoding="utf-8")
+    write.write(page.parent, page.name, re.sub(r'<meta http-equiv="refresh"[^>]*>', "", text, count=1))
 
 
 def _again(runs: Sequence[Path], out: Path | None, tell: Callable[[str], None]) -> Report | None:

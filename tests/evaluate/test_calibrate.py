@@ -13,7 +13,7 @@ import toy
 
 from mlrun.config import Config, Hardware
 from mlrun.errors import UserError
-from mlrun.evaluate.calibrate import calibrate, resident, short
+from mlrun.evaluate.calibrate import calibrate, short
 from mlrun.models.network import Network
 from mlrun.plan.calibration import Calibration, Habits, evaluated, predict
 from mlrun.plan.make import make_plan
@@ -100,8 +100,7 @@ def test_a_single_level_is_measured_with_the_one_below(tmp_path: Path) -> None:
     found = calibrate(config, MACHINE, tmp_path)
     assert [one.parameters for one in found.sizes] == [level.parameters for level in make_plan(settings()).levels]
     assert found.evaluates == 16 and set(found.transfers) == {"coalesce", "decoalesce"}
-    assert found.rest_bytes > 0 and list(tmp_path.iterdir()) == []
-    assert isinstance(found, Calibration) and resident() > 10**7
+    assert isinstance(found, Calibration) and list(tmp_path.iterdir()) == []
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:

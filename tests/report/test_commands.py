@@ -11,7 +11,9 @@ from mlrun.cli.command import override, read, unquoted
 from mlrun.report import commands
 from mlrun.report.read import read as read_run
 
-WORDS = ["cycle=2level", "budget=2M tokens", "name=it's $HOME", "run=outputs/a"]
+# As a sweep hands a path on that has a sign of the language in it.
+SWEPT = "run='outputs/0-method=scratch'"
+WORDS = ["cycle=2level", SWEPT, "budget=2M tokens", "name=it's $HOME", "run=outputs/a"]
 
 
 def begun(folder: Path, **start: object) -> Path:
@@ -23,6 +25,7 @@ def test_a_shell_reads_the_command_as_it_was_given(tmp_path: Path) -> None:
     run = read_run(begun(tmp_path / "a", overrides=WORDS))
     told = commands.command(run)
     assert told is not None and shlex.split(told) == ["mlrun", *WORDS]
+    assert f'"{SWEPT}"' in told
     remark, line = commands.lines([run])
     assert line == told and all(f"{name} {fake.MACHINE[name]}" in remark for name in ("mlrun", "commit", "torch"))
 

@@ -247,6 +247,7 @@ const seen = {}, one = (q, from = document) => from.querySelector(q);
 const all = (q, from = document) => [...from.querySelectorAll(q)];
 const chart = (kind) => one(`figure[data-kind=${kind}]`);
 const texts = (kind) => all("svg.plot text", chart(kind)).map((node) => node.textContent);
+seen.remembered = document.documentElement.dataset.theme || "none";
 seen.theme = all("#theme button").map((button) => {
   button.click();
   const pressed = all("#theme button[aria-pressed=true]").map((node) => node.dataset.value);
@@ -333,3 +334,15 @@ def test_under_its_own_policy_the_page_draws_and_says_nothing(recorded: Any, tmp
     dom = opened(tmp_path / "index.html", tmp_path / "profile", "--window-size=400,800")
     assert dom.count('class="plot"') == recorded[2].count('<figure class="chart"') > 0
     assert math.isfinite(island(dom)["groups"]["1"]["target"])
+
+
+ODD = "<script>localStorage.setItem('mlrun-report-theme', '<i>');</script>"
+
+
+@browser
+def test_a_choice_of_colours_outlives_a_page_that_reads_itself_again(recorded: Any, tmp_path: Path) -> None:
+    """What the page keeps when a colour is pressed is what it begins with; a value of somebody else's is nothing."""
+    assert used(recorded[2], tmp_path)["remembered"] == "none"
+    # The same browser, and so what it kept: the last button that was pressed.
+    assert used(recorded[2], tmp_path)["remembered"] == "dark"
+    assert used(recorded[2].replace("<main>", ODD + "<main>"), tmp_path)["remembered"] == "none"
