@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("startup", "operators", "receipts", "streaming", "sharding", "coordinates", "predictions", "gpu")
+NAMES = ("startup", "operators", "receipts", "streaming", "sharding", "coordinates", "predictions", "loss", "gpu")
 QUICK = NAMES[:3]
 
 

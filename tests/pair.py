@@ -107,6 +107,7 @@ class Part:
     hardware: Mapping[str, Any]
     stop: int | None = None
     room: tuple[int, int] | None = None  # samples in training for which each process has memory
+    chunk: int | None = None  # rows of which the losses are taken at a time
 
 
 def live(part: Part) -> None:
@@ -118,7 +119,9 @@ def live(part: Part) -> None:
             stack.enter_context(pytest.raises(loop.Stopped))
         if part.room is not None:
             toy.memory_for(patch, part.room[int(os.environ["RANK"])])
+        chunked = [1] if part.chunk is None else toy.in_chunks(patch, part.chunk)
         toy.run(Path(part.folder), config(part.run, **part.hardware))
+    assert chunked, "no loss was taken in chunks"
 
 
 def meet(file: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from mlrun.config import Auto, Checkpoint, Config, Cycle, Eval, Row, Schedule, Settings
 from mlrun.data.text import documents
 from mlrun.evaluate.held_out import HeldOut
+from mlrun.models import vocabulary_loss
 from mlrun.models.base import IGNORED
 from mlrun.models.gpt import GPT
 from mlrun.models.network import Network
@@ -270,6 +271,22 @@ def memory_for(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         return real(net, batch)
 
     monkeypatch.setattr(Network, "forward", forward)
+
+
+def in_chunks(monkeypatch: pytest.MonkeyPatch, rows: int) -> list[int]:
+    """Take every loss of a training step in chunks of so many rows; return a list that gets the rows of each loss."""
+    taken: list[int] = []
+    real = vocabulary_loss.total
+
+    @torch.compiler.disable
+    def total(x_NE: Tensor, *rest: Any) -> Tensor:
+        taken.append(len(x_NE))
+        return real(x_NE, *rest)
+
+    monkeypatch.setattr(vocabulary_loss, "WHOLE", 0)
+    monkeypatch.setattr(vocabulary_loss, "rows_of_a_chunk", lambda *_: rows)
+    monkeypatch.setattr(vocabulary_loss, "total", total)
+    return taken
 
 
 def samples_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:

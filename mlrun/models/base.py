@@ -25,6 +25,8 @@ class Parts(Protocol):
 
     def cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor: ...
 
+    def vocabulary_loss(self, x: Tensor, head: tuple[Tensor, Tensor | None], labels: Tensor) -> Tensor | None: ...
+
 
 Objective = Literal["causal", "mlm", "image", "span"]
 
@@ -174,6 +176,10 @@ class Model(ABC):
         logits = self.forward(net, batch)
         return net.cross_entropy(logits, batch["labels"]), logits
 
+    def loss(self, net: Parts, batch: Batch) -> Tensor:
+        """Return the mean loss alone, as training needs it."""
+        return self.loss_and_logits(net, batch)[0]
+
     def label_count(self, batch: Batch) -> int:
         """Return how many labels the loss of a batch is the mean over; a distribution over classes is one."""
         labels = batch["labels"]
@@ -212,6 +218,31 @@ class Model(ABC):
             mistake(f"model.base.{axis}", base[axis], f"an integer from 1 to {LARGEST}", "give the size that it had")
             for axis in wrong
         ]
+
+
+class TextModel(Model):
+    """A model whose logits are the product of its hidden states with a vocabulary head."""
+
+    def before_head(self, net: Parts, batch: Batch) -> Tensor:
+        """Return what the head multiplies, one row (last dim: embed) for each label."""
+        return self.hidden(net, batch)
+
+    @abstractmethod
+    def unembed(self, net: Parts, x: Tensor) -> Tensor:
+        """Return the logits of hidden states."""
+
+    @abstractmethod
+    def head_tensors(self, net: Parts) -> tuple[Tensor, Tensor | None]:
+        """Return the head's weight (V, E) and bias (V), if it has one."""
+
+    def forward(self, net: Parts, batch: Batch) -> Tensor:
+        return self.unembed(net, self.before_head(net, batch))
+
+    def loss(self, net: Parts, batch: Batch) -> Tensor:
+        """Return the mean loss; where the logits are many they are never all held (`mlrun.models.vocabulary_loss`)."""
+        x = self.before_head(net, batch)
+        wide = net.vocabulary_loss(x, self.head_tensors(net), batch["labels"])
+        return net.cross_entropy(self.unembed(net, x), batch["labels"]) if wide is None else wide
 
 
 def _size(value: object) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.models import documents
-from mlrun.models.base import TRAIN, Model
+from mlrun.models.base import TRAIN, TextModel
 from mlrun.models.layers import (
     MLP,
     Attention,
@@ -34,7 +34,7 @@ STD = 0.02
 
 
 @dataclass(frozen=True)
-class BERT(Model):
+class BERT(TextModel):
     """Batches: `tokens` (B, S), `positions` (B, M) of the masked tokens, `labels` (B, M); every token has type 0.
 
     `documents` and `places` (B, S) keep documents apart.
@@ -83,11 +83,17 @@ class BERT(Model):
             x_BSE = block(x_BSE, mask_B1SS)
         return x_BSE
 
-    def forward(self, net: Parts, batch: Batch) -> Tensor:
+    def before_head(self, net: Parts, batch: Batch) -> Tensor:
         x_BSE, positions_BM = self.hidden(net, batch), batch["positions"]
         # The vocabulary is wide: only the masked positions are worth its product.
         x_BME = x_BSE.take_along_dim(positions_BM[..., None], dim=1)
-        return net.head_bias(net.token.unembed(net.transform(x_BME)))
+        return net.transform(x_BME)
+
+    def unembed(self, net: Parts, x: Tensor) -> Tensor:
+        return net.head_bias(net.token.unembed(x))
+
+    def head_tensors(self, net: Parts) -> tuple[Tensor, Tensor | None]:
+        return net.token.weight, net.head_bias.weight
 
     def flops(self, sequence: int, targets: int) -> Flops:
         sizes = self.sizes()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
 from mlrun.models import documents
-from mlrun.models.base import TRAIN, Model
+from mlrun.models.base import TRAIN, TextModel
 from mlrun.models.layers import MLP, Attention, Block, Dropout, Embedding, Flops, Layer, LayerNorm, Linear, Stack
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ ACTIVATIONS = ("gelu_tanh", "gelu", "relu")
 
 
 @dataclass(frozen=True)
-class GPT(Model):
+class GPT(TextModel):
     """Batches: `tokens` (B, S), `labels` (B, S) already shifted; `documents`, `places` (B, S) keep documents apart."""
 
     vocab: int
@@ -67,9 +67,11 @@ class GPT(Model):
         normed_BSE: Tensor = net.norm(x_BSE)
         return normed_BSE
 
-    def forward(self, net: Parts, batch: Batch) -> Tensor:
-        x_BSE = self.hidden(net, batch)
-        return net.token.unembed(x_BSE) if self.tied else net.head(x_BSE)
+    def unembed(self, net: Parts, x: Tensor) -> Tensor:
+        return net.token.unembed(x) if self.tied else net.head(x)
+
+    def head_tensors(self, net: Parts) -> tuple[Tensor, Tensor | None]:
+        return (net.token if self.tied else net.head).weight, None
 
     def problems(self) -> list[str]:
         found = super().problems()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
 from mlrun.models import documents
-from mlrun.models.base import TRAIN, Model
+from mlrun.models.base import TRAIN, TextModel
 from mlrun.models.layers import (
     MLP,
     Attention,
@@ -37,7 +37,7 @@ STD = 0.02
 
 
 @dataclass(frozen=True)
-class Llama(Model):
+class Llama(TextModel):
     """Batches: `tokens` (B, S), `labels` (B, S) already shifted; `documents`, `places` (B, S) keep documents apart.
 
     `qk_norm` adds an RMSNorm to each query and key, as Qwen3 has it; `qkv_bias` a bias to query, key and value, as
@@ -111,9 +111,11 @@ class Llama(Model):
         normed_BSE: Tensor = net.norm(x_BSE)
         return normed_BSE
 
-    def forward(self, net: Parts, batch: Batch) -> Tensor:
-        x_BSE = self.hidden(net, batch)
-        return net.token.unembed(x_BSE) if self.tied else net.head(x_BSE)
+    def unembed(self, net: Parts, x: Tensor) -> Tensor:
+        return net.token.unembed(x) if self.tied else net.head(x)
+
+    def head_tensors(self, net: Parts) -> tuple[Tensor, Tensor | None]:
+        return (net.token if self.tied else net.head).weight, None
 
     def flops(self, sequence: int, targets: int) -> Flops:
         body = TRAIN * self.blocks().flops(self.sizes(), sequence)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlrun.models import vocabulary_loss
 from mlrun.models.axes import Param, Sizes, expand
 from mlrun.models.base import IGNORED, Model
 from mlrun.models.modules import Block, module
@@ -30,7 +31,7 @@ class Network(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the scalar loss of a batch, the mean over its labels."""
-        return self.loss_and_logits(batch)[0]
+        return self.model.loss(self, batch)
 
     def loss_and_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return both of a batch, from one forward pass."""
@@ -52,6 +53,14 @@ class Network(nn.Module):
         labels = labels.flatten()
         total = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum")
         return total / (labels != IGNORED).sum().clamp(min=1)
+
+    @staticmethod
+    def vocabulary_loss(x: Tensor, head: tuple[Tensor, Tensor | None], labels: Tensor) -> Tensor | None:
+        """Return the mean cross-entropy of a head's logits without holding them, or None where they are few."""
+        x, labels, (weight, bias) = x.flatten(0, -2), labels.flatten(), head
+        if not vocabulary_loss.is_wide(x, weight):
+            return None
+        return vocabulary_loss.total(x, weight, bias, labels) / (labels != IGNORED).sum().clamp(min=1)
 
 
 def blocks(net: nn.Module) -> list[Block]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
 from mlrun.models import documents
-from mlrun.models.base import TRAIN, Model
+from mlrun.models.base import TRAIN, TextModel
 from mlrun.models.layers import (
     MLP,
     Attention,
@@ -38,7 +38,7 @@ DECODER = "decoder_documents"
 
 
 @dataclass(frozen=True)
-class T5(Model):
+class T5(TextModel):
     """Batches: `tokens` (B, S), `decoder_tokens` (B, T), `labels` (B, T); `documents` (B, S) and `decoder_documents`
     (B, T) keep documents apart.
 
@@ -109,15 +109,20 @@ class T5(Model):
         activation = "gelu_tanh" if gated else "relu"
         return MLP(self.embed**-0.5, self.ffn**-0.5, activation, gated, bias=False, dropout=self.dropout)
 
-    def forward(self, net: Parts, batch: Batch) -> Tensor:
+    def before_head(self, net: Parts, batch: Batch) -> Tensor:
         memory_BSE = self.encode(net, batch)
         x_BTE = net.dropout(net.token(batch["decoder_tokens"]))
         bias_BHTT = documents.hide(net.decoder_bias(x_BTE.shape[1]), documents.mask(batch, DECODER, DECODER))
         memory_mask_B1TS = documents.mask(batch, DECODER)
         for block in net.decoder:
             x_BTE = block(x_BTE, bias_BHTT, memory_BTE=memory_BSE, memory_mask_B1ST=memory_mask_B1TS)
-        x_BTE = net.dropout(net.decoder_norm(x_BTE)) * self.head_scale
-        return net.token.unembed(x_BTE) if self.tied else net.head(x_BTE)
+        return net.dropout(net.decoder_norm(x_BTE)) * self.head_scale
+
+    def unembed(self, net: Parts, x: Tensor) -> Tensor:
+        return net.token.unembed(x) if self.tied else net.head(x)
+
+    def head_tensors(self, net: Parts) -> tuple[Tensor, Tensor | None]:
+        return (net.token if self.tied else net.head).weight, None
 
     def encode(self, net: Parts, batch: Batch) -> Tensor:
         """Return the encoder's hidden states (B, S, E)."""
