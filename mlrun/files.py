@@ -59,6 +59,9 @@ RUNTIME = (
 # Settings that runs of before do not name, with what those runs did: at these values they are no difference.
 UNNAMED = {"model.parametrization": "standard", "model.base": None, "cycle.decay": None, "cycle.auto": None}
 
+# What a file system without locks answers to `flock`.
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
 # What a person can do where a file cannot be written, by the number of the system's error.
 _REMEDIES = {
     errno.ENOSPC: "free some space",

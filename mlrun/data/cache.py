@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -18,7 +18,6 @@ from mlrun import files
 from mlrun.errors import UserError
 
 CONTENTS = "contents.json"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def digest(description: Mapping[str, Any]) -> str:
@@ -100,21 +99,16 @@ def damage(folder: Path) -> str | None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock beside a folder, where the file system has locks."""
-    from filelock import FileLock
-
-    lock = FileLock(f"{folder}.lock")
-    try:
-        lock.acquire()
-    except (NotImplementedError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
-            raise
+    """Hold the lock beside a folder; where the file system has no locks, say so and go on."""
+    with open(f"{folder}.lock", "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in files.NO_LOCKS:
+                raise
+            told = "this file system has no locks; several processes may prepare the same data at once"
+            print(f"mlrun: {folder.parent}: {told}", file=sys.stderr, flush=True)
         yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @contextmanager

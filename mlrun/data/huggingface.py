@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 OFFLINE = "go online, or run once online so that it is in the Hugging Face cache, or use local files (data=parquet)"
 WRONG = "correct its path, name, split or revision"
 FULL = "free some space, or move the Hugging Face cache (HF_HOME)"
+LOCKS = "move the Hugging Face cache (HF_HOME), and temporary files (TMPDIR), to a file system that has locks"
 FAILURES = (OSError, ValueError, RuntimeError)  # what `datasets` raises for whatever goes wrong
 # Packages below `datasets` whose own errors are those of a connection, whichever of them a version stands on.
 NETWORK = frozenset({"aiohttp", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"})
@@ -35,6 +37,20 @@ def load(key: str, label: str, path: str, **settings: Any) -> Dataset | Iterable
     import datasets
 
     return _asked(key, label, lambda: datasets.load_dataset(path, **settings))
+
+
+def stream_files(key: str, label: str, kind: str, names: list[str], **settings: Any) -> IterableDataset:
+    """Return local files as a stream. Nothing of one is kept, so where `datasets` wants its lock is a temporary folder:
+    the Hugging Face cache may be read-only, or on a file system without locks."""
+    import datasets
+
+    def question() -> IterableDataset:
+        with tempfile.TemporaryDirectory() as unused:
+            return datasets.load_dataset(
+                kind, data_files=names, split="train", streaming=True, cache_dir=unused, **settings
+            )
+
+    return _asked(key, label, question)
 
 
 def commit(key: str, label: str, path: str, revision: str | None) -> str:
@@ -52,8 +68,15 @@ def _asked(key: str, label: str, question: Callable[[], Answer]) -> Answer:
         return question()
     except Exception as error:  # of `datasets`, of `huggingface_hub`, and of whatever they talk through
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        remedy = FULL if files.full_or_forbidden(error) else OFFLINE if unreachable(error) else WRONG
-        raise UserError(f"{key}: {label} cannot be loaded ({reason}); {remedy}") from error
+        raise UserError(f"{key}: {label} cannot be loaded ({reason}); {_remedy(error)}") from error
+
+
+def _remedy(error: Exception) -> str:
+    if files.full_or_forbidden(error):
+        return FULL
+    if isinstance(error, OSError) and error.errno in files.NO_LOCKS:
+        return LOCKS
+    return OFFLINE if unreachable(error) else WRONG
 
 
 def unreachable(error: BaseException | None) -> bool:

@@ -265,7 +265,14 @@ def read(folder: Path) -> Run:
 
 def _summary(folder: Path) -> dict[str, Any] | None:
     path = folder / files.SUMMARY
-    return files.read_json(path) if path.exists() else None
+    if not path.exists():
+        return None
+    found = files.read_json(path)
+    needed = ("status", "val_loss", "ledger") if found.get("status") == "finished" else ("status",)
+    missing = [name for name in needed if name not in found]
+    if missing:
+        raise UserError(f"{path}: it lacks {', '.join(missing)}; restore the file")
+    return found
 
 
 def _search(folder: Path) -> dict[str, Any] | None:

@@ -17,9 +17,6 @@ from mlrun.errors import InUse, UserError, mistake
 if TYPE_CHECKING:
     from mlrun.train.parallel.processes import Ranks
 
-# What a file system without locks answers.
-NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-
 
 @contextmanager
 def claimed(folder: Path, ranks: Ranks) -> Iterator[Callable[[], None]]:
@@ -99,7 +96,7 @@ def _claim(folder: Path, held: ExitStack) -> int:
         if not (_locked(descriptor) or _locked(descriptor, after=0.2)):  # `free` may have looked just now
             raise InUse(mistake("run", folder, "a folder that no other process uses", "wait for it"))
     except OSError as error:
-        if error.errno not in NO_LOCKS:
+        if error.errno not in files.NO_LOCKS:
             raise
         print(f"mlrun: {folder}: this file system has no locks; see to it that no other process uses it", flush=True)
         return descriptor

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,12 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from corpora import equal, error_of, gpt
-from filelock import FileLock
 
 from mlrun import files
 from mlrun.data import cache as cached
+from mlrun.data import huggingface
 from mlrun.data.source import Broken
 from mlrun.data.text.files import Files
+from mlrun.data.text.hub import Hub
 
 
 def cut(file: Path) -> None:
@@ -93,19 +97,51 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
         cached.build(tmp_path / "b", make)
 
 
-@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available")])
+def without_locks(monkeypatch: pytest.MonkeyPatch, number: int, but: Path | None = None) -> None:
+    """Let `flock` fail as where there are no locks; files in the folder `but` have theirs."""
+    real = fcntl.flock
+
+    def flock(file: Any, how: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{file if isinstance(file, int) else file.fileno()}"))
+        if but is None or not name.is_relative_to(but):
+            raise OSError(number, os.strerror(number))
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_serves_too(
-    spec: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+    spec: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
-    real = FileLock.acquire
+    cache, here = tmp_path / "cache", tmp_path / "here"
+    here.mkdir()
+    (cache / "text").mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(here))
+    without_locks(monkeypatch, number, but=here)
+    source = spec.open(gpt(), 0, str(cache))
+    assert source.samples > 0 and source.folder.is_relative_to(cache)
+    assert capsys.readouterr().err.count(f"mlrun: {cache / 'text'}: this file system has no locks; ") == 1
+    assert list(here.iterdir()) == []
 
-    def acquire(lock: FileLock, *given: Any, **named: Any) -> Any:
-        if lock.lock_file.startswith(str(tmp_path)):
-            raise error
-        return real(lock, *given, **named)
 
-    monkeypatch.setattr(FileLock, "acquire", acquire)
-    assert spec.open(gpt(), 0, str(tmp_path)).samples > 0
+def test_local_files_need_no_cache_of_hugging_face(
+    spec: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "file/no folder")
+    assert next(iter(spec.corpus().documents("train")))
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_where_nothing_has_locks_the_line_says_what_needs_them(
+    spec: Files, stream: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    without_locks(monkeypatch, number)
+    for asked in (spec, stream):
+        line = error_of(partial(asked.open, gpt(), 0, str(tmp_path / "cache")))
+        assert "\n" not in line and os.strerror(number) in line
+        assert line.endswith(f"; {huggingface.LOCKS}")
 
 
 def test_marks_that_are_damaged_or_gone_change_nothing(stream, tmp_path: Path) -> None:

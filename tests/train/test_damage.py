@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from mlrun import files
 from mlrun.errors import UserError
 from mlrun.log.jsonl import Jsonl
-from mlrun.report.read import read
+from mlrun.report.read import read, read_all
 from mlrun.train import lock, loop
 from mlrun.train.checkpoint import layout, tensor_files
 from mlrun.train.checkpoint.store import ALONE, Checkpoints
@@ -413,3 +413,13 @@ def test_a_report_names_the_run_whose_files_are_nested_too_deep(tmp_path: Path, 
     (tmp_path / "run" / name).write_bytes(b'{"a":' * 5_000 + b"\n")
     with pytest.raises(UserError, match="a run folder as mlrun writes it"):
         read(tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", [b'{"status": "fin', b"\xff", b"[]", b"", b"{}", b'{"status": "finished"}'])
+def test_a_report_names_a_damaged_summary_and_what_to_do(tmp_path: Path, damage: bytes) -> None:
+    shutil.copytree(Path(__file__).resolve().parents[1] / "report" / "recorded" / "scratch", tmp_path / "run")
+    (tmp_path / "run/summary.json").write_bytes(damage)
+    with pytest.raises(UserError) as caught:
+        read_all([tmp_path / "run"])
+    (line,) = caught.value.problems
+    assert "leave it out or restore it" in line and f"{tmp_path / 'run/summary.json'}: " in line

@@ -64,9 +64,7 @@ class Documents:
         label = files[0] if len(files) == 1 else f"{files[0]} and {len(files) - 1} more"
         # `datasets` takes names for globs: d[1]/a.txt would be d1/a.txt, also where [ is in the working folder's name.
         names = [glob.escape(os.path.abspath(file)) for file in files]
-        dataset = huggingface.load(
-            "data.files", label, self.format, data_files=names, split="train", streaming=True, **options
-        )
+        dataset = huggingface.stream_files("data.files", label, self.format, names, **options)
         return huggingface.texts(huggingface.text_rows(dataset, self.column, "data.column", label), "data.files", label)
 
 
