@@ -80,10 +80,10 @@ def measure(overrides: Sequence[str], folder: Path) -> tuple[Config, Any, dict[i
     peaks: dict[int, int] = {}
     real = runs.Run._stage
 
-    def stage(self: runs.Run, job: Any, one: Any) -> None:
+    def stage(self: runs.Run, one: Any) -> None:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        real(self, job, one)
+        real(self, one)
         if torch.cuda.is_available():
             peaks[one.level] = max(peaks.get(one.level, 0), torch.cuda.max_memory_allocated())
 
