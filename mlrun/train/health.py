@@ -36,8 +36,7 @@ def look(net: Network, batch: Batch, hardware: Hardware, ranks: Ranks) -> dict[s
     Whole models are looked at by the first process alone, the others return None. Of shards every process has the same
     batch, and the squares of all their rows are added up.
     """
-    sharded = ranks.placement.collective
-    if not (sharded or ranks.first):
+    if not (ranks.placement.collective or ranks.first):
         return None
     here = {key: value.to(ranks.device) for key, value in batch.items()}
     seen = _Seen()
@@ -45,7 +44,7 @@ def look(net: Network, batch: Batch, hardware: Hardware, ranks: Ranks) -> dict[s
     try:
         with autocast(hardware, ranks.device), seen.watching(net):
             loss = net(here)
-        gradients = _gradients(net, loss, sharded)
+        gradients = _gradients(net, loss, ranks)
     finally:
         ranks.placement.reshard(net.train())
     weights = dict(net.named_parameters())
@@ -54,18 +53,20 @@ def look(net: Network, batch: Batch, hardware: Hardware, ranks: Ranks) -> dict[s
     return {**found, "score_flops": seen.flops}
 
 
-def _gradients(net: Network, loss: Tensor, sharded: bool) -> dict[str, Tensor]:
+def _gradients(net: Network, loss: Tensor, ranks: Ranks) -> dict[str, Tensor]:
     """Return the gradients by name and leave none behind.
 
-    Of a whole model without its accumulators, which would start DDP's sums; shards have to be summed by theirs.
+    Of a whole model without its accumulators, which would start DDP's sums; shards have to be summed by theirs, and
+    hold their gradients once what the forward pass had gathered is given back.
     """
-    wanted = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    if sharded:
+    found: dict[str, Tensor | None]
+    if ranks.placement.collective:
         loss.backward()
-        found = {name: p.grad for name, p in wanted.items()}
-        for parameter in wanted.values():
-            parameter.grad = None
+        ranks.placement.reshard(net)
+        found = {name: p.grad for name, p in net.named_parameters()}
+        net.zero_grad()
     else:
+        wanted = {name: p for name, p in net.named_parameters() if p.requires_grad}
         found = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values()), allow_unused=True), strict=True))
     return {name: gradient for name, gradient in found.items() if gradient is not None}
 

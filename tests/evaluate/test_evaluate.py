@@ -159,12 +159,14 @@ def test_training_without_the_held_out_loss_is_refused(given: str) -> None:
 
 @pytest.mark.parametrize("path", sorted((conf_dir() / "evaluation").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_choice_is_a_key_of_its_own_name(path: Path) -> None:
-    import yaml
-    from omegaconf import DictConfig
+    from omegaconf import DictConfig, OmegaConf
 
-    ((name, node),) = yaml.safe_load(path.read_text()).items()
-    given = {key: ["x"] if value == "???" else value for key, value in node.items()}
-    assert name == path.stem and isinstance(build(DictConfig(given), f"evaluation.{name}"), Evaluation)
+    from mlrun.cli import command, points
+
+    (point,) = points.of(command.read([f"evaluation=[{path.stem}]"]))
+    ((name, node),) = OmegaConf.to_container(point.settings.evaluation).items()
+    given = {key: {"x": "hub"} if name == "glue" else ["x"] for key, value in node.items() if value == "???"}
+    assert name == path.stem and isinstance(build(DictConfig({**node, **given}), f"evaluation.{name}"), Evaluation)
 
 
 def test_eval_batch_changes_nothing(tmp_path: Path) -> None:
