@@ -165,8 +165,10 @@ def test_every_choice_is_a_key_of_its_own_name(path: Path) -> None:
 
     (point,) = points.of(command.read([f"evaluation=[{path.stem}]"]))
     ((name, node),) = OmegaConf.to_container(point.settings.evaluation).items()
-    given = {key: {"x": "hub"} if name == "glue" else ["x"] for key, value in node.items() if value == "???"}
-    assert name == path.stem and isinstance(build(DictConfig({**node, **given}), f"evaluation.{name}"), Evaluation)
+    given = {"tasks": {"x": "hub"} if name == "glue" else ["x"], "files": ["x"]}
+    for part in (node, node.get("data", {})):
+        part.update({key: given[key] for key, value in part.items() if value == "???"})
+    assert name == path.stem and isinstance(build(DictConfig(node), f"evaluation.{name}"), Evaluation)
 
 
 def test_eval_batch_changes_nothing(tmp_path: Path) -> None:
