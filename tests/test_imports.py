@@ -34,7 +34,7 @@ FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.s
 # Packages that load without torch: what is imported inside a function is not counted.
 TORCH_FREE = ("cli", "plan", "config", "log", "report", "errors", "units", "files", "__main__")
 # Of the models only what computes, of the data only what opens.
-COMPUTES = ("models/modules.py", "models/network.py", "models/dropout.py")
+COMPUTES = ("models/modules.py", "models/network.py", "models/vocabulary_loss.py", "models/dropout.py")
 
 MODULES = {
     ".".join(("mlrun", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__"): path
