@@ -58,17 +58,22 @@ def save(
         if family is not None:
             tokenizers.describe(inner, model, source.facts)
         _write_tensors(inner, table, model, stream, source, shard_bytes)
-        written = {CONFIG: ours(model) if family is None else theirs(family, model, source), **(notes or {})}
-        for name, content in written.items():
+        config = ours(model) if family is None else theirs(family, model, source)
+        for name, content in {CONFIG: config, **(notes or {})}.items():
             (inner / name).write_text(json.dumps(content, indent=2) + "\n")
-        if family is None and source.facts is not None:
-            published.write(inner, source.facts)
-        elif source.family is None and model.objective in ("causal", "span"):
-            published.generation(inner, written[CONFIG])
+        _write_facts(inner, family, model, source, config)
         cost = ledger.read(source.folder) if spent is None else spent
         ledger.write(inner, cost)
         if family is not None:
-            card.write(inner, model, written[CONFIG]["architectures"][0], cost, told)
+            card.write(inner, model, config["architectures"][0], cost, told)
+
+
+def _write_facts(folder: Path, family: Family | None, model: Model, source: Checkpoint, config: Any) -> None:
+    """Write what a published source says of itself, or how a model of ours generates."""
+    if family is None and source.facts is not None:
+        published.write(folder, source.facts)
+    elif source.family is None and model.objective in ("causal", "span"):
+        published.generation(folder, config)
 
 
 def _unlike(table: NameTable, source: Checkpoint) -> list[str]:

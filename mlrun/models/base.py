@@ -227,13 +227,14 @@ class TextModel(Model):
         """Return what the head multiplies, one row (last dim: embed) for each label."""
         return self.hidden(net, batch)
 
-    @abstractmethod
     def unembed(self, net: Parts, x: Tensor) -> Tensor:
-        """Return the logits of hidden states."""
+        """Return the logits of hidden states: by the head, or the table of tokens where it is tied to that."""
+        logits: Tensor = net.head(x) if hasattr(net, "head") else net.token.unembed(x)
+        return logits
 
-    @abstractmethod
     def head_tensors(self, net: Parts) -> tuple[Tensor, Tensor | None]:
         """Return the head's weight (V, E) and bias (V), if it has one."""
+        return (net.head if hasattr(net, "head") else net.token).weight, None
 
     def forward(self, net: Parts, batch: Batch) -> Tensor:
         return self.unembed(net, self.before_head(net, batch))

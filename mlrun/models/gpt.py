@@ -67,12 +67,6 @@ class GPT(TextModel):
         normed_BSE: Tensor = net.norm(x_BSE)
         return normed_BSE
 
-    def unembed(self, net: Parts, x: Tensor) -> Tensor:
-        return net.token.unembed(x) if self.tied else net.head(x)
-
-    def head_tensors(self, net: Parts) -> tuple[Tensor, Tensor | None]:
-        return (net.token if self.tied else net.head).weight, None
-
     def problems(self) -> list[str]:
         found = super().problems()
         if self.activation not in ACTIVATIONS:

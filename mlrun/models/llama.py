@@ -111,12 +111,6 @@ class Llama(TextModel):
         normed_BSE: Tensor = net.norm(x_BSE)
         return normed_BSE
 
-    def unembed(self, net: Parts, x: Tensor) -> Tensor:
-        return net.token.unembed(x) if self.tied else net.head(x)
-
-    def head_tensors(self, net: Parts) -> tuple[Tensor, Tensor | None]:
-        return (net.token if self.tied else net.head).weight, None
-
     def flops(self, sequence: int, targets: int) -> Flops:
         body = TRAIN * self.blocks().flops(self.sizes(), sequence)
         return Flops(body, self.head_flops(targets, self.vocab))

@@ -118,12 +118,6 @@ class T5(TextModel):
             x_BTE = block(x_BTE, bias_BHTT, memory_BTE=memory_BSE, memory_mask_B1ST=memory_mask_B1TS)
         return net.dropout(net.decoder_norm(x_BTE)) * self.head_scale
 
-    def unembed(self, net: Parts, x: Tensor) -> Tensor:
-        return net.token.unembed(x) if self.tied else net.head(x)
-
-    def head_tensors(self, net: Parts) -> tuple[Tensor, Tensor | None]:
-        return (net.token if self.tied else net.head).weight, None
-
     def encode(self, net: Parts, batch: Batch) -> Tensor:
         """Return the encoder's hidden states (B, S, E)."""
         x_BSE = net.dropout(net.token(batch["tokens"]))
