@@ -105,6 +105,7 @@ class Hardware:
     sharding: str = "none"
     activation_checkpointing: bool = False
     threads: int | None = None
+    workers: int | str = "auto"
     flops_per_second: float | None = None
 
 

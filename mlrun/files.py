@@ -49,6 +49,7 @@ RUNTIME = (
     "health",
     "cache",
     "hardware",
+    "data.workers",  # of runs of before; hardware.workers since
     "logger",
     "evaluation",
     "checkpoint",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import yaml
 
 from mlrun import files
 from mlrun.config import Config
+from mlrun.data import ahead
 from mlrun.data.source import Broken, same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import words
@@ -80,7 +81,8 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         processes.same_settings(ranks, config.resolved)
         _refuse_uneven(config, plan, ranks)
         most = max(stage.samples.read for stage in plan.stages)
-        source = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
+        opened = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
+        source = ahead.served(opened, config.settings.hardware.workers, ranks.device)
         for note in source.describe().get("notes", []) if ranks.first else []:
             print(f"mlrun: {note}", flush=True)
         known = words.of_source(source, config.model, config.data.sequence)
@@ -211,8 +213,7 @@ class Run:
                 self._enter(job, stage)
             progress.entered, progress.unevaluated = True, stage.in_trunk
         trainee = self._trainee(stage)
-        with self.clock.during("training"):
-            batches = self._batches(stage, progress.step)
+        with self.clock.during("training"), closing(self._batches(stage, progress.step)) as batches:
             for event in loop.train(job, stage, trainee, batches, progress.step, progress.unevaluated):
                 progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
                 match event:
@@ -232,12 +233,12 @@ class Run:
         progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
         self._leave_stage(self._job(), self.plan.stages[stage.index], trainee)
 
-    def _batches(self, stage: Stage, step: int) -> Iterator[Any]:
+    def _batches(self, stage: Stage, step: int) -> Generator[Any]:
         """Return this process's rows of a stage's global batches from that of a step on."""
         batch, pieces = stage.samples.batch, stage.samples.pieces
         source = self.source if pieces == 1 else self.source.in_pieces(pieces)
-        found: Iterator[Any] = source.batches(stage.cursor(step) * pieces, batch, my_rows(batch, self.ranks))
-        return found
+        found = source.batches(stage.cursor(step) * pieces, batch, my_rows(batch, self.ranks))
+        return ahead.beside(found, self.config.settings.hardware.workers, self.ranks.device)
 
     def _held_out(self) -> Iterator[Any]:
         return iter(self.source.validation(self.config.settings.eval.batch))

@@ -27,6 +27,7 @@ LOCKS = "move the Hugging Face cache (HF_HOME), and temporary files (TMPDIR), to
 FAILURES = (OSError, ValueError, RuntimeError)  # what `datasets` raises for whatever goes wrong
 # Packages below `datasets` whose own errors are those of a connection, whichever of them a version stands on.
 NETWORK = frozenset({"aiohttp", "httpcore", "httpcore2", "httpx", "httpx2", "requests", "urllib3"})
+_ROWS = 100  # of a file, read at once
 PATIENCE = 30.0  # seconds that the hub has to answer a question
 
 Answer = TypeVar("Answer")
@@ -107,10 +108,7 @@ def text_rows(dataset: IterableDataset, column: str, key: str, label: str) -> It
     """Return the dataset with the one column `text` of strings; `doc.text` is a field of the column doc."""
     from datasets import Features, Value
 
-    names = _names(dataset, label)
-    top = column if column in names else column.partition(".")[0]
-    if top not in names:
-        raise columns.missing(column, names, key, label)
+    top = _top(dataset, column, key, label)
     only = dataset.select_columns([top])
     known = None if dataset.features is None else dataset.features[top]
     if isinstance(known, Value) and known.dtype in {"string", "large_string"} and top == column:
@@ -118,12 +116,39 @@ def text_rows(dataset: IterableDataset, column: str, key: str, label: str) -> It
         return named.cast(Features({"text": Value("string")}))
 
     def chosen(row: dict[str, Any]) -> dict[str, str]:
-        value = columns.find(row, column)
-        if value is columns.ABSENT:
-            raise columns.missing(column, [f"{top}.{name}" for name in row[top]], key, label)
-        return {"text": columns.text(value, column, key, label)}
+        return {"text": _text(row, top, column, key, label)}
 
     return only.map(chosen, remove_columns=[top], features=Features({"text": Value("string")}))
+
+
+def _top(dataset: IterableDataset, column: str, key: str, label: str) -> str:
+    """Return the column that holds the text, or the field that it is; UserError where there is none."""
+    names = _names(dataset, label)
+    top = column if column in names else column.partition(".")[0]
+    if top not in names:
+        raise columns.missing(column, names, key, label)
+    return top
+
+
+def _text(row: dict[str, Any], top: str, column: str, key: str, label: str) -> str:
+    value = columns.find(row, column)
+    if value is columns.ABSENT:
+        raise columns.missing(column, [f"{top}.{name}" for name in row[top]], key, label)
+    return columns.text(value, column, key, label)
+
+
+def file_texts(dataset: IterableDataset, column: str, key: str, files_key: str, label: str) -> Iterator[str]:
+    """Yield what `texts` yields of `text_rows`, reading some rows at a time, which takes a third of the time."""
+    import pyarrow
+
+    top = _top(dataset, column, key, label)
+    with readable(files_key, label):
+        for table in dataset.select_columns([top]).with_format("arrow").iter(_ROWS):
+            found = table.column(top)
+            if top == column and (pyarrow.types.is_string(found.type) or pyarrow.types.is_large_string(found.type)):
+                yield from (text or "" for text in found.to_pylist())
+            else:
+                yield from (_text(row, top, column, key, label) for row in table.to_pylist())
 
 
 def texts(rows: IterableDataset, key: str, label: str) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from mlrun.config import Config, Cycle, Row, Schedule
+from mlrun.data import ahead
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import words
 from mlrun.evaluate.base import Context, HeldOutMeans, measure
@@ -58,12 +59,13 @@ def _calibrate(
     quiet = short(config)
     plan = make_plan(quiet)
     most = max(stage.samples.read for stage in plan.stages)
-    source = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
+    workers = config.settings.hardware.workers
+    opened = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
+    source = ahead.served(opened, workers, ranks.device)
     settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
 
     def batches(stage: Stage) -> Iterator[Any]:
-        found: Iterator[Any] = source.batches(0, stage.samples.batch)
-        return found
+        return ahead.beside(source.batches(0, stage.samples.batch), workers, ranks.device)
 
     bench = Bench(quiet, plan, ranks, batches, clock or (lambda: Clock(settle)), Signals())
     sizes, snapshots = _sizes(bench, source)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mlrun import files
 from mlrun.config import Hardware, build
+from mlrun.data import ahead
 from mlrun.data.source import same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import words
@@ -79,7 +80,8 @@ def _measured(
         raise UserError(problems)
     ranks = processes.start(hardware)
     try:
-        source = None if all(isinstance(one, Benchmark) for one in fitting) else _opened(data, found)
+        alone = all(isinstance(one, Benchmark) for one in fitting)
+        source = None if alone else ahead.served(_opened(data, found), hardware.workers, ranks.device)
         net = network(found, ranks, hardware)
         results = measure(
             fitting, net, Context(source, data.batch, hardware, ranks, words=known, cache=str(data.cache))
@@ -110,7 +112,9 @@ def _settings(folder: Path) -> DictConfig:
         raise UserError(mistake("run", folder, "a run folder", remedy))
     if not (folder / files.MODEL).is_dir():
         raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
-    return cast(DictConfig, OmegaConf.load(folder / files.CONFIG))
+    config = cast(DictConfig, OmegaConf.load(folder / files.CONFIG))
+    config.data.pop("workers", None)  # of runs of before; hardware.workers since
+    return config
 
 
 def _content(folder: Path) -> str | None:

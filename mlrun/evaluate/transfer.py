@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from omegaconf import MISSING, DictConfig
 
 from mlrun.config import build
+from mlrun.data import ahead
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import finetune, metrics
 from mlrun.evaluate.base import Context, Results
@@ -69,7 +70,8 @@ class Transfer(FineTuning):
         if problems := spec.problems(model):
             raise UserError(_named(problems))
         weights = whole(net, context)
-        source = spec.open(model, 0, context.cache, self.batch)
+        opened = spec.open(model, 0, context.cache, self.batch)
+        source = ahead.served(opened, context.hardware.workers, context.ranks.device)
         subject = Pictures(self, model, weights, source, context)
         found = finetune.trials(subject, self, context)
         right = subject.right

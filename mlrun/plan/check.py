@@ -78,6 +78,7 @@ def _numbers(s: Settings, schedule: Schedule) -> list[str]:
         ("hardware.threads", h.threads, _positive(h.threads), f"{COUNT}, or null"),
         ("hardware.compile", h.compile, h.compile in (True, False, "auto"), "true, false, auto"),
         ("hardware.micro_batch", micro, _divides(micro, s.batch), f"a divisor of {s.batch}, auto, or null"),
+        ("hardware.workers", h.workers, _auto_or_count(h.workers), "auto, or an integer of at least 0"),
         ("hardware.flops_per_second", h.flops_per_second, _positive(h.flops_per_second), f"{POSITIVE}, or null"),
     ]
     return mistakes("", checks)
@@ -94,6 +95,10 @@ def _find(f: Find) -> list[str]:
         ("prune_after", f.prune_after, f.prune_after >= 1, f"{COUNT} (finished runs)"),
     ]
     return mistakes("find.", checks)
+
+
+def _auto_or_count(number: int | str) -> bool:
+    return number == "auto" or (isinstance(number, int) and number >= 0)
 
 
 def _divides(micro: int | str | None, batch: int) -> bool:

@@ -20,6 +20,7 @@ from mlrun.plan import schedule
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train import memory
 from mlrun.train.clock import Clock
+from mlrun.train.copying import moved
 from mlrun.train.divergence import Diverged, Guard
 from mlrun.train.layer_dropout import LayerDropout
 from mlrun.train.optimizers.stepping import Stepping
@@ -270,7 +271,7 @@ def micro_batches(model: Model, batch: Batch, size: int | None, ranks: Ranks) ->
     for first in range(0, rows, size):
         part = {key: value[first : first + size] for key, value in batch.items()}
         weight = model.label_count(part) * ranks.world / labels
-        yield first, {key: value.to(ranks.device, non_blocking=True) for key, value in part.items()}, weight
+        yield first, moved(part, ranks.device), weight
 
 
 def _dropping(seed: int, step: int, ranks: Ranks, layers: LayerDropout | None) -> Callable[[range, int], None]:

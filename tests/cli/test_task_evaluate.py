@@ -49,7 +49,7 @@ def pictures(root: Path) -> None:
 
 def test_a_class_that_was_renamed_after_the_run_is_refused(mlrun: Command) -> None:
     pictures(Path("pets"))
-    data = ["data=imagefolder", "data.files=[pets]", "data.classes=3", "data.workers=0", "data.held_out=0.25"]
+    data = ["data=imagefolder", "data.files=[pets]", "data.classes=3", "data.held_out=0.25"]
     sizes = ["model=deit_digits", "model.image=16", "model.classes=3"]
     assert mlrun(*SMALL, *sizes, *data, "data.mean=[0.5]", "data.std=[0.25]", "run=A") == []
     assert mlrun("task=evaluate", "run=A") == []

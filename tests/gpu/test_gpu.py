@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ import torch
 import toy
 from pair import Part
 
-from mlrun.config import Checkpoint, Hardware
+from mlrun.config import Checkpoint, Eval, Hardware
 from mlrun.errors import UserError
 from mlrun.models.base import Model
 from mlrun.models.network import build
 from mlrun.multilevel.coarsening.uniform import Uniform
+from mlrun.plan import schedule
 from mlrun.train import machine
 from mlrun.train.loop import autocast
 from mlrun.train.parallel import processes
@@ -128,6 +131,42 @@ def test_one_process_over_nccl(hardware: dict[str, Any], tmp_path: Path) -> None
     toy.run(tmp_path / "cpu", pair.config("reset"))
     toy.run(tmp_path / "gpu", pair.config("reset", **GPU, **hardware))
     assert trained(tmp_path / "gpu") == pytest.approx(trained(tmp_path / "cpu"), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["carry", "layers left out", "llama", "bert"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_step_that_logs_nothing_waits_for_nothing(
+    name: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Count, by torch's own debug mode, where the processor waits for the GPU between the first and last step."""
+    config = pair.config(name, **GPU, workers=workers)
+    seldom = {"log_every": 10**6, "eval": Eval(every="100%", batch=6), "checkpoint": Checkpoint(every="100%")}
+    steps = 40
+    config = replace(config, settings=replace(config.settings, budget=f"{steps} steps", **seldom))
+    real, watched = schedule.rate, []
+
+    def rate(plan: Any, spec: Any, policy: str, stage: Any, step: int) -> float:
+        due = {*plan.forks, steps}  # after them, as at both ends of a stage, something is evaluated or saved
+        plain = stage.first < step < stage.end - 1 and step + 1 not in due
+        torch.cuda.set_sync_debug_mode("warn" if plain else "default")
+        watched.extend([step] * plain)
+        return real(plan, spec, policy, stage, step)
+
+    monkeypatch.setattr(schedule, "rate", rate)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            toy.run(tmp_path, config)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    waits = [f"{w.filename}:{w.lineno}" for w in told if "synchronizing CUDA operation" in str(w.message)]
+    assert len(watched) > 10 and waits == []
+
+
+def test_batches_made_ahead_are_those_of_the_loop(tmp_path: Path) -> None:
+    for workers in (0, 1):
+        toy.run(tmp_path / str(workers), toy.make(hardware=Hardware(**GPU, workers=workers)))
+    assert toy.records(tmp_path / "0") == toy.records(tmp_path / "1")
 
 
 @pytest.mark.gpu(count=2)

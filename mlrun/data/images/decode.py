@@ -32,7 +32,8 @@ def decoded(picture: Stored, mode: str) -> Image:
         with Image.open(source) as opened:
             opened.load()
             format = opened.format
-            return converted(ImageOps.exif_transpose(opened), mode, format)
+            ImageOps.exif_transpose(opened, in_place=True)
+            return converted(opened, mode, format)
     except Exception as error:  # decoders of a dozen formats raise whatever they meet
         reason = f"{error}".splitlines()[0] if f"{error}" else type(error).__name__
         raise UserError(f"data: the picture {picture.name} cannot be read ({reason}); repair or remove it") from error
@@ -55,4 +56,4 @@ def converted(picture: Image, mode: str, format: str | None = None) -> Image:
         picture = picture.convert(_PREMULTIPLIED[picture.mode])
     if picture.mode == "LAB":
         picture = picture.convert("RGB")
-    return picture.convert(mode)
+    return picture if picture.mode == mode else picture.convert(mode)

@@ -1,4 +1,4 @@
-"""Images as a Source: decoded, augmented and mixed on the fly, the same with any number of worker threads.
+"""Images as a Source: decoded, augmented and mixed on the fly, the same with any number of processes.
 
 Shapes: B samples of a batch, R rows of it that are wanted, K classes, C channels, H = W = side.
 """
@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from mlrun.data import cache, counter_rng
-from mlrun.data.images import mixup
+from mlrun.data.images import mixup, workers
 from mlrun.data.images.augment import Augment, evaluated, trained
 from mlrun.data.images.collections import Pictures, Stored
 from mlrun.data.images.decode import decoded
 from mlrun.data.images.frame import Frame
+from mlrun.data.images.workers import Asked, Images, Job, Sample
 from mlrun.data.source import spread, tensors
 from mlrun.errors import UserError, mistake
 
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from mlrun.data.source import Batch
-
-Sample = tuple[np.ndarray, int]
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,6 @@ class Recipe:
     classes: int
     augment: Augment
     mix: mixup.Mix
-    workers: int
     seed: int
 
     def opened(self, picture: Stored) -> tuple[Image, int]:
@@ -51,15 +47,12 @@ class Recipe:
             raise UserError(beyond(self.classes, picture.label))
         return decoded(picture, self.frame.mode), picture.label
 
-    def training(self, pictures: Pictures, number: int, index: int) -> Sample:
-        """Return a picture as the augmented sample of this index."""
-        picture, label = self.opened(pictures[number])
-        return trained(picture, self.frame, self.augment, np.random.default_rng([self.seed, index])), label
-
-    def evaluation(self, pictures: Pictures, number: int) -> Sample:
-        """Return a picture as it is evaluated."""
-        picture, label = self.opened(pictures[number])
-        return evaluated(picture, self.frame), label
+    def sample(self, picture: Stored, index: int | None) -> Sample:
+        """Return a picture as the augmented training sample of this index; without one, as it is evaluated."""
+        opened, label = self.opened(picture)
+        if index is None:
+            return evaluated(opened, self.frame), label
+        return trained(opened, self.frame, self.augment, np.random.default_rng([self.seed, index])), label
 
 
 def beyond(classes: int, label: int) -> str:
@@ -78,19 +71,12 @@ class Facts:
     labels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Job:
-    """One batch: make `sample(row)` of each row, in any order, and `finish` the batch of them all."""
-
-    rows: Sequence[int]
-    sample: Callable[[int], Sample]
-    finish: Callable[[Iterable[Sample]], Batch]
-
-
 class ImageSource:
     """What mapped and streamed pictures share; `drawn` says which pictures the samples from `start` on are."""
 
     samples: int | None = None
+    train: Pictures = ()  # those that `drawn` gives numbers of
+    workers: int = 0
 
     def __init__(self, recipe: Recipe, held_out: Pictures, validation_samples: int | None, facts: Facts) -> None:
         self.recipe, self.held_out, self.facts = recipe, held_out, facts
@@ -99,67 +85,56 @@ class ImageSource:
             raise UserError("data: no picture is held out; give validation pictures or raise data.held_out")
         self.chosen = spread(len(held_out), chosen)
 
-    def drawn(self, start: int, size: int) -> Iterator[tuple[Pictures, Sequence[int] | np.ndarray]]:
-        """Yield, batch by batch, a collection and which of its pictures the samples from `start` on are."""
+    def with_workers(self, count: int) -> Self:
+        """Return the same source with so many processes that make its pictures, ahead; 0 makes them when asked."""
+        found = copy.copy(self)
+        found.workers = count
+        return found
+
+    def drawn(self, start: int, size: int) -> Iterator[Sequence[int] | Sequence[Stored]]:
+        """Yield, batch by batch, the pictures that the samples from `start` on are, or their numbers in `train`."""
         raise NotImplementedError
 
     def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[Batch]:
         """Yield batches from sample `start` on, for ever (see Source.batches)."""
         wanted = np.arange(size)[slice(None) if rows is None else rows]
         drawn = zip(count(start, size), self.drawn(start, size), strict=False)
-        return self._run(self._training_job(first, *pictures, wanted) for first, pictures in drawn)
+        jobs = (self._training_job(first, pictures, wanted) for first, pictures in drawn)
+        return workers.batches(partial(_sample, self.recipe, self.train), jobs, self.workers)
 
-    def _training_job(
-        self, first: int, pictures: Pictures, number_B: Sequence[int] | np.ndarray, wanted_R: np.ndarray
-    ) -> Job:
+    def _training_job(self, first: int, pictures: Sequence[int] | Sequence[Stored], wanted_R: np.ndarray) -> Job:
         """Return the job that makes the wanted rows; those that they mix with are made too."""
-        recipe, size = self.recipe, len(number_B)
+        recipe, size = self.recipe, len(pictures)
         blend = mixup.draw(recipe.mix, recipe.frame.side, recipe.seed, first)
         partner_R = size - 1 - wanted_R if blend.share < 1 else wanted_R
         needed, place = np.unique(np.concatenate([wanted_R, partner_R]), return_inverse=True)
         own_R, other_R = np.split(place, 2)
-        return Job(
-            needed.tolist(),
-            lambda row: recipe.training(pictures, int(number_B[row]), first + row),
-            lambda made: self._mixed(made, blend, own_R, other_R),
-        )
+        asked = [Asked(pictures[row], first + row) for row in needed.tolist()]
+        return Job(asked, partial(self._mixed, blend, own_R, other_R))
 
-    def _mixed(self, made: Iterable[Sample], blend: mixup.Blend, own_R: np.ndarray, other_R: np.ndarray) -> Batch:
-        images, labels = _stacked(made)
+    def _mixed(
+        self, blend: mixup.Blend, own_R: np.ndarray, other_R: np.ndarray, images: Images, labels: np.ndarray
+    ) -> Batch:
+        own, other = ([images[row] for row in rows.tolist()] for rows in (own_R, other_R))
         if not self.recipe.mix.soft:
-            return tensors({"images": images[own_R], "labels": labels[own_R]})
+            return tensors({"images": np.stack(own), "labels": labels[own_R]})
         soft = mixup.distribution(labels, self.recipe.classes, self.recipe.mix.smoothing)
         return tensors({
-            "images": blend.images(images[own_R], images[other_R]),
+            "images": blend.images(own, other),
             "labels": blend.labels(soft[own_R], soft[other_R]),
         })  # fmt: skip
 
     def validation(self, size: int) -> Iterator[Batch]:
         """Yield the held-out pictures, not augmented (see Source.validation)."""
         chunks = (self.chosen[start : start + size] for start in range(0, len(self.chosen), size))
-        sample = partial(self.recipe.evaluation, self.held_out)
-        return self._run(Job(chunk.tolist(), sample, _plain) for chunk in chunks)
-
-    def _run(self, jobs: Iterator[Job]) -> Iterator[Batch]:
-        """Yield the batches of jobs in order; with workers, the next batch is made while this one is used."""
-        if self.recipe.workers == 0:
-            yield from (job.finish(map(job.sample, job.rows)) for job in jobs)
-            return
-        waiting: deque[tuple[Job, Iterator[Sample]]] = deque()
-        with ThreadPoolExecutor(self.recipe.workers) as pool:
-            for job in jobs:
-                waiting.append((job, pool.map(job.sample, job.rows)))
-                if len(waiting) > 1:
-                    ready, made = waiting.popleft()
-                    yield ready.finish(made)
-            yield from (ready.finish(made) for ready, made in waiting)
+        jobs = (Job([Asked(number) for number in chunk.tolist()], _plain) for chunk in chunks)
+        return workers.batches(partial(_sample, self.recipe, self.held_out), jobs, self.workers)
 
     def describe(self) -> dict[str, Any]:
         """Return JSON-able facts (see Source.describe)."""
         recipe, facts = self.recipe, self.facts
         preprocessing = asdict(recipe)
-        for how in ("workers", "seed"):  # these change no picture
-            del preprocessing[how]
+        del preprocessing["seed"]  # it says which pictures are drawn, not how they are made
         return {
             "samples": self.samples,
             "validation_samples": len(self.chosen),
@@ -183,14 +158,14 @@ class ImageSource:
         return {"preprocessor_config.json": json.dumps(self.recipe.frame.hf_preprocessor(), indent=2) + "\n"}
 
 
-def _stacked(made: Iterable[Sample]) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = zip(*made, strict=True)
-    return np.stack(images), np.array(labels)
+def _sample(recipe: Recipe, pictures: Pictures, asked: Asked) -> Sample:
+    """Return a sample of a collection, or of the picture that was handed over."""
+    picture = pictures[asked.picture] if isinstance(asked.picture, int) else asked.picture
+    return recipe.sample(picture, asked.sample)
 
 
-def _plain(made: Iterable[Sample]) -> Batch:
-    images, labels = _stacked(made)
-    return tensors({"images": images, "labels": labels})
+def _plain(images: Images, labels: np.ndarray) -> Batch:
+    return tensors({"images": np.stack(images), "labels": labels})
 
 
 class MappedImages(ImageSource):
@@ -210,11 +185,11 @@ class MappedImages(ImageSource):
         found.recipe = replace(self.recipe, seed=seed)
         return found
 
-    def drawn(self, start: int, size: int) -> Iterator[tuple[Pictures, np.ndarray]]:
+    def drawn(self, start: int, size: int) -> Iterator[list[int]]:
         """Yield the pictures in the order of their epochs."""
         for first in count(start, size):
             index_B = np.arange(first, first + size)
-            yield self.train, counter_rng.epoch_order(index_B, self.samples, self.recipe.seed)
+            yield counter_rng.epoch_order(index_B, self.samples, self.recipe.seed).tolist()
 
 
 class StreamedImages(ImageSource):
@@ -226,8 +201,8 @@ class StreamedImages(ImageSource):
         super().__init__(recipe, held_out, None, facts)
         self.stream = stream
 
-    def drawn(self, start: int, size: int) -> Iterator[tuple[Pictures, Sequence[int]]]:
+    def drawn(self, start: int, size: int) -> Iterator[list[Stored]]:
         """Yield the pictures as they come."""
         stream = self.stream(start)
         while True:
-            yield list(islice(stream, size)), range(size)
+            yield list(islice(stream, size))

@@ -32,7 +32,6 @@ class Images(ABC):
     std: list[float] = MISSING
     eval_crop: float = 1.0
     validation_samples: int | None = None
-    workers: int = 0
     augment: Augment = field(default_factory=Augment)
     mix: Mix = field(default_factory=Mix)
 
@@ -65,7 +64,6 @@ class Images(ABC):
             ("std", len(self.std) == channels and all(s > 0 for s in self.std), f"{channels} numbers over 0"),
             ("mean", len(self.mean) in {1, 3}, "1 number (grey) or 3 (colour)"),
             ("eval_crop", 0 < self.eval_crop <= 1, "over 0, at most 1"),
-            ("workers", self.workers >= 0, "0 or more"),
             ("validation_samples", cap is None or cap >= 1, "null or at least 1"),
         ]
         settings = [
@@ -83,7 +81,7 @@ class Images(ABC):
         from mlrun.data.images.source import Recipe
 
         frame = Frame(model.sizes()["image"], list(self.mean), list(self.std), self.eval_crop)
-        recipe = Recipe(frame, self.classes, self.augment, self.mix, self.workers, seed)
+        recipe = Recipe(frame, self.classes, self.augment, self.mix, seed)
         source = self.pictures(recipe, Path(cache).expanduser())
         if source.samples is not None and source.samples < batch:
             raise UserError(f"data: {source.samples} training pictures, fewer than one batch={batch}; lower batch")

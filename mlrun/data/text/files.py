@@ -65,7 +65,7 @@ class Documents:
         # `datasets` takes names for globs: d[1]/a.txt would be d1/a.txt, also where [ is in the working folder's name.
         names = [glob.escape(os.path.abspath(file)) for file in files]
         dataset = huggingface.stream_files("data.files", label, self.format, names, **options)
-        return huggingface.texts(huggingface.text_rows(dataset, self.column, "data.column", label), "data.files", label)
+        return huggingface.file_texts(dataset, self.column, "data.column", "data.files", label)
 
 
 @dataclass(frozen=True, kw_only=True)

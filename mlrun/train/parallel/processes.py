@@ -49,13 +49,13 @@ class Ranks:
         """Return the greatest of all processes' values, on every process."""
         if self.world == 1:
             return value
-        shared = torch.tensor(value, device=self.device)
+        shared = torch.tensor(value)
         dist.all_reduce(shared, dist.ReduceOp.MAX)
-        return int(shared.item())
+        return int(shared)
 
     def total(self, value: int) -> int:
         """Return the sum of all processes' values, on every process."""
-        return value if self.world == 1 else int(self.sum(torch.tensor(value, device=self.device)).item())
+        return value if self.world == 1 else int(self.sum(torch.tensor(value)))
 
     def together(self, step: Callable[[], T]) -> list[T]:
         """Take a step on every process and return all results, in order of rank.
@@ -114,15 +114,17 @@ def start(hardware: Hardware) -> Ranks:
         torch.cuda.set_device(device)
     shards = hardware.sharding == "fsdp"
     if (world > 1 or shards) and not dist.is_initialized():
-        _join(rank, world, device, shards)
+        _join(rank, world, device)
     return Ranks(rank, world, device, sharded(device, world) if shards else Replicated())
 
 
-def _join(rank: int, world: int, device: torch.device, shards: bool) -> None:
-    """Make the process group; shards that rest on the CPU need one there too, and a single process one of its own."""
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if shards and device.type == "cuda":
-        backend = "cpu:gloo,cuda:nccl"
+def _join(rank: int, world: int, device: torch.device) -> None:
+    """Make the process group; a single process with shards needs one of its own.
+
+    Beside GPUs there is one of processors: shards rest there, and what processes tell each other at every step goes
+    over it, so that none waits for its GPU.
+    """
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if world == 1:
         dist.init_process_group(backend, rank=0, world_size=1, store=dist.HashStore())
         return
