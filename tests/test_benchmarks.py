@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import islice
+from pathlib import Path
+
 import pytest
 
-from benchmarks import gpu, startup
+from benchmarks import gpu, images, startup, text
+from mlrun.data.images.files import ImageFiles
+from mlrun.data.text.tokenizer import train
 
 
 def test_three_levels_and_a_bare_loop_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,3 +48,25 @@ def test_a_command_is_timed_until_it_ends_or_says_a_word() -> None:
     assert processor > 0 and wall > 0
     with pytest.raises(RuntimeError, match="ended without"):
         startup.once(["--help"], "no such word")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_a_second_of_a_core_are_measured(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "TIMES", 1)
+    images.jpegs(tmp_path / "jpeg", number=images.BATCH, side=16)
+    mean = {"mean": images.MEAN, "std": images.STD}
+    data = ImageFiles(files=[str(tmp_path / "jpeg")], format="imagefolder", classes=2, **mean)
+    monkeypatch.setattr(images, "missing", lambda: "ImportError: none")
+    (row,) = images.rows(data, images.Kind("small", 16, 0.35, 4), str(tmp_path), workers)
+    assert row[:2] == ["small", str(workers)] and float(row[2]) > 0 and row[3:] == ["n/a"] * 3
+
+
+def test_text_is_prepared_beside_tokenizers_alone(tmp_path: Path) -> None:
+    file, tokenizer = str(tmp_path / "text.txt"), str(tmp_path / "tokenizer.json")
+    text.write(tmp_path / "text.txt", 1)
+    train(islice(text._documents(file), 50), 400, "causal").save(tokenizer)
+    ours, _ = text.prepared(file, tokenizer, str(tmp_path / "cache"))
+    theirs, _ = text.alone(file, tokenizer)
+    assert ours > 0 and theirs > 0 and list((tmp_path / "cache").rglob("train.bin"))

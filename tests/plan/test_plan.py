@@ -173,6 +173,8 @@ def test_the_state_is_weights_gradients_and_two_moments_in_float32() -> None:
         ("budget=1 tokens", "at least one step"),
         ("cycle.noise=-1", "cycle.noise"),
         ("hardware.micro_batch=3", "a divisor of 16"),
+        ("hardware.workers=-1", "auto, or an integer of at least 0"),
+        ("hardware.workers=many", "auto, or an integer of at least 0"),
         ("cycle.layer_dropout=1", "cycle.layer_dropout=1.0: allowed: a number of at least 0 and under 1"),
         ("cycle.stages=[{level:1,length:rest,batch:0}]", "cycle.stages.0.batch=0"),
         ("cycle.stages=[{level:1,length:rest,sequence:48}]", "allowed: null, 4, 8, 16, 32, 64, 128; these are whole"),
