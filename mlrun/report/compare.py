@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from mlrun.report import endings, pairing, timing
 from mlrun.report.curves import AXES, crossing, read_every, saving
 from mlrun.report.endings import Budget, Match, charged
-from mlrun.report.freedom import Freedom, freer
+from mlrun.report.freedom import Freedom, Tried, freer
 from mlrun.report.headline import Headline, Headlines, headline
 from mlrun.report.read import Run
 from mlrun.report.stats import Spread, holm, spread
@@ -159,15 +160,23 @@ class Group:
         found = {pair.run.seed for row in self.rows for pair in row.pairs}
         return sorted(found or self.baselines)
 
+    @cached_property
+    def _by_seed(self) -> Mapping[int, set[float]]:
+        """The learning rates that baselines ended at, by seed; tables ask for each seed again and again."""
+        found: dict[int, set[float]] = {}
+        for run in self.runs:
+            if run.ended and pairing.baseline(run):
+                found.setdefault(run.seed, set()).add(run.lr)
+        return found
+
     @property
     def rates(self) -> tuple[float, ...]:
         """Every learning rate that a baseline ended at, for any seed."""
-        return tuple(sorted({run.lr for run in self.runs if run.ended and pairing.baseline(run)}))
+        return tuple(sorted(set().union(*self._by_seed.values())))
 
     def swept(self, seed: int) -> list[float]:
         """Return the rates tried for a seed's baseline that are neighbours, or neighbours' neighbours, of its best."""
-        tried = {run.lr for run in self.runs if run.seed == seed and run.ended and pairing.baseline(run)}
-        return neighbours(sorted(tried), self.baselines[seed].lr)
+        return neighbours(sorted(self._by_seed.get(seed, ())), self.baselines[seed].lr)
 
     @property
     def tried(self) -> int:
@@ -238,9 +247,9 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     by_task: dict[str, list[Group]] = {}
     for group in groups:
         by_task.setdefault(pairing.task(group.runs[0]), []).append(group)
-    beside = [_beside(group, by_task[pairing.task(group.runs[0])]) for group in groups]
+    beside = {group.number: group for alike in by_task.values() for group in _beside(alike)}
     plain = [run for group in groups for run in group.baselines.values()]
-    return [replace(group, smaller=_smaller(group, plain)) for group in beside]
+    return [replace(beside[group.number], smaller=_smaller(group, plain)) for group in groups]
 
 
 def _told_data(runs: Sequence[Run]) -> list[Run]:
@@ -257,12 +266,18 @@ def _told_data(runs: Sequence[Run]) -> list[Run]:
     return found
 
 
-def _beside(group: Group, groups: Sequence[Group]) -> Group:
-    """Return a group that knows those of the same model, data and budget."""
-    same = [g for g in groups if g is not group and pairing.same_budget(g.runs[0], group.runs[0])]
-    everyone = [run for g in (group, *same) for run in g.runs]
-    found = freer(group.runs, everyone, group.paired) if group.rows and group.baselines else ()
-    return replace(group, freer=found, others=tuple(same))
+def _beside(groups: Sequence[Group]) -> list[Group]:
+    """Return groups of the same model and data that each know those of the same budget."""
+    tried: dict[tuple[int, ...], Tried] = {}  # by the groups of a budget: all of them ask the same
+    found = []
+    for group in groups:
+        same = [g for g in groups if g is group or pairing.same_budget(g.runs[0], group.runs[0])]
+        key = tuple(g.number for g in same)
+        if key not in tried:
+            tried[key] = Tried(run for g in same for run in g.runs)
+        free = freer(group.runs, tried[key], group.paired) if group.rows and group.baselines else ()
+        found.append(replace(group, freer=free, others=tuple(g for g in same if g is not group)))
+    return found
 
 
 def _smaller(group: Group, plain: Sequence[Run]) -> dict[int, Run]:
