@@ -29,7 +29,7 @@ from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.rule import Course, Look, Verdict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import health, loop, machine, memory, pruning, summary
+from mlrun.train import compiled, health, loop, machine, memory, pruning, summary
 from mlrun.train.checkpoint import store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
@@ -79,6 +79,8 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
     ranks = processes.start(config.settings.hardware)
     try:
         processes.same_settings(ranks, config.resolved)
+        if config.settings.hardware.compile:
+            compiled.keep_in(config.settings.cache)
         _refuse_uneven(config, plan, ranks)
         most = max(stage.samples.read for stage in plan.stages)
         opened = config.data.open(config.model, config.settings.seed, config.settings.cache, most)

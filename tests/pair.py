@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ class Part:
     stop: int | None = None
     room: tuple[int, int] | None = None  # samples in training for which each process has memory
     chunk: int | None = None  # rows of which the losses are taken at a time
+    backend: str | None = None  # of what is compiled, where that is not torch's own, which needs a compiler
 
 
 def live(part: Part) -> None:
@@ -119,6 +121,8 @@ def live(part: Part) -> None:
             stack.enter_context(pytest.raises(loop.Stopped))
         if part.room is not None:
             toy.memory_for(patch, part.room[int(os.environ["RANK"])])
+        if part.backend is not None:
+            patch.setattr(torch, "compile", partial(torch.compile, backend=part.backend))
         chunked = [1] if part.chunk is None else toy.in_chunks(patch, part.chunk)
         toy.run(Path(part.folder), config(part.run, **part.hardware))
     assert chunked, "no loss was taken in chunks"

@@ -21,6 +21,7 @@ from mlrun.multilevel.transition import Transition
 from mlrun.plan.calibration import Calibration, Size, evaluated, size
 from mlrun.plan.make import make_plan
 from mlrun.plan.stages import Level, Plan, Stage
+from mlrun.train import compiled
 from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.clock import Clock
 from mlrun.train.loop import samples
@@ -56,6 +57,8 @@ def calibrate(
 def _calibrate(
     config: Config, machine: Mapping[str, Any], scratch: Path, ranks: Ranks, clock: Callable[[], Clock] | None
 ) -> Calibration:
+    if config.settings.hardware.compile:
+        compiled.keep_in(config.settings.cache)
     quiet = short(config)
     plan = make_plan(quiet)
     most = max(stage.samples.read for stage in plan.stages)

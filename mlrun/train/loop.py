@@ -18,7 +18,7 @@ from mlrun.models.dropout import seed_masks
 from mlrun.models.network import Network, blocks
 from mlrun.plan import schedule
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import memory
+from mlrun.train import compiled, memory
 from mlrun.train.clock import Clock
 from mlrun.train.copying import moved
 from mlrun.train.divergence import Diverged, Guard
@@ -117,7 +117,7 @@ def train(
         Stopped: a signal came; a `Save` was yielded.
     """
     settings, ranks, spec = job.settings, job.ranks, trainee.optimizer.optimizer
-    forward = _prepare(trainee, settings.hardware, ranks)
+    forward = _prepare(trainee, stage, settings.hardware, ranks)
     parameters = list(trainee.net.parameters())
     layers = None if stage.fade is None else LayerDropout(trainee.net, stage, settings.seed)
     evaluate_every = schedule.due(job.plan, stage, settings.eval.every)
@@ -212,23 +212,32 @@ def autocast(hardware: Hardware, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16")
 
 
-def _prepare(trainee: Trainee, hardware: Hardware, ranks: Ranks) -> nn.Module:
+def _prepare(trainee: Trainee, stage: Stage, hardware: Hardware, ranks: Ranks) -> nn.Module:
     """Return the module to call: wrapped for several processes, and compiled if the hardware says so."""
     module: nn.Module = (trainee.net if trainee.stage_loss is None else trainee.stage_loss).train()
     if hardware.compile:
-        # All levels share one code object; without a reset dynamo's limit on recompiling would leave later ones eager.
-        torch.compiler.reset()
+        known = (type(module), trainee.net.model, stage.samples.batch, stage.samples.sequence)
+        compiled.begin(known, _graphs(trainee.net, ranks))
     if ranks.placement.collective:
         if hardware.compile:
             for block in blocks(trainee.net):
                 # Only what is computed: gathering and freeing shards happens around it.
-                block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+                block.forward = compiled.code(block.forward)  # type: ignore[method-assign]
         return module
     if ranks.world > 1:
         device = [ranks.device.index] if ranks.device.type == "cuda" else None
         unused = trainee.stage_loss is not None and trainee.stage_loss.partial
         module = DistributedDataParallel(module, device_ids=device, find_unused_parameters=unused)
-    return torch.compile(module) if hardware.compile else module  # type: ignore[return-value]
+    return compiled.code(module) if hardware.compile else module
+
+
+def _graphs(net: Network, ranks: Ranks) -> int:
+    """Return how many graphs a stage may need: of the whole one more where memory runs out and halves a micro-batch.
+
+    Blocks of shards are compiled by themselves, each kind once, and evaluated so too, at two sizes of a batch.
+    """
+    kinds = {tuple((name, p.shape) for name, p in block.named_parameters()) for block in blocks(net)}
+    return 3 * len(kinds) if ranks.placement.collective else 2
 
 
 def _pass(

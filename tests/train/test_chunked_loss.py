@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pair
 import pytest
-import torch
 import toy
 from pair import Part
 from test_sharding import DDP, FSDP, equal, one
@@ -18,6 +16,7 @@ BOTH = {"micro_batch": 2, "activation_checkpointing": True}
 TWO: dict[str, tuple[str, dict[str, Any]]] = {
     "ddp micro ragged": ("ragged", {**DDP, **BOTH}),
     "ddp layers frozen": ("two stages", DDP),
+    "ddp compiled": ("carry", {**DDP, "compile": True}),
     "fsdp micro llama": ("llama", {**FSDP, **BOTH}),
     "fsdp bert": ("bert", FSDP),
 }
@@ -31,7 +30,9 @@ def rows_of(hardware: dict[str, Any]) -> int:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with every run by two processes, and those of one, not in chunks, that they are compared with."""
     folder = tmp_path_factory.mktemp("runs")
-    pair.together(folder, [Part(str(folder / name), *rest, chunk=ROWS) for name, rest in TWO.items()])
+    pair.together(
+        folder, [Part(str(folder / name), *rest, chunk=ROWS, backend="aot_eager") for name, rest in TWO.items()]
+    )
     for run, rows in {(run, rows_of(hardware)) for run, hardware in TWO.values()}:
         pair.live(Part(str(one(folder, run, rows)), run, {"micro_batch": rows}))
     return folder
@@ -43,10 +44,11 @@ def test_two_processes_log_the_losses_of_one_that_holds_all_logits(runs: Path, n
     equal(runs / name, one(runs, run, rows_of(hardware)))
 
 
-def test_compiled_blocks_take_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pair.live(Part(str(tmp_path / "eager"), "carry", FSDP))
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    pair.live(Part(str(tmp_path / "compiled"), "carry", {**FSDP, "compile": True}, chunk=ROWS))
+@pytest.mark.parametrize("hardware", [FSDP, DDP], ids=["blocks", "whole"])
+def test_what_is_compiled_takes_chunks(hardware: dict[str, Any], tmp_path: Path) -> None:
+    pair.live(Part(str(tmp_path / "eager"), "carry", hardware))
+    compiles = {**hardware, "compile": True}
+    pair.live(Part(str(tmp_path / "compiled"), "carry", compiles, chunk=ROWS, backend="aot_eager"))
     equal(tmp_path / "compiled", tmp_path / "eager")
 
 

@@ -195,7 +195,7 @@ def test_compiled_blocks_train_as_others_do(tmp_path: Path, monkeypatch: pytest.
     pair.live(Part(str(tmp_path / "eager"), run, FSDP))
     compiled: list[Any] = []
     real = partial(torch.compile, backend="aot_eager")
-    monkeypatch.setattr(torch, "compile", lambda function: compiled.append(function) or real(function))
+    monkeypatch.setattr(torch, "compile", lambda function, **how: compiled.append(function) or real(function, **how))
     pair.live(Part(str(tmp_path / "compiled"), run, {**FSDP, "compile": True}))
     assert len(compiled) == 2 + 1 + 2, "the blocks of the three stages"
     equal(tmp_path / "compiled", tmp_path / "eager")
