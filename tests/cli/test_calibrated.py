@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import measured as known
 import pytest
+import toy
 
+from mlrun import __main__
 from mlrun.cli import calibrated, command, device, points, tasks
 from mlrun.config import Config
 from mlrun.errors import UserError
@@ -80,3 +83,29 @@ def test_evaluations_and_saves_are_counted_as_the_loop_does(every: str, tmp_path
         done = [step for step in range(stage.first + 1, stage.end + 1) if step % period == 0 and step != stage.end]
         assert found.evaluations[stage.index] == len(done) + 2  # the stage's start and end
         assert found.saves[stage.index] == len(done) + 1
+
+
+def test_calibrate_then_plan_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = [*toy.SMALL, *SMALL, "model.vocab=300", "data.validation_samples=8", "eval.batch=4", "budget=20 steps"]
+
+    def mlrun(task: str) -> str:
+        said = [f"task={task}", *small, f"cache={tmp_path / 'cache'}", f"run={tmp_path / task}"]
+        monkeypatch.setattr(sys, "argv", ["mlrun", *said])
+        __main__.main()
+        return capsys.readouterr().out
+
+    folder = tmp_path / "cache" / calibrated.FOLDER
+    before = mlrun("plan")
+    assert "calibrated" not in before and not folder.exists()
+    mlrun("calibrate")
+    (file,) = folder.glob("*.json")
+    first = json.loads(file.read_text())
+    after = mlrun("plan")
+    assert str(first["name"]) in after and first["time"][:10] in after
+    file.write_text(json.dumps({**first, "time": "1999-01-01T00:00:00+00:00"}))
+    assert "1999-01-01" in mlrun("plan")
+    mlrun("calibrate")
+    assert [one.name for one in folder.iterdir()] == [file.name], "the same command replaces it"
+    assert json.loads(file.read_text())["time"][:4] != "1999"
