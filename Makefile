@@ -32,7 +32,7 @@ check: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## speed and memory of what costs, and the first seconds of a command
+bench: $(STAMP)  ## how fast everything is, beside the targets; ten minutes on idle cores
 	$(BIN)/python -m benchmarks
 
 plan: $(STAMP)  ## the paper's headline worked out: levels, FLOPs, stages

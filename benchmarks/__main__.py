@@ -1,31 +1,64 @@
-"""`python -m benchmarks NAME ... KEY=VALUE ...`, with the names below; without one, the first three.
+"""`python -m benchmarks NAME ... KEY=VALUE ...`, with the names below; without one, the first six.
 
-Keys are those of `main` in the modules of the names, which take text.
+Keys are those of `main` in the modules of the names, which take text. A table of targets comes last.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import platform
 import sys
+from importlib.metadata import PackageNotFoundError, version
+
+from benchmarks.table import Report, Target, table
+from mlrun.train.machine import processor
 
 NAMES = (
-    "startup", "operators", "receipts", "streaming", "sharding", "coordinates", "predictions", "loss", "gpu", "images",
-    "text",
+    "startup", "loop", "levels", "growth", "operators", "receipts",
+    "streaming", "sharding", "coordinates", "predictions", "loss", "gpu", "images", "text",
 )  # fmt: skip
-QUICK = NAMES[:3]
+QUICK = NAMES[:6]
+LIBRARIES = ("torch", "transformers", "accelerate", "numpy")
 
 
 def main(arguments: list[str]) -> int:
-    """Print each report; 2 if a name is unknown."""
+    """Print each report, then all targets beside what was measured; 2 if a name is unknown."""
     names = [word for word in arguments if "=" not in word]
     given = dict(word.split("=", 1) for word in arguments if "=" in word)
     unknown = [name for name in names if name not in NAMES]
     if unknown:
         print(f"benchmarks: {unknown[0]}: allowed: {', '.join(NAMES)}", file=sys.stderr)
         return 2
+    before, targets = load(), list[Target]()
     for name in names or QUICK:
-        print(f"## {name}\n\n{importlib.import_module(f'benchmarks.{name}').main(**given)}\n", flush=True)
+        found = importlib.import_module(f"benchmarks.{name}").main(**given)
+        report = found if isinstance(found, Report) else Report(found)
+        targets += report.targets
+        print(f"## {name}\n\n{report.text}\n", flush=True)
+    if targets:
+        rows = [target.row for target in targets]
+        print(f"## targets\n\n{table(['what', 'target', 'measured', 'held'], rows)}\n\n{where(before)}")
     return 0
+
+
+def load() -> str:
+    """Return how many processes wanted a core in the last minute, n/a where no one counts them."""
+    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "n/a"
+
+
+def where(before: str) -> str:
+    """Return the machine, what else it did, and the versions."""
+    versions = [f"Python {platform.python_version()}", *(f"{name} {_version(name)}" for name in LIBRARIES)]
+    machine = f"{os.cpu_count()} cores of {processor()}"
+    return f"{machine}; load {before} before, {load()} at the end (1 is ours). {', '.join(versions)}."
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "n/a"
 
 
 if __name__ == "__main__":

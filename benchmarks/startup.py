@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks.table import table
+from benchmarks.table import Report, Target, table
 
 # Seconds that each may take on an idle machine, and how its end is known: by a word that it prints, or by its own end.
 COMMANDS = {
@@ -46,7 +46,7 @@ def once(arguments: list[str], word: str | None) -> tuple[float, float]:
         return ended if seen is None else seen, processor
 
 
-def main(turns: int = 5) -> str:
+def main(turns: int = 3) -> Report:
     """Return the table of medians; what is first in its turn warms the disk for none."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for turn in range(turns + 1):
@@ -54,8 +54,9 @@ def main(turns: int = 5) -> str:
             measured = once(arguments, word)
             if turn > 0:
                 found[name].append(measured)
-    rows = []
+    rows, targets = [], []
     for name, (_, target, _) in COMMANDS.items():
         wall, processor = (median(values) for values in zip(*found[name], strict=True))
         rows.append([name, f"{wall:.2f}", f"{target:.1f}", f"{processor:.2f}"])
-    return table(["command", "seconds", "target, idle", "processor"], rows)
+        targets.append(Target(f"startup: {name}, idle", target, wall, unit=" s"))
+    return Report(table(["command", "seconds", "target, idle", "processor"], rows), tuple(targets))
