@@ -32,7 +32,7 @@ check: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## how fast everything is, beside the targets; ten minutes on idle cores
+bench: $(STAMP)  ## seconds and ratios beside their targets, in one table; idle cores, under ten minutes
 	$(BIN)/python -m benchmarks
 
 plan: $(STAMP)  ## the paper's headline worked out: levels, FLOPs, stages

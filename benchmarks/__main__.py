@@ -1,6 +1,6 @@
-"""`python -m benchmarks NAME ... KEY=VALUE ...`, with the names below; without one, the first six.
+"""`python -m benchmarks NAME ... KEY=VALUE ...`, with the names below; without one, the four that have targets.
 
-Keys are those of `main` in the modules of the names, which take text. A table of targets comes last.
+Keys are those of `main` in the modules of the names, which take text. The table of targets comes last.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NAMES = (
     "startup", "loop", "levels", "growth", "operators", "receipts",
     "streaming", "sharding", "coordinates", "predictions", "loss", "gpu", "images", "text",
 )  # fmt: skip
-QUICK = NAMES[:6]
+QUICK = NAMES[:4]
 LIBRARIES = ("torch", "transformers", "accelerate", "numpy")
 
 
