@@ -270,7 +270,7 @@ def build(node: DictConfig, key: str) -> Any:
         remedy = f"copy it from a file in conf/{key.partition('.')[0]}"
         raise UserError(mistake(f"{key}._target_", "missing", "a class", remedy))
     found = locate(str(node["_target_"]), key)
-    _complete(node, f"{key}.")
+    _complete(OmegaConf.to_container(node), f"{key}.")
     given = {str(name): value for name, value in node.items() if name != "_target_"}
     if unknown := _unknown(given, found, f"{key}."):
         raise UserError(unknown)
@@ -292,18 +292,18 @@ def reason(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def load(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None) -> Config:
+def load(
+    settings: DictConfig,
+    shared: dict[tuple[str, str], Any] | None = None,
+    constant: Mapping[str, Any] | None = None,
+) -> Config:
     """Return the checked configuration, or raise UserError with all problems at once.
 
-    `shared` keeps what many configurations of a sweep have in common from one call to the next.
+    `shared` keeps what many configurations of a sweep have in common from one call to the next. `constant` are sections
+    of the settings in plain form, where that is known already; nothing changes them.
     """
     shared = {} if shared is None else shared
-    try:
-        _complete(settings, "")
-        plain = OmegaConf.to_container(settings, resolve=True)
-    except REFERENCE_ERRORS as error:
-        raise UserError(unresolved(error)) from None
-    assert isinstance(plain, dict)
+    plain = _resolved(settings, constant or {})
     problems = _unknown(plain, Settings, "") + _choice_problems(plain)
 
     def made(node: Any, key: str) -> Any:
@@ -358,9 +358,28 @@ def leaves(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", value
 
 
-def _complete(node: DictConfig, prefix: str) -> None:
+def _resolved(settings: DictConfig, constant: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all values; UserError for those that are still to be given, or else for a `${...}` that leads nowhere."""
+    try:
+        found = {key: constant[key] if key in constant else section(settings, key) for key in map(str, settings)}
+    except REFERENCE_ERRORS as error:
+        _complete(OmegaConf.to_container(settings), "")
+        raise UserError(unresolved(error)) from None
+    _complete(found, "")
+    return found
+
+
+def section(settings: DictConfig, key: str) -> Any:
+    """Return one section, or a single value, without references."""
+    if OmegaConf.is_missing(settings, key):
+        return "???"
+    value = settings[key]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+def _complete(node: Any, prefix: str) -> None:
     """Raise UserError for every value that is still to be given."""
-    missing = sorted(f"{prefix}{key}" for key in _missing(OmegaConf.to_container(node), ""))
+    missing = sorted(f"{prefix}{key}" for key in _missing(node, ""))
     if missing:
         raise UserError([mistake(key, "???", "a value of your own", f"give {key}=...") for key in missing])
 

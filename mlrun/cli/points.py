@@ -6,13 +6,14 @@ Hydra itself composes once more when it runs: by then every point of a sweep is 
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import math
 import pickle
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mlrun.cli import space, trust
+from mlrun.cli import space, steady, trust
 from mlrun.cli.blame import blame
 from mlrun.cli.command import Command, parsed
 from mlrun.cli.tasks import TASKS
@@ -44,6 +45,8 @@ OPTUNA = "hydra_plugins.mlrun_sweepers.optuna.OptunaSweeper"
 BASIC = "hydra._internal.core_plugins."
 LOCAL = "hydra_plugins.mlrun_launchers.local."
 
+# How conf/config.yaml names the folder of one of several runs, which OmegaConf takes milliseconds to read for each.
+_SUBDIR = "${hydra.job.num}-${safe_name:${hydra.job.override_dirname}}"
 # What a text refers to: the key, or the name of a resolver.
 _REFERENCE = re.compile(r"\$\{([^:}]*)")
 
@@ -83,6 +86,7 @@ class Point:
     overrides: tuple[str, ...] | None = None  # of a point of a sweep
     said: tuple[str, ...] = ()  # on the command line, but for Hydra's own
     model: str | None = None  # the chosen file of the group
+    constant: Mapping[str, Any] = field(default_factory=dict)  # plain parts of the settings that are so in many points
 
     @property
     def on_this_machine(self) -> bool:
@@ -115,6 +119,18 @@ def of(command: Command) -> list[Point]:
 def _loader() -> Iterator[ConfigLoader]:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()), job_name="mlrun"):
         yield GlobalHydra.instance().config_loader()
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the collector of garbage from looking, again and again, through settings that all stay: half of the time."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager
@@ -196,14 +212,13 @@ def _sweep(loader: ConfigLoader, overrides: list[Override]) -> list[Point]:
     composer = _Composer(loader, [str(o.input_line) for o in overrides if o.is_hydra_override()], master)
     found: list[Point] = []
     lines: dict[str, None] = {}
-    for number, job in enumerate(_grid(wanted)):
-        label = " ".join(text for text in job if text.partition("=")[0] in swept)
-        try:
-            settings, name, model = composer.point(job, number)
-            own = replace(shared, settings=settings, folder=shared.folder / name, label=label)
-            found.append(replace(own, overrides=job, said=job, model=model))
-        except UserError as error:
-            lines |= dict.fromkeys(error.problems)
+    with _uncollected():
+        for number, job in enumerate(_grid(wanted)):
+            label = " ".join(text for text in job if text.partition("=")[0] in swept)
+            try:
+                found.append(replace(composer.point(job, number, shared), label=label, overrides=job))
+            except UserError as error:
+                lines |= dict.fromkeys(error.problems)
     if lines:
         raise UserError(lines)
     return found
@@ -219,11 +234,8 @@ def _probes(loader: ConfigLoader, overrides: list[Override], master: DictConfig,
     found, lines = [], dict[str, None]()
     for job in [point for method in wanted.methods for point in wanted.probes(method)]:
         try:
-            settings, name, model = composer.point(job, 0)
             label = " ".join(text for text in job if text not in wanted.fixed)
-            found.append(
-                replace(shared, settings=settings, folder=shared.folder / name, label=label, said=job, model=model)
-            )
+            found.append(replace(composer.point(job, 0, shared), label=label))
         except UserError as error:
             lines |= dict.fromkeys(error.problems)
     if lines:
@@ -262,10 +274,16 @@ def _refuse_sweeps(sweeps: Sequence[Override]) -> None:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """What one set of choices composes to: all of it, and the settings as bytes, of which copies are cheap."""
+    """What one set of choices composes to: all of it, and the settings as bytes, of which copies are cheap.
+
+    `subdir` is the name of a run's folder as it is written, `sections` what is
+    known of its sections.
+    """
 
     config: DictConfig
     settings: bytes
+    subdir: str
+    sections: Mapping[str, steady.Steady]
 
 
 class _Composer:
@@ -280,23 +298,42 @@ class _Composer:
         assert isinstance(naming, dict)
         self._naming: dict[Any, Any] = naming
         self._chosen: dict[tuple[str, ...], _Chosen] = {}
+        self._refused: dict[tuple[str, ...], list[str]] = {}
         self._read: dict[str, Override] = {}
 
-    def point(self, job: Sequence[str], number: int) -> tuple[DictConfig, str, str | None]:
-        """Return the settings of job `number`, the name of its folder, and the file of its model."""
+    def point(self, job: tuple[str, ...], number: int, like: Point) -> Point:
+        """Return job `number` of a sweep as a point that is otherwise `like` another."""
         for text in job:
             if text not in self._read:
                 (self._read[text],) = parsed([text])
         overrides = [self._read[text] for text in job]
         values = [o for o in overrides if self._is_value(o)]
-        chosen = self._compose(tuple(str(o.input_line) for o in overrides if o not in values))
+        files = tuple(str(o.input_line) for o in overrides if o not in values)
+        chosen = self._compose(files)
         settings: DictConfig = pickle.loads(chosen.settings)
-        try:
-            _update(settings, values)
-        except OmegaConfBaseException:
-            settings = _settings(_load(self._loader, [*self._fixed, *job], RunMode.RUN))  # raises with the reason
+        if wrong := [o for o in values if not _fits(settings, o)]:
+            settings = self._slowly(files, wrong, job)
+        folder = like.folder / self._folder_name(chosen, overrides, values, number)
         model = chosen.config.hydra.runtime.choices.get("model")
-        return settings, self._folder_name(chosen.config, overrides, values, number), model
+        constant = steady.untouched(chosen.sections, frozenset(o.key_or_group.partition(".")[0] for o in values))
+        return replace(like, settings=settings, folder=folder, said=job, model=model, constant=constant)
+
+    def _slowly(self, files: tuple[str, ...], wrong: Sequence[Override], job: Sequence[str]) -> DictConfig:
+        """Return what Hydra's own way composes a job to; UserError with the reason of each value that is wrong."""
+        lines = [line for o in wrong for line in self._reasons((*files, str(o.input_line)))]
+        if lines:
+            raise UserError(dict.fromkeys(lines))
+        return _settings(_load(self._loader, [*self._fixed, *job], RunMode.RUN))
+
+    def _reasons(self, overrides: tuple[str, ...]) -> list[str]:
+        """Return why overrides do not compose, nothing if they do; found once, since it takes seconds."""
+        if overrides not in self._refused:
+            self._refused[overrides] = []
+            try:
+                _load(self._loader, [*self._fixed, *overrides], RunMode.RUN)
+            except UserError as error:
+                self._refused[overrides] = error.problems
+        return self._refused[overrides]
 
     def _is_value(self, o: Override) -> bool:
         """Return whether an override only changes a value; others choose files, add or delete."""
@@ -305,27 +342,45 @@ class _Composer:
 
     def _compose(self, files: tuple[str, ...]) -> _Chosen:
         if files not in self._chosen:
-            config = _load(self._loader, [*self._fixed, *files], RunMode.RUN)
+            if lines := self._refused.get(files):
+                raise UserError(lines)
+            try:
+                config = _load(self._loader, [*self._fixed, *files], RunMode.RUN)
+            except UserError as error:
+                self._refused[files] = error.problems
+                raise
             if named := trust.foreign(config.hydra):
                 raise UserError(named)
-            self._chosen[files] = _Chosen(config, pickle.dumps(_settings(config)))
+            settings = _settings(config)
+            sweep = OmegaConf.to_container(config.hydra.sweep)
+            assert isinstance(sweep, dict)
+            subdir, known = str(sweep["subdir"]), steady.sections(settings)
+            self._chosen[files] = _Chosen(config, pickle.dumps(settings), subdir, known)
         return self._chosen[files]
 
     def _folder_name(
-        self, config: DictConfig, overrides: Sequence[Override], values: Sequence[Override], number: int
+        self, chosen: _Chosen, overrides: Sequence[Override], values: Sequence[Override], number: int
     ) -> str:
         varied = sorted(str(o.input_line) for o in overrides if o.key_or_group not in self._naming["exclude_keys"])
-        written = OmegaConf.to_container(config.hydra.sweep)
-        assert isinstance(written, dict)
-        if not all(name.startswith("hydra.") or name == "safe_name" for name in _REFERENCE.findall(written["subdir"])):
+        varied_name = self._naming["item_sep"].join(varied).replace("=", self._naming["kv_sep"])
+        if chosen.subdir == _SUBDIR and "${" not in varied_name:
+            return f"{number}-{safe_name(varied_name)}"
+        config = chosen.config
+        if not all(name.startswith("hydra.") or name == "safe_name" for name in _REFERENCE.findall(chosen.subdir)):
             config = copy.deepcopy(config)
             _update(config, values)
         with open_dict(config), _reading():
-            config.hydra.job.num = number
-            config.hydra.job.override_dirname = (
-                self._naming["item_sep"].join(varied).replace("=", self._naming["kv_sep"])
-            )
+            config.hydra.job.num, config.hydra.job.override_dirname = number, varied_name
             return str(config.hydra.sweep.subdir)
+
+
+def _fits(settings: DictConfig, o: Override) -> bool:
+    """Put a value into settings; return whether they take it."""
+    try:
+        _update(settings, [o])
+    except OmegaConfBaseException:
+        return False
+    return True
 
 
 def _update(config: DictConfig, values: Sequence[Override]) -> None:

@@ -67,7 +67,9 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
     if settings.watch and settings.task != "report":
         raise UserError(mistake("watch", settings.watch, "false", "only task=report watches runs: leave it out"))
     if task.planned:
-        return Checked(point, tasks.planned(initial.completed(settings, point.said, point.model, point.folder), shared))
+        completed = initial.completed(settings, point.said, point.model, point.folder)
+        constant = point.constant if completed is settings else None
+        return Checked(point, tasks.planned(completed, shared, constant))
     if problems := reference_problems(settings) or tasks.missing(settings, point.own_run):
         raise UserError(problems)
     return Checked(point)

@@ -68,9 +68,11 @@ def perform(
     task.does(config, plan, folder)
 
 
-def planned(settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None) -> tuple[Config, Plan]:
-    """Return the checked configuration and its plan; UserError with all that is wrong."""
-    config = load(settings, shared)
+def planned(
+    settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None, constant: Mapping[str, Any] | None = None
+) -> tuple[Config, Plan]:
+    """Return the checked configuration and its plan; UserError with all that is wrong. See `load` for the rest."""
+    config = load(settings, shared, constant)
     return config, make_plan(config, sources=TASKS[settings.task].trains)
 
 

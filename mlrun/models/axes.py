@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Literal
 
 Sizes = Mapping[str, int]
@@ -50,6 +50,7 @@ class Factor:
     role: str
 
 
+@cache
 def factors(dim: str) -> tuple[Factor, ...]:
     """Split a dim such as `head.out*head_dim` into its factors, outermost first."""
     return tuple(Factor(*part.partition(".")[::2]) for part in dim.split("*"))
@@ -120,7 +121,14 @@ def expand(params: Params, sizes: Sizes) -> Iterator[tuple[str, Param]]:
 
 def parameter_count(params: Params, sizes: Sizes) -> int:
     """Return the number of parameters of a model at these sizes."""
-    return sum(param.count(sizes) for _, param in expand(params, sizes))
+    return sum(tensors * param.count(sizes) for param, tensors in repeated(params, sizes))
+
+
+def repeated(params: Params, sizes: Sizes) -> Iterator[tuple[Param, int]]:
+    """Yield (Param, number of its tensors) for every template of a model: what `expand` yields, counted."""
+    for template, param in params.items():
+        axis = depth_axis(template)
+        yield param, 1 if axis is None else sizes[axis]
 
 
 @dataclass(frozen=True)

