@@ -16,7 +16,7 @@ from mlrun.data.source import same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import words
 from mlrun.evaluate.base import Benchmark, Context, Evaluation, Result, as_dict, measure, without_words
-from mlrun.interop.read import Checkpoint, open_folder
+from mlrun.interop.read import Checkpoint, below, open_folder
 from mlrun.interop.tokenizers import has_one
 from mlrun.models.network import Network
 from mlrun.train.parallel import processes
@@ -108,8 +108,8 @@ def _opened(data: Data, found: Checkpoint) -> Any:
 def _settings(folder: Path) -> DictConfig:
     """Return a run's config.yaml."""
     if not (folder / files.CONFIG).is_file():
-        remedy = "it has no config.yaml; a model folder is named with source=..."
-        raise UserError(mistake("run", folder, "a run folder", remedy))
+        remedy = below(folder) or "it has no config.yaml; a model folder is named with source=..."
+        raise UserError(mistake("run", folder, "a run folder, which holds config.yaml", remedy))
     if not (folder / files.MODEL).is_dir():
         raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
     config = cast(DictConfig, OmegaConf.load(folder / files.CONFIG))

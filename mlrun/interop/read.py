@@ -30,6 +30,8 @@ from mlrun.models.base import Model
 from mlrun.train.checkpoint.tensor_files import Shards, open_shards
 
 CONFIG, INNER = "config.json", "model"
+# So many folders are named where there are more to choose among.
+MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -115,10 +117,12 @@ def open_folder(folder: Path, key: str = "source") -> Checkpoint:
     """
     if not folder.is_dir():
         remedy = "name a folder that exists (a hub name must be downloaded first)"
+        remedy = "it is a file: name its folder" if folder.exists() else remedy
         raise UserError(mistake(key, folder, "a model folder or a run folder", remedy))
     inner = folder / INNER if (folder / INNER / CONFIG).is_file() else folder
     if not (inner / CONFIG).is_file():
-        raise UserError(mistake(key, folder, f"a folder with {CONFIG} or {INNER}/{CONFIG}", "no model is there yet"))
+        allowed = f"a folder with {CONFIG} or {INNER}/{CONFIG}, as finished runs are"
+        raise UserError(mistake(key, folder, allowed, below(folder) or "no model is there yet"))
     config = read_json(inner / CONFIG)
     family = None if "_target_" in config else find_family(config, inner / CONFIG)
     model = build(OmegaConf.create(config), "model") if family is None else read_model(family, config, inner / CONFIG)
@@ -131,6 +135,18 @@ def open_folder(folder: Path, key: str = "source") -> Checkpoint:
     _check(found)
     shards.verify()
     return found
+
+
+def below(folder: Path) -> str:
+    """Return a remedy that names models below a folder, in runs or by themselves; empty if there are none."""
+    depths = ("*", "*/*")
+    found = {path.parents[1] for depth in depths for path in folder.glob(f"{depth}/{INNER}/{CONFIG}")}
+    found |= {path.parent for depth in depths for path in folder.glob(f"{depth}/{CONFIG}") if path.parent.name != INNER}
+    if not found:
+        return ""
+    shown = sorted(map(str, found))
+    more = f" and {len(shown) - MOST_NAMED} more" if len(shown) > MOST_NAMED else ""
+    return f"models are in {', '.join(shown[:MOST_NAMED])}{more}: name one of them"
 
 
 def spell(family: Family | None, table: NameTable, shards: Shards) -> dict[str, str]:

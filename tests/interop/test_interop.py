@@ -639,8 +639,19 @@ def test_places_that_cannot_serve_are_refused(llama: Path, tmp_path: Path) -> No
     for call, said in refused:
         assert said in problems(call, tmp_path / "new")[0]
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["notes"]
+    assert "it is a file" in problems(lambda: open_folder(tmp_path / "used" / "notes"), tmp_path / "new")[0]
     import_hf(llama, tmp_path / "nothing")
     assert (tmp_path / "nothing" / "model" / "config.json").exists()
+
+
+def test_a_folder_of_runs_says_which_of_them_have_models(tmp_path: Path) -> None:
+    for place in ("runs/a/model", "runs/b", "runs/sweep/0-seed=1/model", "runs/hub", "runs/z/model"):
+        (tmp_path / place).mkdir(parents=True)
+        if place != "runs/b":
+            (tmp_path / place / "config.json").write_text("{}")
+    (found,) = problems(lambda: open_folder(tmp_path / "runs"), tmp_path / "new")
+    said = ", ".join(str(tmp_path / "runs" / name) for name in ("a", "hub", "sweep/0-seed=1"))
+    assert found.endswith(f"; models are in {said} and 1 more: name one of them")
 
 
 def test_files_are_as_hugging_face_writes_them(llama: Path) -> None:
