@@ -204,6 +204,11 @@ class Group:
         swept = {seed: self.swept(seed) for seed in self.paired}
         return self.tried > 1 and any(self.baselines[s].lr in (lrs[0], lrs[-1]) for s, lrs in swept.items())
 
+    def aside(self, row: Row) -> tuple[tuple[Run, ...], tuple[Run, ...]]:
+        """Return the runs of seeds that stand on one side only: of the method without baseline, and of the baseline."""
+        known = {pair.run.seed for pair in row.pairs} | {run.seed for run in (*row.failed, *row.unfinished)}
+        return row.unpaired, tuple(run for seed, run in self.baselines.items() if seed not in known)
+
     @property
     def sweep(self) -> dict[float, Spread]:
         """The baseline's final loss over the seeds, by learning rate; also rates that are nobody's best."""

@@ -62,6 +62,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         yield from _tuning(group, label) if not group.searched else _searched(group, label)
         yield from _better_elsewhere(group, label)
         yield from _sure(group, label)
+        yield from _one_sided(group, label)
         yield from _untimed(group, label)
         yield from _declared(group, label)
         yield from _unmatched(group, label)
@@ -251,6 +252,31 @@ def _left_out(group: Group, label: str) -> Iterator[str]:
             f"{label}: {doubles} of the runs repeat another's settings and seed; of a method's the one with the "
             "highest loss counts, of the baseline's that with the lowest."
         )
+
+
+def _one_sided(group: Group, label: str) -> Iterator[str]:
+    """Say at which seeds only one side ran: who chooses seeds afterwards chooses savings."""
+    for row in group.rows:
+        if not row.best or not row.pairs:
+            continue
+        unpaired, lacking = group.aside(row)
+        if unpaired:
+            here = _mean_loss([pair.run for pair in row.pairs])
+            ends = f"in no saving: there it ends at {_mean_loss(unpaired)}, where compared at {here}"
+            yield f"{label}: {row.method} has seeds without a baseline ({_numbers(unpaired)}), {ends}."
+        if lacking:
+            here = _mean_loss([pair.baseline for pair in row.pairs])
+            ends = f"in no saving: L* there is {_mean_loss(lacking)}, where compared {here}"
+            yield f"{label}: {row.method} lacks seeds of the baseline ({_numbers(lacking)}), {ends}."
+
+
+def _mean_loss(runs: Sequence[Run]) -> str:
+    losses = [run.final.loss for run in runs if run.final is not None]
+    return f"{sum(losses) / len(losses):.4f}" if losses else "n/a"
+
+
+def _numbers(runs: Sequence[Run]) -> str:
+    return ", ".join(map(str, sorted(run.seed for run in runs)))
 
 
 def _copied(group: Group, label: str) -> Iterator[str]:

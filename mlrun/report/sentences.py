@@ -49,7 +49,15 @@ def sentence(group: Group, row: Row) -> str:
         return _not_reached(row)
     found = row.claim if _annealed(row) else row.spread("flops")
     what = _reached(group, row, found) if found.mean is not None else _partly(row, found)
-    return f"{row.method} reaches the baseline's loss {what}; {_tuning(group)}."
+    return f"{row.method} reaches the baseline's loss {what}; {_tuning(group)}{_one_sided(group, row)}."
+
+
+def _one_sided(group: Group, row: Row) -> str:
+    """Say that one side ran at seeds that the other lacks, which are in no number."""
+    unpaired, lacking = group.aside(row)
+    parts = [f"{_seeds(len(unpaired))} of it without a baseline"] if unpaired else []
+    parts += [f"{_seeds(len(lacking))} of the baseline without it"] if lacking else []
+    return f"; left out: {' and '.join(parts)}" if parts else ""
 
 
 def _annealed(row: Row) -> bool:

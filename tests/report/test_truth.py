@@ -16,6 +16,7 @@ from mlrun.report import build, pairing
 from mlrun.report.compare import Group, Row, compare, neighbours
 from mlrun.report.curves import Point, read_every
 from mlrun.report.read import find, read, read_all
+from mlrun.report.sentences import sentences
 from mlrun.report.stats import holm, t_inside, t_quantile
 
 HALF = ((1, fake.BUDGET // 2),)
@@ -276,6 +277,24 @@ def test_a_baseline_rate_that_failed_was_tried(tmp_path: Path) -> None:
     found = group(tmp_path)
     assert (found.tried, found.edge, found.baselines[0].lr) == (3, False, 2e-3)
     assert "failed 1/1" in build.render(made(tmp_path))
+
+
+def test_seeds_that_only_one_side_ran_at_are_told_with_their_losses(tmp_path: Path) -> None:
+    """Six seeds of a method and baselines where three of them were lucky; or the other way round."""
+    for seed in range(6):
+        straight(tmp_path / f"m{seed}", "2level", [3.2, 2.5, 2 if seed < 3 else 4], fake.TWO, seed=seed)
+        if seed < 3:
+            straight(tmp_path / f"s{seed}", "scratch", [5, 4, 3], seed=seed)
+    (note,) = told(tmp_path, "without a baseline")
+    assert "(3, 4, 5), in no saving: there it ends at 4.0000, where compared at 2.0000." in note
+    assert sentences(group(tmp_path))[0].endswith("; left out: 3 seeds of it without a baseline.")
+    straight(tmp_path / "s9", "scratch", [5, 4, 1], seed=9)
+    (note,) = told(tmp_path, "lacks seeds")
+    assert "(9), in no saving: L* there is 1.0000, where compared 3.0000." in note
+    (tmp_path / "s9").rename(tmp_path.parent / f"{tmp_path.name}-s9")
+    for seed in (3, 4, 5):
+        straight(tmp_path / f"s{seed}", "scratch", [5, 4, 3], seed=seed)
+    assert told(tmp_path, "in no saving") == []
 
 
 def test_a_copy_is_no_second_seed(tmp_path: Path) -> None:
