@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from mlrun.errors import UserError
+from mlrun.models.axes import expand
 from mlrun.plan.auto import Decision
 from mlrun.plan.rule import Look
-from mlrun.plan.stages import Plan
+from mlrun.plan.stages import Level, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,6 +108,40 @@ def _checks(p: Progress, plan: Plan) -> Iterator[tuple[str, bool]]:
     yield "decisions", all(stage.open is None for stage in plan.stages[: p.stage])
     yield "looks", all(_count(look.batches) and isinstance(look.loss, float) for look in p.looks)
     yield "forks", _durations(p.forks) and p.forks.keys() <= {str(step) for step in plan.forks}
+
+
+def refuse_others(p: Progress, plan: Plan, current: Snapshot, kept: Mapping[int, Snapshot], whole: bool) -> None:
+    """Judge the models of a checkpoint by where its run is; `whole` says that their tensors are, and have all rows.
+
+    Raises:
+        ValueError: a model is not of the level that trains there, or one that waits for its return is missing.
+    """
+    entered = plan.stages[: p.stage + p.entered]
+    levels = {entered[-1].level} if entered and p.entered else {stage.level for stage in plan.stages[: p.stage + 1]}
+    if not any(_of(current, plan.level(number), whole) for number in levels):
+        raise ValueError(f"its weights are not those of level {' or '.join(map(str, sorted(levels)))}")
+    for number, snapshot in kept.items():
+        if not 1 <= number <= len(plan.levels) or not _of(snapshot, plan.level(number), whole):
+            raise ValueError(f"the weights kept for level {number} are not of that level")
+    waiting: set[int] = set()
+    for stage in entered:
+        if stage.transfer == "coalesce":
+            waiting.add(stage.level - 1)
+        elif stage.transfer == "decoalesce":
+            waiting.discard(stage.level)
+    later = {stage.level for stage in plan.stages[len(entered) :] if stage.transfer == "decoalesce"}
+    if lost := (waiting & later) - kept.keys():
+        raise ValueError(f"the model that waits at level {min(lost)} is missing")
+
+
+def _of(snapshot: Snapshot, level: Level, whole: bool) -> bool:
+    """Return whether a snapshot is of a level's model: its names, and their shapes where these are whole."""
+    sizes = level.model.sizes()
+    shapes = {name: param.shape(sizes) for name, param in expand(level.model.params(), sizes)}
+    if snapshot.weights.keys() != shapes.keys():
+        return False
+    beside = all(named.keys() <= shapes.keys() for named in snapshot.tensors.values())
+    return beside and (not whole or all(tuple(t.shape) == shapes[name] for name, t in snapshot.weights.items()))
 
 
 def _count(value: object) -> bool:

@@ -17,6 +17,7 @@ import pytest
 import toy
 from pair import Part
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from mlrun import files
 from mlrun.errors import UserError
@@ -176,6 +177,43 @@ def test_a_header_where_no_run_can_be_falls_back_to_the_checkpoint_before(
     rewritten(cut / "checkpoints/last.safetensors", damage, signed)
     found = checkpoints(cut).load()
     assert found is not None and found[4] is not None and "last.safetensors" in found[4]
+    assert state(found) == expected
+
+
+def no_kept_model(tensors: dict[str, Tensor], record: dict[str, int]) -> str:
+    for name in [name for name in tensors if name.startswith("kept/")]:
+        del tensors[name]
+    del record["kept/1"]
+    return "the model that waits at level 1 is missing"
+
+
+def of_another_name(tensors: dict[str, Tensor], record: dict[str, int]) -> str:
+    name = next(name for name in tensors if name.startswith("current/weights/"))
+    tensors[f"{name}s"] = tensors.pop(name)
+    return "its weights are not those of level 2"
+
+
+def of_another_shape(tensors: dict[str, Tensor], record: dict[str, int]) -> str:
+    name = next(name for name in tensors if name.startswith("kept/1/weights/"))
+    tensors[name] = tensors[name].reshape(-1)[:3].clone()
+    return "the weights kept for level 1 are not of that level"
+
+
+@pytest.mark.parametrize("change", [no_kept_model, of_another_name, of_another_shape])
+def test_models_that_no_run_has_there_fall_back_to_the_checkpoint_before(
+    cut: Path, change: Callable[[dict[str, Tensor], dict[str, int]], str]
+) -> None:
+    """Even where the checksum is right: a model that is missing would only have changed the loss."""
+    expected = state(checkpoints(cut).load())
+    last = Path(shutil.copy(cut / "checkpoints/last.safetensors", cut / "checkpoints/before.safetensors"))
+    last = last.with_name("last.safetensors")
+    tensors, metadata = tensor_files.read(last)
+    steps = json.loads(metadata["optimizer_steps"])
+    why = change(tensors, steps)
+    told = {key: value for key, value in metadata.items() if key != "sha256"}
+    tensor_files.write(last, tensors, told | {"optimizer_steps": json.dumps(steps)})
+    found = checkpoints(cut).load()
+    assert found is not None and found[4] is not None and f"last.safetensors: {why}" in found[4]
     assert state(found) == expected
 
 

@@ -25,7 +25,7 @@ from mlrun.errors import UserError
 from mlrun.plan.stages import Plan
 from mlrun.train.checkpoint import layout, sharded, tensor_files
 from mlrun.train.parallel.processes import Ranks
-from mlrun.train.snapshot import Plans, Progress, Snapshot, as_record, flat, nested, read_progress
+from mlrun.train.snapshot import Plans, Progress, Snapshot, as_record, flat, nested, read_progress, refuse_others
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -146,6 +146,7 @@ class Checkpoints:
         try:
             progress, plan = read_progress(record.get("progress"), self.plans)
             current, kept = nested(tensors, record.get("optimizer_steps"))
+            refuse_others(progress, plan, current, kept, not self.ranks.placement.collective)
         except ValueError as error:
             raise UserError(f"{path}: {error}; {tensor_files.REMEDY}") from None
         return progress, plan, current, kept
