@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import re
 import tempfile
@@ -37,7 +39,36 @@ def load(key: str, label: str, path: str, **settings: Any) -> Dataset | Iterable
     """Return one split by `datasets.load_dataset`; UserError when it is unreachable or not there."""
     import datasets
 
+    _refuse_old_locks(key, label)
     return _asked(key, label, lambda: datasets.load_dataset(path, **settings))
+
+
+def _refuse_old_locks(key: str, label: str) -> None:
+    """Raise UserError for locks that `datasets` would wait for without end.
+
+    A lock of `flock` is an empty file that stays when it is free. Where a file system has no `flock` at all, filelock
+    takes a file in its place for a lock that is held; its own have a content.
+    """
+    import datasets
+
+    folder = Path(datasets.config.HF_DATASETS_CACHE)
+    if not folder.is_dir() or not _without_flock(folder):
+        return
+    if old := sorted(str(path) for path in folder.rglob("*.lock") if path.stat().st_size == 0):
+        told = f"{old[0]} was left where locks worked, and its file system has none now"
+        others = f" (and {len(old) - 1} more)" if len(old) > 1 else ""
+        raise UserError(f"{key}: {label} cannot be loaded ({told}{others}); remove these empty files, or {LOCKS}")
+
+
+def _without_flock(folder: Path) -> bool:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno == errno.ENOSYS
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def stream_files(key: str, label: str, kind: str, names: list[str], **settings: Any) -> IterableDataset:
@@ -232,6 +263,7 @@ class HubSource:
         from datasets.packaged_modules.json.json import Json
 
         self._check_name()
+        _refuse_old_locks("data.sources", self.label)
         asked = {"name": self.name, "revision": self.revision}
         builder = _asked("data.sources", self.label, lambda: datasets.load_dataset_builder(self.path, **asked))
         if not isinstance(builder, Json) or builder.config.field is not None:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from corpora import equal, error_of, gpt
 
@@ -142,6 +144,26 @@ def test_where_nothing_has_locks_the_line_says_what_needs_them(
         line = error_of(partial(asked.open, gpt(), 0, str(tmp_path / "cache")))
         assert "\n" not in line and os.strerror(number) in line
         assert line.endswith(f"; {huggingface.LOCKS}")
+
+
+def test_locks_of_before_are_not_waited_for_where_there_are_none_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "datasets"))
+    (tmp_path / "rows").mkdir()
+    pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "rows" / "train.parquet")
+    hub = huggingface.HubSource(str(tmp_path / "rows"))
+    assert len(cast(Any, hub.load(streaming=False))) == 2
+    old = list((tmp_path / "datasets").rglob("*.lock"))
+    assert old, "datasets leaves its locks"
+    without_locks(monkeypatch, errno.ENOSYS)
+    for ask in (partial(hub.load, streaming=False), partial(hub.json_files, streaming=False)):
+        line = error_of(ask)
+        assert str(tmp_path / "datasets") in line and "remove these empty files, or " in line
+    for path in old:
+        path.unlink()
+    with pytest.warns(UserWarning, match="falling back to SoftFileLock"):
+        assert len(cast(Any, hub.load(streaming=False))) == 2
 
 
 def test_marks_that_are_damaged_or_gone_change_nothing(stream, tmp_path: Path) -> None:
