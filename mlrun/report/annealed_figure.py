@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 6.4, 4.2  # inches: a column and a half of a paper
 # Where the logarithmic axis may have a tick, as shares of the budget.
 TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
+ALONE = "#777777"  # the colour of a smaller model alone, which is neither baseline nor method
 LOWER = 0.09  # height between two arrows, as a share of the range of losses
 
 
@@ -44,13 +45,14 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
     found = sides(group)
     if not group.annealed or not any(side.flops for side in found):
         return []
+    beside = [*found, *alone(group)]
     with mpl.rc_context(figure.STYLE):
         picture = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         panel = picture.subplots()
-        for order, side in enumerate(found):
-            _line(panel, side, 4 - order / len(found))  # the baseline on top
-        _savings(panel, found, group)
-        _axes(panel, found, float(group.runs[0].plan["budget"]["flops"]))
+        for order, side in enumerate(beside):
+            _line(panel, side, 4 - order / len(beside))  # the baseline on top
+        _savings(panel, beside, group)
+        _axes(panel, beside, float(group.runs[0].plan["budget"]["flops"]))
         picture.legend(loc="outside upper center", ncols=2, frameon=False, handlelength=2.0, columnspacing=1.4)
         return figure.written(picture, folder, stem)
 
@@ -64,6 +66,18 @@ def sides(group: Group) -> list[Side]:
         if runs:
             found.append(_side(figure.with_seeds(curve.name, len(runs)), curve.colour, row, runs))
     return found
+
+
+def alone(group: Group) -> list[Side]:
+    """Return the smaller model that alone ends at or below L*, as a side of one point; nothing where there is none."""
+    runs = list(group.smaller.values())
+    points = [run.final for run in runs if run.final is not None]
+    if not points:
+        return []
+    sizes = sorted({run.plan["levels"][0]["parameters"] for run in runs})
+    name = f"a smaller model alone ({', '.join(map(human, sizes))} parameters)"
+    loss, flops = spread([point.loss for point in points]), sum(point.flops for point in points) / len(points)
+    return [Side(figure.with_seeds(name, len(runs)), ALONE, None, (flops,), (loss.mean or 0.0,), (loss.sd or 0.0,))]
 
 
 def _side(name: str, colour: str, row: Row | None, runs: Sequence[Run]) -> Side:
@@ -84,7 +98,7 @@ def _side(name: str, colour: str, row: Row | None, runs: Sequence[Run]) -> Side:
 def _line(panel: Axes, side: Side, above: float) -> None:
     """Draw one side; between two endings the line is the rule itself, since the axis is logarithmic."""
     error = side.deviations if any(side.deviations) else None
-    wide = 1.9 if side.row is None else 1.4
+    wide = 1.9 if side.colour == figure.BASELINE else 1.4
     panel.errorbar(
         side.flops, side.losses, yerr=error, color=side.colour, label=side.name, lw=wide, marker="D", ms=4.6,
         mfc="white", mew=1.2, elinewidth=0.9, capsize=2.0, zorder=above,

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import Any
 
 from mlrun.report import annealed_figure, figure
-from mlrun.report.compare import Group, Row
+from mlrun.report.compare import Group
 from mlrun.report.curves import Point, thin
 from mlrun.report.figure import Curve
 from mlrun.report.read import Run
@@ -71,24 +71,27 @@ def _values(point: Point) -> list[Any]:
 
 
 def _annealed(group: Group, colours: dict[str | None, int]) -> dict[str, Any] | None:
-    """Return what the headline's figure draws; None where no method has endings."""
+    """Return what the headline's figure draws, a smaller model alone as a side of one point.
+
+    None where no method has endings.
+    """
     sides = annealed_figure.sides(group) if group.annealed else []
     if group.loss.mean is None or not any(side.flops for side in sides):
         return None
 
-    def colour(row: Row | None) -> int:
-        return colours[row.method if row else None]
+    def colour(side: annealed_figure.Side) -> int:
+        return OTHER if side.colour == annealed_figure.ALONE else colours[side.row.method if side.row else None]
 
     drawn = [
         {
             "name": side.name,
-            "colour": colour(side.row),
+            "colour": colour(side),
             "points": [list(point) for point in zip(side.flops, side.losses, side.deviations, strict=True)],
         }
-        for side in sides
+        for side in (*sides, *annealed_figure.alone(group))
     ]
     arrows = [
-        {"colour": colour(side.row), "baseline": base, "cost": cost, "said": said}
+        {"colour": colour(side), "baseline": base, "cost": cost, "said": said}
         for side, base, cost, said in annealed_figure.arrows(sides)
     ]
     return {"sides": drawn, "arrows": arrows}

@@ -48,6 +48,10 @@ ENDINGS = (
 )
 
 
+# The rules of every report, which say nothing of these runs.
+DEFINITIONS = frozenset((*HEADLINE, *RULES, *ENDINGS))
+
+
 def notes(groups: Sequence[Group], searches: Sequence[Search] = ()) -> list[str]:
     """Return the caveats of this report, then the rules that hold for every report."""
     matched = any(row.endings for group in groups for row in group.rows)

@@ -250,11 +250,18 @@
     const tall = down ? 8 : -8;
     into.append(shape("path", { d: `M${x - 5} ${y - tall / 2}h10l-5 ${tall}z`, class: "mark" }));
   }
-  function targetLine(into, target, X, Y, [x0, x1, y0, y1]) {
+  function targetLine(into, target, X, Y, [x0, x1, y0, y1], points) {
     if (target === null) return;
-    const below = target - y0 > 0.1 * (y1 - y0) ? 14 : -5; // above the line where there is no room under it
-    into.append(shape("line", { x1: X(x0), x2: X(x1), y1: Y(target), y2: Y(target), class: "target" }));
-    into.append(shape("text", { x: X(x0) + 5, y: Y(target) + below }, `L* = ${target.toFixed(3)}`));
+    const y = Y(target), said = `L* = ${target.toFixed(3)}`, wide = 7 * said.length;
+    into.append(shape("line", { x1: X(x0), x2: X(x1), y1: y, y2: y, class: "target" }));
+    const places = [false, true].flatMap((end) => [14, -5].map((off) => ({ x: end ? X(x1) - 5 - wide : X(x0) + 5, y: y + off, end })));
+    const inside = places.filter((at) => at.y < Y(y0) && at.y > Y(y1) + 8);
+    const hits = (at) => points.filter(([px, py]) => {
+      return px > at.x - 8 && px < at.x + wide + 8 && py > at.y - 18 && py < at.y + 10;
+    }).length;
+    const best = (inside.length ? inside : places).reduce((a, b) => (hits(b) < hits(a) ? b : a)); // the first of equals
+    const anchor = best.end ? { x: best.x + wide, "text-anchor": "end" } : { x: best.x };
+    into.append(shape("text", { ...anchor, y: best.y, class: "on" }, said));
   }
 
   // Held-out loss against what was spent
@@ -284,7 +291,8 @@
     }
     function drawCurves(into, X, Y, view) {
       const at = AXES[axis].at;
-      targetLine(into, group.target, X, Y, view);
+      const ends = seeds().flatMap(({ seed }) => [...seed.points, ...seed.endings]).filter((p) => p[LOSS] !== null);
+      targetLine(into, group.target, X, Y, view, ends.map((p) => [X(p[at]), Y(p[LOSS])]));
       for (const { curve, seed } of seeds().reverse()) {
         const own = shape("g", { class: `s${curve.colour}` });
         into.append(own);
@@ -356,7 +364,7 @@
     const view = [Math.min(...xs) / 1.15, Math.max(...xs) * 1.15,
       low - 0.06 * size - apart * Math.max(0, arrows.length - 1), Math.max(...ys) + 0.08 * size];
     function draw(into, X, Y) {
-      targetLine(into, group.target, X, Y, view);
+      targetLine(into, group.target, X, Y, view, shown().flatMap((side) => side.points.map(([x, y]) => [X(x), Y(y)])));
       for (const side of shown().reverse()) {
         const own = shape("g", { class: `s${side.colour}` });
         into.append(own);

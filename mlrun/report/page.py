@@ -16,8 +16,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from mlrun.report import charts, commands, grid, layers, pairing, search, tables
+from mlrun.report import charts, commands, figure, grid, layers, pairing, search, tables
 from mlrun.report.compare import Group, Row
+from mlrun.report.notes import DEFINITIONS
 from mlrun.report.read import Run
 from mlrun.report.search import Search
 from mlrun.report.sentences import sentences
@@ -34,9 +35,14 @@ VERSIONS = ("commit", "mlrun", "torch", "python", "host", "processor", "cores", 
 def page(groups: Sequence[Group], notes: Sequence[str], found: Sequence[Search] = (), reload: int | None = None) -> str:
     """Return index.html, which with `reload` reads itself again after so many seconds."""
     drawn = {str(group.number): charts.charts(group) | layers.charts(group) for group in groups[:CHARTED]}
-    body = [_top(groups, found), *(_group(group, drawn.get(str(group.number))) for group in groups)]
+    first = next((group for group in groups if sentences(group)), None)
+    picture = _picture(drawn.get(str(first.number))) if first else ""
+    body = [_top(groups, first, picture, notes, found)]
+    for group in groups:
+        shown = picture if group is first else ""
+        body.append(_group(group, drawn.get(str(group.number)), told=group is not first, shown=shown))
     body += [_search(number, one, groups) for number, one in enumerate(found, 1)]
-    body += [_section("notes", "Notes", _list(notes)), _reproduce(groups), _runs(groups)]
+    body += [_section("notes", "Notes", _notes(notes)), _reproduce(groups), _runs(groups)]
     script = _asset("page.js")
     parts = {
         "policy": _policy(script),
@@ -71,18 +77,51 @@ def _island(value: Any) -> str:
 NOTHING = "No method stands beside a finished baseline yet, so no saving can be told."
 
 
-def _top(groups: Sequence[Group], found: Sequence[Search]) -> str:
-    """Return the first sentence of the largest group that has one, large, its others, and links to everything else."""
-    group = next((group for group in groups if sentences(group)), None)
-    first, *others = sentences(group) if group else [NOTHING]
-    if group and len(groups) > 1:
-        first = f"Group {group.number}: {first}"
-        others.append(f"There are {len(groups)} groups of runs, which may not be compared with each other; see below.")
+def _picture(drawn: Mapping[str, Any] | None) -> str:
+    """Return which chart answers beside the first sentence: annealed losses, else curves; "" where nothing is drawn."""
+    return next((kind for kind in ("annealed", "curves") if drawn and drawn[kind]), "")
+
+
+def _top(
+    groups: Sequence[Group], first: Group | None, picture: str, notes: Sequence[str], found: Sequence[Search]
+) -> str:
+    """Return the answer of the largest group that has one: its sentence, large, its picture, and links to the rest.
+
+    What a smaller model alone does stands before the picture, since it may be the better answer.
+    """
+    links = f"<nav>{_links(groups, found)}</nav>"
+    if first is None:
+        unpaired = [note for note in notes if "has no matched baseline" in note][:3]
+        return f'<p class="answer">{NOTHING}</p>{_list(unpaired)}{links}<p class="hint">{HINT}</p>'
+    answer, *others = sentences(first)
+    before = len(others) if not picture else 1 if first.smaller else 0
+    after = others[before:]
+    if len(groups) > 1:
+        after.append(f"There are {len(groups)} groups of runs, which may not be compared with each other; see below.")
+    parts = [_answer(answer), _list(others[:before]), f'<p class="hint">{escape(tables.baseline_line(first))}</p>']
+    parts += [_chart(first, picture) if picture else "", _list(after), links, f'<p class="hint">{HINT}</p>']
+    return "".join(parts)
+
+
+def _answer(sentence: str) -> str:
+    """Return a sentence with what was found large, and how sure that is after it, smaller."""
+    found, bracket, sure = sentence.partition(" (")
+    return f'<p class="answer">{escape(found)}<span class="sure">{escape(bracket + sure)}</span></p>'
+
+
+def _links(groups: Sequence[Group], found: Sequence[Search]) -> str:
     places = [(f"group-{group.number}", f"Group {group.number}") for group in groups]
     places += [(f"search-{number}", "Search") for number, _ in enumerate(found, 1)]
     places += [("notes", "Notes"), ("reproduce", "How to reproduce"), ("runs", "All runs")]
-    links = "".join(f'<a href="#{place}">{name}</a>' for place, name in places)
-    return f'<p class="answer">{escape(first)}</p>{_list(others)}<nav>{links}</nav>'
+    return "".join(f'<a href="#{place}">{name}</a>' for place, name in places)
+
+
+def _notes(notes: Sequence[str]) -> str:
+    """Return what is to be known of these runs, then the rules that hold for every report, folded."""
+    rules = [note for note in notes if note in DEFINITIONS]
+    own = [note for note in notes if note not in DEFINITIONS]
+    folded = f"<details><summary>How each number is defined: {len(rules)} rules</summary>{_list(rules)}</details>"
+    return _list(own) + (folded if rules else "")
 
 
 def _list(lines: Sequence[str]) -> str:
@@ -96,50 +135,56 @@ def _section(place: str, title: str, content: str) -> str:
 # One group
 
 
-def _group(group: Group, drawn: Mapping[str, Any] | None) -> str:
-    """Return all of one group: what was saved, the charts, and what they are made of."""
-    told = sentences(group)
-    first = [table for table in (tables.annealed(group), tables.savings(group)) if table.rows]
-    parts = [_list(told) if group.number > 1 else "", *map(_table, first)]
-    if not first:
+def _group(group: Group, drawn: Mapping[str, Any] | None, told: bool, shown: str) -> str:
+    """Return all of one group: what was saved, the charts, and what they are made of.
+
+    The page's top has the sentences unless they are to be `told` here, and the chart of the kind `shown`.
+    """
+    annealed, crossing = tables.annealed(group), tables.savings(group)
+    first = annealed if annealed.rows else crossing
+    parts = [_list(sentences(group)) if told else "", _table(first)]
+    if not first.rows:
         parts.append(f'<p class="title">{escape(tables.baseline_line(group))}</p>')
     if drawn is None:
         parts.append(f'<p class="hint">Charts are drawn for the {CHARTED} groups with most runs.</p>')
     else:
-        parts += _charts(group, drawn)
+        parts += [_chart(group, kind) for kind in TITLES if drawn[kind] and kind != shown]
     parts += [_map(one) for one in grid.maps(group)]
-    parts += [_table(tables.sweep(group)), _table(tables.endings(group)), _table(tables.quality(group))]
-    parts += [_table(tables.transfers(group))]
-    parts += [_settings(group), _ledger(group)]
+    parts += [_table(crossing)] if annealed.rows else []
+    parts += [_table(tables.quality(group)), _table(tables.endings(group)), _table(tables.sweep(group))]
+    parts += [_table(tables.transfers(group)), _settings(group), _ledger(group)]
     return _section(f"group-{group.number}", f"Group {group.number}", "\n".join(parts))
 
 
-def _charts(group: Group, drawn: Mapping[str, Any]) -> list[str]:
-    """Return the places of the charts of one group, with what is to be known of each."""
-    titles = {
-        "annealed": "What annealing at each budget reaches",
-        "curves": "Curves",
-        "rates": "Learning rates",
-        "symmetry": "Symmetry of the copies",
-        "health": "Layers",
-    }
-    hints = {
-        "annealed": _annealed_hint(group),
-        "curves": _curves_hint(group),
-        "rates": RATES_HINT,
-        "symmetry": SYMMETRY_HINT,
-        "health": layers.HINT,
-    }
-    return [
-        f"<h3>{titles[kind]}</h3>"
-        f'<figure class="chart" data-kind="{kind}" data-group="{group.number}">'
-        f"<figcaption>{escape(hints[kind])} {HINT}</figcaption></figure>"
-        for kind in titles
-        if drawn[kind]
-    ]
+# The kinds of charts, in the order of the page.
+TITLES = {
+    "annealed": "What annealing at each budget reaches",
+    "curves": "Curves",
+    "rates": "Learning rates",
+    "symmetry": "Symmetry of the copies",
+    "health": "Layers",
+}
 
 
-HINT = "Point at a mark to read it, drag to zoom, double-click for the whole range, press a name to hide it."
+def _chart(group: Group, kind: str) -> str:
+    """Return the place of one chart, with what is to be known of it."""
+    hint = {
+        "annealed": _annealed_hint,
+        "curves": _curves_hint,
+        "rates": lambda _: RATES_HINT,
+        "symmetry": lambda _: SYMMETRY_HINT,
+        "health": lambda _: layers.HINT,
+    }[kind](group)
+    return (
+        f'<h3>{TITLES[kind]}</h3><figure class="chart" data-kind="{kind}" data-group="{group.number}">'
+        f"<figcaption>{escape(hint)}</figcaption></figure>"
+    )
+
+
+HINT = (
+    "In every chart: point at a mark to read it, drag to zoom, double-click for the whole range, press a name to hide "
+    "it."
+)
 RATES_HINT = "The final loss at each learning rate, one dot a seed; a rate at which a seed failed has no point."
 SYMMETRY_HINT = (
     "How alike the units still are that began as copies of one coarse unit: the mean cosine between them, 1 for "
@@ -148,22 +193,28 @@ SYMMETRY_HINT = (
 
 
 def _annealed_hint(group: Group) -> str:
-    source = " What sources cost is in them." if any(run.source for run in group.runs) else ""
-    return f"Each diamond is the loss of a run that ends there.{source} Arrows are savings at L*, the baseline's end."
+    told = ["Each diamond is the loss of a run that ends there. Arrows are savings at L*, the baseline's end."]
+    told += ["The smaller model alone is trained from scratch, and ends at or below L*."] if group.smaller else []
+    told += ["What sources cost is in them."] if any(run.source for run in group.runs) else []
+    return " ".join(told)
 
 
 def _curves_hint(group: Group) -> str:
     """Return how the curves are to be read, and what of them is left out."""
-    told = [
-        "Losses before a run's own decay stand higher than those of a run that ends there. Strips above the plot are "
-        "the stages of the first seed: pale ones are coarser levels, dashed in the curve. Triangles are transfers, "
-        "diamonds annealed endings, dots first crossings of L*, un-annealed."
-    ]
+    told = ["Losses before a run's own decay stand higher than those of a run that ends there."]
+    if group.rows:
+        told.append(
+            "Strips above the plot are the stages of the first seed: pale ones are coarser levels, dashed in the "
+            "curve. Triangles are transfers, diamonds annealed endings, dots first crossings of L*, un-annealed."
+        )
     if any(len(charts.thinned(run.evaluations)) < len(run.evaluations) for run in group.runs):
         told.append(f"Runs with more than {charts.POINTS} evaluations are thinned to about as many.")
-    methods = {row.method for row in group.rows}
-    told.append(f"Drawn are the baseline and, of {_count(len(methods), 'method')}, up to 7 with the lowest final")
-    told[-1] += f" losses, each at its best rate, with up to {charts.SEEDS} seeds."
+    methods = len({row.method for row in group.rows})
+    if methods > len(figure.COLOURS) or len({run.seed for run in group.runs}) > charts.SEEDS:
+        told.append(
+            f"Drawn are the baseline and, of {_count(methods, 'method')}, up to {len(figure.COLOURS)} with the lowest "
+            f"final losses, each at its best rate, with up to {charts.SEEDS} seeds."
+        )
     if any(run.source for run in group.runs):
         told.append("What a source cost is in the savings, and not in these curves.")
     return " ".join(told)
@@ -258,13 +309,37 @@ def _ledger(group: Group) -> str:
     shown = runs[:LEDGERS]
     rows = [row for run in shown for row in _ledger_rows(run, names[run.folder])]
     header = ("run", "stage", "level", "steps", "tokens", "FLOPs", "seconds")
-    title = f"{len(rows)} stages of {_count(len(shown), 'run')}"
+    title = f"{_count(len(rows), 'stage')} of {_count(len(shown), 'run')}"
     title += f" (of {len(runs)}; report.json has all)" if len(runs) > len(shown) else ""
     best = [run for run in _compared(group) if run in runs][:LEDGERS]
     return (
-        f"<h3>Ledger by stage</h3>{_bars(best, names)}"
+        f"<h3>Ledger by stage</h3>{_bars(best, names)}{_health(shown, names)}"
         f"<details><summary>{title}</summary>{_cells(header, rows, 1)}</details>{_purposes(shown, names)}"
     )
+
+
+def _health(runs: Sequence[Run], names: Mapping[Path, str]) -> str:
+    """Return what looking at the layers took of each run that did, beside what its training took."""
+    ledgers = [(names[run.folder], run.summary["ledger"]) for run in runs if run.summary is not None]
+    rows = [
+        (
+            name,
+            str(ledger["health"]["looks"]),
+            human(ledger["total"]["flops"]),
+            human(ledger["health"]["flops"]),
+            tables.percent(_share(ledger)),
+        )
+        for name, ledger in ledgers
+        if "health" in ledger
+    ]
+    told = "Looking at the layers (health=true), in FLOPs: beside what is charged above, and no part of any saving."
+    header = ("run", "looks", "training", "health", "of training")
+    return _table(Table(told, header, tuple(rows), 1))
+
+
+def _share(ledger: Mapping[str, Any]) -> float | None:
+    flops = ledger["total"]["flops"]
+    return ledger["health"]["flops"] / flops if flops else None
 
 
 def _compared(group: Group) -> list[Run]:

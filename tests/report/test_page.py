@@ -20,7 +20,7 @@ import pytest
 from mlrun.report import charts, grid, page, tables
 from mlrun.report.build import build
 from mlrun.report.compare import Group, compare
-from mlrun.report.notes import notes
+from mlrun.report.notes import DEFINITIONS, notes
 from mlrun.report.read import find, read_all
 from mlrun.report.sentences import sentences
 
@@ -86,7 +86,18 @@ def test_every_sentence_note_and_table_of_the_report_is_on_the_page(recorded: An
 
 def test_the_answer_comes_first(swept: Any) -> None:
     groups, _, text = swept
-    assert f'<p class="answer">{html.escape(sentences(groups[0])[0])}</p>' in text.partition("<section")[0]
+    top = text.partition("<section")[0]
+    answer = re.findall(r'<p class="answer">(.*?)</p>', top)
+    assert [html.unescape(re.sub("<[^>]*>", "", one)) for one in answer] == [sentences(groups[0])[0]]
+    assert top.count('<figure class="chart"') == 1 and text.count('data-kind="curves" data-group="1"') == 1
+
+
+def test_the_rules_of_every_report_are_folded_and_what_is_true_of_these_runs_is_not(swept: Any) -> None:
+    _, said, text = swept
+    section = text.partition('<section id="notes">')[2].partition("</section>")[0]
+    plain, folded = (words(part) for part in section.split("<details>"))
+    assert all(note in (folded if note in DEFINITIONS else plain) for note in (" ".join(n.split()) for n in said))
+    assert plain != "Notes"
 
 
 def test_runs_without_a_baseline_have_a_page_that_says_so(tmp_path: Path) -> None:
