@@ -12,6 +12,7 @@ import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from mlrun.units import duration, human
 
 FOLDER = Path(__file__).parent
 CHARTED = 6  # groups with charts, as many as have figures
+LISTED = 3  # sentences of methods that are seen at once
 LEDGERS = 100  # runs of a group whose stages are listed
 # Where a run says what it ran on, and with what.
 VERSIONS = ("commit", "mlrun", "torch", "python", "host", "processor", "cores", "gpu", "precision", "processes")
@@ -95,11 +97,13 @@ def _top(
         return f'<p class="answer">{NOTHING}</p>{_list(unpaired)}{links}<p class="hint">{HINT}</p>'
     answer, *others = sentences(first)
     before = len(others) if not picture else 1 if first.smaller else 0
-    after = others[before:]
+    after = _folded(others[before:])
     if len(groups) > 1:
-        after.append(f"There are {len(groups)} groups of runs, which may not be compared with each other; see below.")
-    parts = [_answer(answer), _list(others[:before]), f'<p class="hint">{escape(tables.baseline_line(first))}</p>']
-    parts += [_chart(first, picture) if picture else "", _list(after), links, f'<p class="hint">{HINT}</p>']
+        after += _list(
+            [f"There are {len(groups)} groups of runs, which may not be compared with each other; see below."]
+        )
+    parts = [_answer(answer), _folded(others[:before]), f'<p class="hint">{escape(tables.baseline_line(first))}</p>']
+    parts += [_chart(first, picture) if picture else "", after, links, f'<p class="hint">{HINT}</p>']
     return "".join(parts)
 
 
@@ -124,6 +128,14 @@ def _notes(notes: Sequence[str]) -> str:
     return _list(own) + (folded if rules else "")
 
 
+def _folded(lines: Sequence[str]) -> str:
+    """Return lines as a list; of many the first few, the rest folded."""
+    if len(lines) <= LISTED + 1:
+        return _list(lines)
+    rest = f"<details><summary>{len(lines) - LISTED} more</summary>{_list(lines[LISTED:])}</details>"
+    return _list(lines[:LISTED]) + rest
+
+
 def _list(lines: Sequence[str]) -> str:
     return f'<ul class="told">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>' if lines else ""
 
@@ -142,16 +154,16 @@ def _group(group: Group, drawn: Mapping[str, Any] | None, told: bool, shown: str
     """
     annealed, crossing = tables.annealed(group), tables.savings(group)
     first = annealed if annealed.rows else crossing
-    parts = [_list(sentences(group)) if told else "", _table(first)]
+    parts = [_folded(sentences(group)) if told else "", _table(first)]
     if not first.rows:
         parts.append(f'<p class="title">{escape(tables.baseline_line(group))}</p>')
+    parts += [_map(one) for one in grid.maps(group)]
     if drawn is None:
         parts.append(f'<p class="hint">Charts are drawn for the {CHARTED} groups with most runs.</p>')
     else:
         parts += [_chart(group, kind) for kind in TITLES if drawn[kind] and kind != shown]
-    parts += [_map(one) for one in grid.maps(group)]
     parts += [_table(crossing)] if annealed.rows else []
-    parts += [_table(tables.quality(group)), _table(tables.endings(group)), _table(tables.sweep(group))]
+    parts += [_quality(tables.quality(group)), _table(tables.endings(group)), _table(tables.sweep(group))]
     parts += [_table(tables.transfers(group)), _settings(group), _ledger(group)]
     return _section(f"group-{group.number}", f"Group {group.number}", "\n".join(parts))
 
@@ -231,6 +243,17 @@ def _table(table: Table) -> str:
     return f'<p class="title">{escape(table.title)}</p>{_cells(table.header, table.rows, table.numbers)}'
 
 
+def _quality(table: Table) -> str:
+    """Return what evaluations say; parts of a task, as `pairs/order` of `pairs`, are folded."""
+    tasks = [row[1].partition("\n")[0] for row in table.rows]
+    parts = [row for row, task in zip(table.rows, tasks, strict=True) if task.rpartition("/")[0] in tasks]
+    shown = _table(replace(table, rows=tuple(row for row in table.rows if row not in parts)))
+    if not parts:
+        return shown
+    told = f"<summary>{_count(len(parts), 'row')} of parts of these tasks</summary>"
+    return f"{shown}<details>{told}{_cells(table.header, parts, table.numbers)}</details>"
+
+
 def _cells(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -> str:
     def cell(tag: str, text: str, at: int) -> str:
         word = ' class="word"' if at < numbers else ""
@@ -248,13 +271,14 @@ def _map(one: grid.Map) -> str:
     for y in one.ys:
         row = "".join(_map_cell(one.cells.get((x, y))) for x in one.xs)
         lines.append(f'<tr><th class="word">{escape(str(y))}</th>{row}</tr>')
+    corner = f"{escape(one.y)} \N{DOWNWARDS ARROW}\n{escape(one.x)} \N{RIGHTWARDS ARROW}"
     fixed = f" At {one.fixed}." if one.fixed else ""
     told = (
         f"Across: {one.x}. Down: {one.y}.{fixed} A saving is the headline where a method has endings, else that of the"
     )
     return (
         f'<h3>{escape(one.y)} and {escape(one.x)}</h3><figure data-kind="map"><div class="wide"><table class="map">'
-        f"<tr><th></th>{head}</tr>{''.join(lines)}</table></div>"
+        f'<tr><th class="word">{corner}</th>{head}</tr>{"".join(lines)}</table></div>'
         f"<figcaption>{escape(told)} first crossing; losses are means over the seeds.</figcaption></figure>"
     )
 

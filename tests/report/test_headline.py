@@ -7,6 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import fake_runs as fake
 import pytest
 from test_endings import BUDGET, GROW, branched, ending, made, rows
 
-from mlrun.report import annealed_figure, build, tables
+from mlrun.report import annealed_figure, build, charts, tables
 from mlrun.report.compare import compare
 from mlrun.report.endings import DIVERGED, NOT_REACHED, Ending
 from mlrun.report.headline import AT_LEAST, BRACKETED, FAILED, NOT_BRACKETED, headline, reach
@@ -298,6 +299,18 @@ def test_the_figure_draws_both_sides_and_the_saving_at_l_star(built: build.Repor
     assert (side, start) == (methods[0], pytest.approx(BUDGET))
     assert 1 - end / start == pytest.approx(found.saved("flops").mean)
     assert said == f"saves {100 * found.saved('flops').mean:.1f}%"
+
+
+def test_a_smaller_model_alone_is_a_point_in_both_figures(built: build.Report) -> None:
+    (group,) = built.groups
+    assert annealed_figure.alone(group) == []
+    run = group.rows[0].pairs[0].run
+    with_smaller = replace(group, smaller={run.seed: run})
+    (side,) = annealed_figure.alone(with_smaller)
+    assert run.final is not None and (side.flops, side.losses) == ((run.final.flops,), (run.final.loss,))
+    drawn = charts.charts(with_smaller)["annealed"]["sides"]
+    assert [one["points"] for one in drawn if one["name"] == side.name] == [[[run.final.flops, run.final.loss, 0.0]]]
+    assert len(drawn) == len(annealed_figure.sides(group)) + 1
 
 
 def test_no_figure_where_no_method_has_endings(tmp_path: Path) -> None:

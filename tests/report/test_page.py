@@ -23,6 +23,7 @@ from mlrun.report.compare import Group, compare
 from mlrun.report.notes import DEFINITIONS, notes
 from mlrun.report.read import find, read_all
 from mlrun.report.sentences import sentences
+from mlrun.units import human
 
 EVIL = """</script><script>document.title='ran'</script><img src=x onerror="document.title='ran'">|'&amp;"""
 
@@ -126,6 +127,37 @@ def test_settings_versions_and_the_ledger_come_from_the_run_folders(recorded: An
     steps = [stage["steps"] for run in groups[0].runs if run.summary for stage in run.summary["ledger"]["stages"]]
     assert f"{len(steps)} stages of {len(groups[0].runs)} runs" in seen
     assert text.count('<i class="branch"') == sum(len(run.branches) for run in groups[0].runs if run.branches)
+
+
+def test_what_looking_at_the_layers_took_stands_beside_the_ledger(tmp_path: Path) -> None:
+    fake.run(tmp_path / "plain", "scratch", fake.SCRATCH)
+    assert "health=true" not in words(read(tmp_path)[2])
+    looked = fake.run(tmp_path / "looked", "2level", fake.TWO)
+    summary = json.loads((looked / "summary.json").read_text())
+    summary["ledger"] |= {"health": {"looks": 7, "flops": summary["ledger"]["total"]["flops"] // 4}}
+    (looked / "summary.json").write_text(json.dumps(summary))
+    seen = words(read(tmp_path)[2])
+    told, total = seen.partition("(health=true)")[2], summary["ledger"]["total"]["flops"]
+    assert f"looked 7 {human(total)} {human(total // 4)} 25.0%" in told and "plain 7" not in told
+
+
+def test_of_many_methods_the_first_are_seen_and_none_is_left_out(tmp_path: Path) -> None:
+    groups, _, text = read(of_grid(tmp_path))
+    top, (_, *others) = text.partition("<nav>")[0], sentences(groups[0])
+    seen, folded = (words(part) for part in top.split("<details>"))
+    assert all(one in seen for one in others[: page.LISTED]) and len(others) > page.LISTED + 1
+    assert all(one in folded and one not in seen for one in others[page.LISTED :])
+
+
+def test_parts_of_a_task_are_folded(tmp_path: Path) -> None:
+    told = {"metric": "accuracy", "value": 0.6, "stderr": 0.03, "n": 200, "version": 1, "guess": 0.5}
+    for name, stages in (("scratch", fake.SCRATCH), ("2level", fake.TWO)):
+        results = {task: told for task in ("pairs", "pairs/order", "glue/rte")}
+        (fake.run(tmp_path / name, name, stages) / "evaluate.json").write_text(json.dumps(results))
+    quality = read(tmp_path)[2].partition("Saving and quality")[2]
+    seen, folded = (words(part) for part in quality.split("</details>")[0].split("<details>"))
+    assert "glue/rte" in seen and "pairs" in seen and "pairs/order" not in seen
+    assert "1 row of parts" in folded and "pairs/order" in folded and "glue/rte" not in folded
 
 
 # What is drawn
