@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -169,7 +171,8 @@ def status(settings: DictConfig, folder: Path | None) -> None:
     from mlrun.report.status import look, render
     from mlrun.train.lock import held
 
-    print_once(render(look(_paths(settings.runs), held)))
+    columns = [shutil.get_terminal_size().columns] if sys.stdout.isatty() else []
+    print_once(render(look(_paths(settings.runs), held), *columns))
 
 
 def resend(settings: DictConfig, folder: Path | None) -> None:

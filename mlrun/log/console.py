@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -76,7 +77,8 @@ class Bar(Sink):
         if record["kind"] == "train":
             self._progress.update(self._task, text=self._said(record))
         else:
-            self._progress.console.print(f"{where(record, self._pace)} | {what(record, self._pace)}")
+            line = f"{where(record, self._pace)} | {what(record, self._pace)}"
+            self._progress.console.print(wrapped(line, self._progress.console.width))
         self._progress.update(self._task, completed=record["flops"], description=place(record, self._pace))
 
     def replan(self, plan: Record) -> None:
@@ -118,6 +120,12 @@ def _progress(stream: TextIO) -> Progress:
         refresh_per_second=4,
         expand=True,
     )
+
+
+def wrapped(line: str, width: int) -> str:
+    """Return a line broken between words where it is longer than a terminal is wide, the rest indented."""
+    parts = textwrap.wrap(line, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return "\n".join(parts)
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -170,6 +178,8 @@ def _fact(record: Record, kind: str) -> str:
     """Return a decision, a start, or a record of any other kind."""
     if kind == "decision":
         return f"{record['decided']} {record.get('kept', '')}".rstrip() + f": {record['reason']}"
+    if kind == "stage":
+        return f"stage done in {short(record['stage_seconds'])}"
     if kind == "start":
         return f"start: {record['processes']} x {record['gpu'] or record['processor']} on {record['host']}"
     said = ", ".join(f"{key} {_short(value)}" for key, value in record.items() if key not in _POSITION)

@@ -16,6 +16,7 @@ from mlrun.units import duration, human
 
 # Columns that a file or a pipe is given, where no terminal says how many there are.
 WIDTH = 160
+ROOMY = 100  # columns of a terminal with two of them between two numbers
 
 
 def show(
@@ -29,12 +30,18 @@ def show(
     width = None if stream.isatty() else WIDTH
     console = Console(file=stream, width=width, highlight=False, markup=False, soft_wrap=False)
     console.print(headline(plan))
-    console.print(levels(plan))
+    gap = 2 if console.width >= ROOMY else 1
+    _print(console, levels(plan), gap)
     for line in notes(plan):
         console.print(line)
     for line in prediction_notes(predicted):
         console.print(line)
-    console.print(stages(plan, flops_per_second, predicted))
+    _print(console, stages(plan, flops_per_second, predicted), gap)
+
+
+def _print(console: Console, table: Table, gap: int) -> None:
+    table.padding = (0, gap, 0, 0)
+    console.print(table)
 
 
 def headline(plan: Mapping[str, Any]) -> str:
@@ -190,10 +197,12 @@ def _cost(record: Mapping[str, Any], flops_per_second: float | None, costs: Cost
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_edge=False)
-    for name in names:
+    """Return a table whose words wrap on a narrow terminal, and whose numbers are never cut."""
+    table = Table(box=None, pad_edge=False, show_edge=False)
+    for number, name in enumerate(names):
         words = name in ("way up", "begins with")
-        table.add_column(name, justify="left" if words else "right", no_wrap=True)
+        longest = max(len(word) for cell in (name, *(row[number] for row in rows)) for word in cell.split() or [""])
+        table.add_column(name, justify="left" if words else "right", min_width=longest)
     for row in rows:
         table.add_row(*row)
     return table

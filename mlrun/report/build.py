@@ -38,7 +38,7 @@ from typing import Any
 from mlrun.errors import UserError, mistake
 from mlrun.report import page, search, tables, write
 from mlrun.report.compare import Group, compare
-from mlrun.report.notes import notes
+from mlrun.report.notes import DEFINITIONS, notes
 from mlrun.report.read import find, read_all
 from mlrun.report.search import Search, searches
 from mlrun.report.sentences import sentences
@@ -121,10 +121,15 @@ def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:
 
 
 def render(report: Report) -> str:
-    """Return the tables, their caveats and at the end what was found in sentences, for a terminal of 110 columns."""
+    """Return the tables, their caveats and at the end what was found in sentences, for a terminal of 110 columns.
+
+    The rules that are the same for every report are in report.md and on the page.
+    """
     shown = [text for group in report.groups for text in _shown(group)]
     shown += [search.table(one).text() for one in report.searches]
-    lines = [textwrap.fill(note, tables.WIDTH, initial_indent="- ", subsequent_indent="  ") for note in report.notes]
+    said = [note for note in report.notes if note not in DEFINITIONS]
+    said += [f"How each number is defined: the notes of {path}" for path in report.files if path.name == "report.md"]
+    lines = [textwrap.fill(note, tables.WIDTH, initial_indent="- ", subsequent_indent="  ") for note in said]
     paths = [f"{path}" for path in report.files]
     told = [_wrapped(line) for line in _told(report)]
     return "\n".join([*shown, *lines, "", *paths, *([""] if told else []), *told]) + "\n"

@@ -242,23 +242,27 @@ def _saved(run: Run, against: Run) -> str:
 # As text
 
 
-def render(lines: Sequence[Line]) -> str:
-    """Return a row for each run, in at most 110 columns, and how many are in which state."""
+def render(lines: Sequence[Line], columns: int = WIDTH) -> str:
+    """Return a row for each run, in at most 110 columns or fewer, and how many are in which state.
+
+    Names of folders give way where there are fewer, down to a width at which they still say something.
+    """
+    most = min(WIDTH, columns)
     counts = {state: sum(line.state == state for line in lines) for state in STATES}
     total = ", ".join(f"{number} {state}" for state, number in counts.items() if number)
     rows = [HEADER, *map(_cells, lines)]
     widths = [max((len(row[i]) for row in rows if len(row) == len(HEADER)), default=0) for i in range(len(HEADER))]
     widths[:2] = (max(len(row[i]) for row in rows) for i in range(2))
-    widths[0] = min(widths[0], max(_NAME, WIDTH - sum(widths[1:]) - len(GAP) * (len(HEADER) - 1)))
-    shown = [_joined(row, widths) for row in rows]
+    widths[0] = min(widths[0], max(_NAME, most - sum(widths[1:]) - len(GAP) * (len(HEADER) - 1)))
+    shown = [_joined(row, widths, most) for row in rows]
     return "\n".join([*shown, f"{len(lines)} {'run' if len(lines) == 1 else 'runs'}: {total}"])
 
 
-def _joined(row: Sequence[str], widths: Sequence[int]) -> str:
+def _joined(row: Sequence[str], widths: Sequence[int], most: int) -> str:
     """Return one row; of a damaged run, what is wrong takes the place of the numbers."""
     columns = zip(HEADER, (_end(row[0], widths[0]), *row[1:]), widths, strict=False)
     cells = (cell.rjust(width) if name in NUMBERS else cell.ljust(width) for name, cell, width in columns)
-    return _begin(GAP.join(cells).rstrip(), WIDTH)
+    return _begin(GAP.join(cells).rstrip(), most)
 
 
 def _cells(line: Line) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from wandb_read import read_run
 
 from mlrun.errors import UserError
 from mlrun.log import log
-from mlrun.log.console import BLOCKS, Bar, Lines, Pace, console, short, sparkline, thousands
+from mlrun.log.console import BLOCKS, Bar, Lines, Pace, console, short, sparkline, thousands, wrapped
 from mlrun.log.jsonl import Jsonl
 from mlrun.log.sink import Record, Sink, series
 from mlrun.log.tensorboard import TensorBoardLogger
@@ -172,7 +172,7 @@ def test_lines_are_as_promised() -> None:
         "stage 1/3 level 1 |  10.0% | step      10 | val   3.5000",
         "stage 3/3 level 1 |  20.0% | step      50 | decoalesce, alpha 0.5: loss 3.5000 -> 3.6125, "
         "logits moved 2.5e-07 (exact within 1e-04)",
-        "stage 3/3 level 1 | 100.0% | step     130 | stage: stage_seconds 12.35",
+        "stage 3/3 level 1 | 100.0% | step     130 | stage done in 12s",
         "stage 3/3 level 1 | 100.0% | step     130 | val      n/a",
     ]
 
@@ -225,6 +225,14 @@ def test_the_bar_fits_the_terminal_and_says_stage_loss_speed_and_both_etas(
     assert len(last.rstrip()) <= columns and "stage 3/3 level 1" in last and "loss 1.0000" in last
     assert "12.3k tok/s" in last and sparkline([3, 2, 1]) == BLOCKS[-1] + BLOCKS[4] + BLOCKS[0]
     assert ("ETA 1m20s/1m20s" if columns == 80 else "ETA stage 1m20s, all 1m20s") in last
+
+
+def test_a_line_above_the_bar_breaks_between_words() -> None:
+    line = "stage 2/4 level 2 |   4.3% | decoalesce, alpha 0.5: loss 5.3692 -> 5.9033"
+    assert wrapped(line, 80) == line
+    first, *others = wrapped(line, 40).split("\n")
+    assert max(map(len, (first, *others))) <= 40 and all(part.startswith("    ") for part in others)
+    assert " ".join(part.strip() for part in (first, *others)).split() == line.split()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -270,6 +272,21 @@ def test_the_table_has_columns_for_what_stages_have_of_their_own() -> None:
     assert {"batch", "sequence"} <= set(headers(SHORT))
     assert not {"batch", "sequence"} & set(headers())
     assert "sequence" not in headers("cycle.stages=[{level:1,length:rest,batch:8}]")
+
+
+def test_on_a_narrow_terminal_no_number_of_the_plan_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    def shown(columns: int) -> str:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        table.show(as_dict(planned("cycle=3level")), None, out := Terminal())
+        return re.sub(r"\x1b\[[0-9;]*m", "", out.getvalue())
+
+    narrow, wide = shown(80), shown(200)
+    assert max(map(len, narrow.splitlines())) <= 80 and "\N{HORIZONTAL ELLIPSIS}" not in narrow
+    assert sorted(narrow.split()) == sorted(wide.split())
 
 
 def test_all_problems_are_told_at_once() -> None:

@@ -189,6 +189,13 @@ def test_rows_fit_whatever_is_in_them(tmp_path: Path) -> None:
     assert text[-1] == "3 runs: 1 running, 1 waiting, 1 damaged"
 
 
+def test_on_a_narrow_terminal_folders_give_way_and_no_row_wraps(tmp_path: Path) -> None:
+    lines = [Line(tmp_path / ("long" * 20), "running", "2/14 level 2", 0.1, 60.0, 12.3, "12.3%", "h") for _ in range(2)]
+    narrow, wide = render(lines, 80).splitlines(), render(lines, 300).splitlines()
+    assert max(map(len, narrow)) <= 80 < max(map(len, wide)) <= 110
+    assert [row.split()[1:] for row in narrow] == [row.split()[1:] for row in wide]
+
+
 def test_nothing_there_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"log.jsonl, plan.json or error.txt") as caught:
         look([tmp_path], nobody)
