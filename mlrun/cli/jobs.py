@@ -70,8 +70,12 @@ class Jobs:
 
 
 def _overrides(point: points.Point) -> tuple[str, ...]:
-    """Return what a launcher composes a point of a sweep from: its overrides, and the name of its folder."""
-    return (*(point.overrides or ()), override("hydra.sweep.subdir", point.folder.name))
+    """Return what a launcher composes a point of a sweep from: its overrides, and the name of its folder.
+
+    A folder that the clock named is named too: the clock has gone on since, and would name one for each point.
+    """
+    shared = [] if point.own_run else [override("run", point.base)]
+    return (*(point.overrides or ()), *shared, override("hydra.sweep.subdir", point.folder.name))
 
 
 def _given(hydra: Any, folder: Path) -> list[str]:

@@ -465,6 +465,19 @@ def test_a_sweep_ends_with_the_report_of_its_runs(mlrun: Command, monkeypatch: p
     assert len(seen) == 1
 
 
+@pytest.mark.parametrize("sweeper", ["grid", "basic"])
+def test_a_sweep_without_a_name_has_one_folder_and_one_report(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch, sweeper: str
+) -> None:
+    """The clock goes on between two runs, and named a folder for each: the report had none of them."""
+    seen: list[Path] = []
+    monkeypatch.setattr(tasks, "report_on", lambda runs, out: seen.append(out.parent))
+    stub(monkeypatch, lambda config, plan, folder: (folder / "log.jsonl").touch())
+    assert mlrun("-m", f"hydra/sweeper={sweeper}", "seed=0,1").code == 0
+    (folder,) = Path("outputs").iterdir()
+    assert seen == [folder] and len(list(folder.glob("*/log.jsonl"))) == 2
+
+
 def test_a_broken_report_fails_the_sweep(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra turns exceptions of a callback into warnings."""
 
