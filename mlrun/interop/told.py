@@ -18,6 +18,7 @@ from mlrun.errors import UserError
 
 UNKNOWN = "unknown"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SMALLER = "A smaller model alone "  # how the report begins what one does
 NOT_COMPARED = "not compared: no report beside the run has it"
 
 
@@ -159,5 +160,11 @@ def _in_group(group: Mapping[str, Any], name: str, config: Mapping[str, Any], su
     for row in group["methods"]:
         if any(pair["run"] in mine for pair in row["seeds"]):
             told = [line for line in group["summary"] if line.startswith(f"{row['method']} ")]
-            return told[0] if row["best"] and told else f"{row['method']} was better at another learning rate than this"
+            # What a smaller model alone does belongs to every saving: it may be the better answer.
+            told += [line for line in group["summary"] if line.startswith(SMALLER)]
+            return (
+                " ".join(told)
+                if row["best"] and told
+                else f"{row['method']} was better at another learning rate than this"
+            )
     return "not compared: it has no matched baseline, or a better repeat"

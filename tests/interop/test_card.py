@@ -129,6 +129,13 @@ def test_the_saving_is_the_reports_own_sentence_and_only_of_this_very_run(tmp_pa
     run = a_run(tmp_path / "run")
     a_report(run)
     assert "as the report says it: 2level saves 12.5%." in exported(run, tmp_path / "hf").text
+    path = run.parent / "report" / "report.json"
+    found = json.loads(path.read_text())
+    found["groups"][0]["summary"].append(f"{told.SMALLER}(9k parameters) does as well.")
+    path.write_text(json.dumps(found))
+    assert (
+        "2level saves 12.5%. A smaller model alone (9k parameters) does as well." in exported(run, tmp_path / "c").text
+    )
     a_report(run, val_loss=4.0)  # trained anew since
     assert told.NOT_COMPARED in exported(run, tmp_path / "again").text
 

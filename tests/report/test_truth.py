@@ -12,6 +12,7 @@ import pytest
 import toy
 from test_report import made, straight
 
+from mlrun.interop.told import SMALLER
 from mlrun.report import build, pairing
 from mlrun.report.compare import Group, Row, compare, neighbours
 from mlrun.report.curves import Point, read_every
@@ -520,7 +521,7 @@ def test_a_smaller_model_that_does_as_well_is_told_beside_every_saving(tmp_path:
     small(tmp_path / "c", [4, 3.5, 3])
     first, second = build._told(made(tmp_path))
     assert first.startswith("Group 1: 2level reaches the baseline's loss with")
-    assert second.startswith("Group 1: A smaller model alone (") and "with 80.0% fewer FLOPs (one seed)" in second
+    assert second.startswith(f"Group 1: {SMALLER}(") and "with 80.0% fewer FLOPs (one seed)" in second
     small(tmp_path / "d", [4, 3.5, 2.9], share=0.1)
     assert "with 90.0% fewer FLOPs" in build._told(made(tmp_path))[1]
 
