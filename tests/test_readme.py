@@ -17,7 +17,6 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Examples of classes of one's own need their files: test_extending.py runs them.
 OF_THE_CORE = [page for page in PAGES if page.name != "extending.md"]
 BLOCK = re.compile(r"^```console\n(.*?)^```|^((?:    .*\n)+)", re.MULTILINE | re.DOTALL)
-LINK = re.compile(r"\]\(([^)#:]+)\)")
 
 
 def lines() -> list[str]:
@@ -55,8 +54,3 @@ def test_every_make_target_exists() -> None:
     made = {word for line in lines() if line.startswith("make ") for word in line.split()[1:]}
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test"} <= made <= targets
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_to_files(page: Path) -> None:
-    assert [link for link in LINK.findall(page.read_text()) if not (page.parent / link).exists()] == []

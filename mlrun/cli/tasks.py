@@ -213,7 +213,7 @@ def leaderboard(settings: DictConfig, folder: Path | None) -> None:
             print_once(f"written to {path}")
     if settings.results is not None:
         boards.from_files(board, _paths(settings.results))
-    print_once(boards.table(board).text())
+    print_once(boards.table(board).text() if board.accepted else "No result keeps the rules.")
     if board.refused:
         raise Failed("\n".join(f"refused: {line}" for line in board.refused))
 
