@@ -214,9 +214,9 @@ def test_what_no_schema_sees_is_told_too(override: str, told: str) -> None:
 def test_a_package_that_the_user_trusts_may_bring_classes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lines = ["from dataclasses import dataclass", "from mlrun.models.gpt import GPT"]
     lines += ["@dataclass(frozen=True)", "class Mine(GPT): ..."]
-    (tmp_path / "theirs.py").write_text("\n".join(lines))
+    (tmp_path / "trusted.py").write_text("\n".join(lines))
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError):
-        settings("model._target_=theirs.Mine")
-    monkeypatch.setenv("MLRUN_PACKAGES", "theirs")
-    settings("model._target_=theirs.Mine")
+        settings("model._target_=trusted.Mine")
+    monkeypatch.setenv("MLRUN_PACKAGES", "trusted")
+    settings("model._target_=trusted.Mine")

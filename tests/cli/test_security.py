@@ -113,10 +113,8 @@ def test_no_code_of_ours_unpickles_or_trusts_remote_code() -> None:
     One file names `pickle`, for copies of what it has just composed.
     """
     copies = PACKAGE / "cli/points.py"
-    assert re.findall(r"pickle\.\w+\(.*", copies.read_text()) == [
-        "pickle.loads(chosen.settings)",
-        "pickle.dumps(_settings(config)))",
-    ]
+    calls = re.findall(r"pickle\.\w+\([^()]*\)", copies.read_text())
+    assert calls == ["pickle.loads(chosen.settings)", "pickle.dumps(settings)"]
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):

@@ -217,6 +217,29 @@ def test_a_process_that_is_gone_is_one_line() -> None:
         list(islice(batches, 10**4))
 
 
+@pytest.mark.parametrize(
+    ("met", "told"),
+    [
+        (ConnectionResetError(104, "Connection reset by peer"), "DataLoader worker ended ([Errno 104] Connection re"),
+        (EOFError(), "DataLoader worker ended (EOFError) while it made pictures"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. \nMore"),
+            "DataLoader worker (pid 7) is k",
+        ),
+    ],
+)
+def test_whatever_the_loader_meets_of_a_process_that_is_gone_is_that_line(met: Exception, told: str) -> None:
+    found = workers._gone(met)
+    assert isinstance(found, Broken) and str(found).startswith(told) and "\n" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "met", [RuntimeError("shapes differ"), EOFError("Caught EOFError in DataLoader worker process 0.")]
+)
+def test_what_a_process_itself_met_stays_what_it_is(met: Exception) -> None:
+    assert workers._gone(met) is met
+
+
 def test_a_run_that_is_killed_leaves_no_process_behind() -> None:
     code = "import test_ahead as t, time; b = t.endless(); next(b); print(*t.children(), flush=True); time.sleep(60)"
     path = os.pathsep.join(sys.path)

@@ -130,15 +130,25 @@ def _checked(made: Iterator[Any]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
             part = next(made)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            remedy = "a lower hardware.workers takes less memory, 0 makes pictures in the loop"
-            raise Broken(f"{str(error).splitlines()[0]} while it made pictures; {remedy}") from error
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            raise _gone(error) from error
         if isinstance(part, Exception):
             raise part
         images, labels = part
         yield images.numpy(), labels
+
+
+def _gone(error: Exception) -> Exception:
+    """Return what to raise where the loader met this: a line where a process is gone, else the error itself."""
+    said = str(error).partition("\n")[0]
+    if said.startswith("Caught "):  # the loader's words for what its process met
+        return error
+    if isinstance(error, RuntimeError) and not said.startswith("DataLoader worker"):
+        return error
+    # One that ends while it hands over a part shuts the connection, and that is met first.
+    what = said if isinstance(error, RuntimeError) else f"DataLoader worker ended ({said or type(error).__name__})"
+    remedy = "a lower hardware.workers takes less memory, 0 makes pictures in the loop"
+    return Broken(f"{what} while it made pictures; {remedy}")
 
 
 def _as_it_is(made: Any) -> Any:
