@@ -31,8 +31,8 @@ print(json.dumps([counters["inductor"][f"fxgraph_cache_{what}"] for what in ("hi
 
 
 @pytest.fixture(autouse=True)
-def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(compiled.VARIABLE, "unused")  # so that what a run sets does not stay
+def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(compiled.VARIABLE, str(tmp_path / "said"))  # so that what a run sets does not stay
     compiled.forget()
 
 
@@ -69,7 +69,7 @@ def test_the_graphs_lie_in_the_cache_unless_the_user_says_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled.keep_in(str(tmp_path))
-    assert os.environ[compiled.VARIABLE] == "unused"
+    assert os.environ[compiled.VARIABLE] == str(tmp_path / "said")
     for torchs in (None, f"{tempfile.gettempdir()}/torchinductor_me"):
         monkeypatch.delenv(compiled.VARIABLE)
         if torchs is not None:

@@ -252,8 +252,8 @@ def test_a_deleted_shard_is_named_although_its_tokens_are_cached(tmp_path: Path)
     for shard in shards:
         shard.write_text("the state of the union is strong\n\n" * 400)
     given = [
-        "data=text", f"data.files=[{shards[0]},{shards[1]}]", "data.sequence=16", "model.vocab=300", "run=unused",
-        "model.position=16", "budget=20 steps", f"cache={tmp_path}/cache",
+        "data=text", f"data.files=[{shards[0]},{shards[1]}]", "data.sequence=16", "model.position=16",
+        "model.vocab=300", "budget=20 steps", f"run={tmp_path}/run", f"cache={tmp_path}/cache",
     ]  # fmt: skip
     (point,) = points.of(command.read(given))
     preflight.check([point])
