@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from mlrun.cli import command, points
 from mlrun.config import ARGUMENTS, Settings, conf_dir, load
@@ -220,3 +223,18 @@ def test_a_package_that_the_user_trusts_may_bring_classes(monkeypatch: pytest.Mo
         settings("model._target_=trusted.Mine")
     monkeypatch.setenv("MLRUN_PACKAGES", "trusted")
     settings("model._target_=trusted.Mine")
+
+
+def test_hydra_copies_its_one_store_never_and_composing_leaves_it_alone() -> None:
+    store = ConfigStore.instance()
+    before = _stored(store.repo)
+    assert copy.deepcopy(store) is store
+    given = ["-m", "hydra/launcher=local", "hydra.sweep.dir=there", "model=gpt_tiny,bert_tiny", "run=unused", "seed=3"]
+    assert len(points.of(command.read(given))) == 2
+    assert _stored(store.repo) == before
+
+
+def _stored(repo: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _stored(node) if isinstance(node, dict) else OmegaConf.to_yaml(node.node) for name, node in repo.items()
+    }
