@@ -277,7 +277,8 @@ class Run:
         """
         if not stage.watched(step):
             return False
-        course = Course(stage.place(stage.end), stage.mean_step_flops / self.plan.level(stage.level - 1).flops.total)
+        finer = self.plan.level(stage.level - 1).step_flops(stage.samples.batch)
+        course = Course(stage.place(stage.end), stage.flops_of_a_step / finer)
         auto = self.config.settings.cycle.auto
         assert auto is not None
         verdict = rule.decide(self.progress.looks, course, auto.early)

@@ -77,7 +77,7 @@ def _steps(config: Config, trunk: Trunk, decisions: Sequence[Decision]) -> dict[
     """Return the steps of every row of length `auto`: as decided, then the most, then the least."""
     table, short = config.settings.cycle.stages, trunk(dict.fromkeys(rows(config), 1))
     levels = {row: short.level(table[row].level) for row in rows(config)}
-    least = {row: max(1, _mixing(config, short, level.flops.total)) for row, level in levels.items()}
+    least = {row: max(1, _mixing(config, short, level.step_flops(short.batch))) for row, level in levels.items()}
     known = {row: decision.steps for row, decision in zip(least, decisions, strict=False)}
     if len(known) == len(least):
         return known
@@ -92,12 +92,12 @@ def _steps(config: Config, trunk: Trunk, decisions: Sequence[Decision]) -> dict[
     if too_long(least[row]):
         auto, remedy = _settings(config), "shorten it or the warm-up, the decay or cycle.auto.probe_length"
         raise UserError(mistake("cycle.auto.mixing", auto.mixing, "a length that every level has room for", remedy))
-    most = short.budget_flops // (short.batch * levels[row].flops.total) + 1  # the whole budget pays for less
+    most = short.budget_flops // levels[row].step_flops(short.batch) + 1  # the whole budget pays for less
     return {**least, **known, row: bisect_left(range(most + 1), True, lo=least[row], key=too_long) - 1}
 
 
 def _mixing(config: Config, plan: Plan, flops: int) -> int:
-    """Return the mixing time in steps of so many FLOPs per sample."""
+    """Return the mixing time in steps of so many FLOPs each."""
     return schedule.steps(_settings(config).mixing, plan.stages[0].samples.rates(flops, plan.budget_steps))
 
 
@@ -105,7 +105,7 @@ def _has_room(config: Config, plan: Plan) -> bool:
     """Return whether the mixing time fits between the last growth and the decay."""
     last = plan.stages[-1]
     decay = schedule.decay(config.optimizer, last, last.place(last.end))
-    return last.steps - decay >= _mixing(config, plan, last.mean_step_flops)
+    return last.steps - decay >= _mixing(config, plan, last.flops_of_a_step)
 
 
 def _open(config: Config, plan: Plan, stage: Stage) -> Open:
@@ -116,7 +116,7 @@ def _open(config: Config, plan: Plan, stage: Stage) -> Open:
     warm = schedule.warmup(plan, config.optimizer, stage, stage.steps)
     begin = max(warm + stage.first - stage.place(stage.first), stage.first + 1)
     if stage.transfer is not None:
-        begin = max(begin, stage.first + _mixing(config, plan, stage.mean_step_flops))
+        begin = max(begin, stage.first + _mixing(config, plan, stage.flops_of_a_step))
     every = schedule.due(plan, stage, config.settings.eval.every)
     return Open(begin, min((-(-begin // every) + rule.WINDOW - 1) * every, stage.end))
 

@@ -115,17 +115,16 @@ def _budget(plan: Plan, point: Point) -> int:
     """Return a point in steps of the from-scratch run."""
     length = parse(point.length)
     assert length is not None
-    flops = plan.level(1).flops.total
     tokens = plan.batch * plan.tokens_per_sample
-    return Rates(plan.batch, tokens, plan.batch * flops, plan.budget_steps).steps(length)
+    return Rates(plan.batch, tokens, plan.level(1).step_flops(plan.batch), plan.budget_steps).steps(length)
 
 
 def _end(config: Config, plan: Plan, budget: int) -> int:
     """Return the step of the trunk's last stage at which a branch of that budget ends, given in from-scratch steps."""
     last = plan.stages[-1]
-    left = budget * plan.batch * plan.level(1).flops.total - plan.spent(last.first, last.index).flops
+    left = budget * plan.level(1).step_flops(plan.batch) - plan.spent(last.first, last.index).flops
     if last.fade is None:
-        return last.first + left // (last.samples.batch * last.mean_step_flops)
+        return last.first + left // last.flops_of_a_step
 
     def cost(steps: int) -> int:
         branch = _branch(config, plan, last.first + steps)

@@ -65,10 +65,9 @@ def _levels(config: Config) -> tuple[Level, ...]:
         resize = _coarser(config, model, number) if number < deepest else None
         parameters = parameter_count(model.params(), model.sizes())
         inexact = () if resize is None else tuple(config.growth.inexact(resize, _post_norm(model)))
-        state = config.optimizer.state_bytes(model)
-        levels.append(
-            Level(number, model, parameters, model.flops(whole.sequence, whole.targets), resize, inexact, state)
-        )
+        state, update = config.optimizer.state_bytes(model), config.optimizer.update_flops(model)
+        flops = model.flops(whole.sequence, whole.targets)
+        levels.append(Level(number, model, parameters, flops, resize, inexact, state, update))
         model = model.resize(resize.coarse) if resize is not None else model
     return tuple(levels)
 
@@ -104,7 +103,7 @@ def _samples(config: Config, row: Row | None = None) -> Samples:
 def _budget_steps(config: Config, finest: Level) -> int:
     budget = parse(config.settings.budget)
     assert budget is not None
-    steps = _samples(config).rates(finest.flops.total, 0).steps(budget)
+    steps = _samples(config).rates(finest.step_flops(config.settings.batch), 0).steps(budget)
     if steps < 1:
         raise UserError(mistake("budget", config.settings.budget, "at least one step", "raise it or lower batch"))
     if steps > MOST_STEPS:
@@ -123,7 +122,7 @@ def _stages(config: Config, levels: tuple[Level, ...], budget: int, steps: Mappi
         level, samples = levels[row.level - 1], _samples(config, row)
         scale = cycle.lr_scale[row.level - 1] if cycle.lr_scale else 1.0
         draft = Stage(i, row.level, samples, *_cost(config, level, transfer, samples), scale, transfer, alpha)
-        drafts.append(replace(draft, fade=_fade(config, level, draft)))
+        drafts.append(replace(draft, fade=_fade(config, level, draft), update_flops=level.update_flops))
     probes = [_probe_steps(config, draft, budget) for draft in drafts]
     counts = _stage_steps(config, levels[0], drafts, budget, steps, probes)
     stages = _in_turn(config, drafts, counts, probes)
@@ -177,7 +176,7 @@ def _left_out(config: Config, stages: tuple[Stage, ...]) -> list[str]:
     if rate == 0:
         return []
     full = sum(s.samples.batch * step.total * s.steps for s in stages for step in s.step_flops)
-    spent = sum(stage.flops(stage.steps).total - stage.entry_flops.total for stage in stages)
+    spent = sum(s.flops(s.steps).total - s.entry_flops.total - s.update_flops * s.steps for s in stages)
     spared = f"{1 - spent / full:.1%} of the FLOPs of its steps"
     return [f"layers are left out, the last for {rate:.3g} of the samples and less and less: spares {spared}"]
 
@@ -284,7 +283,7 @@ def _stage_steps(
     lengths = [row.length for row in config.settings.cycle.stages]
     if "rest" in lengths:
         at = lengths.index("rest")
-        counts[at] = _rest(config, drafts, counts, probes, at, budget * scratch.batch * finest.flops.total)
+        counts[at] = _rest(config, drafts, counts, probes, at, budget * finest.step_flops(scratch.batch))
     if max(counts) > MOST_STEPS:
         raise UserError(mistake("cycle.stages", f"{max(counts):.0e} steps", f"at most {MOST_STEPS:.0e}", "shorten it"))
     return counts
@@ -307,14 +306,14 @@ def _rest(
         raise UserError(mistake("cycle.stages", given, "at most 100%", "shorten the other stages"))
     spared = [0.0 if draft.fade is None else draft.samples.batch * draft.fade.most for draft in drafts]
     left = whole - spent + sum(per_step * steps for per_step, steps in zip(spared, counts, strict=True))
-    most = int(left / (drafts[at].samples.batch * drafts[at].mean_step_flops - spared[at])) + 2
+    most = int(left / (drafts[at].flops_of_a_step - spared[at])) + 2
     return bisect_right(range(1, min(most, 10 * MOST_STEPS)), whole, key=cost)
 
 
 def _refuse_overspending(plan: Plan) -> None:
     """A cycle may not spend more than its baseline, in FLOPs; half a step of rounding per stage is forgiven."""
     spent = plan.total.flops
-    rounding = sum(s.samples.batch * s.mean_step_flops for s in plan.stages) // 2
+    rounding = sum(s.flops_of_a_step for s in plan.stages) // 2
     if spent > plan.budget_flops + rounding:
         share = spent / plan.budget_flops
         lengths = ", ".join(f"{s.steps} steps at level {s.level}" for s in plan.stages)

@@ -18,6 +18,7 @@ class Level:
     """One model size; level 1 is the model you want. `resize` leads to the next coarser level, if there is one.
 
     `inexact` says why growing into this level changes the function, one line each; empty if it does not.
+    `flops` are those of one sample, `update_flops` those that the optimizer adds to each step, whatever its batch.
     `state_bytes` is what training keeps of it in float32: weights, gradients and the optimizer's state.
     """
 
@@ -28,11 +29,16 @@ class Level:
     resize: Resize | None = None
     inexact: tuple[str, ...] = ()
     state_bytes: int = 0
+    update_flops: int = 0
 
     @property
     def sizes(self) -> Sizes:
         """Axis sizes of this level's model."""
         return dict(self.model.sizes())
+
+    def step_flops(self, batch: int) -> int:
+        """Return the FLOPs of a step of so many whole samples."""
+        return batch * self.flops.total + self.update_flops
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ class Samples:
         return self.batch // self.pieces
 
     def rates(self, flops: int, whole: float) -> Rates:
-        """Return what a step spends at `flops` per sample, where `%` is of `whole` steps."""
-        return Rates(self.batch, self.batch * self.tokens, self.batch * flops, whole)
+        """Return what a step of `flops` spends, where `%` is of `whole` steps."""
+        return Rates(self.batch, self.batch * self.tokens, flops, whole)
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,9 @@ class Stage:
 
     `samples` is what each of its steps reads, `begins` how many of the data's own samples were read before it.
     `alpha` is the share of the decoalesced weights: 1 where no model was kept to blend with; None without a blend.
-    `step_flops` are the FLOPs per sample of its steps, which come in turn (mostly there is one); `entry_flops` is what
-    growing into the stage cost by itself. `fade` says what layer dropout spares of them, None without.
+    `step_flops` are the FLOPs per sample of its steps, which come in turn (mostly there is one), `update_flops` those
+    that the optimizer adds to each; `entry_flops` is what growing into the stage cost by itself. `fade` says what layer
+    dropout spares of them, None without.
 
     A branch (`cycle.branches`) goes on from the state that the run had after step `fork`, with the samples that came
     next there; `ending` is the share of the budget at which it ends. Both are None for the stages of the trunk.
@@ -107,6 +114,7 @@ class Stage:
     start: int | None = None
     origin: int | None = None
     open: Open | None = None
+    update_flops: int = 0
 
     @property
     def in_trunk(self) -> bool:
@@ -126,6 +134,11 @@ class Stage:
             return mean
         return mean - self._spared(self.steps) // (self.steps * self.samples.batch)
 
+    @property
+    def flops_of_a_step(self) -> int:
+        """FLOPs of a step with the optimizer's, the mean over its steps."""
+        return self.samples.batch * self.mean_step_flops + self.update_flops
+
     def place(self, step: int) -> int:
         """Return the step of the run that a step stands for, as if that run had neither branches nor other probes.
 
@@ -144,13 +157,13 @@ class Stage:
 
     def rates(self, whole: float) -> Rates:
         """Return what a step spends, where `%` is of `whole` steps."""
-        return self.samples.rates(self.mean_step_flops, whole)
+        return self.samples.rates(self.flops_of_a_step, whole)
 
     def flops(self, steps: int) -> Flops:
         """Return the FLOPs of entering the stage and taking `steps` steps."""
         kinds = len(self.step_flops)
         samples = [len(range(kind, steps, kinds)) * self.samples.batch for kind in range(kinds)]
-        body = sum(n * step.body for n, step in zip(samples, self.step_flops, strict=True))
+        body = sum(n * step.body for n, step in zip(samples, self.step_flops, strict=True)) + steps * self.update_flops
         head = sum(n * step.head for n, step in zip(samples, self.step_flops, strict=True))
         return Flops(self.entry_flops.body + body - self._spared(steps), self.entry_flops.head + head)
 
@@ -237,7 +250,7 @@ class Plan:
     @property
     def budget_flops(self) -> int:
         """FLOPs of the matched from-scratch run."""
-        return self.budget_steps * self.batch * self.levels[0].flops.total
+        return self.budget_steps * self.levels[0].step_flops(self.batch)
 
     def level(self, number: int) -> Level:
         """Return a level by its number, from 1."""

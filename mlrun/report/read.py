@@ -106,14 +106,20 @@ class Run:
         return float(self.config["optimizer"]["lr"]) * float(scales[-1] if scales else 1.0)
 
     @property
+    def step_flops(self) -> int | None:
+        """FLOPs of a plain step at level 1, the optimizer's products included; None where the plan does not say."""
+        level: Mapping[str, Any] = next((v for v in self.plan.get("levels", ()) if v["level"] == 1), {})
+        if "batch" not in self.plan or "flops_per_sample" not in level:
+            return None
+        return int(self.plan["batch"] * level["flops_per_sample"] + level.get("update_flops", 0))
+
+    @property
     def cadence(self) -> int | None:
         """Steps between two evaluations at level 1; None where the plan does not say."""
-        budget = self.plan["budget"]
-        level: Mapping[str, Any] = next((v for v in self.plan.get("levels", ()) if v["level"] == 1), {})
-        every, batch = parse(self.config["eval"]["every"]), self.plan.get("batch")
-        if every is None or batch is None or "steps" not in budget or "flops_per_sample" not in level:
+        budget, flops, batch = self.plan["budget"], self.step_flops, self.plan.get("batch")
+        every = parse(self.config["eval"]["every"])
+        if every is None or batch is None or flops is None or "steps" not in budget:
             return None
-        flops = batch * level["flops_per_sample"]
         return max(1, Rates(batch, self.plan["tokens_per_step"], flops, budget["steps"]).steps(every))
 
     @property

@@ -63,8 +63,7 @@ def _speed(run: Run, baseline: Run) -> str | None:
 
 def plain(run: Run) -> list[tuple[Point, Point]]:
     """Return neighbouring evaluations in the stages at level 1 whose steps cost what the model's own steps cost."""
-    level = next((level for level in run.plan.get("levels", ()) if level["level"] == 1), None)
-    per_step = None if level is None else level.get("flops_per_sample", 0) * run.plan.get("batch", 0)
+    per_step = run.step_flops
     stages = {
         stage["stage"]
         for stage in run.trunk

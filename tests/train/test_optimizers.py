@@ -11,6 +11,7 @@ import torch
 import toy
 import yaml
 from test_run import interrupt
+from torch.utils.flop_counter import FlopCounterMode
 
 from mlrun.cli import command, points
 from mlrun.config import Config, Cycle, Hardware, Row, conf_dir, load
@@ -91,6 +92,36 @@ def test_the_plan_charges_the_bytes_that_are_there(optimizer: Any, model: str) -
     levels = as_dict(make_plan(config))["levels"]
     plan = make_plan(config)
     assert [at["state_bytes"] for at in levels] == [optimizer.state_bytes(at.model) for at in plan.levels]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_matrix_products_of_an_update_are_what_it_is_said_to_cost(optimizer: Any, model: str) -> None:
+    _, stepping = stepped(optimizer, MODELS[model])
+    with FlopCounterMode(display=False) as counter:
+        stepping.step()
+    assert counter.get_total_flops() == optimizer.update_flops(MODELS[model])
+
+
+def test_every_step_of_a_run_is_charged_its_update(tmp_path: Path) -> None:
+    """The ledger's FLOPs are those of AdamW's run and the updates of each level; `%`, `rest` and flops know of them."""
+    muon, plain = (composed(f"optimizer={name}").optimizer for name in ("muon", "adamw"))
+    stages = (Row(level=2, length="50%"), Row(level=1, length="8 steps"))
+    given = {"model": replace(toy.model(), layer=4), "cycle": Cycle(name="two", stages=stages)}
+    mine, other = (make_plan(toy.make(optimizer=optimizer, **given)) for optimizer in (muon, plain))
+    assert [stage.steps for stage in mine.stages] == [stage.steps for stage in other.stages] == [10, 8]
+    updates = [mine.level(stage.level).update_flops * stage.steps for stage in mine.stages]
+    assert updates[0] > 0 and muon.update_flops(mine.level(1).model) == mine.level(1).update_flops
+    for number, stage in enumerate(mine.stages):
+        assert mine.stage_cost(stage).flops == other.stage_cost(other.stages[number]).flops + updates[number]
+        assert mine.stage_cost(stage).flops_body == other.stage_cost(other.stages[number]).flops_body + updates[number]
+    assert mine.budget_flops == other.budget_flops + 20 * mine.level(1).update_flops
+    assert toy.run(tmp_path, toy.make(optimizer=muon, **given))["ledger"]["total"]["flops"] == mine.total.flops
+    rest = make_plan(
+        toy.make(optimizer=muon, **{**given, "cycle": Cycle(name="two", stages=(stages[0], Row(1, "rest")))})
+    )
+    assert 0 <= rest.budget_flops - rest.total.flops < rest.level(1).step_flops(rest.batch)
+    assert as_dict(mine)["levels"][0]["update_flops"] == mine.level(1).update_flops
+    assert "update_flops" not in as_dict(other)["levels"][0]
 
 
 def test_only_tensors_of_two_or_more_dims_decay(optimizer: Any) -> None:

@@ -67,6 +67,10 @@ class Optimizer(ABC):
             ("ema", self.ema, self.ema is None or 0 < self.ema < 1, "a number in (0, 1), or null"),
         )
 
+    def update_flops(self, model: Model) -> int:
+        """Return the FLOPs of the matrix products of one update: none, as only such products are counted anywhere."""
+        return 0
+
     def state_bytes(self, model: Model) -> int:
         """Return the bytes of a model in training: weights, gradients, state and moving average."""
         copies = 2 + (self.ema is not None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from mlrun.config import Hardware
 from mlrun.errors import mistake
-from mlrun.models.axes import Param, Rule
+from mlrun.models.axes import Param, Rule, repeated
 from mlrun.models.parametrization import STANDARD
 from mlrun.train.optimizers.adamw import AdamW
 from mlrun.train.optimizers.base import SHARE, judged
@@ -18,6 +18,7 @@ from mlrun.train.optimizers.base import SHARE, judged
 if TYPE_CHECKING:
     import torch
 
+    from mlrun.models.base import Model
     from mlrun.train.optimizers.base import Declared
 
 # The first torch that has it.
@@ -65,6 +66,15 @@ class Muon(AdamW):
 
     def kinds(self, param: Param) -> Sequence[str]:
         return ("momentum_buffer",) if param.hidden else tuple(AdamW.state)
+
+    def update_flops(self, model: Model) -> int:
+        """Return the FLOPs of Newton and Schulz: per iteration of an m x n matrix, m <= n, 4 m^2 n + 2 m^3."""
+        sizes, found = model.sizes(), 0
+        for param, tensors in repeated(model.params(), sizes):
+            if param.hidden:
+                m, n = sorted(param.shape(sizes))
+                found += tensors * self.ns_steps * (4 * m * m * n + 2 * m**3)
+        return found
 
     def problems(self, hardware: Hardware) -> list[str]:
         found = super().problems(hardware) + judged(
