@@ -454,13 +454,14 @@ class Run:
         """
         settings, ranks, placement = self.config.settings, self.ranks, self.ranks.placement
         context = Context(
-            self.source, settings.eval.batch, settings.hardware, ranks, job.pause, self.words, settings.cache
-        )
+            self.source, settings.eval.batch, settings.hardware, ranks, job.pause, self.words, settings.cache,
+            tell=self._tell,
+        )  # fmt: skip
         due = [one for one in self.config.evaluation.values() if ends or not isinstance(one, Benchmark)]
         found = {"": measure(due, trainee.net, context)}
         if trainee.ema is not None:
             averaged = placement.network(trainee.net.model, trainee.ema, ranks.device, settings.hardware.precision)
-            found["ema_"] = measure(due, averaged, context)
+            found["ema_"] = measure(due, averaged, replace(context, what="ema_"))
         return recorded(found, whole=ends)
 
     def _save(self, current: Snapshot) -> None:
@@ -496,6 +497,11 @@ class Run:
     def _write(self, values: dict[str, Any]) -> None:
         if self.ranks.first:
             self.log.write(values)
+
+    def _tell(self, what: str, done: int, of: int | None) -> None:
+        """Tell those who listen how far an evaluation is; no record says it."""
+        if self.ranks.first:
+            self.log.evaluating(what, done, of)
 
     @contextmanager
     def _log(self) -> Iterator[Any]:

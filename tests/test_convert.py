@@ -251,7 +251,7 @@ def test_accuracy_counts_the_likeliest_class() -> None:
     batches = [{"images": images[:4], "labels": labels[:4]}, {"images": images[4:], "labels": labels[4:]}]
 
     def accuracy(batches: list[dict[str, torch.Tensor]]) -> float:
-        source = SimpleNamespace(validation=lambda size: iter(batches))
+        source = SimpleNamespace(validation=lambda size: iter(batches), describe=dict)
         context = Context(source, 4, Hardware(), Ranks(0, 1, torch.device("cpu")))
         return Accuracy().measure(net, context)["accuracy"].value
 

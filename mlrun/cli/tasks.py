@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from mlrun.cli import calibrated, device
 from mlrun.cli.messages import Failed, first, print_error, print_once
 from mlrun.config import Config, Hardware, Sample, build, load
 from mlrun.errors import UserError, mistake
+from mlrun.evaluate.base import untold
 from mlrun.plan.calibration import Calibration
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
@@ -245,13 +247,16 @@ def evaluate(settings: DictConfig, folder: Path | None) -> None:
     if problems := [line for one in evaluations for line in one.problems()]:
         raise UserError(problems)
     from mlrun.evaluate import finished
+    from mlrun.log.evaluating import shown
 
-    if settings.source is None:
-        assert folder is not None, "looked at before"
-        found = finished.evaluate(folder, hardware, evaluations)
-    else:
-        data = finished.Data(settings.data, settings.seed, Path(settings.cache), settings.eval.batch)
-        found = finished.evaluate_folder(path(settings, "source"), data, hardware, evaluations, folder)
+    # Results alone are on standard output.
+    with shown(sys.stderr) if first() else nullcontext(untold) as tell:
+        if settings.source is None:
+            assert folder is not None, "looked at before"
+            found = finished.evaluate(folder, hardware, evaluations, tell)
+        else:
+            data = finished.Data(settings.data, settings.seed, Path(settings.cache), settings.eval.batch)
+            found = finished.evaluate_folder(path(settings, "source"), data, hardware, evaluations, folder, tell)
     print_once("\n".join(results(found)))
 
 

@@ -7,9 +7,10 @@ a run measures them where a stage or a branch ends. No torch at import.
 from __future__ import annotations
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlrun.errors import mistake
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 
 # By name (mean, how many it is the mean over).
 Means = Mapping[str, tuple[float, int]]
+
+# Is told what is measured, how many pieces of work are done, and of how many (None: not known).
+Tell = Callable[[str, int, int | None], None]
+
+
+def untold(what: str, done: int, of: int | None) -> None:
+    """Tell nobody."""
 
 
 # The value that has the loss of the held-out set, and by which name records and reports know it.
@@ -70,9 +78,12 @@ class Context:
 
     source: open data with the held-out set; None where no evaluation asked for it.
     batch: samples of one forward pass.
-    pause: raises Stopped if a signal asks for it; what takes long calls it, on all processes, between pieces of work.
+    pause: raises Stopped if a signal asks for it. What takes long calls it, on all processes, between pieces of work,
+        best by `reached`, so that whoever waits sees how far it is.
     words: how text becomes the ids of this model; None where no tokenizer lies beside it.
     cache: where prepared data is kept.
+    what: the name of what is measured; a prefix of it before an evaluation has begun.
+    tell: is told that name and how far it is; for people alone.
     """
 
     source: Any
@@ -82,6 +93,18 @@ class Context:
     pause: Callable[[], None] = lambda: None
     words: Words | None = None
     cache: str = "~/.cache/mlrun"
+    what: str = ""
+    tell: Tell = untold
+
+    def about(self, what: str) -> Context:
+        """Return the same for what has this name, and say that it begins."""
+        self.tell(what, 0, None)
+        return replace(self, what=what)
+
+    def reached(self, done: int, of: int | None) -> None:
+        """Say how many pieces of work are done, and pause; all processes call it."""
+        self.tell(self.what, done, of)
+        self.pause()
 
 
 @dataclass(frozen=True)
@@ -89,6 +112,11 @@ class Evaluation(ABC):
     """Numbers about a network; `version` is that of its results."""
 
     version: ClassVar[int] = 1
+
+    @property
+    def name(self) -> str:
+        """Return what people are told it is: `TextPerplexity` is text_perplexity."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
 
     def problems(self) -> list[str]:
         """Return what is wrong with the settings, one line each."""
@@ -138,12 +166,12 @@ def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -
     fitting = [evaluation for evaluation in evaluations if evaluation.applies(net.model)]
     shared = [evaluation for evaluation in fitting if isinstance(evaluation, HeldOutMeans)]
     found: dict[str, Result] = {}
-    means, count = _means(shared, net, context) if shared else ([], 0)
+    means, count = _means(shared, net, context.about(f"{context.what}{HELD_OUT}")) if shared else ([], 0)
     for one, own in zip(shared, means, strict=True):
         found |= one.of_all(own, count)
     for evaluation in fitting:
         if not isinstance(evaluation, HeldOutMeans):
-            found |= evaluation.measure(net, context)
+            found |= evaluation.measure(net, context.about(f"{context.what}{evaluation.name}"))
     return found
 
 
@@ -243,9 +271,11 @@ def _shared_out(context: Context) -> Iterator[tuple[Batch, bool]]:
     Where forward passes are collective, a process that has none left takes part with one that does not count.
     """
     ranks, index, spare = context.ranks, -1, None
+    samples = context.source.describe().get("validation_samples")
+    count = None if samples is None else math.ceil(samples / context.batch)
     for index, batch in enumerate(context.source.validation(context.batch)):
         if index % ranks.world == 0:
-            context.pause()
+            context.reached(index, count)
             spare = batch
         if index % ranks.world == ranks.rank:
             yield batch, True

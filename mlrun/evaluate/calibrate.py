@@ -136,6 +136,9 @@ class _Few:
     def validation(self, samples: int) -> Iterator[Any]:
         return islice(self.source.validation(samples), self.batches)
 
+    def describe(self) -> dict[str, Any]:
+        return {}  # how many these are nobody waits to see
+
 
 def _read(bench: Bench, source: Any, net: Any) -> tuple[float, int]:
     """Return the seconds that a token takes in an evaluation, and its peak of bytes beyond the model."""

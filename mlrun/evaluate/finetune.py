@@ -123,7 +123,8 @@ def trials(subject: Subject, recipe: FineTuning, context: Context) -> list[Trial
     with torch.random.fork_rng([ranks.device] if ranks.device.type == "cuda" else []):
         for first in range(0, len(jobs), ranks.world):
             number = min(first + ranks.rank, len(jobs) - 1)
-            mine[number] = _trial(subject, recipe, context, *jobs[number])
+            own = context.about(f"{context.what} trial {number + 1}/{len(jobs)}")
+            mine[number] = _trial(subject, recipe, own, *jobs[number])
     found = {number: one for part in ranks.together(lambda: mine) for number, one in part.items()}
     return [found[number] for number in range(len(jobs))]
 
@@ -145,7 +146,7 @@ def _train(learner: nn.Module, subject: Subject, recipe: FineTuning, context: Co
     optimizer = _optimizer(learner, recipe)
     learner.train()
     for step, batch in zip(range(steps), subject.batches(seed), strict=False):
-        context.pause()
+        context.reached(step, steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * factor(step, steps, recipe.warmup)
         seed_masks(seed, step, 0, 0)
@@ -178,9 +179,10 @@ def _logits(learner: nn.Module, subject: Subject, context: Context) -> np.ndarra
     from mlrun.train.loop import autocast
 
     device, found = context.ranks.device, []
+    asked = context.about(f"{context.what} dev set")
     learner.eval()
-    for batch in subject.dev():
-        context.pause()
+    for done, batch in enumerate(subject.dev()):
+        asked.reached(done, None)
         with torch.no_grad(), autocast(context.hardware, device):
             _, logits = learner({key: value.to(device) for key, value in batch.items()})
         found.append(logits.float().cpu())

@@ -15,7 +15,7 @@ from mlrun.data import ahead
 from mlrun.data.source import same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import words
-from mlrun.evaluate.base import Benchmark, Context, Evaluation, Result, as_dict, measure, without_words
+from mlrun.evaluate.base import Benchmark, Context, Evaluation, Result, Tell, as_dict, measure, untold, without_words
 from mlrun.interop.read import Checkpoint, below, open_folder
 from mlrun.interop.tokenizers import has_one
 from mlrun.models.network import Network
@@ -34,19 +34,28 @@ class Data:
     content: str | None = None
 
 
-def evaluate(folder: Path, hardware: Hardware, evaluations: Iterable[Evaluation]) -> dict[str, Result]:
+def evaluate(
+    folder: Path, hardware: Hardware, evaluations: Iterable[Evaluation], tell: Tell = untold
+) -> dict[str, Result]:
     """Return the results of a run's model, the held-out set being the run's, and write them to its `evaluate.json`.
+
+    `tell` is told how far it is (see `Context`).
 
     Raises:
         UserError: the folder is no finished run, its weights do not fit, or its data cannot be opened.
     """
     config, found = _settings(folder), open_folder(folder, "run")
     data = Data(config.data, config.seed, Path(config.cache), config.eval.batch, _content(folder))
-    return _measured(found, data, config.data.get("sequence"), hardware, evaluations, folder)
+    return _measured(found, data, config.data.get("sequence"), hardware, evaluations, folder, tell)
 
 
 def evaluate_folder(
-    source: Path, data: Data, hardware: Hardware, evaluations: Iterable[Evaluation], out: Path | None
+    source: Path,
+    data: Data,
+    hardware: Hardware,
+    evaluations: Iterable[Evaluation],
+    out: Path | None,
+    tell: Tell = untold,
 ) -> dict[str, Result]:
     """Return the results of a model folder, ours or Hugging Face's; `evaluate.json` is written into `out` if given.
 
@@ -63,7 +72,7 @@ def evaluate_folder(
     if "tokenizer" in node and node.tokenizer is None and has_one(found.folder):
         node.tokenizer = str(found.folder)
     own = Data(node, data.seed, data.cache, data.batch)
-    return _measured(found, own, None, hardware, evaluations, out)
+    return _measured(found, own, None, hardware, evaluations, out, tell)
 
 
 def _measured(
@@ -73,6 +82,7 @@ def _measured(
     hardware: Hardware,
     evaluations: Iterable[Evaluation],
     out: Path | None,
+    tell: Tell,
 ) -> dict[str, Result]:
     fitting = [one for one in evaluations if one.applies(found.model)]
     known = words.of_folder(found, sequence) if found.model.objective != "image" else None
@@ -83,9 +93,9 @@ def _measured(
         alone = all(isinstance(one, Benchmark) for one in fitting)
         source = None if alone else ahead.served(_opened(data, found), hardware.workers, ranks.device)
         net = network(found, ranks, hardware)
-        results = measure(
-            fitting, net, Context(source, data.batch, hardware, ranks, words=known, cache=str(data.cache))
-        )
+        cache = str(data.cache)
+        context = Context(source, data.batch, hardware, ranks, words=known, cache=cache, tell=tell)
+        results = measure(fitting, net, context)
         if ranks.first and out is not None:
             out.mkdir(parents=True, exist_ok=True)
             files.write_json(out / files.EVALUATION, as_dict(results))

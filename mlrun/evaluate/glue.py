@@ -62,8 +62,9 @@ class Glue(FineTuning):
         longest, weights = self._longest(context.words.longest), whole(net, context)
         found: dict[str, Result] = {}
         for name, files in self.tasks.items():
-            subject = Answers.of(self, net.model, weights, context, name, files, longest)
-            found |= self._results(f"glue/{name}", subject, finetune.trials(subject, self, context))
+            own = context.about(f"{context.what}/{name}")
+            subject = Answers.of(self, net.model, weights, own, name, files, longest)
+            found |= self._results(f"glue/{name}", subject, finetune.trials(subject, self, own))
         if len(self.tasks) > 1:
             found["glue"] = self._mean([(name, found[f"glue/{name}"]) for name in self.tasks])
         return found

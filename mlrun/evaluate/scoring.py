@@ -47,7 +47,7 @@ def score(net: Network, rows: Sequence[Row], context: Context) -> list[Score]:
     net.eval()
     try:
         for first in range(0, len(groups), ranks.world):
-            context.pause()
+            context.reached(first, len(groups))
             mine = first + ranks.rank
             if mine < len(groups) or ranks.placement.collective:
                 # Where forward passes are collective, a process that has none left takes part all the same.

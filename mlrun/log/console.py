@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mlrun.log.evaluating import Rarely, evaluating
 from mlrun.log.sink import Record, Sink
 from mlrun.units import duration
 
@@ -29,7 +30,10 @@ def console(plan: Mapping[str, Any], stream: TextIO) -> Lines | Bar:
 
 
 class Lines(Sink):
-    """Prints at most one training line an interval, and every other record; the summary is the caller's."""
+    """Prints at most one training line an interval, and every other record; the summary is the caller's.
+
+    An evaluation has a line only where it takes long (see `evaluating.Rarely`).
+    """
 
     name = "the console"
 
@@ -43,15 +47,25 @@ class Lines(Sink):
         self._pace = Pace(plan)
         self._stream, self._interval, self._clock = stream, interval, clock
         self._next = clock()  # the first training record is shown at once
+        self._long = Rarely(clock)
 
     def write(self, record: Record) -> None:
         """Print the record if it is its turn."""
         self._pace.see(record)
+        self._long.over()
         if record["kind"] == "train":
             if self._clock() < self._next:
                 return
             self._next = self._clock() + self._interval
-        print(f"{where(record, self._pace)} | {what(record, self._pace)}", file=self._stream, flush=True)
+        self._print(record, what(record, self._pace))
+
+    def evaluating(self, what: str, done: int, of: int | None) -> None:
+        """Print how far an evaluation is, if it is time."""
+        if self._pace.last is not None and self._long.due():
+            self._print(self._pace.last, evaluating(what, done, of))
+
+    def _print(self, record: Record, said: str) -> None:
+        print(f"{where(record, self._pace)} | {said}", file=self._stream, flush=True)
 
     def replan(self, plan: Record) -> None:
         """Take the rest of the plan as the run has decided it."""
@@ -67,19 +81,25 @@ class Bar(Sink):
         self._pace = Pace(plan)
         self._losses: deque[float] = deque(maxlen=SPARKS)
         self._stage: int | None = None
+        self._text = "starting"
         self._progress = _progress(stream)
-        self._task = self._progress.add_task("", total=self._pace.total, text="starting")
+        self._task = self._progress.add_task("", total=self._pace.total, text=self._text)
         self._progress.start()
 
     def write(self, record: Record) -> None:
         """Move the bar; print what is not training above it."""
         self._pace.see(record)
         if record["kind"] == "train":
-            self._progress.update(self._task, text=self._said(record))
+            self._text = self._said(record)
         else:
             line = f"{where(record, self._pace)} | {what(record, self._pace)}"
             self._progress.console.print(wrapped(line, self._progress.console.width))
-        self._progress.update(self._task, completed=record["flops"], description=place(record, self._pace))
+        at = place(record, self._pace)
+        self._progress.update(self._task, completed=record["flops"], description=at, text=self._text)
+
+    def evaluating(self, what: str, done: int, of: int | None) -> None:
+        """Show how far an evaluation is, until the next record."""
+        self._progress.update(self._task, text=evaluating(what, done, of))
 
     def replan(self, plan: Record) -> None:
         """Take the rest of the plan as the run has decided it."""
@@ -250,7 +270,7 @@ class Pace:
         self.replan(plan)
         self._flops: dict[int, float] = defaultdict(float)
         self._seconds: dict[int, float] = defaultdict(float)
-        self._last: Record | None = None
+        self.last: Record | None = None
 
     def replan(self, plan: Mapping[str, Any]) -> None:
         """Take another plan of what is left; what was measured stays."""
@@ -269,7 +289,7 @@ class Pace:
 
     def see(self, record: Record) -> None:
         """Take one record; spans across a stage change count for no level."""
-        last, self._last = self._last, record
+        last, self.last = self.last, record
         if last is not None and last["stage"] == record["stage"]:
             self._flops[record["level"]] += record["flops"] - last["flops"]
             self._seconds[record["level"]] += record["seconds"] - last["seconds"]
@@ -280,16 +300,16 @@ class Pace:
         A level that has not run yet is taken to run at the average FLOP/s of those that have.
         """
         overall = _rate(sum(self._flops.values()), sum(self._seconds.values()))
-        if self._last is None or overall is None:
+        if self.last is None or overall is None:
             return None
-        return sum(flops / (self._level_rate(level) or overall) for level, flops in self._left(self._last))
+        return sum(flops / (self._level_rate(level) or overall) for level, flops in self._left(self.last))
 
     def stage_seconds_left(self) -> float | None:
         """Return the training seconds that the current stage will still take; None before any is measured."""
         overall = _rate(sum(self._flops.values()), sum(self._seconds.values()))
-        if self._last is None or overall is None:
+        if self.last is None or overall is None:
             return None
-        level, flops = self._left(self._last)[0]
+        level, flops = self._left(self.last)[0]
         return flops / (self._level_rate(level) or overall)
 
     def _level_rate(self, level: int) -> float | None:

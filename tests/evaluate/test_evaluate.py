@@ -21,6 +21,7 @@ from mlrun.evaluate.accuracy import Accuracy
 from mlrun.evaluate.base import Context, Evaluation, Result, Results, measure
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.evaluate.perplexity import Perplexity
+from mlrun.log.console import Lines
 from mlrun.models.base import IGNORED
 from mlrun.models.network import build as network
 from mlrun.multilevel.growth import stage_losses
@@ -97,7 +98,7 @@ def test_a_teacher_counts_per_label_and_a_batch_without_any_gives_zero() -> None
 
 def test_a_held_out_set_without_labels_has_no_loss() -> None:
     batch = next(RAGGED.open(None, 0, "").validation(2)) | {"labels": torch.full((2, toy.SEQUENCE), IGNORED)}
-    source = SimpleNamespace(validation=lambda size: iter([batch]))
+    source = SimpleNamespace(validation=lambda size: iter([batch]), describe=dict)
     assert math.isnan(
         HeldOut().measure(network(toy.model(), 0), Context(source, 2, Hardware(), ALONE))["held_out"].value
     )
@@ -132,9 +133,27 @@ def test_one_pass_over_the_held_out_set_serves_all_means() -> None:
         passes += 1
         yield from RAGGED.open(None, 0, "").validation(size)
 
-    context = Context(SimpleNamespace(validation=validation), 8, Hardware(), ALONE)
+    context = Context(SimpleNamespace(validation=validation, describe=dict), 8, Hardware(), ALONE)
     found = measure([HeldOut(), Perplexity(), Accuracy()], network(toy.model(), 0), context)
     assert passes == 1 and list(found) == ["held_out", "perplexity"], "accuracy is of images"
+
+
+def test_a_run_tells_its_listeners_how_far_its_evaluations_are_and_logs_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    config = toy.make(**toy.BRANCHED)
+    toy.run(tmp_path / "quiet", config)
+    monkeypatch.setattr(toy.Source, "describe", lambda self: {"name": "toy", "validation_samples": 16})
+    monkeypatch.setattr(Lines, "evaluating", lambda self, *how: told.append(how))
+    toy.run(tmp_path / "told", config)
+    count = math.ceil(16 / config.settings.eval.batch)
+    assert count > 1
+    parts = [(0, None), *((done, count) for done in range(count))]
+    one = [(name, *part) for name in ("held_out", "ema_held_out") for part in parts]
+    values = [record for record in toy.records(tmp_path / "told") if record["kind"] == "val"]
+    assert told == one * len(values)
+    assert toy.records(tmp_path / "told") == toy.records(tmp_path / "quiet")
 
 
 @pytest.mark.parametrize(

@@ -291,6 +291,18 @@ def test_without_a_tokenizer_text_cannot_be_measured_and_nothing_is_written(tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_whoever_waits_is_told_what_is_measured_and_how_far(gpt: Path, tmp_path: Path) -> None:
+    (tmp_path / "cloze.txt").write_text("one two three\nsome words\n")
+    told: list[tuple[str, int, int | None]] = []
+    data = Data(DictConfig({"_target_": "nothing"}), 0, Path("unused"), 1)
+    asked = [Pairs(), Cloze(files=[str(tmp_path / "cloze.txt")])]
+    found = evaluate_folder(gpt, data, Hardware(), asked, None, lambda *how: told.append(how))
+    assert found == evaluate_folder(gpt, data, Hardware(), asked, None)
+    assert told[0] == ("pairs", 0, None) and told[-3:] == [("cloze", 0, None), ("cloze", 0, 2), ("cloze", 1, 2)]
+    pieces = [(done, of) for what, done, of in told if what == "pairs" and of is not None]
+    assert pieces == [(done, len(pieces)) for done in range(len(pieces))] and len(pieces) > 2
+
+
 def evaluate_source(node: dict[str, Any], folder: Path, cache: Path) -> Any:
     from mlrun.config import build
 

@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from wandb_read import read_run
 
 from mlrun.errors import UserError
-from mlrun.log import log
+from mlrun.log import evaluating, log
 from mlrun.log.console import BLOCKS, Bar, Lines, Pace, console, short, sparkline, thousands, wrapped
 from mlrun.log.jsonl import Jsonl
 from mlrun.log.sink import Record, Sink, series
@@ -188,11 +188,12 @@ def test_training_lines_have_one_width() -> None:
     assert len({len(line) for line in found}) == 1
 
 
-def test_the_bar_shows_progress_on_a_terminal() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
+
+def test_the_bar_shows_progress_on_a_terminal() -> None:
     stream = Terminal()
     sink = console(PLAN, stream)
     assert isinstance(sink, Bar)
@@ -210,10 +211,6 @@ def test_the_bar_shows_progress_on_a_terminal() -> None:
 def test_the_bar_fits_the_terminal_and_says_stage_loss_speed_and_both_etas(
     monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     monkeypatch.setenv("COLUMNS", str(columns))
     stream = Terminal()
     sink = console(PLAN, stream)
@@ -225,6 +222,67 @@ def test_the_bar_fits_the_terminal_and_says_stage_loss_speed_and_both_etas(
     assert len(last.rstrip()) <= columns and "stage 3/3 level 1" in last and "loss 1.0000" in last
     assert "12.3k tok/s" in last and sparkline([3, 2, 1]) == BLOCKS[-1] + BLOCKS[4] + BLOCKS[0]
     assert ("ETA 1m20s/1m20s" if columns == 80 else "ETA stage 1m20s, all 1m20s") in last
+
+
+def test_the_bar_says_what_is_evaluated_and_how_far_until_the_next_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream = Terminal()
+    sink = console(PLAN, stream)
+
+    def seen() -> str:
+        assert isinstance(sink, Bar)
+        stream.truncate(stream.seek(0))
+        sink._progress.refresh()
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+
+    sink.write(record(step=9, flops=90.0))
+    sink.evaluating("ema_text_perplexity", 1012, 4096)
+    assert all(part in seen() for part in ("stage 1/3 level 1", "9%", "evaluating ema_text_perplexity 1012/4096"))
+    assert max(len(line.rstrip()) for line in seen().splitlines()) <= 80
+    sink.write(record("val", 10, flops=100.0, loss=3.5))
+    assert "evaluating" not in seen() and "loss 3.2500" in seen()
+    sink.close(0)
+
+
+def test_a_file_has_a_line_of_an_evaluation_only_where_it_takes_long() -> None:
+    now, stream = [0.0], io.StringIO()
+    sink = Lines(PLAN, stream, 0.0, lambda: now[0])
+
+    def evaluation(pieces: int) -> list[str]:
+        stream.truncate(stream.seek(0))
+        for done in range(pieces):
+            sink.evaluating("text_perplexity", done, pieces)
+            now[0] += 7
+        return stream.getvalue().splitlines()
+
+    assert evaluation(3) == [], "nothing is known before the first record"
+    sink.write(record(step=9, flops=90.0))
+    assert evaluation(4) == []
+    sink.write(record("val", 9, flops=90.0, loss=3.5))
+    place = "stage 1/3 level 1 |   9.0% | step       9 | evaluating text_perplexity"
+    assert evaluation(14) == [f"{place} 5/14", f"{place} 10/14"], "at most one in 30 seconds"
+
+
+def test_no_record_says_how_far_an_evaluation_is(tmp_path: Path) -> None:
+    told: list[object] = []
+
+    class Ear(Sink):
+        def evaluating(self, what: str, done: int, of: int | None) -> None:
+            told.append((what, done, of))
+
+    with log.Log(Jsonl(tmp_path / "log.jsonl"), [Ear()]) as opened:
+        opened.evaluating("held_out", 3, 8)
+    assert told == [("held_out", 3, 8)] and (tmp_path / "log.jsonl").read_bytes() == b""
+
+
+def test_what_belongs_to_no_training_is_shown_on_a_terminal_and_in_a_file_if_it_takes_long() -> None:
+    for stream in (Terminal(), io.StringIO()):
+        with evaluating.shown(stream) as tell:
+            tell("pairs", 3, 8)
+            time.sleep(0.2 if stream.isatty() else 0.0)
+        assert ("evaluating pairs 3/8" in stream.getvalue()) == stream.isatty()
+    said = [evaluating.evaluating("glue", *how) for how in ((0, None), (3, None), (0, 8))]
+    assert said == ["evaluating glue", "evaluating glue 3", "evaluating glue 0/8"]
 
 
 def test_a_line_above_the_bar_breaks_between_words() -> None:
