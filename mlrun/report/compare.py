@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from mlrun.report import endings, pairing, timing
+from mlrun.report import endings, pairing, smaller, timing
 from mlrun.report.curves import AXES, crossing, read_every, saving
 from mlrun.report.endings import Budget, Match, charged
 from mlrun.report.freedom import Freedom, Tried, freer
@@ -137,8 +137,9 @@ class Group:
     """Runs that agree on everything but seed, learning rate and cycle.
 
     `baselines` holds the best one of each seed; `freer` are the methods that had more settings to choose from, and
-    `others` the groups of the same model, data and budget. `smaller` holds, for each seed, the cheapest from-scratch
-    run of a smaller model of the kind, on the same data, that ends at or below this baseline's loss for fewer FLOPs.
+    `others` the groups of the same model, data and budget. `controls` holds, for each seed, the from-scratch runs of a
+    smaller model of the kind, on the same data; `smaller` the cheapest of them that ends at or below this baseline's
+    loss for fewer FLOPs, where one does.
     """
 
     number: int
@@ -148,6 +149,7 @@ class Group:
     freer: tuple[Freedom, ...] = ()
     others: tuple[Group, ...] = ()
     smaller: Mapping[int, Run] = field(default_factory=dict)
+    controls: Mapping[int, tuple[Run, ...]] = field(default_factory=dict)
 
     @property
     def annealed(self) -> bool:
@@ -254,7 +256,7 @@ def compare(runs: Sequence[Run]) -> list[Group]:
         by_task.setdefault(pairing.task(group.runs[0]), []).append(group)
     beside = {group.number: group for alike in by_task.values() for group in _beside(alike)}
     plain = [run for group in groups for run in group.baselines.values()]
-    return [replace(beside[group.number], smaller=_smaller(group, plain)) for group in groups]
+    return [_with_smaller(beside[group.number], plain) for group in groups]
 
 
 def _told_data(runs: Sequence[Run]) -> list[Run]:
@@ -285,17 +287,16 @@ def _beside(groups: Sequence[Group]) -> list[Group]:
     return found
 
 
-def _smaller(group: Group, plain: Sequence[Run]) -> dict[int, Run]:
-    """Return, by seed, the cheapest run of a smaller model that does what a baseline does; it needs no cycle."""
-    found: dict[int, Run] = {}
-    for run in plain:
-        own = group.baselines.get(run.seed)
-        if own is None or own.final is None or run.final is None or not pairing.smaller(run, own):
-            continue
-        best = found.get(run.seed, own).final
-        if run.final.loss <= own.final.loss and best is not None and run.final.flops < best.flops:
-            found[run.seed] = run
-    return found
+def _with_smaller(group: Group, plain: Sequence[Run]) -> Group:
+    """Return a group that knows the smaller models that ran alone, and which of them do what its baselines do."""
+    tried = smaller.controls(group.baselines, plain)
+    best = {seed: smaller.cheapest(runs, _end, *_end(group.baselines[seed])) for seed, runs in tried.items()}
+    return replace(group, controls=tried, smaller={seed: run for seed, run in best.items() if run is not None})
+
+
+def _end(run: Run) -> tuple[float, float]:
+    assert run.final is not None, "looked at before"
+    return run.final.loss, run.final.flops
 
 
 def _group(number: int, runs: Sequence[Run]) -> Group:

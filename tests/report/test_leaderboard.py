@@ -11,6 +11,7 @@ from typing import Any
 import fake_runs as fake
 import pytest
 from test_endings import branched
+from test_truth import small
 
 from mlrun.errors import UserError
 from mlrun.report.leaderboard import board as boards
@@ -78,6 +79,7 @@ def test_files_from_elsewhere_are_judged_and_shown(tmp_path: Path, result: Any) 
     ]
     (cells,) = table(board).rows
     assert cells[0].startswith("grow") and cells[5:7] == ("3", "3.0000") and "%" in cells[8]
+    assert cells[1] == "no smaller model tried"
     with pytest.raises(UserError, match="check the path"):
         from_files(Board(), [tmp_path / "none.json"])
 
@@ -145,10 +147,12 @@ def test_every_rule_is_broken_by_one_of_these_and_stands_in_the_page() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (at("format", value="mlrun leaderboard 0"), "format=mlrun leaderboard 0: allowed: mlrun leaderboard 1"),
+        (at("format", value="mlrun leaderboard 1"), "format=mlrun leaderboard 1: allowed: mlrun leaderboard 2"),
         (at("claim", "mean", value="much"), "claim.mean=much: allowed: int or float or NoneType"),
         (at("seeds", 1, "run", "endings", 0, value={}), "seeds[1].run.endings[0].budget: missing"),
         (at("failed", value="none"), "failed: allowed: a list"),
+        (at("seeds", 1, "run", "endings", value=[]), "seeds[1].run.endings: allowed: one or more"),
+        (at("seeds", 1, "smaller", value=None), "seeds[1].smaller: allowed: a list"),
         (at("claim", value=[]), "claim: allowed: an object"),
         (at("claim", "at_least", value=1), "claim.at_least=1: allowed: bool"),
         (at("claim", "methods_compared", value=True), "claim.methods_compared=True: allowed: int"),
@@ -167,6 +171,35 @@ def test_a_method_chosen_on_the_seeds_that_it_reports_is_refused(tmp_path: Path)
     board = judged(tmp_path)
     assert board.accepted == {} and board.refused == ["grow: rule 'fresh seeds': no seed is left that chose nothing"]
     assert not (tmp_path / "leaderboard").exists()
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ({1: 2.9, 2: 3.0, 3: 2.95}, "5.76k: 70.0% fewer FLOPs (3 of 3 seeds)"),
+        ({1: 2.9, 2: 3.1}, "5.76k: 90.0% fewer FLOPs (1 of 3 seeds)"),
+        ({1: 3.1, 3: 3.1}, "5.76k: 2 of 3 seeds above L*, or dearer"),
+        ({0: 2.9}, "no smaller model tried"),  # on the seed that chose
+    ],
+)
+def test_what_a_smaller_model_alone_does_stands_in_file_and_table(
+    ends: dict[int, float], said: str, tmp_path: Path
+) -> None:
+    a_study(tmp_path)
+    for seed, loss in ends.items():
+        small(tmp_path / f"small-{seed}", [loss + 1, loss], 0.1 * seed, seed)
+    board = judged(tmp_path)
+    assert board.refused == []
+    (path,) = board.accepted
+    told = [run for seed in json.loads(path.read_text())["seeds"] for run in seed["smaller"]]
+    assert [run["val_loss"] for run in told] == [loss for seed, loss in ends.items() if seed in FRESH]
+    again = Board()
+    from_files(again, [path])
+    for one in (board, again):
+        (cells,) = table(one).rows
+        assert cells[1] == said
+    shown = table(board).text().split()
+    assert {*said.split(), cells[-1]} <= set(shown), "no column is cut off at a terminal's width"
 
 
 def test_without_a_sweep_of_the_baseline_there_is_no_result(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from mlrun.report.leaderboard.fresh import Choice
 from mlrun.report.read import Run
 from mlrun.report.stats import Spread, spread
 
-FORMAT = "mlrun leaderboard 1"
+FORMAT = "mlrun leaderboard 2"
 # Where a run lay and who listened: no part of redoing it.
 PLACE = ("run", "runs", "cache", "logger", "source", "target")
 
@@ -51,7 +51,7 @@ def entry(group: Group, row: Row, chosen: Choice, p_holm: float | None, compared
         "target": _spread(spread([pair.target for pair in row.pairs])),
         "chosen": asdict(chosen) | {"better_elsewhere": _better(group)},
         "failed": [run.folder.name for run in (*row.failed, *row.unfinished)],
-        "seeds": [_pair(pair) for pair in row.pairs],
+        "seeds": [_pair(pair, group.controls.get(pair.run.seed, ())) for pair in row.pairs],
     }
 
 
@@ -65,7 +65,7 @@ def _better(group: Group) -> str | None:
     return None
 
 
-def _pair(pair: Pair) -> dict[str, Any]:
+def _pair(pair: Pair, controls: Sequence[Run]) -> dict[str, Any]:
     return {
         "seed": pair.run.seed,
         "target": pair.target,
@@ -74,6 +74,7 @@ def _pair(pair: Pair) -> dict[str, Any]:
         "headline": asdict(pair.headline),
         "run": _run(pair.run),
         "baseline": _run(pair.baseline),
+        "smaller": [_run(run) for run in controls],
     }
 
 

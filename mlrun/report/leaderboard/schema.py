@@ -1,4 +1,7 @@
-"""The form of a result: which keys it has and of what kind; a file that is none is told where it differs."""
+"""The form of a result: which keys it has and of what kind; a file that is none is told where it differs.
+
+A list with `...` at its end holds one or more.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _RUN: dict[str, Any] = {
     "name": str,
     "status": str,
     "config": Mapping,
-    "plan": {"budget": {"flops": NUMBER}, "stages": [Mapping]},
+    "plan": {"budget": {"flops": NUMBER}, "levels": [{"parameters": int}, ...], "stages": [Mapping]},
     "data": Mapping,
     "source": (Mapping, type(None)),
     "starts": [Mapping],
@@ -27,7 +30,7 @@ _RUN: dict[str, Any] = {
     "skipped_steps": (int, type(None)),
     "val_loss": MAYBE,
     "held_out_error": MAYBE,
-    "endings": [_ENDING],
+    "endings": [_ENDING, ...],
 }
 _SPREAD = {**dict.fromkeys(("mean", "sd", "low", "high", "p"), MAYBE), "values": [MAYBE]}
 SCHEMA: dict[str, Any] = {
@@ -55,6 +58,7 @@ SCHEMA: dict[str, Any] = {
             "headline": Mapping,
             "run": _RUN,
             "baseline": _RUN,
+            "smaller": [_RUN],
         }
     ],
 }
@@ -83,6 +87,8 @@ def _unlike(found: Any, form: Any, at: str) -> Iterator[str]:
             if not isinstance(found, list):
                 yield f"{at}: allowed: a list"
                 return
+            if form[-1] is ... and not found:
+                yield f"{at}: allowed: one or more"
             for index, one in enumerate(found):
                 yield from _unlike(one, form[0], f"{at}[{index}]")
         case _:
