@@ -22,7 +22,7 @@ from mlrun.errors import UserError, mistake
 def main() -> None:
     """Do what the command line asks; nothing is written before all of it is checked."""
     capacity.spin_briefly()
-    with lasting_output(), user_errors():
+    with lasting_output(), user_errors(), _interrupted("interrupted"):
         asked = command.read(sys.argv[1:])
         found = [] if asked.helps else points.of(asked)
         if asked.informs:
@@ -53,10 +53,17 @@ def _hydra(jobs: Jobs, asked: command.Command, more: list[str] | None = None) ->
     """Hand over to Hydra, which makes the folders and starts the jobs, here or through a launcher."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let exceptions out as they are
     sys.argv = [sys.argv[0], *asked.rest, *asked.overrides, *(more or [])]
-    try:
+    with _interrupted("interrupted; the same command with its run=... goes on from the last checkpoint"):
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=points.CONFIG)(jobs)()
+
+
+@contextlib.contextmanager
+def _interrupted(line: str) -> Iterator[None]:
+    """Let Ctrl-C end the command in a line, and with the exit code that a shell gives it."""
+    try:
+        yield
     except KeyboardInterrupt:
-        print_error("mlrun: interrupted; the same command with its run=... goes on from the last checkpoint")
+        print_error(f"mlrun: {line}")
         raise SystemExit(130) from None
 
 

@@ -28,7 +28,6 @@ summary.json   written once, at the end of a run: status ("finished" | "interrup
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +38,7 @@ from mlrun.errors import UserError, mistake
 from mlrun.report import page, search, tables, write
 from mlrun.report.compare import Group, compare
 from mlrun.report.notes import DEFINITIONS, notes
-from mlrun.report.read import find, read_all
+from mlrun.report.read import above, find, read_all
 from mlrun.report.search import Search, searches
 from mlrun.report.sentences import sentences
 
@@ -85,7 +84,7 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
         raise UserError(mistake("runs", runs, "a list of folders", "put it into a list"))
     folders = find([Path(path).expanduser() for path in runs])
     groups = tuple(compare(read_all(folders)))
-    out = Path(os.path.commonpath(folders)) / "report" if out is None else Path(out).expanduser()
+    out = above(folders) / "report" if out is None else Path(out).expanduser()
     found = searches(groups)
     caveats = tuple(notes(groups, found))
     out.mkdir(parents=True, exist_ok=True)

@@ -212,6 +212,12 @@ def find(
     return sorted(found)
 
 
+def above(folders: Sequence[Path]) -> Path:
+    """Return the nearest folder that holds all of these, one of them included."""
+    mixed = len({folder.is_absolute() for folder in folders}) > 1
+    return Path(os.path.commonpath([folder.absolute() if mixed else folder for folder in folders]))
+
+
 def _remedy(path: Path) -> str:
     return "name a run folder or one above it" if _matches(path) else "no such folder: check the path"
 
@@ -261,7 +267,7 @@ def read(folder: Path) -> Run:
             run = run if fault is None else replace(run, status="not whole", fault=fault)
         _ = run.endings
         run = replace(run, search=_search(folder), results=results.of_run(folder, measured))
-    except (UserError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         of = "" if isinstance(error, UserError) else f"{type(error).__name__} "
         reason = " ".join(f"{of}{error}".split())
         remedy = f"leave it out or restore it ({reason})"

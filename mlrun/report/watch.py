@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from mlrun import files
 from mlrun.errors import UserError
 from mlrun.report import write
 from mlrun.report.build import Report, build
-from mlrun.report.read import FILES, find
+from mlrun.report.read import FILES, above, find
 
 INTERVAL = 5.0  # seconds between two looks at the runs, or longer where the report itself takes long
 RELOAD = 10  # seconds after which the page reads itself again, while somebody watches
@@ -28,11 +29,17 @@ def watch(
 ) -> None:
     """Write the report, `show` it, and write it again when a run has something new, until Ctrl-C.
 
-    Each time `tell` is given a line. In the end the page is written once more without reading itself again.
+    Each time `tell` is given a line. In the end the page is written once more without reading itself again. Without
+    `out` it lies under what `runs` name, if these are folders: a run that comes later may lie anywhere in them.
 
     Raises:
-        UserError: as `build`, of the first report. Later ones are told: a run may be half written, and is read again.
+        UserError: as `build`, of the first report. Later ones are told: a run may be half written, and is read again,
+            or gone.
+        KeyboardInterrupt: before there was a report.
     """
+    named = [Path(path).expanduser() for path in runs]
+    if out is None and all(path.is_dir() for path in named):
+        out = above(named) / "report"
     seen, report, took = _state(runs), None, 0.0
     try:
         while True:
@@ -48,17 +55,19 @@ def watch(
             took = max(took, time.monotonic() - began)
             sleep(max(INTERVAL, took / SHARE))
     except KeyboardInterrupt:
-        if report is not None:
-            _last(runs, report.files[0], tell)
+        if report is None:
+            raise
+        _last(runs, report.files[0], tell)
 
 
 def _last(runs: Sequence[Path], page: Path, tell: Callable[[str], None]) -> None:
     """Write the report a last time, as one that nobody watches; where that fails, the page before becomes one."""
     try:
         build(runs, page.parent)
-    except (UserError, OSError) as error:
-        _still(page)
-        tell(f"the last report was not written: {error}; {page} stays as it is")
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        with contextlib.suppress(OSError):  # it may be gone with its runs
+            _still(page)
+        tell(f"the last report was not written: {str(error) or 'interrupted'}; {page} stays as it is")
     else:
         tell(f"no longer watched; {page} stays as it is")
 
@@ -84,10 +93,11 @@ def _again(runs: Sequence[Path], out: Path | None, tell: Callable[[str], None]) 
 
 def _state(runs: Sequence[Path]) -> dict[Path, tuple[int, int]]:
     """Return the length and the time of every file that a report reads."""
-    found = {}
-    for folder in find([Path(path).expanduser() for path in runs]):
-        for name in (*FILES, files.SUMMARY):
-            if (path := folder / name).exists():
-                about = path.stat()
-                found[path] = (about.st_size, about.st_mtime_ns)
+    found: dict[Path, tuple[int, int]] = {}
+    with contextlib.suppress(UserError):  # none is left
+        for folder in find([Path(path).expanduser() for path in runs]):
+            for name in (*FILES, files.SUMMARY):
+                with contextlib.suppress(OSError):
+                    about = (folder / name).stat()
+                    found[folder / name] = (about.st_size, about.st_mtime_ns)
     return found

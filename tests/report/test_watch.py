@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import fake_runs as fake
+import pytest
 
 from mlrun.report.build import Report
+from mlrun.report.read import above
 from mlrun.report.watch import INTERVAL, watch
 
 REFRESH = '<meta http-equiv="refresh"'
@@ -54,10 +57,66 @@ def test_ctrl_c_leaves_a_page_that_stays_as_it_is(tmp_path: Path) -> None:
     assert told[1:] == [f"no longer watched; {tmp_path / 'report' / 'index.html'} stays as it is"]
 
 
+def test_runs_may_go_all_of_them_and_come_back(tmp_path: Path) -> None:
+    fake.run(tmp_path / "all/a", "scratch", fake.SCRATCH)
+    fake.run(tmp_path / "all/b", "2level", fake.TWO)
+    told, slept = list[str](), list[float]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        match len(slept):
+            case 1:
+                shutil.rmtree(tmp_path / "all/b")
+            case 2:
+                (tmp_path / "all/a").rename(tmp_path / "a")
+            case 4:
+                (tmp_path / "a").rename(tmp_path / "all/a")
+            case 5:
+                shutil.rmtree(tmp_path / "all")
+                raise KeyboardInterrupt
+
+    watch([tmp_path / "all"], None, lambda report: None, told.append, sleep)
+    page = tmp_path / "all/report/index.html"
+    assert [line.partition(" ")[2] for line in told[1:4]] == [
+        f"{page}: 1 runs, 1 of them ended",
+        f"not written: runs={tmp_path / 'all'}: allowed: folders that hold config.yaml, plan.json, log.jsonl; "
+        "name a run folder or one above it",
+        f"{page}: 1 runs, 1 of them ended",
+    ]
+    assert told[4].startswith("the last report was not written: runs=") and len(told) == 5
+
+
+def test_the_page_of_a_folder_with_one_run_lies_where_later_runs_will(tmp_path: Path) -> None:
+    fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
+
+    def sleep(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    watch([tmp_path], None, lambda report: None, lambda line: None, sleep)
+    assert (tmp_path / "report/index.html").is_file() and not (tmp_path / "a/report").exists()
+
+
+def test_a_second_ctrl_c_leaves_the_page_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
+    told: list[str] = []
+
+    def interrupt(*given: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    def sleep(seconds: float) -> None:
+        monkeypatch.setattr("mlrun.report.watch.build", interrupt)
+        interrupt()
+
+    watch([tmp_path], None, lambda report: None, told.append, sleep)
+    page = tmp_path / "report/index.html"
+    assert told[1:] == [f"the last report was not written: interrupted; {page} stays as it is"]
+    assert REFRESH not in page.read_text()
+
+
 def test_a_signal_from_the_keyboard_ends_the_command_in_peace(tmp_path: Path) -> None:
     """As a terminal sends it; the child gets Python's own handler, which a shell in the background takes away."""
     fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
-    page = tmp_path / "a/report/index.html"
+    page = tmp_path / "report/index.html"
     child = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); sys.argv[0] = 'mlrun'; "
     child += "from mlrun.__main__ import main; main()"
     command = [sys.executable, "-u", "-c", child, "task=report", f"runs={tmp_path}", "watch=true"]
@@ -68,3 +127,8 @@ def test_a_signal_from_the_keyboard_ends_the_command_in_peace(tmp_path: Path) ->
         out, err = running.communicate(timeout=120)
     assert told is not None and (running.returncode, err) == (0, "")
     assert "no longer watched" in out and REFRESH not in page.read_text()
+
+
+def test_the_nearest_folder_above_is_found_for_names_of_either_kind(tmp_path: Path) -> None:
+    assert above([tmp_path / "a/b", tmp_path / "a/c"]) == tmp_path / "a" and above([Path("x")]) == Path("x")
+    assert above([Path("x/a"), Path("x/b")]) == Path("x") and above([Path("x"), Path.cwd() / "y"]) == Path.cwd()
