@@ -137,7 +137,12 @@ def _folded(lines: Sequence[str]) -> str:
 
 
 def _list(lines: Sequence[str]) -> str:
-    return f'<ul class="told">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ul>' if lines else ""
+    return f'<ul class="told">{"".join(f"<li>{_coded(line)}</li>" for line in lines)}</ul>' if lines else ""
+
+
+def _coded(line: str) -> str:
+    """Return a line as HTML; what Markdown has between backticks is code here too."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(line))
 
 
 def _section(place: str, title: str, content: str) -> str:
@@ -308,7 +313,8 @@ def _settings(group: Group) -> str:
             rows = [(key, _said(base), _said(own)) for key, own, base in pairing.apart(pair.run, pair.baseline)]
             table = _cells(("setting", "baseline", "method"), rows, 3)
             parts.append(
-                f"<details><summary>{escape(row.method)}: {_count(len(rows), 'setting')}</summary>{table}</details>"
+                f'<details class="settings"><summary>'
+                f"{escape(row.method)}: {_count(len(rows), 'setting')}</summary>{table}</details>"
             )
     if not parts:
         return ""
@@ -448,7 +454,7 @@ def _reproduce(groups: Sequence[Group]) -> str:
     )
     again = shlex.join(["mlrun", "task=report", "runs=" + ",".join(_above(runs))])
     each = "\n".join(commands.lines(runs))
-    parts = [f"<p>{told}</p>", f'<pre class="commands">{escape(each)}</pre>']
+    parts = [f"<p>{told}</p>", f"<pre>{escape(each)}</pre>"]
     parts += ["<p>This page again:</p>", f"<pre>{escape(again)}</pre>", _versions(runs)]
     for group in groups:
         run = next(iter(group.baselines.values()), group.runs[0])

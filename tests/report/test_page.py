@@ -42,8 +42,8 @@ def island(text: str) -> Any:
 
 
 def words(text: str) -> str:
-    """Return what a reader sees: no tags, no scripts, no entities, single spaces."""
-    body = re.sub(r"<(script|style)\b.*?</\1>", " ", text, flags=re.DOTALL)
+    """Return what a reader sees: no tags, no scripts, no entities, single spaces; code between backticks."""
+    body = re.sub(r"</?code>", "`", re.sub(r"<(script|style)\b.*?</\1>", " ", text, flags=re.DOTALL))
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", body)).split())
 
 
@@ -377,6 +377,39 @@ def test_under_its_own_policy_the_page_draws_and_says_nothing(recorded: Any, tmp
     dom = opened(tmp_path / "index.html", tmp_path / "profile", "--window-size=400,800")
     assert dom.count('class="plot"') == recorded[2].count('<figure class="chart"') > 0
     assert math.isfinite(island(dom)["groups"]["1"]["target"])
+
+
+# What of the open page is wider than its place, in a frame as wide as a phone; a page of its own reads it.
+PHONE = """<script>
+document.querySelectorAll("details").forEach((node) => { node.open = true; });
+const all = [...document.querySelectorAll(".settings .wide, pre, .switch")];
+const cut = all.filter((node) => node.scrollWidth > node.clientWidth);
+const said = { width: innerWidth, settings: document.querySelectorAll(".settings .wide").length };
+said.cut = cut.map((node) => node.textContent.slice(0, 40));
+said.wide = document.documentElement.scrollWidth > innerWidth;
+parent.postMessage(JSON.stringify(said), "*");
+</script>"""
+FRAME = """<iframe src="phone.html" width="400" height="900"></iframe><script>
+addEventListener("message", (event) => {
+  document.body.append(Object.assign(document.createElement("pre"), { id: "seen", textContent: event.data }));
+});
+</script>"""
+
+
+@browser
+def test_on_a_phone_the_difference_of_settings_is_seen_and_no_line_of_code_is_cut(
+    recorded: Any, tmp_path: Path
+) -> None:
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", recorded[2])
+    (tmp_path / "phone.html").write_text(free.replace("</body>", PHONE + "</body>"))
+    (tmp_path / "index.html").write_text(f"<!doctype html><body>{FRAME}")
+    dom = opened(tmp_path / "index.html", tmp_path / "profile")
+    seen = json.loads(html.unescape(re.findall(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[0]))
+    assert seen["settings"] > 0 and seen == {"width": 400, "settings": seen["settings"], "cut": [], "wide": False}
+
+
+def test_what_rules_have_between_backticks_is_code_and_nothing_of_a_user_is_let_through() -> None:
+    assert page._coded("`a<b`: c") == "<code>a&lt;b</code>: c" and page._coded("one ` alone") == "one ` alone"
 
 
 ODD = "<script>localStorage.setItem('mlrun-report-theme', '<i>');</script>"
