@@ -21,7 +21,8 @@ class Rarely:
     """Says when what goes on is worth a line of a file: after each `RARELY` seconds of it, so never if it is short."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._since = clock, None  # type: tuple[Callable[[], float], float | None]
+        self._clock = clock
+        self._since: float | None = None
 
     def due(self) -> bool:
         """Return whether a line is due; called at each piece of work."""
