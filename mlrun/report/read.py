@@ -257,6 +257,8 @@ def read(folder: Path) -> Run:
     """
     try:
         config = yaml.load((folder / files.CONFIG).read_text(), Loader=_LOADER)
+        if not isinstance(config, dict):
+            raise UserError(f"{folder / files.CONFIG}: no settings in it; restore the file")
         plan = files.read_json(folder / files.PLAN)
         summary = _summary(folder)
         told, measured = _log(folder / files.LOG)

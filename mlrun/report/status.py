@@ -99,7 +99,8 @@ def _read(folder: Path, held: bool | None) -> tuple[Run | None, Line]:
         line = _line(run, held)
     except _FAULTS as error:
         cause = error.__cause__ or error
-        reason = " ".join(f"{type(cause).__name__} {cause}".split())
+        of = "" if isinstance(cause, UserError) else f"{type(cause).__name__} "
+        reason = " ".join(f"{of}{cause}".split())
         return None, Line(folder, "damaged", reason=reason)
     return (run, line) if run.fault is None else (None, Line(folder, "damaged", reason=run.fault))
 

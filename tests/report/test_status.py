@@ -171,6 +171,10 @@ def test_other_damage_is_one_line_too(tmp_path: Path) -> None:
         (folder / name).unlink() if text is None else (folder / name).write_text(text)
         assert one(folder, somebody).state == "damaged"
         shutil.rmtree(folder)
+    folder = cut(tmp_path, "2level", 12)
+    (folder / "config.yaml").write_text("")
+    assert one(folder, somebody).reason == f"{folder}/config.yaml: no settings in it; restore the file"
+    shutil.rmtree(folder)
     shutil.copytree(RECORDED / "scratch", tmp_path / "2level")
     log = tmp_path / "2level" / "log.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-2]))
