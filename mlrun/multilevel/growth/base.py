@@ -119,6 +119,13 @@ def only_axes(resize: Resize, allowed: tuple[str, ...], method: str) -> list[str
     )
 
 
+def plain_depth(resize: Resize, remedy: str) -> list[str]:
+    """Return a line if a coarsening says how copies of layers act, to a method that makes none by that rule."""
+    if resize.depth_scale == "copy":
+        return []
+    return [mistake("coarsening.depth_scale", resize.depth_scale, "copy", f"choose {remedy}, or growth=decoalesce")]
+
+
 def one_stack(model: Model, method: str) -> list[str]:
     """Return a line if a model has other than one stack of blocks."""
     stacks = [part for part in model.parts().values() if isinstance(part, Stack)]

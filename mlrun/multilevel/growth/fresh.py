@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlrun.errors import mistake
 from mlrun.models.axes import DEPTH, Param, Resize, at_depth, depth_axis
 from mlrun.models.base import Model
-from mlrun.multilevel.growth.base import Context, Growth, only_axes
+from mlrun.multilevel.growth.base import Context, Growth, only_axes, plain_depth
 from mlrun.train.snapshot import STEP, Snapshot
 
 if TYPE_CHECKING:
@@ -45,11 +45,15 @@ class Fresh(Growth):
     place: where new layers go: above, below, spread (each old layer leads its share) or middle (copies of the middle
         layers then come in their order).
     noise: of a copy, over the standard deviation of each of its tensors, so that it parts from its original.
+    silent: the last projection of each residual branch of a new layer begins at 0, so that the layer adds nothing at
+        first and, in a pre-norm model, growing keeps the function (as Net2Net's, arXiv 1511.05641, and ReZero's layers
+        do, arXiv 2003.04887).
     """
 
     source: str = "random"
     place: str = "above"
     noise: float = 0.0
+    silent: bool = False
 
     def grow(self, coarse: Snapshot, level: Level, context: Context) -> Snapshot:
         from mlrun.models.network import initial
@@ -57,6 +61,8 @@ class Fresh(Growth):
         layout, shard = self.layout(level), context.ranks.placement.shard
 
         def new(name: str, param: Param, original: str) -> Tensor:
+            if self.silent and param.residual:
+                return shard(initial(name, Param(param.dims), level.sizes, context.seed))
             if self.source == "random":
                 return shard(initial(name, param, level.sizes, context.seed))
             copy = coarse.weights[original].clone()
@@ -71,6 +77,11 @@ class Fresh(Growth):
             {"weights": placed(coarse.weights, level, layout, new), **state}, coarse.optimizer_steps if state else 0
         )
 
+    def inexact(self, resize: Resize, post_norm: bool) -> list[str]:
+        if not self.silent:
+            return ["Fresh does not keep the function; growth.silent=true does, in a pre-norm model"]
+        return ["the norms of new layers act, silent or not, in a post-norm model"] if post_norm else []
+
     def layout(self, level: Level) -> Layout:
         """Return what each layer of the fine model is."""
         assert level.resize is not None
@@ -78,7 +89,7 @@ class Fresh(Growth):
         return {axis: layers(self.place, sizes[axis], level.sizes[axis]) for axis in DEPTH if axis in sizes}
 
     def size_problems(self, model: Model, resize: Resize) -> list[str]:
-        found = only_axes(resize, DEPTH, "fresh")
+        found = only_axes(resize, DEPTH, "fresh") + plain_depth(resize, "growth.silent=true for layers that begin at 0")
         for key, given, allowed in (("source", self.source, SOURCES), ("place", self.place, PLACES)):
             if given not in allowed:
                 found.append(mistake(f"growth.{key}", given, ", ".join(allowed), "choose one"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from mlrun.errors import mistake
 from mlrun.models.axes import DEPTH, Param, Resize
 from mlrun.models.base import Model
-from mlrun.multilevel.growth.base import Context, Growth, only_axes
+from mlrun.multilevel.growth.base import Context, Growth, only_axes, plain_depth
 from mlrun.multilevel.growth.fresh import Layer, Layout, carried, placed
 from mlrun.train.snapshot import STEP, Snapshot
 
@@ -53,7 +53,7 @@ class Restore(Growth):
         return Snapshot({"weights": weights, **state}, coarse.optimizer_steps if state else 0)
 
     def size_problems(self, model: Model, resize: Resize) -> list[str]:
-        found = only_axes(resize, DEPTH, "restore")
+        found = only_axes(resize, DEPTH, "restore") + plain_depth(resize, "copy: layers are put back as they were")
         if any(merge.keep != "first" for axis, merge in resize.merges.items() if axis in DEPTH):
             remedy = "only layers that were kept as they are can be put back: coarsening=kept"
             found.append(mistake("growth", "restore", "a coarsening that keeps layers", remedy))
