@@ -10,10 +10,12 @@ import pytest
 import torch
 import toy
 from test_growth import at_rest, config, context, levels, trained
+from test_operators import FAMILIES, PRE_NORM, change, logits, weights
 from test_run import interrupt
 
 from mlrun.config import Cycle, Row
 from mlrun.errors import UserError
+from mlrun.models.layers import Flops
 from mlrun.models.network import build
 from mlrun.multilevel import transfer
 from mlrun.multilevel.coarsening.kept import Kept
@@ -23,6 +25,7 @@ from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.multilevel.growth.fresh import Fresh, layers
 from mlrun.multilevel.growth.restore import Restore
 from mlrun.plan.make import make_plan
+from mlrun.plan.stages import Level
 from mlrun.train.optimizers.adamw import AdamW
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.snapshot import STEP, Snapshot
@@ -67,6 +70,39 @@ def test_copies_equal_their_originals_but_for_noise_of_the_size_asked_for() -> N
     moved = noisy[name.format(2)] - original
     assert moved.std() / original.std() == pytest.approx(0.1, rel=0.1)
     assert not torch.equal(noisy[name.format(1)], noisy[name.format(2)])
+
+
+@pytest.mark.parametrize("place", ["above", "below", "spread", "middle"])
+@pytest.mark.parametrize("source", ["random", "copy"])
+def test_silent_layers_keep_the_function_and_learn_from_the_first_step(source: str, place: str) -> None:
+    growth = Fresh(source=source, place=place, silent=True)
+    settings = config(growth, Kept(layers=[0, 1]))
+    fine, coarse = levels(settings)
+    small, batch = at_rest(*trained(coarse.model)), next(toy.Source(0, toy.SEQUENCE).batches(0, 8))
+    grown = growth.grow(small, fine, context(settings))
+    nets = build(coarse.model, 0), build(fine.model, 0)
+    for net, snapshot in zip(nets, (small, grown), strict=True):
+        net.load_state_dict(snapshot.weights)
+    assert torch.equal(nets[0](batch), nets[1](batch)) and make_plan(settings).levels[0].inexact == ()
+    loud = replace(growth, silent=False).grow(small, fine, context(settings)).weights
+    zeroed = {name for name, t in grown.weights.items() if not torch.equal(t, loud[name])}
+    new = [unit for unit, layer in enumerate(growth.layout(fine)["layer"]) if not layer.old]
+    weights = {f"blocks.{unit}.{part}.weight" for unit in new for part in ("attention.output", "mlp.down")}
+    assert weights <= zeroed and {name.replace(".bias", ".weight") for name in zeroed} == weights
+    nets[1](batch).backward()
+    assert all(
+        p.grad.abs().max() > 0 for name, p in nets[1].named_parameters() if name in weights and p.grad is not None
+    )
+
+
+@pytest.mark.parametrize("name", PRE_NORM)
+def test_silent_layers_keep_the_function_of_every_pre_norm_family(name: str) -> None:
+    model = FAMILIES[name]
+    resize = Shallow(layers=1).resize(model.sizes())
+    small, level = model.resize(resize.coarse), Level(1, model, 0, Flops(0, 0), resize)
+    state = weights(small)
+    grown = Fresh(silent=True).grow(Snapshot({"weights": state}), level, context(config(Fresh(), Shallow(layers=1))))
+    assert change(logits(small, state), logits(model, grown.weights)) < 1e-12
 
 
 @pytest.mark.parametrize("growth", [Fresh(), Fresh(place="spread"), Fresh(source="copy", place="below")])
@@ -214,6 +250,8 @@ def test_a_killed_v_cycle_of_whole_layers_ends_bitwise(
         (Fresh(source="copy"), Shallow(layers=0), "has no layer to copy"),
         (Fresh(noise=0.1), Shallow(layers=1), "0, or above it with source=copy"),
         (Fresh(place="left"), Shallow(layers=1), "above, below, spread, middle"),
+        (Fresh(), Shallow(layers=1, depth_scale="identity"), "choose growth.silent=true"),
+        (Restore(), Kept(layers=[0], depth_scale="ode"), "coarsening.depth_scale=ode: allowed: copy"),
     ],
 )
 def test_what_cannot_be_is_one_line(growth: Any, coarsening: Any, told: str) -> None:

@@ -146,6 +146,9 @@ def test_lengths_are_swept_by_name() -> None:
         (["coarsening=depth_only"], False),
         (["coarsening=depth_only", "coarsening.depth_scale=identity"], True),
         (["coarsening=depth_only", "coarsening.depth_scale=identity", "model=bert_tiny"], False),
+        (["coarsening=shallow", "growth=fresh"], False),
+        (["coarsening=shallow", "growth=fresh", "growth.silent=true"], True),
+        (["coarsening=shallow", "growth=fresh", "growth.silent=true", "model=bert_tiny"], False),
     ],
 )
 def test_the_plan_says_which_transfers_keep_the_function_and_why_not(overrides: list[str], exact: bool) -> None:
