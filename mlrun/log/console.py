@@ -189,7 +189,7 @@ def what(record: Record, pace: Pace) -> str:
         case "transfer":
             return _transfer(record)
         case "health":
-            return " | ".join(["layers", *(_largest(record, quantity) for quantity in ("gradient", "logit"))])
+            return " | ".join(["layers", *(_extreme(record, quantity) for quantity in ("gradient", "logit", "gain"))])
         case kind:
             return _fact(record, kind)
 
@@ -215,13 +215,14 @@ def _train(record: Record, pace: Pace) -> list[str]:
     ]
 
 
-def _largest(record: Record, quantity: str) -> str:
-    """Return in which layer a quantity is the largest; what is not finite is null in files."""
+def _extreme(record: Record, quantity: str) -> str:
+    """Return in which layer a quantity is the largest, a gain the least; what is not finite is null in files."""
     known = {name: value for name, value in record[quantity].items() if value is not None}
     if not known:
         return f"no {quantity}"
-    name = max(known, key=lambda one: known[one])
-    return f"largest {quantity} {number(known[name], '.3g')} in {name}"
+    word, choose = ("least", min) if quantity == "gain" else ("largest", max)
+    name = choose(known, key=lambda one: known[one])
+    return f"{word} {quantity} {number(known[name], '.3g')} in {name}"
 
 
 def _measured(record: Record) -> list[str]:

@@ -14,8 +14,9 @@ Every start, the first and each that resumes, has a `start` record, by which sec
 (its name, or null), `precision`, `processes`, and the versions `mlrun`, `commit` (of a checkout, `+` if changed; else
 null), `torch`, `python`; and `overrides`, the words of the command that make this run again (null from Python).
 Where memory ran out a `micro_batch` record has the `samples` of one forward pass from that step on, at its level.
-A `health` record (`health=true`) follows each `val` record: by layer the `gradient`, `weight` and `activation`, and the
-largest attention `logit` (see `mlrun.train.health`); `health_flops` is what that look itself has cost.
+A `health` record (`health=true`) follows each `val` record: by layer the `gradient`, `weight` and `activation`, the
+least `gain` of a norm and the largest attention `logit` (see `mlrun.train.health`); `health_flops` is what that look
+itself has cost.
 No torch here: numbers are Python numbers.
 """
 

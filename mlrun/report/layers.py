@@ -14,6 +14,7 @@ from mlrun.report.read import Run
 QUANTITIES = {
     "gradient": "gradient, L2 norm",
     "weight": "weights, L2 norm",
+    "gain": "least gain of a norm, root mean square",
     "activation": "activation, root mean square",
     "logit": "largest attention logit",
 }
@@ -60,9 +61,9 @@ def _health(name: str, run: Run) -> dict[str, Any]:
 
 def _layers(looks: Sequence[Mapping[str, Any]], quantity: str) -> list[dict[str, Any]]:
     """Return each layer's points; where a level lacks a layer, or a look a number, its line is broken."""
-    names = list(dict.fromkeys(name for look in looks for name in look[quantity]))
+    names = list(dict.fromkeys(name for look in looks for name in look.get(quantity, ())))
     return [
-        {"name": name, "points": [[round(look["flops"]), look[quantity].get(name)] for look in looks]}
+        {"name": name, "points": [[round(look["flops"]), look.get(quantity, {}).get(name)] for look in looks]}
         for name in thin(names, LAYERS)
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from mlrun.config import Hardware
+from mlrun.models.axes import expand
 from mlrun.models.modules import Attention
 from mlrun.models.network import Network, blocks
 from mlrun.train.loop import autocast
@@ -28,10 +29,11 @@ Batch = Mapping[str, Tensor]
 def look(net: Network, batch: Batch, hardware: Hardware, ranks: Ranks) -> dict[str, Any] | None:
     """Return by layer what one forward and backward pass over a held-out batch shows; nothing is dropped.
 
-    `gradient` and `weight` are L2 norms over the tensors of a layer, `activation` the root mean square of what a block
-    gives to the next, `logit` the largest attention score before the softmax (scaled, with its bias; hidden positions
-    do not count). Layers without one are left out: frozen ones have no gradient. `score_flops` is what working out the
-    scores took beside the two passes.
+    `gradient` and `weight` are L2 norms over the tensors of a layer, `gain` the root mean square of the gains of its
+    norm that has the smallest (near 0, what reads it is dead: nothing goes in, and so no gradient comes back),
+    `activation` the root mean square of what a block gives to the next, `logit` the largest attention score before the
+    softmax (scaled, with its bias; hidden positions do not count). Layers without one are left out: frozen ones have no
+    gradient. `score_flops` is what working out the scores took beside the two passes.
 
     Whole models are looked at by the first process alone, the others return None. Of shards every process has the same
     batch, and the squares of all their rows are added up.
@@ -48,7 +50,7 @@ def look(net: Network, batch: Batch, hardware: Hardware, ranks: Ranks) -> dict[s
     finally:
         ranks.placement.reshard(net.train())
     weights = dict(net.named_parameters())
-    found = {"gradient": _norms(gradients, ranks), "weight": _norms(weights, ranks)}
+    found = {"gradient": _norms(gradients, ranks), "weight": _norms(weights, ranks), "gain": _gains(net, ranks)}
     found |= {"activation": _numbers(seen.activations), "logit": _numbers(seen.logits)}
     return {**found, "score_flops": seen.flops}
 
@@ -77,13 +79,24 @@ def layer(name: str) -> str:
     return place.group() if place else name.partition(".")[0]
 
 
+def _gains(net: Network, ranks: Ranks) -> dict[str, float]:
+    """Return the least root mean square of the gains of a layer's norms: what is declared to begin at 1."""
+    declared, sizes = dict(expand(net.model.params(), net.model.sizes())), net.model.sizes()
+    gains = {name: p for name, p in net.named_parameters() if (declared[name].mean, declared[name].std) == (1.0, 0.0)}
+    found: dict[str, float] = {}
+    for name, norm in _norms(gains, ranks, by=str).items():
+        size = norm / math.sqrt(declared[name].count(sizes))
+        found[layer(name)] = min(size, found.get(layer(name), size))
+    return found
+
+
 @torch.no_grad()
-def _norms(tensors: Mapping[str, Tensor], ranks: Ranks) -> dict[str, float]:
+def _norms(tensors: Mapping[str, Tensor], ranks: Ranks, by: Callable[[str], str] = layer) -> dict[str, float]:
     """Return the L2 norm over all tensors of each layer; of shards with the rows of all processes."""
     squares: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         own = local(tensor.detach()).double().square().sum()
-        squares[layer(name)] = squares.get(layer(name), torch.zeros_like(own)) + own
+        squares[by(name)] = squares.get(by(name), torch.zeros_like(own)) + own
     if not squares:
         return {}
     sums = torch.stack(list(squares.values()))

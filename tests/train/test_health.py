@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pair
 import pytest
@@ -15,6 +15,7 @@ import toy
 from pair import Part
 
 from mlrun.config import Hardware
+from mlrun.log import console
 from mlrun.log.sink import series
 from mlrun.models.base import Model
 from mlrun.models.bert import BERT
@@ -22,11 +23,12 @@ from mlrun.models.deit import DeiT
 from mlrun.models.llama import Llama
 from mlrun.models.network import Network, build
 from mlrun.models.t5 import T5
+from mlrun.report import layers
 from mlrun.train import health
 from mlrun.train.parallel.processes import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
-QUANTITIES = ("gradient", "weight", "activation", "logit")
+QUANTITIES = ("gradient", "weight", "gain", "activation", "logit")
 
 
 def looks(folder: Path) -> list[dict[str, Any]]:
@@ -133,6 +135,11 @@ def test_norms_and_scores_are_those_that_are_worked_out_by_hand(name: str) -> No
             square = of(parameter).double().square().sum().item()
             squares[health.layer(of_)] = squares.get(health.layer(of_), 0.0) + square
         assert found[quantity] == pytest.approx({key: math.sqrt(s) for key, s in squares.items()}, rel=1e-5)
+    norms = {
+        name: p.square().mean().sqrt().item() for name, p in net.named_parameters() if name.endswith("norm.weight")
+    }
+    least = {key: min(v for name, v in norms.items() if health.layer(name) == key) for key in map(health.layer, norms)}
+    assert found["gain"] == pytest.approx(least, rel=1e-5)
     of_blocks = {key for key in found["weight"] if "." in key}
     assert set(found["logit"]) == set(found["activation"]) == of_blocks and len(of_blocks) == (4 if name == "t5" else 2)
 
@@ -155,3 +162,12 @@ def test_dashboards_have_a_section_a_quantity_and_a_panel_a_layer() -> None:
     named = series({**place, "seconds": 0.5, "gradient": {"blocks.0": 0.25}, "logit": {}, "health_flops": 7})
     assert named["health_level2_gradient/blocks.0"] == 0.25 and named["health_level2/flops"] == 7
     assert "health_gradient/blocks.0" in series({**place, "level": 1, "gradient": {"blocks.0": 1.0}, "health_flops": 7})
+
+
+def test_the_terminal_names_the_layer_of_each_extreme_and_the_page_takes_looks_without_gains() -> None:
+    record = {"kind": "health", "gradient": {"token": 2.0, "blocks.0": 3.0}, "logit": {}}
+    record |= {"gain": {"blocks.0": 0.9, "blocks.1": 0.004}}
+    told = console.what(record, cast(console.Pace, None))
+    assert told == "layers | largest gradient 3 in blocks.0 | no logit | least gain 0.004 in blocks.1"
+    looks = [{"flops": 1.0, "gradient": {"token": 2.0}}, {"flops": 2.0, "gain": {"blocks.1": 0.5}}]
+    assert layers._layers(looks, "gain") == [{"name": "blocks.1", "points": [[1, None], [2, 0.5]]}]
