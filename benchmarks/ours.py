@@ -47,6 +47,10 @@ class HeldOut:
         """Yield them, whatever their size."""
         return iter(self.ready)
 
+    def describe(self) -> dict[str, Any]:
+        """Say nothing of them: they belong to no corpus."""
+        return {}
+
 
 @dataclass(frozen=True)
 class Work:
