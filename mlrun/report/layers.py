@@ -27,7 +27,7 @@ HINT = (
 
 
 def charts(group: Group) -> dict[str, Any]:
-    """Return `health` and `symmetry` of one group, None where no run has them.
+    """Return `health`, the names of its `quantities`, and `symmetry` of one group, None where no run has them.
 
     `health`: per run its name, FLOPs of the changes of level, and by quantity the layers with points [FLOPs, value].
     `symmetry`: per run its name, colour and points [FLOPs, mean cosine]. A value that is not finite is null.
@@ -37,6 +37,7 @@ def charts(group: Group) -> dict[str, Any]:
     alike = _first([(name, colour, run) for name, colour, run in named if run.likeness])
     return {
         "health": [_health(name, run) for name, _, run in looked] or None,
+        "quantities": QUANTITIES if looked else None,
         "symmetry": [
             {"name": name, "colour": colour, "points": _points(run.likeness, "copy_similarity")}
             for name, colour, run in alike

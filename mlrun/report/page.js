@@ -480,7 +480,7 @@
     lines(box, el("div", { class: "controls" }), () => now);
   }
   function health(box, group) {
-    const names = { gradient: "gradient, L2 norm", weight: "weights, L2 norm", gain: "least gain of a norm, RMS", activation: "activation, RMS", logit: "largest attention logit" };
+    const names = group.quantities;
     let quantity = "gradient", run = 0, change = () => {};
     const now = () => {
       const { moved, quantities } = group.health[run];
