@@ -70,14 +70,14 @@ def sides(group: Group) -> list[Side]:
 
 def alone(group: Group) -> list[Side]:
     """Return the smaller model that alone ends at or below L*, as a side of one point; nothing where there is none."""
-    runs = list(group.smaller.values())
-    points = [run.final for run in runs if run.final is not None]
-    if not points:
+    found = list(group.smaller.values())
+    if not found:
         return []
-    sizes = sorted({run.plan["levels"][0]["parameters"] for run in runs})
+    sizes = sorted({one.run.plan["levels"][0]["parameters"] for one in found})
+    points = [one.point for one in found]
     name = f"a smaller model alone ({', '.join(map(human, sizes))} parameters)"
     loss, flops = spread([point.loss for point in points]), sum(point.flops for point in points) / len(points)
-    return [Side(figure.with_seeds(name, len(runs)), ALONE, None, (flops,), (loss.mean or 0.0,), (loss.sd or 0.0,))]
+    return [Side(figure.with_seeds(name, len(found)), ALONE, None, (flops,), (loss.mean or 0.0,), (loss.sd or 0.0,))]
 
 
 def _side(name: str, colour: str, row: Row | None, runs: Sequence[Run]) -> Side:

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from mlrun.report import endings, pairing, smaller, timing
+from mlrun.report import endings, pairing, timing
 from mlrun.report.curves import AXES, crossing, read_every, saving
 from mlrun.report.endings import Budget, Match, charged
 from mlrun.report.freedom import Freedom, Tried, freer
 from mlrun.report.headline import Headline, Headlines, headline
 from mlrun.report.read import Run
+from mlrun.report.smaller import Alone, controls, reaching
 from mlrun.report.stats import Spread, holm, spread
 
 ALL = "seconds_all"
@@ -138,8 +139,8 @@ class Group:
 
     `baselines` holds the best one of each seed; `freer` are the methods that had more settings to choose from, and
     `others` the groups of the same model, data and budget. `controls` holds, for each seed, the from-scratch runs of a
-    smaller model of the kind, on the same data; `smaller` the cheapest of them that ends at or below this baseline's
-    loss for fewer FLOPs, where one does.
+    smaller model of the kind, on the same data; `smaller` the cheapest of their endings at or below this baseline's
+    loss for fewer FLOPs, where there is one.
     """
 
     number: int
@@ -148,7 +149,7 @@ class Group:
     rows: tuple[Row, ...]
     freer: tuple[Freedom, ...] = ()
     others: tuple[Group, ...] = ()
-    smaller: Mapping[int, Run] = field(default_factory=dict)
+    smaller: Mapping[int, Alone] = field(default_factory=dict)
     controls: Mapping[int, tuple[Run, ...]] = field(default_factory=dict)
 
     @property
@@ -289,14 +290,9 @@ def _beside(groups: Sequence[Group]) -> list[Group]:
 
 def _with_smaller(group: Group, plain: Sequence[Run]) -> Group:
     """Return a group that knows the smaller models that ran alone, and which of them do what its baselines do."""
-    tried = smaller.controls(group.baselines, plain)
-    best = {seed: smaller.cheapest(runs, _end, *_end(group.baselines[seed])) for seed, runs in tried.items()}
-    return replace(group, controls=tried, smaller={seed: run for seed, run in best.items() if run is not None})
-
-
-def _end(run: Run) -> tuple[float, float]:
-    assert run.final is not None, "looked at before"
-    return run.final.loss, run.final.flops
+    tried = controls(group.baselines, plain)
+    best = {seed: reaching(runs, group.baselines[seed]) for seed, runs in tried.items()}
+    return replace(group, controls=tried, smaller={seed: one for seed, one in best.items() if one is not None})
 
 
 def _group(number: int, runs: Sequence[Run]) -> Group:

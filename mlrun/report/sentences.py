@@ -27,8 +27,8 @@ def _smaller(group: Group) -> list[str]:
     """Say with how much less a smaller model alone ends at the baseline's loss, the least over the seeds."""
     if not group.smaller:
         return []
-    saved = [1 - _flops(run) / _flops(group.baselines[seed]) for seed, run in group.smaller.items()]
-    sizes = {human(run.plan["levels"][0]["parameters"]) for run in group.smaller.values()}
+    saved = [1 - one.point.flops / _flops(group.baselines[seed]) for seed, one in group.smaller.items()]
+    sizes = {human(one.run.plan["levels"][0]["parameters"]) for one in group.smaller.values()}
     of = "one seed" if len(group.baselines) == 1 else f"{len(saved)} of {_seeds(len(group.baselines))}"
     return [
         f"A smaller model alone ({', '.join(sorted(sizes))} parameters), from scratch, ends at or below the baseline's "

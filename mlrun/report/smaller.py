@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from mlrun.report import pairing
+from mlrun.report.curves import Point
 from mlrun.report.read import Run
 
 T = TypeVar("T")
+
+
+class Alone(NamedTuple):
+    """An annealed ending of a smaller model that was trained from scratch; `point` has its own cost."""
+
+    run: Run
+    point: Point
 
 
 def controls(baselines: Mapping[int, Run], plain: Iterable[Run]) -> dict[int, tuple[Run, ...]]:
@@ -22,6 +30,13 @@ def controls(baselines: Mapping[int, Run], plain: Iterable[Run]) -> dict[int, tu
         if own is not None and run.final is not None and pairing.smaller(run, own):
             found[run.seed] = (*found.get(run.seed, ()), run)
     return found
+
+
+def reaching(runs: Iterable[Run], baseline: Run) -> Alone | None:
+    """Return the cheapest ending, a branch's too, at or below a baseline's end for fewer FLOPs; None if none is."""
+    assert baseline.final is not None, "a baseline came to its end"
+    found = [Alone(run, ending.point) for run in runs for ending in run.annealed]
+    return cheapest(found, lambda one: (one.point.loss, one.point.flops), baseline.final.loss, baseline.final.flops)
 
 
 def cheapest(

@@ -21,6 +21,7 @@ from mlrun.report.endings import DIVERGED, NOT_REACHED, Ending
 from mlrun.report.headline import AT_LEAST, BRACKETED, FAILED, NOT_BRACKETED, headline, reach
 from mlrun.report.read import find, read_all
 from mlrun.report.sentences import sentences
+from mlrun.report.smaller import Alone, reaching
 
 # A cycle whose trunk costs what the baseline's does.
 WHOLE = ((2, 0), (1, 1000))
@@ -305,12 +306,23 @@ def test_a_smaller_model_alone_is_a_point_in_both_figures(built: build.Report) -
     (group,) = built.groups
     assert annealed_figure.alone(group) == []
     run = group.rows[0].pairs[0].run
-    with_smaller = replace(group, smaller={run.seed: run})
+    assert run.final is not None
+    with_smaller = replace(group, smaller={run.seed: Alone(run, run.final)})
     (side,) = annealed_figure.alone(with_smaller)
-    assert run.final is not None and (side.flops, side.losses) == ((run.final.flops,), (run.final.loss,))
+    assert (side.flops, side.losses) == ((run.final.flops,), (run.final.loss,))
     drawn = charts.charts(with_smaller)["annealed"]["sides"]
     assert [one["points"] for one in drawn if one["name"] == side.name] == [[[run.final.flops, run.final.loss, 0.0]]]
     assert len(drawn) == len(annealed_figure.sides(group)) + 1
+
+
+def test_of_a_smaller_model_the_cheapest_ending_counts_that_is_as_good(built: build.Report) -> None:
+    (group,) = built.groups
+    run, other = (group.rows[0].pairs[seed].run for seed in (0, 1))
+    first, second, last = (ending.point for ending in run.annealed)
+    assert first.loss > 3.0 > second.loss > last.loss and second.flops < last.flops
+    assert reaching([run], group.baselines[0]) == Alone(run, second)
+    assert reaching([other, run], group.baselines[0]) in (Alone(run, second), Alone(other, other.annealed[1].point))
+    assert reaching([], group.baselines[0]) is None
 
 
 def test_no_figure_where_no_method_has_endings(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mlrun.errors import UserError
 from mlrun.report.leaderboard import board as boards
 from mlrun.report.leaderboard import rules, schema
 from mlrun.report.leaderboard.board import Board, from_files, from_runs, table
+from mlrun.report.leaderboard.smaller import told
 
 WHOLE = ((2, 0), (1, 1000))
 RATES = (1e-3, 2e-3, 4e-3)
@@ -200,6 +201,18 @@ def test_what_a_smaller_model_alone_does_stands_in_file_and_table(
         assert cells[1] == said
     shown = table(board).text().split()
     assert {*said.split(), cells[-1]} <= set(shown), "no column is cut off at a terminal's width"
+
+
+def test_a_smaller_model_that_is_as_good_before_its_end_saves_what_that_ending_saves(tmp_path: Path) -> None:
+    a_study(tmp_path)
+    board = judged(tmp_path)
+    (path,) = board.accepted
+    found = json.loads(path.read_text())
+    for seed in found["seeds"]:
+        flops = seed["baseline"]["endings"][-1]["flops"]
+        ends = [{"loss": 2.95, "flops": 0.3 * flops}, {"loss": 2.9, "flops": 0.5 * flops}]
+        seed["smaller"] = [{**seed["baseline"], "val_loss": 2.9, "endings": ends}]
+    assert "70.0% fewer FLOPs (3 of 3 seeds)" in told(found["seeds"])
 
 
 def test_without_a_sweep_of_the_baseline_there_is_no_result(tmp_path: Path) -> None:

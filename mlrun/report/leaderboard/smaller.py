@@ -11,6 +11,7 @@ from mlrun.report.tables import percent
 from mlrun.units import human
 
 Seed = Mapping[str, Any]
+Run = Mapping[str, Any]
 UNTRIED = "no smaller model tried"
 
 
@@ -19,21 +20,30 @@ def told(seeds: Sequence[Seed]) -> str:
     tried = [seed for seed in seeds if seed["smaller"]]
     if not tried:
         return UNTRIED
-    found = [(seed, cheapest(seed["smaller"], _end, *_end(seed["baseline"]))) for seed in tried]
-    fine = [(run, seed["baseline"]) for seed, run in found if run is not None]
+    found = [(seed, cheapest(_endings(seed["smaller"]), _ending, *_end(seed["baseline"]))) for seed in tried]
+    fine = [(one, seed["baseline"]) for seed, one in found if one is not None]
     if not fine:
         return f"{_sizes([run for seed in tried for run in seed['smaller']])}: {_of(tried, seeds)} above L*, or dearer"
-    saved = [saving(_end(run)[1], _end(baseline)[1]) for run, baseline in fine]
+    saved = [saving(_ending(one)[1], _end(baseline)[1]) for one, baseline in fine]
     least = min(share for share in saved if share is not None)
-    return f"{_sizes([run for run, _ in fine])}: {percent(least)} fewer FLOPs ({_of(fine, seeds)})"
+    return f"{_sizes([run for (run, _), _ in fine])}: {percent(least)} fewer FLOPs ({_of(fine, seeds)})"
 
 
-def _end(run: Mapping[str, Any]) -> tuple[float | None, float]:
+def _end(run: Run) -> tuple[float | None, float]:
     """Return the loss and the FLOPs at the end of a run."""
     return run["val_loss"], run["endings"][-1]["flops"]
 
 
-def _sizes(runs: Sequence[Mapping[str, Any]]) -> str:
+def _endings(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """Return each run with each of its annealed endings."""
+    return [(run, ending) for run in runs for ending in run["endings"]]
+
+
+def _ending(one: tuple[Run, Run]) -> tuple[float | None, float]:
+    return one[1]["loss"], one[1]["flops"]
+
+
+def _sizes(runs: Sequence[Run]) -> str:
     return ", ".join(map(human, sorted({run["plan"]["levels"][0]["parameters"] for run in runs})))
 
 
