@@ -21,6 +21,7 @@ from mlrun.evaluate import words
 from mlrun.evaluate.base import Benchmark, Context, measure, recorded, without_words
 from mlrun.interop import initial, ledger, published, tokenizers
 from mlrun.log import log
+from mlrun.log.doing import evaluating
 from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan import rule
@@ -259,7 +260,7 @@ class Run:
         # What waits for its return waits for every probe.
         config, kept = (self.config, self.kept) if stage.probe is None else (self._probing(stage.probe), {**self.kept})
         transition = Transition(
-            config, self.plan, self.ranks, self.clock, kept, self._batches, self._held_out, job.pause
+            config, self.plan, self.ranks, self.clock, kept, self._batches, self._held_out, job.pause, self._tell
         )
         self.current, receipt = transition.enter(stage, self.current, self.progress.step)
         if receipt is not None:
@@ -455,7 +456,7 @@ class Run:
         settings, ranks, placement = self.config.settings, self.ranks, self.ranks.placement
         context = Context(
             self.source, settings.eval.batch, settings.hardware, ranks, job.pause, self.words, settings.cache,
-            tell=self._tell,
+            tell=lambda what, done, of: self._tell(evaluating(what), done, of),
         )  # fmt: skip
         due = [one for one in self.config.evaluation.values() if ends or not isinstance(one, Benchmark)]
         found = {"": measure(due, trainee.net, context)}
@@ -499,9 +500,9 @@ class Run:
             self.log.write(values)
 
     def _tell(self, what: str, done: int, of: int | None) -> None:
-        """Tell those who listen how far an evaluation is; no record says it."""
+        """Tell those who listen how far an evaluation or a transfer is; no record says it."""
         if self.ranks.first:
-            self.log.evaluating(what, done, of)
+            self.log.doing(what, done, of)
 
     @contextmanager
     def _log(self) -> Iterator[Any]:

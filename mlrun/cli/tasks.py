@@ -247,7 +247,7 @@ def evaluate(settings: DictConfig, folder: Path | None) -> None:
     if problems := [line for one in evaluations for line in one.problems()]:
         raise UserError(problems)
     from mlrun.evaluate import finished
-    from mlrun.log.evaluating import shown
+    from mlrun.log.doing import shown
 
     # Results alone are on standard output.
     with shown(sys.stderr) if first() else nullcontext(untold) as tell:

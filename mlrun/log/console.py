@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mlrun.log.evaluating import Rarely, evaluating
+from mlrun.log.doing import Rarely, so_far
 from mlrun.log.sink import Record, Sink
 from mlrun.units import duration
 
@@ -32,7 +32,7 @@ def console(plan: Mapping[str, Any], stream: TextIO) -> Lines | Bar:
 class Lines(Sink):
     """Prints at most one training line an interval, and every other record; the summary is the caller's.
 
-    An evaluation has a line only where it takes long (see `evaluating.Rarely`).
+    What goes on between two records has a line only where it takes long (see `doing.Rarely`).
     """
 
     name = "the console"
@@ -59,10 +59,10 @@ class Lines(Sink):
             self._next = self._clock() + self._interval
         self._print(record, what(record, self._pace))
 
-    def evaluating(self, what: str, done: int, of: int | None) -> None:
-        """Print how far an evaluation is, if it is time."""
+    def doing(self, what: str, done: int, of: int | None) -> None:
+        """Print how far it is, if it is time."""
         if self._pace.last is not None and self._long.due():
-            self._print(self._pace.last, evaluating(what, done, of))
+            self._print(self._pace.last, so_far(what, done, of))
 
     def _print(self, record: Record, said: str) -> None:
         print(f"{where(record, self._pace)} | {said}", file=self._stream, flush=True)
@@ -97,9 +97,9 @@ class Bar(Sink):
         at = place(record, self._pace)
         self._progress.update(self._task, completed=record["flops"], description=at, text=self._text)
 
-    def evaluating(self, what: str, done: int, of: int | None) -> None:
-        """Show how far an evaluation is, until the next record."""
-        self._progress.update(self._task, text=evaluating(what, done, of))
+    def doing(self, what: str, done: int, of: int | None) -> None:
+        """Show how far it is, until the next record."""
+        self._progress.update(self._task, text=so_far(what, done, of))
 
     def replan(self, plan: Record) -> None:
         """Take the rest of the plan as the run has decided it."""

@@ -56,10 +56,10 @@ class Log:
         for sink in self._listeners:
             sink.replan(plan)
 
-    def evaluating(self, what: str, done: int, of: int | None) -> None:
-        """Tell the listeners how far an evaluation is, and the truth nothing."""
+    def doing(self, what: str, done: int, of: int | None) -> None:
+        """Tell the listeners how far an evaluation or a transfer is, and the truth nothing."""
         for sink in self._listeners:
-            sink.evaluating(what, done, of)
+            sink.doing(what, done, of)
 
     def finish(self, summary: Record) -> None:
         """Give the final summary to the listeners."""

@@ -21,8 +21,8 @@ class Sink:
     def write(self, record: Record) -> None:
         """Take one record."""
 
-    def evaluating(self, what: str, done: int, of: int | None) -> None:
-        """Take how far an evaluation is, in pieces of work; this comes often, and is no record."""
+    def doing(self, what: str, done: int, of: int | None) -> None:
+        """Take how far an evaluation or a transfer is, in pieces of work; this comes often, and is no record."""
 
     def replan(self, plan: Record) -> None:
         """Take the plan anew, as a run that decides on its way (`cycle=auto`) has changed it."""
@@ -70,9 +70,9 @@ class Guarded(Sink):
         self._step = record["step"]
         self._try(self._sink.write, record)
 
-    def evaluating(self, what: str, done: int, of: int | None) -> None:
-        """Pass on how far an evaluation is."""
-        self._try(self._sink.evaluating, what, done, of)
+    def doing(self, what: str, done: int, of: int | None) -> None:
+        """Pass on how far it is."""
+        self._try(self._sink.doing, what, done, of)
 
     def replan(self, plan: Record) -> None:
         """Pass the plan on."""

@@ -31,6 +31,7 @@ class Transition:
     batches: those of a stage that come next, from this step on; what learns a mapping reads them.
     held_out: the held-out batches; a receipt looks at the first.
     pause: raises Stopped if a signal asks for it; called between two pieces of work.
+    tell: is told what goes on and how far it is; for people alone.
     """
 
     config: Config
@@ -41,6 +42,7 @@ class Transition:
     batches: Callable[[Stage, int], Iterator[Batch]]
     held_out: Callable[[], Iterator[Batch]]
     pause: Callable[[], None]
+    tell: Callable[[str, int, int | None], None] = lambda what, done, of: None
 
     @property
     def _carry(self) -> bool:
@@ -60,6 +62,7 @@ class Transition:
         averaged = before.tensors.pop("ema", None)
         if stage.transfer is None:
             return (before if self._carry else Snapshot({"weights": before.weights})), None
+        self.tell(f"{stage.transfer} to level {stage.level}", 0, None)
         if stage.transfer == "coalesce":
             pair = self.plan.level(stage.level - 1)
             self.kept[pair.number] = before
@@ -95,6 +98,7 @@ class Transition:
             lambda: self.batches(stage, step),
             self.kept.get(stage.level),
             self.pause,
+            self.tell,
         )
         if growth.keeps_teacher:
             self.kept[stage.level + 1] = Snapshot({"weights": coarse.weights})

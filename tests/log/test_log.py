@@ -20,7 +20,7 @@ from hydra.utils import instantiate
 from wandb_read import read_run
 
 from mlrun.errors import UserError
-from mlrun.log import evaluating, log
+from mlrun.log import doing, log
 from mlrun.log.console import BLOCKS, Bar, Lines, Pace, console, short, sparkline, thousands, wrapped
 from mlrun.log.jsonl import Jsonl
 from mlrun.log.sink import Record, Sink, series
@@ -236,7 +236,7 @@ def test_the_bar_says_what_is_evaluated_and_how_far_until_the_next_record(monkey
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
 
     sink.write(record(step=9, flops=90.0))
-    sink.evaluating("ema_text_perplexity", 1012, 4096)
+    sink.doing("evaluating ema_text_perplexity", 1012, 4096)
     assert all(part in seen() for part in ("stage 1/3 level 1", "9%", "evaluating ema_text_perplexity 1012/4096"))
     assert max(len(line.rstrip()) for line in seen().splitlines()) <= 80
     sink.write(record("val", 10, flops=100.0, loss=3.5))
@@ -251,7 +251,7 @@ def test_a_file_has_a_line_of_an_evaluation_only_where_it_takes_long() -> None:
     def evaluation(pieces: int) -> list[str]:
         stream.truncate(stream.seek(0))
         for done in range(pieces):
-            sink.evaluating("text_perplexity", done, pieces)
+            sink.doing("evaluating text_perplexity", done, pieces)
             now[0] += 7
         return stream.getvalue().splitlines()
 
@@ -267,22 +267,22 @@ def test_no_record_says_how_far_an_evaluation_is(tmp_path: Path) -> None:
     told: list[object] = []
 
     class Ear(Sink):
-        def evaluating(self, what: str, done: int, of: int | None) -> None:
+        def doing(self, what: str, done: int, of: int | None) -> None:
             told.append((what, done, of))
 
     with log.Log(Jsonl(tmp_path / "log.jsonl"), [Ear()]) as opened:
-        opened.evaluating("held_out", 3, 8)
+        opened.doing("held_out", 3, 8)
     assert told == [("held_out", 3, 8)] and (tmp_path / "log.jsonl").read_bytes() == b""
 
 
 def test_what_belongs_to_no_training_is_shown_on_a_terminal_and_in_a_file_if_it_takes_long() -> None:
     for stream in (Terminal(), io.StringIO()):
-        with evaluating.shown(stream) as tell:
+        with doing.shown(stream) as tell:
             tell("pairs", 3, 8)
             time.sleep(0.2 if stream.isatty() else 0.0)
         assert ("evaluating pairs 3/8" in stream.getvalue()) == stream.isatty()
-    said = [evaluating.evaluating("glue", *how) for how in ((0, None), (3, None), (0, 8))]
-    assert said == ["evaluating glue", "evaluating glue 3", "evaluating glue 0/8"]
+    said = [doing.so_far("glue", *how) for how in ((0, None), (3, None), (0, 8))]
+    assert said == ["glue", "glue 3", "glue 0/8"]
 
 
 def test_a_line_above_the_bar_breaks_between_words() -> None:

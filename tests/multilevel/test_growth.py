@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mlrun.config import Cycle, Row
 from mlrun.errors import UserError
+from mlrun.log.console import Lines
 from mlrun.models.base import Model
 from mlrun.models.bert import BERT
 from mlrun.models.deit import DeiT
@@ -191,14 +192,19 @@ def test_ligo_is_charged_what_torch_counts(coarsening: Any) -> None:
     assert counter.get_total_flops() == entry.total
 
 
-def test_what_growing_costs_is_in_the_ledger_and_in_every_record(tmp_path: Path) -> None:
-    settings = config(LiGO(steps=3), BOTH)
+def test_what_growing_costs_is_in_the_ledger_and_in_every_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, told = config(LiGO(steps=3), BOTH), []
+    monkeypatch.setattr(Lines, "doing", lambda self, *how: told.append(how))
     summary, planned = toy.run(tmp_path, settings), make_plan(settings)
     entry = planned.stages[1].entry_flops.total
     first = next(r for r in toy.records(tmp_path) if r["stage"] == 1 and r["kind"] == "val")
     assert entry > 0 and first["flops"] == planned.stage_cost(planned.stages[0]).flops + entry
     assert sum(s["flops"] for s in summary["ledger"]["stages"]) == planned.total.flops
     assert toy.records(tmp_path)[-1]["flops"] == planned.total.flops
+    learning = [("learning the mapping", step, 3) for step in range(3)]
+    assert [how for how in told if "evaluating" not in how[0]] == [("decoalesce to level 1", 0, None), *learning]
     seconds = summary["ledger"]["seconds"]["training"]
     assert sum(s["seconds"] for s in summary["ledger"]["stages"]) == pytest.approx(seconds)
     cycle = Cycle(name="grow", stages=[Row(2, "30%"), Row(1, "rest")])

@@ -34,7 +34,8 @@ class Context:
 
     `carried` is the optimizer's state that goes along, by kind, with its rule; empty where it starts anew. `kept` is
     the model that this level left when it was coalesced, None if it was not trained before. `pause` raises Stopped if
-    a signal asks for it: what takes long calls it between two pieces of work.
+    a signal asks for it: what takes long calls it between two pieces of work, and `tell` with what it does, how many
+    of them are done and of how many.
     """
 
     seed: int
@@ -44,6 +45,7 @@ class Context:
     batches: Callable[[], Iterator[Mapping[str, Tensor]]]
     kept: Snapshot | None = None
     pause: Callable[[], None] = lambda: None
+    tell: Callable[[str, int, int | None], None] = lambda what, done, of: None
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,8 @@ def learn(mapping: LearnedMap, level: Level, context: Context, steps: int, lr: f
     net = build(level.model, None).to(context.ranks.device).eval()
     optimizer = torch.optim.AdamW(mapping.parameters(), lr=lr, weight_decay=0.0)
     batches = context.batches()
-    for _ in range(steps):
+    for done in range(steps):
+        context.tell("learning the mapping", done, steps)
         weights = mapping()
         leaves = {name: t.detach().requires_grad_() for name, t in weights.items()}
         _backward(net, leaves, next(batches), context)

@@ -1,4 +1,4 @@
-"""How far an evaluation is, for whoever waits for it: on a terminal always, in a file rarely. No record has it."""
+"""What goes on between two records, and how far it is: on a terminal always, in a file rarely. No record has it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-RARELY = 30.0  # seconds of one evaluation point between two lines of a file
+RARELY = 30.0  # seconds of it between two lines of a file
 
 
-def evaluating(what: str, done: int, of: int | None) -> str:
+def evaluating(what: str) -> str:
+    """Return what is said of an evaluation."""
+    return f"evaluating {what}"
+
+
+def so_far(what: str, done: int, of: int | None) -> str:
     """Return `evaluating text_perplexity 12/80`; without numbers where it begins."""
     if of is None:
-        return f"evaluating {what}" if done == 0 else f"evaluating {what} {done}"
-    return f"evaluating {what} {done}/{of}"
+        return what if done == 0 else f"{what} {done}"
+    return f"{what} {done}/{of}"
 
 
 class Rarely:
@@ -47,11 +52,11 @@ def shown(stream: TextIO) -> Iterator[Callable[[str, int, int | None], None]]:
 
         def line(what: str, done: int, of: int | None) -> None:
             if long.due():
-                print(evaluating(what, done, of), file=stream, flush=True)
+                print(so_far(evaluating(what), done, of), file=stream, flush=True)
 
         yield line
         return
     from rich.console import Console
 
     with Console(file=stream, highlight=False, markup=False).status("evaluating") as status:
-        yield lambda what, done, of: status.update(evaluating(what, done, of))
+        yield lambda what, done, of: status.update(so_far(evaluating(what), done, of))
