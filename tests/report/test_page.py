@@ -17,7 +17,7 @@ from typing import Any
 import fake_runs as fake
 import pytest
 
-from mlrun.report import charts, grid, page, tables
+from mlrun.report import charts, grid, layers, page, tables
 from mlrun.report.build import build
 from mlrun.report.compare import Group, compare
 from mlrun.report.notes import DEFINITIONS, notes
@@ -58,6 +58,14 @@ def of_grid(folder: Path) -> Path:
                 folder / f"{alpha}-{width}", "2level", fake.TWO, lr=2e-3, quality=alpha / 10 - width / 50, **changes
             )
     return folder
+
+
+def looked_at(folder: Path) -> None:
+    """Let a run look at two layers at each of its evaluations."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    seen = {key: {f"blocks.{layer}": 1.0 + layer for layer in range(2)} for key in layers.QUANTITIES}
+    looks = [{**line, "kind": "health", "health_flops": 1, **seen} for line in lines if line["kind"] == "val"]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in (*lines, *looks)))
 
 
 @pytest.fixture(scope="module")
@@ -323,6 +331,10 @@ seen.map = !chart("map") ? null : all(".switch button", chart("map")).map((butto
   const cells = all("td[data-loss]", chart("map"));
   return [cells[0].textContent, new Set(cells.map((cell) => cell.style.background)).size > 1];
 });
+seen.layers = !chart("health") ? null : all(".switch button", chart("health")).map((button) => {
+  button.click();
+  return [texts("health").includes(button.textContent), all("svg.plot path", chart("health")).length];
+});
 seen.wide = document.documentElement.scrollWidth <= innerWidth;
 seen.title = document.title;
 seen.faults = faults;
@@ -364,11 +376,14 @@ def test_a_page_with_a_heat_map_and_an_evil_name_in_a_browser(tmp_path: Path) ->
     folder = of_grid(tmp_path / "runs")
     other = fake.run(folder / "evil", "grow", fake.GROW, lr=2e-3)
     (other / "config.yaml").write_text(json.dumps(fake.config("grow", lr=2e-3, cycle={"name": EVIL})))
+    looked_at(folder / "0.25-1")
     groups, _, text = read(folder)
     row = next(iter(grid.maps(groups[0]))).cells[1, 0.25]
     seen = used(text, tmp_path)
     assert (seen["faults"], seen["title"], seen["wide"]) == ([], "Savings at equal loss", True)
     assert seen["map"] == [[tables.percent(row.claim.mean), True], [f"{row.loss.mean:.4f}", True]]
+    assert [said for said, _ in seen["layers"]] == [True] * len(layers.QUANTITIES), "each quantity names its axis"
+    assert all(lines > 1 for _, lines in seen["layers"]), "a line a layer"
 
 
 @browser
