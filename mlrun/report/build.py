@@ -38,7 +38,7 @@ from mlrun.errors import UserError, mistake
 from mlrun.report import page, search, tables, write
 from mlrun.report.compare import Group, compare
 from mlrun.report.notes import DEFINITIONS, notes
-from mlrun.report.read import above, find, read_all
+from mlrun.report.read import find, place, read_all
 from mlrun.report.search import Search, searches
 from mlrun.report.sentences import sentences
 
@@ -70,7 +70,7 @@ class Report:
 def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int | None = None) -> Report:
     """Compare all runs at or under the given paths (glob patterns too) and write tables and figures to `out`.
 
-    Without `out`, they go to a folder `report` in the nearest one that holds all of the runs.
+    Without `out`, they go to a folder `report` in the nearest one that holds all that was named, of patterns all runs.
 
     Writes index.html (all of it as a page), report.md, savings.csv, report.json, endings.csv where runs have branches,
     quality.csv where they were evaluated by more than the loss, and loss.png and loss.pdf (loss-2, ... for further
@@ -82,9 +82,10 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
     """
     if isinstance(runs, str):
         raise UserError(mistake("runs", runs, "a list of folders", "put it into a list"))
-    folders = find([Path(path).expanduser() for path in runs])
+    named = [Path(path) for path in runs]
+    folders = find([path.expanduser() for path in named])
     groups = tuple(compare(read_all(folders)))
-    out = above(folders) / "report" if out is None else Path(out).expanduser()
+    out = place(named, folders) / "report" if out is None else Path(out).expanduser()
     found = searches(groups)
     caveats = tuple(notes(groups, found))
     out.mkdir(parents=True, exist_ok=True)

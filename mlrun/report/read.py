@@ -218,6 +218,15 @@ def above(folders: Sequence[Path]) -> Path:
     return Path(os.path.commonpath([folder.absolute() if mixed else folder for folder in folders]))
 
 
+def place(named: Sequence[Path], found: Sequence[Path]) -> Path:
+    """Return the folder for what is made of the runs `found`: above what was named if all folders, else above them.
+
+    So one run of a folder and three of it go to the same place, which lies in a run only where that run was named.
+    """
+    folders = [path.expanduser() for path in named]
+    return above(folders if folders and all(path.is_dir() for path in folders) else found)
+
+
 def _remedy(path: Path) -> str:
     return "name a run folder or one above it" if _matches(path) else "no such folder: check the path"
 

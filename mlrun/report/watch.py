@@ -12,7 +12,7 @@ from mlrun import files
 from mlrun.errors import UserError
 from mlrun.report import write
 from mlrun.report.build import Report, build
-from mlrun.report.read import FILES, above, find
+from mlrun.report.read import FILES, find
 
 INTERVAL = 5.0  # seconds between two looks at the runs, or longer where the report itself takes long
 RELOAD = 10  # seconds after which the page reads itself again, while somebody watches
@@ -37,9 +37,6 @@ def watch(
             or gone.
         KeyboardInterrupt: before there was a report.
     """
-    named = [Path(path).expanduser() for path in runs]
-    if out is None and all(path.is_dir() for path in named):
-        out = above(named) / "report"
     seen, report, took = _state(runs), None, 0.0
     try:
         while True:

@@ -12,7 +12,7 @@ import fake_runs as fake
 import pytest
 
 from mlrun.report.build import Report
-from mlrun.report.read import above
+from mlrun.report.read import above, place
 from mlrun.report.watch import INTERVAL, watch
 
 REFRESH = '<meta http-equiv="refresh"'
@@ -132,3 +132,12 @@ def test_a_signal_from_the_keyboard_ends_the_command_in_peace(tmp_path: Path) ->
 def test_the_nearest_folder_above_is_found_for_names_of_either_kind(tmp_path: Path) -> None:
     assert above([tmp_path / "a/b", tmp_path / "a/c"]) == tmp_path / "a" and above([Path("x")]) == Path("x")
     assert above([Path("x/a"), Path("x/b")]) == Path("x") and above([Path("x"), Path.cwd() / "y"]) == Path.cwd()
+
+
+def test_one_run_of_a_folder_is_reported_where_three_would_be(tmp_path: Path) -> None:
+    runs = [tmp_path / "all/a", tmp_path / "all/b"]
+    for run in runs:
+        run.mkdir(parents=True)
+    assert place([tmp_path / "all"], runs[:1]) == place([tmp_path / "all"], runs) == tmp_path / "all"
+    assert place([runs[0]], runs[:1]) == runs[0] and place(runs, runs) == tmp_path / "all"
+    assert place([tmp_path / "all/*"], runs[:1]) == runs[0] and place([tmp_path / "*"], runs) == tmp_path / "all"

@@ -17,7 +17,7 @@ from mlrun.report.leaderboard.entry import entry, on_fresh
 from mlrun.report.leaderboard.fresh import choice
 from mlrun.report.leaderboard.smaller import told
 from mlrun.report.pairing import plainly
-from mlrun.report.read import above, find, read_all
+from mlrun.report.read import find, place, read_all
 from mlrun.report.stats import holm
 from mlrun.report.tables import Table, percent
 from mlrun.report.write import nulled, write
@@ -50,7 +50,7 @@ def from_runs(board: Board, runs: Sequence[Path], out: Path | None) -> None:
     """
     folders = find(runs)
     groups = [group for group in compare(read_all(folders)) if group.rows]
-    out = above(folders) / FOLDER if out is None else out
+    out = place(runs, folders) / FOLDER if out is None else out
     for group in groups:
         for method, found in _entries(group, board).items():
             path = out / f"{group.number}-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', method)[:80]}.json"
