@@ -10,13 +10,14 @@ from pathlib import Path
 
 import hydra
 
+from mlrun import files
 from mlrun.cli import capacity, command, points, preflight
 from mlrun.cli.blame import line
 from mlrun.cli.jobs import Jobs
 from mlrun.cli.messages import lasting_output, print_error, user_errors
 from mlrun.cli.tasks import perform
 from mlrun.config import conf_dir
-from mlrun.errors import UserError, mistake
+from mlrun.errors import UserError
 
 
 def main() -> None:
@@ -34,7 +35,7 @@ def main() -> None:
                 perform(point.settings, Path(point.settings.run).expanduser() if point.own_run else None)
             return
         with _no_trace(found[0].base):
-            _make(found[0].base)
+            files.make(found[0].base)
             # The folder that was checked is the one that is used: the clock has gone on since.
             _hydra(Jobs(checked), asked, [] if found[0].own_run else [command.override("run", found[0].base)])
 
@@ -65,15 +66,6 @@ def _interrupted(line: str) -> Iterator[None]:
     except KeyboardInterrupt:
         print_error(f"mlrun: {line}")
         raise SystemExit(130) from None
-
-
-def _make(folder: Path) -> None:
-    """Make the folder; UserError where the file system does not let us, such as /proc or a full disk."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        remedy = f"{error.strerror}: choose another run=..."
-        raise UserError(mistake("run", folder, "a folder that can be made", remedy)) from None
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlrun.errors import UserError
+from mlrun.errors import UserError, mistake
 
 # What a run folder holds.
 CONFIG, PLAN, LOG, SUMMARY, EVALUATION = "config.yaml", "plan.json", "log.jsonl", "summary.json", "evaluate.json"
@@ -70,6 +70,15 @@ _REMEDIES = {
     errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder that you may write to"),
 }
+
+
+def make(folder: Path) -> None:
+    """Make the folder `run`; UserError where the file system does not let us, such as /proc or a full disk."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = f"{error.strerror}: choose another run=..."
+        raise UserError(mistake("run", folder, "a folder that can be made", remedy)) from None
 
 
 def reason(error: OSError, folder: Path) -> str | None:

@@ -70,7 +70,8 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
         completed = initial.completed(settings, point.said, point.model, point.folder)
         constant = point.constant if completed is settings else None
         return Checked(point, tasks.planned(completed, shared, constant))
-    if problems := reference_problems(settings) or tasks.missing(settings, point.own_run):
+    unwritable = run_folder.unwritable(point.folder) if task.writes and point.own_run else []
+    if problems := reference_problems(settings) or tasks.missing(settings, point.own_run) or unwritable:
         raise UserError(problems)
     return Checked(point)
 

@@ -26,8 +26,8 @@ HARMLESS = (PLAN, ERROR)
 
 def problems(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
     """Return why a configuration cannot run in a folder, one line at most; `resolved` is all of its settings."""
-    if not writable(folder):
-        return [mistake("run", folder, "a folder that can be written", "choose another run=...")]
+    if lines := unwritable(folder):
+        return lines
     if not folder.exists():
         return []
     config = folder / CONFIG
@@ -38,6 +38,13 @@ def problems(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
         allowed = "a new or empty folder, or one that mlrun began"
         return [mistake("run", folder, allowed, f"it holds {others[0]} but no config.yaml; choose another run=...")]
     return []
+
+
+def unwritable(folder: Path) -> list[str]:
+    """Return a line if nothing can be written into `run`."""
+    return (
+        [] if writable(folder) else [mistake("run", folder, "a folder that can be written", "choose another run=...")]
+    )
 
 
 def writable(folder: Path) -> bool:

@@ -43,6 +43,7 @@ class Task:
     needs: tuple[str, ...] = ()
     planned: bool = False
     trains: bool = False  # reads the data, uses the device
+    writes: bool = False  # into `run`, where that is given, and has no plan
 
 
 def perform(
@@ -347,11 +348,17 @@ _ROWS = (
     Task("train", train, "train a model; the default", planned=True, trains=True),
     Task("plan", plan, "print the plan of a training, and stop", planned=True),
     Task("calibrate", calibrate, "measure this machine for a family of models: hours, memory of a GPU", trains=True),
-    Task("report", report, "compare runs, finished or not", ("runs",)),
+    Task("report", report, "compare runs, finished or not", ("runs",), writes=True),
     Task("status", status, "list runs: how far they are", ("runs",)),
-    Task("leaderboard", leaderboard, "results for a public table, judged by its rules", ("runs|results",)),
+    Task("leaderboard", leaderboard, "results for a public table, judged by its rules", ("runs|results",), writes=True),
     Task("resend", resend, "send the logs of runs to W&B once more", ("runs",)),
-    Task("evaluate", evaluate, "what `evaluation` says of a finished run, or of a model folder", ("run|source",)),
+    Task(
+        "evaluate",
+        evaluate,
+        "what `evaluation` says of a run or a model folder",
+        ("run|source",),
+        writes=True,
+    ),
     Task("sample", sample, "text, filled masks or classes from a trained model", ("run|source",)),
     Task("export", export, "a run's model as a Hugging Face folder", ("run", "target")),
     Task("import", import_, "a Hugging Face folder as a model folder", ("source", "target")),

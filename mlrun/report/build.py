@@ -34,8 +34,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlrun import files
 from mlrun.errors import UserError, mistake
-from mlrun.report import page, search, tables, write
+from mlrun.report import budgets, page, search, tables, write
+from mlrun.report.budgets import over_budgets
 from mlrun.report.compare import Group, compare
 from mlrun.report.notes import DEFINITIONS, notes
 from mlrun.report.read import find, place, read_all
@@ -75,7 +77,8 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
     Writes index.html (all of it as a page), report.md, savings.csv, report.json, endings.csv where runs have branches,
     quality.csv where they were evaluated by more than the loss, and loss.png and loss.pdf (loss-2, ... for further
     groups of runs that may not be compared with the first); annealed.png and annealed.pdf are the headline's, where
-    methods have endings. With `reload` the page reads itself again after so many seconds.
+    methods have endings, budgets.png and budgets.pdf are of one model at several budgets. With `reload` the page reads
+    itself again after so many seconds.
 
     Raises:
         UserError: a path is missing or holds no run, or a run folder cannot be read. Nothing is written then.
@@ -88,7 +91,7 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
     out = place(named, folders) / "report" if out is None else Path(out).expanduser()
     found = searches(groups)
     caveats = tuple(notes(groups, found))
-    out.mkdir(parents=True, exist_ok=True)
+    files.make(out)
     drawn = _figures(groups, out)
     pictures = {number: [path for path in paths if path.suffix == ".png"] for number, paths in drawn.items()}
     written = [
@@ -109,14 +112,18 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
 
 
 def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:
-    from mlrun.report import annealed_figure, figure
+    """Return the pictures of each group's number; those of 0 are of savings over budgets."""
+    from mlrun.report import annealed_figure, budgets_figure, figure
 
-    found = {}
+    found: dict[int, list[Path]] = {}
     for group in groups[:FIGURES]:
         more = "" if group.number == 1 else f"-{group.number}"
         paths = [*annealed_figure.draw(group, out, f"annealed{more}"), *figure.draw(group, out, f"loss{more}")]
         if paths:
             found[group.number] = paths
+    for number, one in enumerate(over_budgets(groups)[:FIGURES], 1):
+        more = "" if number == 1 else f"-{number}"
+        found.setdefault(0, []).extend(budgets_figure.draw(one, out, f"budgets{more}"))
     return found
 
 
@@ -126,6 +133,7 @@ def render(report: Report) -> str:
     The rules that are the same for every report are in report.md and on the page.
     """
     shown = [text for group in report.groups for text in _shown(group)]
+    shown += [budgets.table(one).text() for one in over_budgets(report.groups)]
     shown += [search.table(one).text() for one in report.searches]
     said = [note for note in report.notes if note not in DEFINITIONS]
     said += [f"How each number is defined: the notes of {path}" for path in report.files if path.name == "report.md"]

@@ -17,7 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from mlrun.report import charts, commands, figure, grid, layers, pairing, search, tables
+from mlrun.report import budgets, charts, commands, figure, grid, layers, pairing, search, tables
 from mlrun.report.compare import Group, Row
 from mlrun.report.notes import DEFINITIONS
 from mlrun.report.read import Run
@@ -40,6 +40,7 @@ def page(groups: Sequence[Group], notes: Sequence[str], found: Sequence[Search] 
     first = next((group for group in groups if sentences(group)), None)
     picture = _picture(drawn.get(str(first.number))) if first else ""
     body = [_top(groups, first, picture, notes, found)]
+    body += [_section("budgets", "As the budget grows", shown) for shown in [_budgets(groups)] if shown]
     for group in groups:
         shown = picture if group is first else ""
         body.append(_group(group, drawn.get(str(group.number)), told=group is not first, shown=shown))
@@ -114,7 +115,8 @@ def _answer(sentence: str) -> str:
 
 
 def _links(groups: Sequence[Group], found: Sequence[Search]) -> str:
-    places = [(f"group-{group.number}", f"Group {group.number}") for group in groups]
+    places = [("budgets", "As the budget grows")] if budgets.over_budgets(groups) else []
+    places += [(f"group-{group.number}", f"Group {group.number}") for group in groups]
     places += [(f"search-{number}", "Search") for number, _ in enumerate(found, 1)]
     places += [("notes", "Notes"), ("reproduce", "How to reproduce"), ("runs", "All runs")]
     return "".join(f'<a href="#{place}">{name}</a>' for place, name in places)
@@ -143,6 +145,10 @@ def _list(lines: Sequence[str]) -> str:
 def _coded(line: str) -> str:
     """Return a line as HTML; what Markdown has between backticks is code here too."""
     return re.sub("`([^`]+)`", r"<code>\1</code>", escape(line))
+
+
+def _budgets(groups: Sequence[Group]) -> str:
+    return "".join(_table(budgets.table(one)) for one in budgets.over_budgets(groups))
 
 
 def _section(place: str, title: str, content: str) -> str:

@@ -159,9 +159,13 @@ def family(run: Run, source: bool = True) -> str:
     """
     if baseline(run):
         return "baseline " + setting(run)
+    return _text([setting(run), recipe(run, source)])
+
+
+def recipe(run: Run, source: bool = True) -> str:
+    """Return one key for what makes a method, whatever it is compared with: its cycle, operators and start."""
     keys = METHOD if source else tuple(key for key in METHOD if key != "init")
-    chosen = {k: origin(run) if k == "init" else _without_own(k, _method(run, k)) for k in keys}
-    return _text([setting(run), chosen])
+    return _text({k: origin(run) if k == "init" else _without_own(k, _method(run, k)) for k in keys})
 
 
 def _method(run: Run, section: str) -> Any:

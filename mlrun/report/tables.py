@@ -36,8 +36,8 @@ class Table:
     def markdown(self) -> str:
         """Return the table as Markdown."""
         rule = ["---" if i < self.numbers else "---:" for i in range(len(self.header))]
-        lines = [self.header, rule, *([cell.replace("\n", "<br>") for cell in row] for row in self.rows)]
-        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        cells = [[cell.replace("\n", "<br>") for cell in row] for row in (self.header, *self.rows)]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:]))
         return f"{self.title}\n\n{body}\n"
 
     def text(self) -> str:
@@ -86,6 +86,11 @@ def _annealed_rows(row: Row) -> list[tuple[str, ...]]:
     if free and not all(row.uncharged(axis) for axis in AXES):
         rows.append(("  source free", "", "", *(_annealed_on(row, axis, free[axis]) for axis in SPENT), "", ""))
     return rows
+
+
+def claimed(row: Row) -> str:
+    """Return in words what a row with pairs saved of the FLOPs: annealed where it has endings, else un-annealed."""
+    return _annealed_on(row, "flops", row.claim) if row.annealed else _saved_on(row, "flops", row.claim)
 
 
 def _annealed_on(row: Row, axis: str, found: Spread) -> str:

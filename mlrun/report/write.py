@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.report import commands, headline, pairing, search, tables
+from mlrun.report import budgets, commands, headline, pairing, search, tables
+from mlrun.report.budgets import Budgets, over_budgets
 from mlrun.report.compare import MEASURES, Group, Pair, Row
 from mlrun.report.curves import AXES, speedup
 from mlrun.report.endings import BEYOND, NOT_REACHED, Budget
@@ -29,8 +30,11 @@ def markdown(
     figures: Mapping[int, Sequence[Path]],
     found: Sequence[Search] = (),
 ) -> str:
-    """Return report.md; `figures` maps a group's number to its PNGs, the headline's first where it has one."""
-    parts = ["# Savings at equal loss\n"]
+    """Return report.md; `figures` maps a group's number to its PNGs, the headline's first where it has one.
+
+    Those of number 0 are of savings over budgets, in the order of their tables.
+    """
+    parts = ["# Savings at equal loss\n", *_budgets(over_budgets(groups), figures.get(0, ()))]
     for group in groups:
         parts += _summary(group)
         if (headlines := tables.annealed(group)).rows:
@@ -51,6 +55,12 @@ def markdown(
     told = commands.lines([run for group in groups for run in group.runs])
     parts += ["# How to reproduce\n", "```sh", *(line.replace("```", "` ` `") for line in told), "```", ""]
     return "\n".join(parts)
+
+
+def _budgets(found: Sequence[Budgets], pictures: Sequence[Path]) -> Iterator[str]:
+    for number, one in enumerate(found):
+        yield budgets.table(one).markdown()
+        yield from (f"![FLOPs saved against tokens per parameter]({path.name})\n" for path in pictures[number:][:1])
 
 
 def _summary(group: Group) -> list[str]:
@@ -167,9 +177,21 @@ def as_dict(
     """Return everything the report found, for report.json; unknown numbers are None."""
     return {
         "groups": [_group(group) for group in groups],
+        "budgets": [_over(one) for one in over_budgets(groups)],
         "notes": list(notes),
         **({"searches": [_search(one, groups) for one in found]} if found else {}),
         "files": [path.name for path in files],
+    }
+
+
+def _over(one: Budgets) -> dict[str, Any]:
+    saved = {name: [None if row is None else _spread(row.claim) for row in rows] for name, rows in one.methods.items()}
+    return {
+        "groups": [group.number for group in one.groups],
+        "tokens_per_parameter": list(one.tokens),
+        "baseline_loss": [group.loss.mean for group in one.groups],
+        "smaller_alone": [budgets.alone(group) for group in one.groups],
+        "saved": saved,
     }
 
 

@@ -221,6 +221,11 @@ BAD = {
     "no cache": (["cache="], "cache=: allowed: a folder that can be written"),
     "cache that is a file": ([f"cache={__file__}"], "allowed: a folder that can be written"),
     "run folder that is a file": ([f"run={__file__}"], "allowed: a folder that can be written"),
+    "report into a file": (["task=report", "runs=.", f"run={__file__}"], "allowed: a folder that can be written"),
+    "evaluation below a file": (
+        ["task=evaluate", "source=.", f"run={__file__}/x"],
+        "allowed: a folder that can be written",
+    ),
     "run folder that no file system makes": (["run=/proc/x/y"], "run=/proc/x/y: allowed: a folder that can be"),
     "absent model to begin with": (["init=nowhere"], "init=nowhere: allowed: a model folder"),
     "no model to begin with": (["init="], "init=: allowed: a model folder"),

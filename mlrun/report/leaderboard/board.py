@@ -57,7 +57,7 @@ def from_runs(board: Board, runs: Sequence[Path], out: Path | None) -> None:
             # As a reader will have it: what JSON cannot keep is gone before it is judged.
             plain = json.loads(json.dumps(nulled(found), default=str))
             if board.judge(path, plain, method):
-                out.mkdir(parents=True, exist_ok=True)
+                files.make(out)
                 write(out, path.name, plain)
 
 

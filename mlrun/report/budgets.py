@@ -1,0 +1,121 @@
+"""What is saved as the budget grows: groups of the same model and data side by side, one for each budget.
+
+A method that saves at one budget may save nothing at another, and a model that is too large for a small budget is right
+for a large one. So the savings of one group say little of the next one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from mlrun.report import pairing, tables
+from mlrun.report.compare import Group, Row
+from mlrun.report.read import Run
+from mlrun.report.tables import Table
+from mlrun.units import human
+
+ALONE = "a smaller model alone"
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """Groups of one model, data and kind of optimizer, one a budget, and the best row of each method in each of them.
+
+    The smallest budget is the first. Of groups of one budget it is the one whose baseline ends lowest. A method ran at
+    two of the budgets at least; a row is None where it did not.
+    """
+
+    groups: tuple[Group, ...]
+    methods: Mapping[str, tuple[Row | None, ...]]
+
+    @property
+    def tokens(self) -> tuple[float, ...]:
+        """Tokens of each budget by parameter of the model."""
+        return tuple(budget_tokens(group) / parameters(group) for group in self.groups)
+
+
+def budget_tokens(group: Group) -> float:
+    """Return the tokens of a group's budget, as its baselines read them."""
+    return float(next(run.final.tokens for run in group.baselines.values() if run.final is not None))
+
+
+def parameters(group: Group) -> float:
+    """Return how many parameters the model of a group has at level 1."""
+    return float(group.runs[0].plan["levels"][0]["parameters"])
+
+
+def over_budgets(groups: Sequence[Group]) -> list[Budgets]:
+    """Return what one optimizer was run at two budgets or more for, the most budgets first.
+
+    Groups without a baseline say nothing.
+    """
+    by_task: dict[str, list[Group]] = {}
+    for group in groups:
+        if group.baselines and group.rows and group.runs[0].plan.get("levels"):
+            run = group.runs[0]
+            optimizer = (run.config.get("optimizer") or {}).get("_target_")
+            by_task.setdefault(f"{optimizer} {pairing.task(run)}", []).append(group)
+    found = [_budgets(list(_one_each(alike))) for alike in by_task.values()]
+    return sorted((one for one in found if one.methods), key=lambda one: -len(one.groups))
+
+
+def _one_each(groups: Sequence[Group]) -> Iterator[Group]:
+    """Yield for each budget, the smallest first, the group whose baseline ends lowest."""
+    left = sorted(groups, key=budget_tokens)
+    while left:
+        same = [group for group in left if pairing.same_budget(group.runs[0], left[0].runs[0])]
+        yield min(same, key=lambda group: group.loss.mean or 0.0)
+        left = [group for group in left if group not in same]
+
+
+def _budgets(groups: Sequence[Group]) -> Budgets:
+    """Return the groups with their methods, each known over all of them by what it does and not by its name."""
+    families: dict[str, list[Run]] = {}
+    rows: dict[str, dict[int, Row]] = {}
+    for group in groups:
+        for row in (row for row in tables.ordered(group) if row.best and row.pairs):
+            key = pairing.recipe(row.pairs[0].run)
+            families.setdefault(key, []).extend(pair.run for pair in row.pairs)
+            rows.setdefault(key, {})[group.number] = row
+    repeated = {key: runs for key, runs in families.items() if len(rows[key]) > 1}
+    names = pairing.labels(repeated, [run for group in groups for run in group.baselines.values()])
+    methods = {name: tuple(rows[key].get(group.number) for group in groups) for key, name in names.items()}
+    return Budgets(tuple(groups), methods)
+
+
+def alone(group: Group) -> float | None:
+    """Return what a smaller model alone saved at L*, the least over the seeds; None where a seed has none."""
+    if not group.smaller or set(group.smaller) != set(group.baselines):
+        return None
+    costs = [(one.point.flops, group.baselines[seed].final) for seed, one in group.smaller.items()]
+    return min(1 - flops / final.flops for flops, final in costs if final is not None)
+
+
+def table(one: Budgets) -> Table:
+    """Return methods by budgets: what each saved of the FLOPs, below L* and what a smaller model alone saved."""
+    by = [f"{human(budget_tokens(group))} tokens\n{tokens:.3g} a parameter" for group, tokens in _each(one)]
+    levels = [f"{group.loss.mean:.4f}\n{tables.tuning(group)}" for group in one.groups]
+    rows = [("L*, from scratch", *levels), (ALONE, *(_alone(group) for group in one.groups))]
+    rows += [(name, *map(_cell, found)) for name, found in one.methods.items()]
+    model, _, _ = tables.baseline_line(one.groups[0]).partition(": ")[2].partition(", budget")
+    numbers = ", ".join(f"{group.number}" for group in one.groups)
+    return Table(f"{model}: FLOPs saved as the budget grows (groups {numbers}).", ("method", *by), tuple(rows), 1)
+
+
+def _each(one: Budgets) -> list[tuple[Group, float]]:
+    return list(zip(one.groups, one.tokens, strict=True))
+
+
+def _alone(group: Group) -> str:
+    if not group.controls:
+        return "not tried"
+    saved = alone(group)
+    return "above L*, or dearer" if saved is None else tables.percent(saved)
+
+
+def _cell(row: Row | None) -> str:
+    if row is None:
+        return "not tried"
+    said = tables.claimed(row) + (f"\n{len(row.pairs)} seed" + ("s" if len(row.pairs) != 1 else ""))
+    return said if row.annealed else f"{said}, un-annealed"
