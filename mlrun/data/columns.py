@@ -28,7 +28,7 @@ def text(value: Any, column: str, key: str, where: str) -> str:
     if value is None or value is ABSENT:
         return ""
     if isinstance(value, str):
-        return value
+        return _whole(value, column, key, where)
     if isinstance(value, Mapping) and value:
         remedy = (
             f"{where} has the fields {', '.join(value)} in it; name one, such as {key}={column}.{next(iter(value))}"
@@ -37,6 +37,16 @@ def text(value: Any, column: str, key: str, where: str) -> str:
         kind = "a list" if isinstance(value, list) else f"{value!r}"[:_SHOWN]
         remedy = f"{where} holds {kind}; name another"
     raise UserError(mistake(key, column, "a column of text", remedy))
+
+
+def _whole(value: str, column: str, key: str, where: str) -> str:
+    """Return the text; UserError if it has half a character in it, which JSON can hold and no text can."""
+    try:
+        value.isascii() or value.encode()
+    except UnicodeEncodeError as error:
+        remedy = f"{where} holds half a character, {value[error.start]!a}; repair it"
+        raise UserError(mistake(key, column, "whole characters", remedy)) from None
+    return value
 
 
 def missing(column: str, names: list[str], key: str, label: str) -> UserError:

@@ -98,9 +98,9 @@ def _side(name: str, colour: str, row: Row | None, runs: Sequence[Run]) -> Side:
 def _line(panel: Axes, side: Side, above: float) -> None:
     """Draw one side; between two endings the line is the rule itself, since the axis is logarithmic."""
     error = side.deviations if any(side.deviations) else None
-    wide = 1.9 if side.colour == figure.BASELINE else 1.4
+    wide, name = 1.9 if side.colour == figure.BASELINE else 1.4, figure.as_written(side.name)
     panel.errorbar(
-        side.flops, side.losses, yerr=error, color=side.colour, label=side.name, lw=wide, marker="D", ms=4.6,
+        side.flops, side.losses, yerr=error, color=side.colour, label=name, lw=wide, marker="D", ms=4.6,
         mfc="white", mew=1.2, elinewidth=0.9, capsize=2.0, zorder=above,
     )  # fmt: skip
 

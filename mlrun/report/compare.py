@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from mlrun.report import endings, pairing, timing
 from mlrun.report.curves import AXES, crossing, read_every, saving
 from mlrun.report.endings import Budget, Match, charged
-from mlrun.report.freedom import Freedom, Tried, freer
+from mlrun.report.freedom import Freedom, Tried, freer, neighbours
 from mlrun.report.headline import Headline, Headlines, headline
 from mlrun.report.read import Run
 from mlrun.report.smaller import Alone, controls, reaching
@@ -17,8 +17,6 @@ from mlrun.report.stats import Spread, holm, spread
 
 ALL = "seconds_all"
 MEASURES = (*AXES, ALL)
-# Rates further apart than this are no neighbours in a sweep: the best may lie between them.
-NEIGHBOURS = 4.0
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,9 @@ class Pair:
     `target` is L*, the baseline's final held-out loss; `gap` the run's final loss minus it, in nats (None if it
     diverged). `headline` is what its smallest annealed budget that reaches L* saved. The rest is of the first crossing
     of the curve, un-annealed: `cost` and `baseline_cost` are where each first stays at or below L*; `saved` is one
-    minus their ratio, by measure; None is "not reached", or not comparable: seconds where `untimed` says why, and what
-    the run's source cost where nobody knows it. `source_free` leaves the source out; it is None where there is none.
+    minus their ratio, by measure; None is "not reached", or not comparable: seconds where `untimed` says why, all
+    seconds also where the two were asked for other things beside training, and what the run's source cost where nobody
+    knows it. `source_free` leaves the source out; it is None where there is none.
     `read_every` is the distance in steps at which both curves were read where theirs differ.
     `endings` are the run's annealed losses beside the baseline's; none unless both have branches.
     """
@@ -138,9 +137,10 @@ class Group:
     """Runs that agree on everything but seed, learning rate and cycle.
 
     `baselines` holds the best one of each seed; `freer` are the methods that had more settings to choose from, and
-    `others` the groups of the same model, data and budget. `controls` holds, for each seed, the from-scratch runs of a
-    smaller model of the kind, on the same data; `smaller` the cheapest of their endings at or below this baseline's
-    loss for fewer FLOPs, where there is one.
+    `others` the groups of the same model, data and budget; `elsewhere` those of the same model and data, however and
+    for how long it was trained. `controls` holds, for each seed, the from-scratch runs of a smaller model of the kind,
+    on the same data; `smaller` the cheapest of their endings at or below this baseline's loss for fewer FLOPs, where
+    there is one.
     """
 
     number: int
@@ -149,6 +149,7 @@ class Group:
     rows: tuple[Row, ...]
     freer: tuple[Freedom, ...] = ()
     others: tuple[Group, ...] = ()
+    elsewhere: tuple[Group, ...] = ()
     smaller: Mapping[int, Alone] = field(default_factory=dict)
     controls: Mapping[int, tuple[Run, ...]] = field(default_factory=dict)
 
@@ -234,17 +235,6 @@ class Group:
         return holm({method: 1.0 if p is None else p for method, p in best.items()})
 
 
-def neighbours(rates: Sequence[float], best: float) -> list[float]:
-    """Return the stretch of sorted rates around the best in which no two neighbours are more than 4 times apart."""
-    stretches: list[list[float]] = []
-    for rate in rates:
-        if stretches and rate <= NEIGHBOURS * stretches[-1][-1] * (1 + 1e-9):
-            stretches[-1].append(rate)
-        else:
-            stretches.append([rate])
-    return next((stretch for stretch in stretches if best in stretch), [])
-
-
 def compare(runs: Sequence[Run]) -> list[Group]:
     """Return the runs in groups that may be compared, the largest first."""
     by_setting: dict[str, list[Run]] = {}
@@ -256,8 +246,13 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     for group in groups:
         by_task.setdefault(pairing.task(group.runs[0]), []).append(group)
     beside = {group.number: group for alike in by_task.values() for group in _beside(alike)}
+    by_goal: dict[str, list[Group]] = {}
+    for group in groups:
+        by_goal.setdefault(pairing.goal(group.runs[0]), []).append(group)
+    same = {group.number: tuple(o for o in alike if o is not group) for alike in by_goal.values() for group in alike}
     plain = [run for group in groups for run in group.baselines.values()]
-    return [_with_smaller(beside[group.number], plain) for group in groups]
+    known = [replace(beside[group.number], elsewhere=same[group.number]) for group in groups]
+    return [_with_smaller(group, plain) for group in known]
 
 
 def _told_data(runs: Sequence[Run]) -> list[Run]:
@@ -318,7 +313,7 @@ def _family(number: int, method: str, runs: Sequence[Run], baselines: Mapping[in
     done = {lr: [run for run in members if run.finished] for lr, members in by_rate.items()}
     paired = any(run.seed in baselines for members in done.values() for run in members)
     best = _best(by_rate, [run.seed for run in runs if run.ended and (run.seed in baselines or not paired)])
-    tried = sum(any(run.tried for run in members) for members in by_rate.values())
+    tried = sum(any(run.looked for run in members) for members in by_rate.values())
     return [
         Row(
             number,
@@ -384,11 +379,12 @@ def pair(run: Run, baseline: Run) -> Pair:
     without = {axis: crossing(curve, target, axis) for axis in AXES}
     cost = _costs(run, {axis: charged(value, run.source, axis) for axis, value in without.items()})
     base = _costs(baseline, {axis: crossing(base_curve, target, axis) for axis in AXES})
-    saved = {m: _saved(cost, base, m, untimed is None) for m in MEASURES}
+    told = _comparable(run, baseline, untimed is None)
+    saved = {m: saving(cost[m], base[m]) if m in told else None for m in MEASURES}
     free = None
     if run.source is not None:
         own = _costs(run, {axis: None if cost[axis] is None else without[axis] for axis in AXES})
-        free = {m: _saved(own, base, m, untimed is None) for m in MEASURES}
+        free = {m: saving(own[m], base[m]) if m in told else None for m in MEASURES}
     gap = None if run.final is None else run.final.loss - target
     matched = endings.match(run.endings, baseline.endings, run.source, untimed is None)
     first = headline(run.annealed, baseline.annealed, target, run.source, untimed is None)
@@ -407,9 +403,7 @@ def _costs(run: Run, costs: Mapping[str, float | None]) -> dict[str, float | Non
     return {**costs, ALL: None if trained is None or overhead is None else trained + overhead}
 
 
-def _saved(
-    cost: Mapping[str, float | None], base: Mapping[str, float | None], measure: str, timed: bool
-) -> float | None:
-    if measure in ("seconds", ALL) and not timed:
-        return None
-    return saving(cost[measure], base[measure])
+def _comparable(run: Run, baseline: Run, timed: bool) -> Collection[str]:
+    """Return the measures on which two runs may be compared: seconds not always, all seconds where both do the same."""
+    aside = {ALL} if timed and not timing.same_beside(run, baseline) else set() if timed else {"seconds", ALL}
+    return set(MEASURES) - aside

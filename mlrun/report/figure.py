@@ -132,6 +132,11 @@ def _curve(name: str, colour: str, runs: Any, row: Row | None) -> Curve:
     return Curve(label, colour, seeds, row, tuple(run.endings for run in runs if run.endings), evaluated)
 
 
+def as_written(name: str) -> str:
+    """Return a name that matplotlib writes as it is: a dollar begins no formula, and `_` hides no line in a legend."""
+    return f" {name}".replace("$", r"\$") if name.startswith("_") else name.replace("$", r"\$")
+
+
 def limits(curves: Sequence[Curve], arrows: int) -> tuple[float, float]:
     """Return the y range: from room for the arrows below the lowest loss, up to where the first steep fall is over."""
     finite = [p for curve in curves for seed in curve.seeds for p in seed if math.isfinite(p.loss)]
@@ -292,7 +297,9 @@ def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
     from matplotlib.lines import Line2D
 
     grey = "#777777"
-    handles = [Line2D([], [], color=c.colour, lw=1.7, label=with_seeds(c.name, len(c.seeds))) for c in curves]
+    handles = [
+        Line2D([], [], color=c.colour, lw=1.7, label=as_written(with_seeds(c.name, len(c.seeds)))) for c in curves
+    ]
     if any(p.level > 1 for c in curves for seed in c.seeds for p in seed):
         handles += [
             Line2D([], [], color=grey, lw=1.1, ls=STROKES[2], label="coarser level"),

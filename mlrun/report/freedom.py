@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mlrun.report import pairing
 from mlrun.report.read import Run
+
+# Rates further apart than this are no neighbours in a sweep: the best may lie between them.
+NEIGHBOURS = 4.0
 
 
 @dataclass(frozen=True)
@@ -23,25 +27,30 @@ class Tried:
     """What was tried on one model, data and budget, whatever its optimizer and batch; looked at once for all groups."""
 
     def __init__(self, task: Iterable[Run]) -> None:
-        self._baselines: dict[int, set[tuple[str, float]]] = {}
+        self._baselines: dict[int, dict[str, list[Run]]] = {}
         self._methods: dict[str, list[Run]] = {}
         self._found: dict[str, tuple[int, tuple[str, ...]]] = {}
         for run in task:
             if run.tried and pairing.baseline(run):
-                self._baselines.setdefault(run.seed, set()).add((pairing.setting(run), run.lr))
-            elif run.tried:
+                self._baselines.setdefault(run.seed, {}).setdefault(pairing.setting(run), []).append(run)
+            elif run.looked and not pairing.baseline(run):
                 self._methods.setdefault(_name(run), []).append(run)
 
     def baseline(self, seeds: Sequence[int]) -> int:
-        """Return at how many settings the baseline was tried: the least over the seeds."""
-        return min((len(self._baselines.get(seed, ())) for seed in seeds), default=0)
+        """Return at how many settings the baseline was tried: the least over the seeds.
+
+        Of the rates of one setting those count that are neighbours, or neighbours' neighbours, of its best.
+        """
+        each = [self._baselines.get(seed, {}).values() for seed in seeds]
+        return min((sum(len(_swept(runs)) for runs in settings) for settings in each), default=0)
 
     def method(self, name: str) -> tuple[int, tuple[str, ...]]:
         """Return at how many settings the cycle of a name was tried, and in which keys they differ."""
         if name not in self._found:
             own = self._methods.get(name, [])
-            settings = len({(pairing.family(run, source=False), run.lr) for run in own})
-            self._found[name] = settings, tuple(pairing.varied(own))
+            settings, keys = pairing.settings_tried(own), pairing.varied(own)
+            alone = len({(pairing.family(run, source=False), run.lr) for run in own})
+            self._found[name] = settings, (*keys, *(["init"] if settings > alone else []))
         return self._found[name]
 
 
@@ -50,9 +59,27 @@ def freer(runs: Sequence[Run], tried: Tried, paired: Sequence[int]) -> tuple[Fre
 
     A method here is a cycle's name. The baseline's count is the least over the paired seeds.
     """
-    names = dict.fromkeys(_name(run) for run in runs if run.tried and not pairing.baseline(run))
+    names = dict.fromkeys(_name(run) for run in runs if run.looked and not pairing.baseline(run))
     found = [Freedom(name, *tried.method(name), tried.baseline(paired)) for name in names]
     return tuple(freedom for freedom in found if freedom.settings > freedom.baseline)
+
+
+def _swept(runs: Sequence[Run]) -> list[float]:
+    """Return the rates of one setting that are a sweep around its best; any one of them where all failed."""
+    known = [run for run in runs if not run.failed and run.finished and run.final is not None]
+    best = min(known, key=lambda run: run.final.loss if run.final is not None else math.inf, default=runs[0])
+    return neighbours(sorted({run.lr for run in runs}), best.lr)
+
+
+def neighbours(rates: Sequence[float], best: float) -> list[float]:
+    """Return the stretch of sorted rates around the best in which no two neighbours are more than 4 times apart."""
+    stretches: list[list[float]] = []
+    for rate in rates:
+        if stretches and rate <= NEIGHBOURS * stretches[-1][-1] * (1 + 1e-9):
+            stretches[-1].append(rate)
+        else:
+            stretches.append([rate])
+    return next((stretch for stretch in stretches if best in stretch), [])
 
 
 def _name(run: Run) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mlrun.report import pairing, timing
-from mlrun.report.compare import NEIGHBOURS, Group
+from mlrun.report.compare import Group
 from mlrun.report.curves import unrest
+from mlrun.report.elsewhere import better
 from mlrun.report.figure import COLOURS
+from mlrun.report.freedom import NEIGHBOURS
 from mlrun.report.read import Run
 from mlrun.report.search import Search, caveats
 
@@ -115,18 +117,10 @@ def _searched(group: Group, label: str) -> Iterator[str]:
 
 
 def _better_elsewhere(group: Group, label: str) -> Iterator[str]:
-    """Say which from-scratch run of the same model, data and budget ends lower, and what it sets otherwise."""
-    found = []
-    for other in group.others:
-        seeds = [seed for seed in group.paired if seed in other.baselines] or sorted(other.baselines)
-        for seed in seeds:
-            run, own = other.baselines[seed], group.baselines.get(seed, next(iter(group.baselines.values())))
-            assert run.final is not None and own.final is not None
-            found.append((run.final.loss - own.final.loss, run, own))
-    if found and (least := min(found, key=lambda item: item[0]))[0] < 0:
-        gap, run, own = least
-        how = ", ".join(pairing.settings_apart(run, own)) or "other settings"
-        yield f"{label}: a from-scratch run ends {-gap:.4f} nats lower than this baseline: {run.folder} with {how}."
+    """Say which from-scratch run of this model and data ends lower for no more FLOPs, and what it sets otherwise."""
+    if (found := better(group)) is not None:
+        lower = f"a from-scratch run ends {found.gap:.4f} nats lower than this baseline"
+        yield f"{label}: {lower}: {found.run.folder} with {found.how}."
 
 
 def _sure(group: Group, label: str) -> Iterator[str]:

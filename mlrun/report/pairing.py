@@ -17,6 +17,8 @@ METHOD = ("cycle", "coarsening", "growth", "init", "init_flops", "on_divergence"
 FREE_KEY = {"optimizer": "lr", "eval": "every", "cycle": "branches"}
 # What may differ between two runs that had the same thing to learn, and could have been tuned for it.
 TUNABLE = ("optimizer", "batch", "eval", "budget")
+# Keys of a model that act in training alone (`mlrun.models.base.IN_TRAINING`): with others it is the same model.
+IN_TRAINING = ("dropout", "attention_dropout", "drop_path", "parametrization", "base")
 # Settings of a cycle that change nothing where one stage at level 1 is all there is.
 WITHOUT_EFFECT = (
     "name",
@@ -35,6 +37,8 @@ NEUTRAL = {"layer_dropout": 0}
 PLURALS = {"level": "levels", "batch": "batches", "sequence": "sequences"}
 # What a row takes from the run where it says nothing.
 OF_THE_RUN = ("batch", "sequence")
+# The share by which budgets of one amount may differ, since a batch is whole.
+ROUNDING = 0.01
 DIGESTS = ("train", "held_out", "tokenizer", "preprocessing")
 # Settings of the data that its content hash covers.
 HASHED = ("files", "validation_files", "tokenizer", "tokenizer_characters")
@@ -52,11 +56,15 @@ def matched(run: Run) -> dict[str, str]:
 
 
 def _but_chosen(run: Run) -> Mapping[str, Any]:
-    """Return the settings; where a search chose them, for the baseline as for each method, those are left open."""
+    """Return the settings; where a search chose how to train, for the baseline as for each method, that is left open.
+
+    What a run was to learn stays: a search may not choose another model for one side.
+    """
     if run.search is None:
         return run.config
     config: dict[str, Any] = json.loads(_text(run.config))
-    for key in sorted({key for keys in run.search["space"].values() for key in keys}):
+    chosen = {key for keys in run.search["space"].values() for key in keys}
+    for key in sorted(filter(_of_training, chosen)):
         *above, name = key.split(".")
         node = config
         for part in above:
@@ -64,6 +72,12 @@ def _but_chosen(run: Run) -> Mapping[str, Any]:
         if name in node:
             node[name] = f"chosen in {run.folder.absolute().parent}"
     return config
+
+
+def _of_training(key: str) -> bool:
+    """Return whether a key says how a model is trained, and not which model that is."""
+    section, _, name = key.partition(".")
+    return name in IN_TRAINING if section == "model" else section in TUNABLE
 
 
 def data(run: Run) -> str:
@@ -168,6 +182,25 @@ def recipe(run: Run, source: bool = True) -> str:
     return _text({k: origin(run) if k == "init" else _without_own(k, _method(run, k)) for k in keys})
 
 
+def settings_tried(runs: Sequence[Run]) -> int:
+    """Return at how many settings runs of one cycle's name were tried, by whatever key.
+
+    Where each seed starts from a model of its own, these are one setting; several models of one seed are several, as
+    are models that were made in ways that are known and differ.
+    """
+    found: dict[tuple[str, float], dict[int, set[str]]] = {}
+    for run in runs:
+        by_seed = found.setdefault((family(run, source=False), run.lr), {})
+        by_seed.setdefault(run.seed, set()).add(_text(origin(run)))
+    return sum(_origins(list(by_seed.values())) for by_seed in found.values())
+
+
+def _origins(by_seed: Sequence[set[str]]) -> int:
+    """Return how many kinds of models one setting was started from."""
+    ways = {way for ways in by_seed for way in ways if way.startswith("[")}
+    return max(len(ways), *map(len, by_seed))
+
+
 def _method(run: Run, section: str) -> Any:
     """Return a section of the settings that make a method, without what changes nothing."""
     return _cycle(run) if section == "cycle" else run.config.get(section)
@@ -189,10 +222,26 @@ def task(run: Run) -> str:
     return _text({name: text for name, text in matched(run).items() if name not in TUNABLE})
 
 
+def goal(run: Run) -> str:
+    """Return one key for the model that a run was to end with, on its data, however it is trained."""
+    aside = (*TUNABLE, "precision", "model")
+    return _text([model(run), {name: text for name, text in matched(run).items() if name not in aside}])
+
+
+def model(run: Run) -> dict[str, Any]:
+    """Return the settings of the model, without those that act in training alone."""
+    return {key: value for key, value in run.config["model"].items() if key not in IN_TRAINING}
+
+
 def same_budget(one: Run, other: Run) -> bool:
     """Return whether two budgets are the same FLOPs, but for the rounding of a batch."""
     flops = [float(run.plan["budget"]["flops"]) for run in (one, other)]
-    return abs(flops[0] - flops[1]) <= 0.01 * max(flops)
+    return abs(flops[0] - flops[1]) <= ROUNDING * max(flops)
+
+
+def no_dearer(flops: float, run: Run) -> bool:
+    """Return whether a cost is at most a run's budget, but for the rounding of a batch."""
+    return flops <= (1 + ROUNDING) * float(run.plan["budget"]["flops"])
 
 
 def smaller(one: Run, other: Run) -> bool:
@@ -203,9 +252,19 @@ def smaller(one: Run, other: Run) -> bool:
 
 
 def settings_apart(one: Run, other: Run) -> list[str]:
-    """Return `key=value instead of value` for what two runs of one task set otherwise, the learning rate included."""
-    a, b = (dict(_flat({k: run.config.get(k) for k in ("optimizer", "batch")}, own=True)) for run in (one, other))
+    """Return `key=value instead of value` for what two runs of one goal set otherwise, the learning rate included."""
+    a, b = (dict(_flat(_training(run), own=True)) for run in (one, other))
     return [f"{_last(k)}={a.get(k)} instead of {b.get(k)}" for k in {**a, **b} if a.get(k) != b.get(k)]
+
+
+def _training(run: Run) -> dict[str, Any]:
+    """Return what runs of one goal may set otherwise."""
+    own = {key: run.config.get(key) for key in ("optimizer", "batch", "budget")}
+    trained = {key: value for key, value in run.config["model"].items() if key in IN_TRAINING}
+    return own | {
+        "model": _without_own("model", trained),
+        "precision": (run.config.get("hardware") or {}).get("precision"),
+    }
 
 
 def apart(one: Run, other: Run) -> list[tuple[str, Any, Any]]:

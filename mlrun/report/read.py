@@ -79,6 +79,11 @@ class Run:
         return self.ended or self.status == "pruned"
 
     @property
+    def looked(self) -> bool:
+        """True if somebody may have seen how the run does and left it: whatever became of it, but still running."""
+        return self.status != "running"
+
+    @property
     def level_one(self) -> bool:
         """True if the whole run is one stage at level 1; branches aside."""
         return [stage["level"] for stage in self.trunk] == [1]

@@ -49,13 +49,23 @@ def sentence(group: Group, row: Row) -> str:
         return _not_reached(row)
     found = row.claim if _annealed(row) else row.spread("flops")
     what = _reached(group, row, found) if found.mean is not None else _partly(row, found)
-    return f"{row.method} reaches the baseline's loss {what}; {_tuning(group)}{_one_sided(group, row)}."
+    return f"{row.method} reaches the baseline's loss {what}; {_tuning(group)}{_declared(row)}{_one_sided(group, row)}."
+
+
+def _declared(row: Row) -> str:
+    """Say that what its weights had cost is the user's word."""
+    sources = [pair.run.source for pair in row.pairs]
+    told = [float(one["flops"]) for one in sources if one is not None and one.get("declared")]
+    return f"; what its source cost is declared ({max(told):.3g} FLOPs in all)" if told else ""
 
 
 def _one_sided(group: Group, row: Row) -> str:
     """Say that one side ran at seeds that the other lacks, which are in no number."""
     unpaired, lacking = group.aside(row)
-    parts = [f"{_seeds(len(unpaired))} of it without a baseline"] if unpaired else []
+    ended = {run.seed for run in (*(pair.run for pair in row.pairs), *row.unpaired, *row.failed)}
+    stopped = {run.seed for run in row.unfinished} - ended
+    parts = [f"{_seeds(len(stopped))} of it without an end"] if stopped else []
+    parts += [f"{_seeds(len(unpaired))} of it without a baseline"] if unpaired else []
     parts += [f"{_seeds(len(lacking))} of the baseline without it"] if lacking else []
     return f"; left out: {' and '.join(parts)}" if parts else ""
 

@@ -13,6 +13,8 @@ from mlrun.report.read import Run
 FACTS = (
     "host", "processor", "cores", "threads", "gpu", "precision", "processes", "mlrun", "commit", "torch", "python",
 )  # fmt: skip
+# What a run is asked to do beside training; a cycle's branches are evaluated too.
+BESIDE = ("eval", "evaluation", "checkpoint", "health", "logger", "log_every")
 # Of two runs at level 1, or of two halves of one; more is other load, and no property of a method.
 TOLERANCE = 0.10
 
@@ -29,6 +31,14 @@ def incomparable(run: Run, baseline: Run) -> str | None:
     if foreign := _foreign(run):
         return f"{run.folder} began with weights from another machine ({foreign})"
     return _speed(run, baseline)
+
+
+def same_beside(run: Run, baseline: Run) -> bool:
+    """Return whether two runs were asked for the same beside their training; all of their seconds have that in them."""
+    asked = [
+        [*(one.config.get(key) for key in BESIDE), one.config["cycle"].get("branches") or []] for one in (run, baseline)
+    ]
+    return asked[0] == asked[1]
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

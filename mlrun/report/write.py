@@ -141,6 +141,8 @@ def _line(group: Group, row: Row) -> dict[str, Any]:
         "lr_tried": row.tried,
         "seeds": len(row.pairs or row.unpaired),
         "failed": len(row.failed),
+        "unfinished": len(row.unfinished),
+        "unpaired": len(row.unpaired if row.pairs else ()),
         "baseline_lr": "/".join(f"{lr:g}" for lr in sorted({p.baseline.lr for p in row.pairs})),
         "baseline_lr_tried": group.tried,
         "tuned": group.tuned,

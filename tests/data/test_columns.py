@@ -46,6 +46,12 @@ def test_an_array_and_a_compressed_file_are_read_alike(tmp_path: Path) -> None:
     assert texts(tmp_path / "a.json") == texts(tmp_path / "a.jsonl.gz") == ["a\u2028b", "c"]
 
 
+def test_half_a_character_is_one_line(tmp_path: Path) -> None:
+    file = lines(tmp_path / "a.jsonl", {"text": "caf\u00e9 \U0001f600"}, '{"text": "a\\ud800b"}')
+    told = error_of(lambda: texts(file))
+    assert "a.jsonl, line 2, holds half a character, '\\ud800'; repair it" in told
+
+
 DOCUMENTS = [{"doc": {"text": f"t{n}", "n": n}, "tags": ["x"], "number": n} for n in range(3)]
 
 

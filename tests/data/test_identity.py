@@ -56,6 +56,7 @@ def test_a_stream_has_an_identity_too(stream: Hub, tmp_path: Path) -> None:
     plain = identity(stream, tmp_path)
     assert differing(plain, identity(replace(stream, weights=[1, 1]), tmp_path)) >= {"train"}
     assert plain == identity(stream, tmp_path / "elsewhere")
+    assert differing(plain, identity(replace(stream, block=32), tmp_path)) == {"train"}, "another order"
 
 
 def test_copies_across_the_split_are_counted_and_told(tmp_path: Path) -> None:

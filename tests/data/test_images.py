@@ -517,6 +517,29 @@ def test_packed_streamed_and_embedded_pictures_have_an_identity(
     assert content(digits, tmp_path, deit(28, 1, 10))["content"] is not None
 
 
+def test_pictures_that_are_streamed_have_another_order_and_others_held_out(hub: ImageHub, tmp_path: Path) -> None:
+    def told(**changes: object) -> dict[str, str]:
+        found: dict[str, str] = content(replace(hub, **changes), tmp_path)["identity"]
+        return found
+
+    whole, streamed, shorter = told(), told(streaming=True, block=32), told(streaming=True, block=8)
+    assert whole["held_out"] != streamed["held_out"] == shorter["held_out"]
+    assert len({one["train"] for one in (whole, streamed, shorter)}) == 3
+
+
+def test_two_classes_that_swap_names_are_other_data_whatever_their_files_are_called(tmp_path: Path) -> None:
+    root = tmp_path / "pets"
+    for number, name in enumerate(("ant", "bee", "cat")):
+        (root / name).mkdir(parents=True)
+        for n in range(10):
+            flat(50 * number + n).save(root / name / f"{n:02d}.bmp")  # all of one size
+    before = content(pets(root), tmp_path)
+    for old, new in (("ant", "x"), ("cat", "ant"), ("x", "cat")):
+        (root / old).rename(root / new)
+    after = content(pets(root), tmp_path)
+    assert after["content"] != before["content"] and after["identity"]["train"] != before["identity"]["train"]
+
+
 def test_preprocessing_is_part_of_the_identity(labelled: ImageFiles, tmp_path: Path) -> None:
     plain = content(labelled, tmp_path)["identity"]
     for change in ({"mix": NO_MIX}, {"augment": PLAIN}, {"eval_crop": 0.5}, {"mean": [0.4, 0.4, 0.4]}):

@@ -76,7 +76,7 @@ class ImageHub(Images):
             rows = blocks.samples(start, recipe.seed)
             return (stored(row, self.image, self.label, row["index"]) for row in rows)
 
-        return StreamedImages(recipe, stream, held_out, facts)
+        return StreamedImages(recipe, stream, held_out, facts, self.block)
 
     @property
     def _splits(self) -> tuple[str, str]:

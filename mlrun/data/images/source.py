@@ -77,6 +77,7 @@ class ImageSource:
     samples: int | None = None
     train: Pictures = ()  # those that `drawn` gives numbers of
     workers: int = 0
+    block: int | None = None  # of a stream: pictures are shuffled within so many
 
     def __init__(self, recipe: Recipe, held_out: Pictures, validation_samples: int | None, facts: Facts) -> None:
         self.recipe, self.held_out, self.facts = recipe, held_out, facts
@@ -134,6 +135,7 @@ class ImageSource:
         """Return JSON-able facts (see Source.describe)."""
         recipe, facts = self.recipe, self.facts
         preprocessing = asdict(recipe)
+        order, chosen = self._drawn_as()
         del preprocessing["seed"]  # it says which pictures are drawn, not how they are made
         return {
             "samples": self.samples,
@@ -142,8 +144,8 @@ class ImageSource:
             "preprocessor": recipe.frame.hf_preprocessor(),
             "content": cache.digest({"train": facts.train, "held_out": facts.held_out}),
             "identity": {
-                "train": cache.digest({"pictures": facts.train}),
-                "held_out": cache.digest({"pictures": facts.held_out, "chosen": len(self.chosen)}),
+                "train": cache.digest({"pictures": facts.train} | order),
+                "held_out": cache.digest({"pictures": facts.held_out} | chosen),
                 "tokenizer": None,
                 "preprocessing": cache.digest(preprocessing),
             },
@@ -152,6 +154,15 @@ class ImageSource:
             "notes": list(facts.notes),
             **({"labels": list(facts.labels)} if facts.labels else {}),
         }
+
+    def _drawn_as(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what tells the order of the training pictures, and which of the held-out part are looked at.
+
+        Of a stream these are the first, else they are spread over it.
+        """
+        if self.block is None:
+            return {}, {"chosen": len(self.chosen)}
+        return {"block": self.block}, {"first": len(self.chosen)}
 
     def model_files(self) -> dict[str, str]:
         """Return how pixels are made, for Hugging Face (see Source.model_files)."""
@@ -196,10 +207,16 @@ class StreamedImages(ImageSource):
     """Pictures that arrive in the order of a stream, shuffled in blocks; `stream(start)` yields them."""
 
     def __init__(
-        self, recipe: Recipe, stream: Callable[[int], Iterator[Stored]], held_out: list[Stored], facts: Facts
+        self,
+        recipe: Recipe,
+        stream: Callable[[int], Iterator[Stored]],
+        held_out: list[Stored],
+        facts: Facts,
+        block: int,
     ) -> None:
         super().__init__(recipe, held_out, None, facts)
         self.stream = stream
+        self.block = block
 
     def drawn(self, start: int, size: int) -> Iterator[list[Stored]]:
         """Yield the pictures as they come."""

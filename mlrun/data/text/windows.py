@@ -210,9 +210,14 @@ class StreamedText(TextSource):
     ) -> None:
         super().__init__(folder, made, seed, validation_samples=None)
         self.keep = keep
+        self.block = block
         marks = folder / f"block-{block}-window-{made.objective.window}-{made.objective.stride}"
         marks.mkdir(exist_ok=True)
         self.blocks = Blocks(load, self._windows, block, marks)
+
+    def _train_digest(self) -> str:
+        """Return the same with the length of a block, which says in which order the training part is read."""
+        return cache.digest({"corpus": self.made.key["corpus"], "block": self.block})
 
     def batches(self, start: int, size: int, rows: slice | None = None) -> Iterator[Batch]:
         """Yield batches from sample `start` on, for ever (see Source.batches)."""

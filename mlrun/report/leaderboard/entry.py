@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from mlrun.report import pairing
 from mlrun.report.compare import Group, Pair, Row
 from mlrun.report.curves import Point
+from mlrun.report.elsewhere import better
 from mlrun.report.endings import Ending
 from mlrun.report.headline import NUMBERS, Headline, headline
 from mlrun.report.leaderboard.fresh import Choice
@@ -56,13 +56,9 @@ def entry(group: Group, row: Row, chosen: Choice, p_holm: float | None, compared
 
 
 def _better(group: Group) -> str | None:
-    """Return the from-scratch run of the same task and budget that ends lower than this baseline on its seed."""
-    for other in group.others:
-        for seed, run in other.baselines.items():
-            own = group.baselines.get(seed)
-            if own is not None and own.final is not None and run.final is not None and run.final.loss < own.final.loss:
-                return f"{run.folder.name} ({', '.join(pairing.settings_apart(run, own)) or 'other settings'})"
-    return None
+    """Return the from-scratch run of the same model and data that ends lower than this baseline on its seed."""
+    found = better(group, same_seed=True)
+    return None if found is None else f"{found.run.folder.name} ({found.how})"
 
 
 def _pair(pair: Pair, controls: Sequence[Run]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from mlrun.report.compare import Group, Row, once
 from mlrun.report.read import Run
 from mlrun.report.stats import spread
 
-Setting = tuple[str, str, float]
+Setting = tuple[str, str, str, float]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,10 @@ def choice(group: Group, row: Row) -> Choice:
     paired = sorted({run.seed for run in (*_of(row), *plain)})
     fresh = tuple(seed for seed in paired if len(_settings(own, seed)) == 1 and len(_settings(plain, seed)) == 1)
     chose = tuple(seed for seed in paired if seed not in fresh and _settings(plain, seed))
-    tried = {setting for seed in {run.seed for run in own} for setting in _settings(own, seed)}
     swept = [group.swept(seed) for seed in chose if seed in group.baselines]
     best = _best(group, chose)
     edge = None if best is None or not swept else any(best in (rates[0], rates[-1]) for rates in swept if rates)
-    return Choice(chose, fresh, len(tried), min(map(len, swept), default=0), best, edge)
+    return Choice(chose, fresh, pairing.settings_tried(own), min(map(len, swept), default=0), best, edge)
 
 
 def _of(row: Row) -> tuple[Run, ...]:
@@ -52,8 +51,9 @@ def _of(row: Row) -> tuple[Run, ...]:
 
 
 def _settings(runs: Sequence[Run], seed: int) -> set[Setting]:
-    """Return what was tried on a seed, whatever became of it."""
-    return {(pairing.setting(run), pairing.family(run, source=False), run.lr) for run in runs if run.seed == seed}
+    """Return what was tried on a seed, whatever became of it; other weights to start from are another setting."""
+    mine = [run for run in runs if run.seed == seed]
+    return {(pairing.setting(r), pairing.family(r, source=False), str(pairing.origin(r)), r.lr) for r in mine}
 
 
 def _best(group: Group, seeds: Sequence[int]) -> float | None:

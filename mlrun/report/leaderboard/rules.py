@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mlrun.report.leaderboard import again
 from mlrun.report.leaderboard.entry import claim
 
 LEAST_SEEDS = 3
@@ -77,6 +78,9 @@ def matched(found: Entry) -> Iterator[str]:
         yield f"the baseline ran at rate {ran}; the best of its sweep is {chosen['best']:g}"
     if chosen["edge"]:
         yield "the baseline's best rate is at the edge of its sweep; a better one may lie outside"
+    for seed in found["seeds"]:
+        yield from again.unmatched(seed, searched=chosen["best"] is None)
+    yield from again.untold(found)
     if chosen["better_elsewhere"] is not None:
         yield f"a from-scratch run ends lower than this baseline: {chosen['better_elsewhere']}"
 
@@ -89,8 +93,11 @@ def known(found: Entry) -> Iterator[str]:
         commits = {start.get("commit") for start in run["starts"]}
         if not commits or None in commits or any(str(commit).endswith("+") for commit in commits):
             yield f"{run['name']}: its commit is unknown, or files differ from it"
-        if run["source"] is not None and run["source"].get("flops") is None:
+        source = again.as_run(run).source
+        if source is not None and source.get("flops") is None:
             yield f"{run['name']}: what its weights had cost before is not known"
+        elif source is not None and source.get("declared"):
+            yield f"{run['name']}: what its weights had cost before is declared, which nobody can work out again"
     contents = {json.dumps(run["data"].get("identity"), sort_keys=True) for run in _runs(found)}
     if len(contents) > 1:
         yield "method and baseline read other data"
@@ -98,14 +105,16 @@ def known(found: Entry) -> Iterator[str]:
 
 def honest(found: Entry) -> Iterator[str]:
     """The claim is what the endings in the file say."""
-    again, said = claim(found["seeds"]), found["claim"]
+    told, said = claim(found["seeds"]), found["claim"]
     if said["measure"] == "annealed" and not said["at_least"]:
-        pairs = [(said[key], getattr(again, key)) for key in ("mean", "low", "high", "p")]
-        if any(not _same(a, b) for a, b in (*pairs, *zip(said["values"], again.values, strict=False))):
-            yield f"the saving is {said['mean']}; its endings say {again.mean}"
+        pairs = [(said[key], getattr(told, key)) for key in ("mean", "low", "high", "p")]
+        if any(not _same(a, b) for a, b in (*pairs, *zip(said["values"], told.values, strict=False))):
+            yield f"the saving is {said['mean']}; its endings say {told.mean}"
     for seed in found["seeds"]:
         if not _same(seed["target"], seed["baseline"]["val_loss"]):
             yield f"seed {seed['seed']}: L* is {seed['target']}, its baseline ended at {seed['baseline']['val_loss']}"
+    for run in _runs(found):
+        yield from again.unlike_its_plan(run)
     if said["p"] is not None and said["p_holm"] is not None and said["p_holm"] < said["p"]:
         yield "the p-value for all methods is below that of this one"
 

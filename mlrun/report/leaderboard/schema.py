@@ -19,8 +19,18 @@ _ENDING = {
 _RUN: dict[str, Any] = {
     "name": str,
     "status": str,
-    "config": Mapping,
-    "plan": {"budget": {"flops": NUMBER}, "levels": [{"parameters": int}, ...], "stages": [Mapping]},
+    "config": {
+        "seed": int,
+        "model": {"_target_": str},
+        "optimizer": {"lr": NUMBER},
+        "eval": Mapping,
+        "cycle": {"name": str, "stages": [Mapping]},
+    },
+    "plan": {
+        "budget": {"flops": NUMBER},
+        "levels": [{"parameters": int}, ...],
+        "stages": [{"level": int, "steps": int, "flops": NUMBER}, ...],
+    },
     "data": Mapping,
     "source": (Mapping, type(None)),
     "starts": [Mapping],

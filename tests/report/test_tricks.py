@@ -1,0 +1,226 @@
+"""Tricks next to those of test_truth: the same faults by other keys, other files and other ways to end a run."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import fake_runs as fake
+import pytest
+import yaml
+from test_endings import branched
+from test_leaderboard import FRESH, a_study, at, judged, result  # noqa: F401  (a fixture)
+from test_report import straight
+from test_truth import group, rows, source, told
+
+from mlrun.models.base import IN_TRAINING
+from mlrun.report import build, figure, pairing
+from mlrun.report.leaderboard import rules, schema
+from mlrun.report.read import read
+from mlrun.report.sentences import sentences
+
+RATES = (1e-3, 2e-3, 4e-3)
+
+
+def tuned(folder: Path) -> None:
+    """Write a baseline at three rates, the middle one the best."""
+    for lr in RATES:
+        straight(folder / f"a{lr}", "scratch", [5, 4, 3.1 if lr != 2e-3 else 3], lr=lr)
+
+
+# Who had more to choose from
+
+
+@pytest.mark.parametrize("status", ["interrupted", "failed", "pruned", None])
+def test_settings_that_were_stopped_before_their_end_were_tried_too(tmp_path: Path, status: str | None) -> None:
+    tuned(tmp_path)
+    for i in range(4):
+        status_i = "finished" if i == 0 else status
+        folder = straight(
+            tmp_path / f"b{i}", "2level", [5, 3, 2.9], fake.TWO, cycle={"alpha": 0.1 * i}, status=status_i
+        )
+        if status_i is None:  # killed: its log does not grow any more
+            os.utime(folder / "log.jsonl", (0, 0))
+    (note,) = told(tmp_path, "had more to choose from")
+    assert "2level was tried at 4 settings (alpha), the baseline at 3" in note and not group(tmp_path).tuned
+
+
+def test_models_to_start_from_are_settings_too(tmp_path: Path) -> None:
+    tuned(tmp_path)
+    for i in range(4):
+        given = source(1.0) | {"name": f"runs/A{i}/model"}
+        given["parts"][0] |= {"id": f"x{i}", "recipe": f"recipe {i}"}
+        straight(tmp_path / f"b{i}", "grow", [5, 3, 2.9], fake.GROW, init=f"runs/A{i}/model", source=given)
+    (note,) = told(tmp_path, "had more to choose from")
+    assert "grow was tried at 4 settings (init), the baseline at 3" in note
+
+
+def test_a_model_for_each_seed_is_one_setting(tmp_path: Path) -> None:
+    for known in ("same", None):
+        runs = []
+        for seed in range(3):
+            given = source(1.0) | {"name": f"runs/A{seed}/model"}
+            given["parts"][0] |= {"id": f"x{seed}", "recipe": known}
+            place = tmp_path / f"{known}-{seed}"
+            runs.append(read(straight(place, "grow", [5, 3, 2], fake.GROW, seed=seed, init=place.name, source=given)))
+        assert pairing.settings_tried(runs) == 1
+
+
+def test_rates_far_from_the_best_are_no_settings_of_the_baseline(tmp_path: Path) -> None:
+    for lr in (1e-12, 1e-11, 1e-10, 1e-3, 2e-3):
+        straight(tmp_path / f"a{lr}", "scratch", [5, 4, 3.1 if lr != 2e-3 else 3], lr=lr)
+    for i in range(3):
+        straight(tmp_path / f"b{i}", "2level", [5, 3, 2.9], fake.TWO, cycle={"alpha": 0.1 * i})
+    (note,) = told(tmp_path, "had more to choose from")
+    assert "at 3 settings (alpha), the baseline at 2" in note
+
+
+# Survivors
+
+
+@pytest.mark.parametrize("status", ["interrupted", "pruned"])
+def test_the_sentence_says_which_seeds_have_no_end(tmp_path: Path, status: str) -> None:
+    for seed in range(4):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        end = "finished" if seed < 2 else status
+        straight(tmp_path / f"b{seed}", "2level", [5, 3, 2 + 0.1 * seed], fake.TWO, seed=seed, status=end)
+    assert sentences(group(tmp_path))[0].endswith("left out: 2 seeds of it without an end.")
+    header, line = build.write.savings_csv([group(tmp_path)]).splitlines()
+    assert dict(zip(header.split(","), line.split(","), strict=True))["unfinished"] == "2"
+
+
+def test_the_sentence_says_that_the_cost_of_its_source_is_declared(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "grow", [3.2, 2.5, 2], fake.GROW, init="x", source=source(1.0, None, declared=True))
+    assert "; what its source cost is declared (1 FLOPs in all)" in sentences(group(tmp_path))[0]
+
+
+# Seconds
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"evaluation": {"glue": {"tasks": ["cola"]}}}, {"eval": {"every": "1%"}}, {"checkpoint": {"every": "1%"}},
+     {"health": True}, {"cycle": {"branches": ["50%"]}}],
+)  # fmt: skip
+def test_all_seconds_are_compared_where_both_do_the_same_beside_training(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], **change)
+    straight(tmp_path / "b", "2level", [5, 3.5, 3], fake.TWO)
+    row = rows(tmp_path)["2level"]
+    assert row.spread("seconds").mean is not None and row.spread("seconds_all").mean is None
+
+
+# A better baseline elsewhere
+
+
+def cheaper(share: float) -> dict[str, Any]:
+    planned = fake.plan(((1, int(1000 * share)),))
+    planned["budget"] = {key: int(share * value) for key, value in planned["budget"].items()}
+    return planned
+
+
+@pytest.mark.parametrize(
+    ("change", "how"),
+    [({"hardware": {"precision": "bf16"}}, "precision=bf16 instead of fp32"),
+     ({"model": {**fake.MODEL, "dropout": 0.3}}, "dropout=0.3"),
+     ({"model": {**fake.MODEL, "parametrization": "completep"}}, "parametrization=completep"),
+     ({"plan": cheaper(0.9), "budget": "900 steps"}, "budget=900 steps instead of 1000 steps")],
+)  # fmt: skip
+def test_a_better_from_scratch_run_is_told_however_it_was_trained(tmp_path: Path, change: Any, how: str) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2.95], fake.TWO)
+    straight(tmp_path / "c", "scratch", [5, 4, 2.9], **change)
+    (note,) = told(tmp_path, "ends 0.1000 nats lower")
+    assert f"{tmp_path / 'c'} with {how}" in note
+
+
+def test_an_ending_of_a_longer_run_counts_and_its_dearer_end_does_not(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], plan=cheaper(0.6))
+    straight(tmp_path / "b", "grow", [5, 3, 2.95], ((2, 0), (1, 600)),
+             plan=fake.plan(((2, 0), (1, 600))) | {"budget": cheaper(0.6)["budget"]})  # fmt: skip
+    branched(tmp_path / "c", "scratch", [4.0, 3.5, 2.0])
+    assert told(tmp_path, "nats lower") == []
+    branched(tmp_path / "d", "scratch", [4.0, 2.8, 2.0])
+    (note,) = told(tmp_path, "ends 0.2000 nats lower")
+    assert "its ending at 50%" in note
+
+
+def test_what_acts_in_training_alone_is_known_to_reports() -> None:
+    assert set(pairing.IN_TRAINING) == set(IN_TRAINING)
+
+
+# What a search may choose
+
+
+def test_a_search_may_not_choose_another_model(tmp_path: Path) -> None:
+    space = {"scratch": ["optimizer.lr", "model.dropout"], "2level": ["model.layer", "optimizer.schedule.warmup"]}
+    said = {"space": space, "run_seed": 9, "tried": {}, "fresh": {}}
+    same = read(straight(tmp_path / "a", "scratch", [5, 4, 3], optimizer={"schedule": {"warmup": "9%"}}))
+    other = read(straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, model={"dropout": 0.2}))
+    assert pairing.differences(replace(same, search=said), replace(other, search=said)) == []
+    thin = read(straight(tmp_path / "c", "2level", [5, 3, 2], fake.TWO, model={"layer": 1}))
+    assert pairing.differences(replace(same, search=said), replace(thin, search=said)) == ["model"]
+
+
+# Names
+
+
+@pytest.mark.parametrize("name", ["_hidden", "$x^$", "a $ b"])
+def test_a_name_is_drawn_as_it_is_written(tmp_path: Path, name: str) -> None:
+    from matplotlib.figure import Figure
+
+    shown = Figure()
+    shown.subplots().plot([1], label=figure.as_written(name))
+    (text,) = shown.legend().get_texts()
+    shown.canvas.draw()
+    assert text.get_text().strip().replace("\\$", "$") == name
+
+
+# The public table, from files
+
+
+WRONG: dict[str, tuple[Callable[[Any], None], str]] = {
+    "another model": (at("seeds", 0, "baseline", "config", "model", "layer", value=9), "differ in model"),
+    "another batch": (at("seeds", 0, "baseline", "config", "batch", value=9), "differ in batch"),
+    "another budget": (at("seeds", 0, "baseline", "plan", "budget", "flops", value=9), "differ in budget"),
+    "baseline from weights": (at("seeds", 0, "baseline", "config", "init", value="x"), "no plain from-scratch run"),
+    "baseline of two levels": (at("seeds", 0, "baseline", "plan", "stages", 0, "level", value=2), "no plain"),
+    "source left out": (at("seeds", 0, "run", "config", "init", value="x"), "had cost before is not known"),
+    "source declared": (at("seeds", 0, "run", "source", value={"flops": 1, "declared": True}), "is declared"),
+    "model of the table": (at("task", "model", value={"_target_": "x"}), "model of its task"),
+    "budget of the table": (at("task", "budget", "flops", value=1), "budget of its task"),
+    "ending left out": (lambda found: found["seeds"][0]["run"]["endings"].pop(0), "endings are not those of its plan"),
+    "cheaper end": (at("seeds", 0, "run", "endings", -1, "flops", value=9), "its plan has"),
+    "another end": (at("seeds", 0, "baseline", "endings", -1, "loss", value=9.0), "its last ending at 9"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_file_whose_runs_do_not_fit_together_is_refused(name: str, result: Any) -> None:  # noqa: F811
+    change, said = WRONG[name]
+    found = copy.deepcopy(result)
+    change(found)
+    assert schema.problems(found) == []
+    assert any(said in line for line in rules.broken(found)), rules.broken(found)
+
+
+def test_a_fresh_seed_with_two_models_to_start_from_is_not_fresh(tmp_path: Path) -> None:
+    a_study(tmp_path)
+    for name in ("x", "y"):
+        for seed in FRESH:
+            given = source(1.0) | {"name": name}
+            folder = tmp_path / f"g{name}{seed}"
+            branched(folder, "late", [3.9, 3.2, 2.9], ((2, 0), (1, 1000)), seed=seed)
+            settings = yaml.safe_load((folder / "config.yaml").read_text()) | {"init": name}
+            (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+            planned = json.loads((folder / "plan.json").read_text()) | {"source": given}
+            (folder / "plan.json").write_text(json.dumps(planned))
+    lines = [line for line in judged(tmp_path).refused if line.startswith("late")]
+    assert len(lines) == 2 and all("no seed is left that chose nothing" in line for line in lines)
