@@ -153,3 +153,5 @@ def test_cutting_long_words_changes_no_other_text() -> None:
     long = "a b " + "x" * 2500 + " c " + "y" * 1001
     parts = list(tokenizer._bounded(long))
     assert "".join(parts) == long and max(len(word) for part in parts for word in part.split()) == 1000
+    blank = "a" + " " * 2500 + "b"
+    assert list(tokenizer._bounded(blank)) == ["a" + " " * 1000, " " * 1000, " " * 500 + "b"]

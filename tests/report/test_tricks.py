@@ -33,6 +33,17 @@ def tuned(folder: Path) -> None:
         straight(folder / f"a{lr}", "scratch", [5, 4, 3.1 if lr != 2e-3 else 3], lr=lr)
 
 
+# The data
+
+
+@pytest.mark.parametrize("part", sorted(fake.IDENTITY))
+def test_data_that_differs_in_one_part_is_other_data(tmp_path: Path, part: str) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    identity = {**fake.IDENTITY, part: "other"}
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, plan={"data": {"identity": identity}})
+    assert told(tmp_path, f"differs in data ({part})")
+
+
 # Who had more to choose from
 
 
@@ -78,6 +89,26 @@ def test_rates_far_from_the_best_are_no_settings_of_the_baseline(tmp_path: Path)
         straight(tmp_path / f"b{i}", "2level", [5, 3, 2.9], fake.TWO, cycle={"alpha": 0.1 * i})
     (note,) = told(tmp_path, "had more to choose from")
     assert "at 3 settings (alpha), the baseline at 2" in note
+
+
+# Logs that were cut
+
+
+def left_out(folder: Path, which: Callable[[dict[str, Any]], bool]) -> str | None:
+    """Leave records out of a log, and return what is then wrong with it."""
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    kept = [record for record in log if not which(record)]
+    assert len(kept) < len(log)
+    (folder / "log.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
+    return read(folder).fault
+
+
+def test_a_log_without_an_ending_or_the_begin_of_a_stage_is_no_finished_run(tmp_path: Path) -> None:
+    found = branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    assert left_out(found, lambda r: "branch" in r) == "log.jsonl does not have the endings that plan.json has"
+    found = straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    told_ = left_out(found, lambda r: r["kind"] == "val" and (r["stage"], r["step"]) == (1, 50))
+    assert told_ == "log.jsonl in stage 2 is not evaluated from step 50 to step 470"
 
 
 # Survivors

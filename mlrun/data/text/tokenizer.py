@@ -30,8 +30,8 @@ SPECIAL: dict[str, tuple[str, ...]] = {
 }
 # RoBERTa's special tokens, which its vocab.json holds among the words.
 _ROBERTA = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-_LONGEST = 1000  # characters of a word that a tokenizer is trained on; longer ones (no blanks) are cut
-_LONG = re.compile(rf"\S{{{_LONGEST + 1},}}")
+_LONGEST = 1000  # characters of a word that a tokenizer is trained on; longer ones are cut, as are longer blanks
+_LONG = re.compile(rf"\S{{{_LONGEST + 1},}}|\s{{{_LONGEST + 1},}}")
 TELLS = 30.0  # seconds between two lines of progress
 _ALPHABET = 256  # every byte is a token, so nothing is ever unknown
 
@@ -250,7 +250,7 @@ def _progress(texts: Iterable[str]) -> Iterator[Iterator[str]]:
 
 
 def _bounded(text: str) -> Iterator[str]:
-    """Yield a text in parts without words of over _LONGEST characters: learning takes the square of their length."""
+    """Yield a text in parts without words, or blanks, of over _LONGEST: learning takes the square of their length."""
     start = 0
     for word in _LONG.finditer(text):
         for cut in range(word.start() + _LONGEST, word.end(), _LONGEST):
