@@ -118,4 +118,5 @@ def _cell(row: Row | None) -> str:
     if row is None:
         return "not tried"
     said = tables.claimed(row) + (f"\n{len(row.pairs)} seed" + ("s" if len(row.pairs) != 1 else ""))
+    said += f" (+{len(row.unfinished)} unfinished)" if row.unfinished else ""
     return said if row.annealed else f"{said}, un-annealed"

@@ -57,7 +57,7 @@ def _line(panel: Axes, name: str, colour: str, tokens: Sequence[float], saved: S
     """Draw what is known; two budgets are joined only where both have a number."""
     values = [float("nan") if value is None else 100 * value for value in saved]
     style = ":" if name == ALONE else "-"
-    panel.plot(tokens, values, style, color=colour, marker="o", ms=4.6, lw=1.4, label=name)
+    panel.plot(tokens, values, style, color=colour, marker="o", ms=4.6, lw=1.4, label=figure.as_written(name))
 
 
 def _axes(panel: Axes, tokens: Sequence[float]) -> None:

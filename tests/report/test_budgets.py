@@ -93,3 +93,11 @@ def test_table_picture_page_and_json_have_it(tmp_path: Path) -> None:
     (told,) = json.loads((tmp_path / "out/report.json").read_text())["budgets"]
     assert told["baseline_loss"] == [3.0, 3.0] and told["smaller_alone"] == [None, None]
     assert [one["mean"] is not None for one in told["saved"]["grow"]] == [True, False]
+
+
+def test_seeds_that_were_stopped_stand_in_the_cell(tmp_path: Path) -> None:
+    two(tmp_path)
+    run(tmp_path / "s1", "scratch", 500, 3.0, seed=1)
+    run(tmp_path / "g1", "grow", 500, 2.5, seed=1, status="interrupted")
+    (one,) = found(tmp_path)
+    assert budgets.table(one).rows[2][1].endswith("1 seed (+1 unfinished), un-annealed")
