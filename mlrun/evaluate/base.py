@@ -6,6 +6,7 @@ a run measures them where a stage or a branch ends. No torch at import.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from abc import ABC, abstractmethod
@@ -51,6 +52,7 @@ class Result:
     version: raised when the way of measuring changes, so that numbers of two versions are not compared.
     interval: 95% interval, where one is known that is better than two standard errors.
     about: what else is to be known of the value, by name, as JSON; for results of a fine-tuning see `finetune`.
+    settings: digest of how it was measured, so that numbers of two ways are not compared; None where there is one way.
     """
 
     metric: str
@@ -60,12 +62,14 @@ class Result:
     version: int | float | str = 1
     interval: tuple[float, float] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    settings: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return what files hold of it; what is not finite is unknown there."""
         value, error = (x if x is not None and math.isfinite(x) else None for x in (self.value, self.stderr))
         said = {"metric": self.metric, "value": value, "stderr": error, "n": self.n, "version": self.version}
-        return said | ({} if self.interval is None else {"interval": list(self.interval)}) | dict(self.about)
+        told = {"interval": None if self.interval is None else list(self.interval), "settings": self.settings}
+        return said | {key: one for key, one in told.items() if one is not None} | dict(self.about)
 
 
 # By the name of the task.
@@ -117,6 +121,11 @@ class Evaluation(ABC):
     def name(self) -> str:
         """Return what people are told it is: `TextPerplexity` is text_perplexity."""
         return re.sub(r"(?<!^)(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def settings(self) -> str:
+        """Return a digest of the settings."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
     def problems(self) -> list[str]:
         """Return what is wrong with the settings, one line each."""
@@ -171,7 +180,8 @@ def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -
         found |= one.of_all(own, count)
     for evaluation in fitting:
         if not isinstance(evaluation, HeldOutMeans):
-            found |= evaluation.measure(net, context.about(f"{context.what}{evaluation.name}"))
+            own = evaluation.measure(net, context.about(f"{context.what}{evaluation.name}"))
+            found |= {task: replace(result, settings=evaluation.settings) for task, result in own.items()}
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mlrun.report.compare import Group, Row
 from mlrun.report.read import Run
-from mlrun.report.results import Measured
+from mlrun.report.results import Kind, Measured
 from mlrun.report.stats import Spread, spread
 
 
@@ -16,9 +16,9 @@ from mlrun.report.stats import Spread, spread
 class Quality:
     """One number of a method at its best rate, and of its baselines, over the seeds that have it.
 
-    Task, metric, version and n are those of all of them. `budget` is that of the annealed branch, None for the end of
-    the run. `seeds` counts the method's runs that have the number, of `of`, those that ended; a baseline that lacks it
-    leaves no mean of theirs. `gap` is the method's value minus its baseline's, seed by seed.
+    Task, metric, version, n and settings are those of all of them. `budget` is that of the annealed branch, None for
+    the end of the run. `seeds` counts the method's runs that have the number, of `of`, those that ended; a baseline
+    that lacks it leaves no mean of theirs. `gap` is the method's value minus its baseline's, seed by seed.
     """
 
     method: str
@@ -35,6 +35,7 @@ class Quality:
     value: Spread
     baseline: Spread
     own_stderr: float | None
+    settings: str | None
 
     @property
     def gap(self) -> Spread:
@@ -62,7 +63,7 @@ def _of_row(row: Row) -> Iterator[Quality]:
         having = [(run, base, one) for run, base in runs if (one := _find(run, kind, budget)) is not None]
         bases = [None if base is None else _find(base, kind, budget) for _, base, _ in having]
         errors = [one.stderr for _, _, one in having if one.stderr is not None]
-        task, metric, version, n = kind
+        task, metric, version, n, settings = kind
         yield Quality(
             row.method,
             budget,
@@ -78,10 +79,11 @@ def _of_row(row: Row) -> Iterator[Quality]:
             spread([one.value for _, _, one in having]),
             spread([None if one is None else one.value for one in bases]),
             math.fsum(errors) / len(errors) if len(errors) == len(having) else None,
+            settings,
         )
 
 
-def _find(run: Run, kind: tuple[str, str, str, int | None], budget: float | None) -> Measured | None:
+def _find(run: Run, kind: Kind, budget: float | None) -> Measured | None:
     return next((one for one in run.results if one.kind == kind and one.budget == budget), None)
 
 

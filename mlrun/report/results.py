@@ -12,6 +12,8 @@ from mlrun import files
 # The results that say the held-out loss once more, which the report has anyway.
 LOSS = ("held_out", "bits_per_byte", "perplexity")
 
+Kind = tuple[str, str, str, int | None, str | None]
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -29,11 +31,12 @@ class Measured:
     value: float | None
     stderr: float | None
     guess: float | None
+    settings: str | None = None
 
     @property
-    def kind(self) -> tuple[str, str, str, int | None]:
-        """What must be equal for numbers to be compared."""
-        return self.task, self.metric, self.version, self.n
+    def kind(self) -> Kind:
+        """What must be equal for numbers to be compared; `settings` is a digest of those of the evaluation."""
+        return self.task, self.metric, self.version, self.n, self.settings
 
 
 def measured(results: Mapping[str, Any], budget: float | None = None) -> dict[str, Measured]:
@@ -44,7 +47,7 @@ def measured(results: Mapping[str, Any], budget: float | None = None) -> dict[st
 def _measured(task: str, one: Mapping[str, Any], budget: float | None) -> Measured:
     told = str(one["metric"]), one["n"], str(one["version"])
     value, stderr, guess = (None if one.get(k) is None else float(one[k]) for k in ("value", "stderr", "guess"))
-    return Measured(budget, task, *told, value, stderr, guess)
+    return Measured(budget, task, *told, value, stderr, guess, one.get("settings"))
 
 
 def of_run(folder: Path, logged: Mapping[float | None, Mapping[str, Any]]) -> tuple[Measured, ...]:

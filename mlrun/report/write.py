@@ -96,7 +96,7 @@ def quality_csv(groups: Sequence[Group]) -> str | None:
 
 def _quality_line(one: Quality) -> dict[str, Any]:
     """Return one line; `stderr` is over seeds, `own_stderr` the mean of what each result says of itself."""
-    names = ("method", "task", "metric", "version", "n", "budget", "guess", "seeds", "of", "own_stderr")
+    names = ("method", "task", "metric", "version", "n", "budget", "guess", "seeds", "of", "own_stderr", "settings")
     line: dict[str, Any] = {name: getattr(one, name) for name in names}
     spreads = {"loss": one.loss, "baseline_loss": one.baseline_loss, "value": one.value, "baseline": one.baseline}
     for name, found in {**spreads, "difference": one.gap}.items():

@@ -18,7 +18,7 @@ from mlrun.cli import command, points, preflight
 from mlrun.config import Eval, Hardware, build, conf_dir, load
 from mlrun.errors import UserError
 from mlrun.evaluate.accuracy import Accuracy
-from mlrun.evaluate.base import Context, Evaluation, Result, Results, measure
+from mlrun.evaluate.base import Context, Evaluation, Result, Results, as_dict, measure
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.evaluate.perplexity import Perplexity
 from mlrun.log.console import Lines
@@ -195,3 +195,20 @@ def test_eval_batch_changes_nothing(tmp_path: Path) -> None:
         toy.run(tmp_path / str(size), toy.make(data=RAGGED, eval=Eval(every="20%", batch=size)))
     assert losses(tmp_path / "3", "train") == losses(tmp_path / "16", "train")
     assert losses(tmp_path / "3", "val") == pytest.approx(losses(tmp_path / "16", "val"), rel=1e-6)
+
+
+@dataclass(frozen=True)
+class Asked(Evaluation):
+    """Says always the same, and has a setting."""
+
+    times: int = 1
+
+    def measure(self, net: Any, context: Context) -> dict[str, Result]:
+        return {"asked": Result("accuracy", 0.5)}
+
+
+def test_a_result_says_by_which_settings_it_was_measured() -> None:
+    source, net = toy.Toy().open(None, 0, ""), network(toy.model(), 0)
+    found = [as_dict(measure([HeldOut(), Asked(n)], net, Context(source, 4, Hardware(), ALONE))) for n in (1, 1, 2)]
+    assert found[0]["asked"]["settings"] == found[1]["asked"]["settings"] != found[2]["asked"]["settings"]
+    assert "settings" not in found[0]["held_out"], "there is one way to read the held-out set"

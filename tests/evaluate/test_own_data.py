@@ -117,7 +117,7 @@ def test_pairs_of_files_are_named_and_ties_are_wrong(gpt: Path, tmp_path: Path) 
     results = measured(gpt, Pairs([str(tmp_path / "*.jsonl")]), out=tmp_path / "out")
     assert {task: one.value for task, one in results.items()} == {"pairs": 0.5, "pairs/long": 1.0, "pairs/tie": 0.0}
     written = json.loads((tmp_path / "out" / "evaluate.json").read_text())
-    assert set(written["pairs"]) == {"metric", "value", "stderr", "n", "version", "interval"}
+    assert set(written["pairs"]) == {"metric", "value", "stderr", "n", "version", "interval", "settings"}
 
 
 @pytest.mark.parametrize(

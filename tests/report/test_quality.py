@@ -68,6 +68,16 @@ def test_numbers_of_two_versions_or_sizes_are_never_one_mean(tmp_path: Path) -> 
     assert all(quality.error(one.value) is None for one in found)
 
 
+def test_numbers_of_other_settings_are_not_compared(tmp_path: Path) -> None:
+    method = [told(0.6, settings="ten epochs"), told(0.7, settings="one epoch"), told(0.8)]
+    found = of(write(tmp_path, method, [told(0.5, settings="one epoch")] * 3))
+    assert {one.settings: (one.value.mean, one.baseline.mean) for one in found} == {
+        "ten epochs": (0.6, None),
+        "one epoch": (0.7, 0.5),
+        None: (0.8, None),
+    }
+
+
 def test_what_was_not_measured_is_not_there(tmp_path: Path) -> None:
     (one,) = of(write(tmp_path, [told(0.6), None, told(0.8)], [told(0.5), told(0.9), None]))
     assert (one.seeds, one.of, one.value.mean) == (2, 3, pytest.approx(0.7))
