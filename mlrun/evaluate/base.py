@@ -180,8 +180,8 @@ def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -
         found |= one.of_all(own, count)
     for evaluation in fitting:
         if not isinstance(evaluation, HeldOutMeans):
-            own = evaluation.measure(net, context.about(f"{context.what}{evaluation.name}"))
-            found |= {task: replace(result, settings=evaluation.settings) for task, result in own.items()}
+            told = evaluation.measure(net, context.about(f"{context.what}{evaluation.name}"))
+            found |= {task: replace(result, settings=evaluation.settings) for task, result in told.items()}
     return found
 
 
