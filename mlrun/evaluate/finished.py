@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -122,7 +122,9 @@ def _settings(folder: Path) -> DictConfig:
         raise UserError(mistake("run", folder, "a run folder, which holds config.yaml", remedy))
     if not (folder / files.MODEL).is_dir():
         raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
-    config = cast(DictConfig, OmegaConf.load(folder / files.CONFIG))
+    config = OmegaConf.create(files.read_yaml(folder / files.CONFIG))
+    if not isinstance(config.get("data"), DictConfig):
+        raise UserError(f"{folder / files.CONFIG}: it names no data; restore the file")
     config.data.pop("workers", None)  # of runs of before; hardware.workers since
     return config
 
