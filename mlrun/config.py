@@ -289,6 +289,16 @@ def build(node: DictConfig, key: str) -> Any:
     return _typed(found, given, key)
 
 
+def literal(values: Mapping[str, Any], where: Path) -> DictConfig:
+    """Return what a file that others may have written says, to build from; UserError if it refers to anything.
+
+    A `${oc.env:...}` in it would put a secret of this machine into what is told.
+    """
+    if refers := [f"{key}={value}" for key, value in leaves(values) if "${" in str(value)]:
+        raise UserError(f"{where}: {refers[0]}: allowed: values without ${{...}}; write the value itself")
+    return OmegaConf.create(dict(values))
+
+
 def serves(found: type, key: str) -> None:
     """Raise UserError for a class of another group, which would fail only when it is used."""
     group = "growth" if key.startswith("cycle.auto.probe") else key.partition(".")[0]

@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mlrun import files
-from mlrun.config import Hardware, build
+from mlrun.config import Hardware, build, literal
 from mlrun.data import ahead
 from mlrun.data.source import same_content
 from mlrun.errors import UserError, mistake
@@ -122,9 +122,11 @@ def _settings(folder: Path) -> DictConfig:
         raise UserError(mistake("run", folder, "a run folder, which holds config.yaml", remedy))
     if not (folder / files.MODEL).is_dir():
         raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
-    config = OmegaConf.create(files.read_yaml(folder / files.CONFIG))
-    if not isinstance(config.get("data"), DictConfig):
+    said = files.read_yaml(folder / files.CONFIG)
+    config = OmegaConf.create(said)
+    if not isinstance(said.get("data"), dict):
         raise UserError(f"{folder / files.CONFIG}: it names no data; restore the file")
+    config.data = literal(said["data"], folder / files.CONFIG)
     config.data.pop("workers", None)  # of runs of before; hardware.workers since
     return config
 

@@ -18,6 +18,7 @@ from mlrun import config, files
 from mlrun.cli import command, points, preflight
 from mlrun.data import cache
 from mlrun.errors import UserError
+from mlrun.interop.read import open_folder
 
 PACKAGE = Path(config.__file__).parent
 
@@ -128,6 +129,16 @@ def test_a_class_serves_in_its_own_group_alone() -> None:
     said = refused("cycle=auto", "cycle.auto.probe=[{_target_:mlrun.log.wandb.WandbLogger}]", "run=unused")
     assert "serves as growth" in said
     assert "serves as logger" in refused("+logger.mine._target_=mlrun.evaluate.held_out.HeldOut", "run=unused")
+
+
+def test_a_folder_of_others_reads_no_variable_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "12345678")
+    (tmp_path / "config.json").write_text('{"_target_": "mlrun.models.gpt.GPT", "vocab": "${oc.env:TOKEN}"}')
+    with pytest.raises(UserError, match=r"config\.json: vocab=.*write the value itself") as caught:
+        open_folder(tmp_path)
+    assert "12345678" not in str(caught.value)
+    with pytest.raises(UserError, match=r"tokenizer=.*write the value itself"):
+        config.literal({"data": {"tokenizer": ["${oc.env:TOKEN}"]}}, tmp_path / "config.yaml")
 
 
 def test_a_target_inside_a_part_is_no_key_of_it() -> None:
