@@ -195,6 +195,17 @@ class Settings:
     recipe: str | None = None
 
 
+# What a class has that serves in a group, by which it is told from those of the others.
+SERVES = {
+    "model": ("params", "flops", "forward"),
+    "coarsening": ("resize", "merges"),
+    "growth": ("grow", "inexact"),
+    "data": ("open", "targets"),
+    "optimizer": ("build", "state_bytes"),
+    "logger": ("start", "problems"),
+    "evaluation": ("applies", "measure"),
+}
+
 # The sections of the settings that are dataclasses themselves.
 SECTIONS = tuple(f.name for f in fields(Settings) if is_dataclass(f.default_factory))
 
@@ -270,11 +281,31 @@ def build(node: DictConfig, key: str) -> Any:
         remedy = f"copy it from a file in conf/{key.partition('.')[0]}"
         raise UserError(mistake(f"{key}._target_", "missing", "a class", remedy))
     found = locate(str(node["_target_"]), key)
+    serves(found, key)
     _complete(OmegaConf.to_container(node), f"{key}.")
     given = {str(name): value for name, value in node.items() if name != "_target_"}
     if unknown := _unknown(given, found, f"{key}."):
         raise UserError(unknown)
     return _typed(found, given, key)
+
+
+def literal(values: Mapping[str, Any], where: Path) -> DictConfig:
+    """Return what a file that others may have written says, to build from; UserError if it refers to anything.
+
+    A `${oc.env:...}` in it would put a secret of this machine into what is told.
+    """
+    if refers := [f"{key}={value}" for key, value in leaves(values) if "${" in str(value)]:
+        raise UserError(f"{where}: {refers[0]}: allowed: values without ${{...}}; write the value itself")
+    return OmegaConf.create(dict(values))
+
+
+def serves(found: type, key: str) -> None:
+    """Raise UserError for a class of another group, which would fail only when it is used."""
+    group = "growth" if key.startswith("cycle.auto.probe") else key.partition(".")[0]
+    if lacking := [name for name in SERVES.get(group, ()) if not hasattr(found, name)]:
+        allowed = f"a class that serves as {group}: it has {', '.join(SERVES[group])}"
+        given = f"{found.__module__}.{found.__qualname__}"
+        raise UserError(mistake(f"{key}._target_", given, allowed, f"this one has no {lacking[0]}; name another"))
 
 
 def _typed(found: type, given: Mapping[str, Any], key: str) -> Any:

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from mlrun.config import build
+from mlrun.config import build, literal
 from mlrun.errors import UserError, mistake
 from mlrun.files import read_json
 from mlrun.interop import ledger
@@ -109,7 +108,12 @@ def interpolate_folders(kept: Path, grown: Path, alpha: float, target: Path, *, 
 def _fine_note(found: Checkpoint) -> dict[str, Any] | None:
     """Return what fine.json says, or None if the model was not coalesced."""
     path = found.folder / FINE
-    return read_json(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    note = read_json(path)
+    if not isinstance(note.get("model"), dict) or not isinstance(note.get("fine", ""), dict | None):
+        raise UserError(f"{path}: not as mlrun writes it; restore the file, or remove it and give fine=...")
+    return note
 
 
 def _fine_model(found: Checkpoint, coarsening: Coarsening, fine: Path | None) -> Model:
@@ -118,7 +122,7 @@ def _fine_model(found: Checkpoint, coarsening: Coarsening, fine: Path | None) ->
         return open_folder(fine, "fine").model
     note = _fine_note(found)
     if note is not None:
-        model: Model = build(OmegaConf.create(note["model"]), "model")
+        model: Model = build(literal(note["model"], found.folder / FINE), "model")
         return model
     if not isinstance(coarsening, Ratios):
         remedy = "name a folder with the fine model, as its sizes do not follow from these groups"

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from mlrun.errors import UserError, mistake
 
 # What a run folder holds.
@@ -29,7 +31,10 @@ SEARCH = "search.json"
 ASIDE = ".tmp"
 # What a process that was killed leaves behind: ours, and those of versions that named them by their process.
 _LEFT = re.compile(rf"\..+(\.\d+|\.parts|{re.escape(ASIDE)})")
-JSON_BYTES = 100 * 2**20
+JSON_BYTES, YAML_BYTES = 100 * 2**20, 10 * 2**20
+# libyaml is ten times faster, which a report over hundreds of runs feels; what is nested deep enough ends its process.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_DEEPEST = 200
 
 # The settings in config.yaml that say where, how fast, under which name and to whom a run is told, and never what it
 # computes. A resumed run may change them, and runs are compared whatever they are. The seed moves the loss: a resumed
@@ -68,6 +73,7 @@ _REMEDIES = {
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
     errno.EFBIG: "raise the limit on file sizes (ulimit -f)",
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR), "remove what lies there in the place of our file"),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a folder that you may write to"),
 }
 
@@ -210,6 +216,36 @@ def read_json(path: Path, remedy: str = "restore the file") -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UserError(f"{path}: not a JSON object; {remedy}")
     return found
+
+
+def read_yaml(path: Path, remedy: str = "restore the file") -> dict[str, Any]:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        UserError: as `read_json`.
+    """
+    try:
+        if (size := path.stat().st_size) > YAML_BYTES:
+            raise UserError(f"{path}: {size:,} bytes are no file of ours; {remedy}")
+        text = path.read_text(encoding="utf-8")
+        if _nested(text) > _DEEPEST:
+            raise UserError(f"{path}: its YAML is nested too deep; {remedy}")
+        found = yaml.load(text, Loader=_LOADER)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be read as YAML ({reason}); {remedy}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: no settings in it; {remedy}")
+    return found
+
+
+def _nested(text: str) -> int:
+    """Return a number that the depth of a YAML text does not exceed: of brackets that are open, and of indents."""
+    depth = deepest = 0
+    for bracket in re.finditer(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket.group() in "[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest + max((len(indent) for indent in re.findall(r"^[ ?-]+", text, re.MULTILINE)), default=0)
 
 
 def sha256(path: str | Path) -> str:

@@ -134,18 +134,18 @@ class Run:
         self.progress = Progress()
         self.kept: dict[int, Snapshot] = {}
         self.hopeless: str | None = None  # why, on the first process
+        self.carried: initial.Carried | None = None
 
     def go(self) -> dict[str, Any]:
         """Run every stage that is left, then write the model and the summary."""
         written = self.folder / files.SUMMARY
         before = files.read_json(written, "remove it, and the run goes on") if written.exists() else {}
         if before.get("status") == "finished":
-            if self.config.settings.init_flops is not None:
-                self._charge()
-            return before
+            return self._finished(before)
         if before.get("status") == "pruned" and self.config.settings.find.prune is not None:
             raise Pruned(before["reason"])
         self._charge()
+        self.carried = self._carried()
         found = self.checkpoints.load()
         if found is None:
             if (note := self.checkpoints.begin()) is not None and self.ranks.first:
@@ -175,11 +175,30 @@ class Run:
                 raise Pruned(reason) if pruned else error from None
             return self._finish()
 
+    def _finished(self, summary: dict[str, Any]) -> dict[str, Any]:
+        """Return the summary of a run that had ended before."""
+        if self.config.settings.init_flops is not None:
+            self._charge()
+        if self.ranks.first and not (self.folder / files.MODEL / "model.safetensors").is_file():
+            print(f"mlrun: {self.folder}: the run is finished, but its model is gone", flush=True)
+        return summary
+
     def _charge(self) -> None:
         """Put into the plan what the start had cost; what a run learns of it only now is written where it tells it."""
         self.plan = initial.charged(self.plan, self.config.settings, self.folder)
         if self.ranks.first:
             initial.declare(self.folder, self.plan, self.config.resolved)
+
+    def _carried(self) -> initial.Carried | None:
+        """Return what the model that the run starts from hands on; read now, as its folder may be gone at the end."""
+        init, model = self.config.settings.init, self.config.model
+        if init is None or model.objective == "image":
+            return None
+        chosen = model.objective == "causal" and getattr(self.config.data, "end", None) is not None
+        found = initial.carried(init, self.source.describe().get("end") if chosen else None)
+        if found is None and self.ranks.first:
+            print(f"mlrun: init={init}: it is gone; special ids will be those that the tokenizer names", flush=True)
+        return found
 
     def _planned(self, decisions: Sequence[Decision]) -> Plan:
         """Return the plan of this run with what it has decided."""
@@ -352,13 +371,15 @@ class Run:
 
     def _save_facts(self, described: dict[str, Any]) -> None:
         """Write beside the model what an export says of it: special ids as they were published, or classes."""
-        init, folder, model = self.config.settings.init, self.folder / files.MODEL, self.config.model
+        folder, model = self.folder / files.MODEL, self.config.model
         if model.objective == "image":
             facts = published.of_classes(described["labels"]) if "labels" in described else {}
-        elif init is not None and Path(init).expanduser().is_dir() and (said := initial.facts(init)):
-            facts = said
         else:
             facts = tokenizers.facts_of_run(folder, model, described.get("end"))
+            if self.carried is not None:
+                facts = self.carried.facts or facts
+                for name, content in self.carried.files.items():
+                    files.write_bytes(folder / name, content)
         if facts:
             published.write(folder, facts)
 

@@ -118,6 +118,18 @@ def test_without_a_note_the_fine_sizes_follow_or_must_be_given(tmp_path: Path) -
     assert open_folder(tmp_path / "grown again").model == replace(TINY["gpt"], ffn=36)
 
 
+DAMAGED = ["{}", '{"model": 3, "fine": null}', '{"model": {}}', '{"model": {}, "fine": 3}', "["]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_note_is_a_line(content: str, tmp_path: Path) -> None:
+    ours_at(tmp_path / "a", TINY["gpt"])
+    (tmp_path / "a" / "model" / "fine.json").write_text(content)
+    with pytest.raises(UserError, match=r"fine\.json: ") as caught:
+        decoalesce_folder(tmp_path / "a", tmp_path / "b", Uniform(width=2))
+    assert len(caught.value.problems) == 1 and not (tmp_path / "b").exists()
+
+
 def test_mistakes_are_lines_and_leave_nothing(tmp_path: Path) -> None:
     model, new = TINY["gpt"], tmp_path / "new"
     ours_at(tmp_path / "a", model)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mlrun import files
 from mlrun.config import conf_dir
 from mlrun.errors import UserError, mistake
 
@@ -49,6 +50,7 @@ def completed(settings: DictConfig, overrides: Sequence[str], choice: str | None
 def _brought(settings: DictConfig) -> tuple[Mapping[str, Any] | None, str | None]:
     """Return the folder's model where it is that of level 1, and its tokenizer where the data is text."""
     from mlrun.interop import initial
+    from mlrun.interop.tokenizers import UNREAD
 
     init = str(settings.init)
     found = initial.look(init)
@@ -58,7 +60,9 @@ def _brought(settings: DictConfig) -> tuple[Mapping[str, Any] | None, str | None
         return model, None
     given = settings.data.tokenizer
     if given is None and found.tokenizer is None:
-        remedy = "no tokenizer lies beside them, and a new one would give their rows to other words"
+        there = [name for name in UNREAD if (found.folder / name).is_file()]
+        none = f"{there[0]} beside them cannot be read" if there else "no tokenizer lies beside them"
+        remedy = f"{none}, and a new one would give their rows to other words"
         raise UserError(
             mistake("data.tokenizer", None, "the tokenizer that the weights in init were trained with", remedy)
         )
@@ -70,9 +74,9 @@ def _brought(settings: DictConfig) -> tuple[Mapping[str, Any] | None, str | None
 def _began_with(run: Path, init: str) -> Mapping[str, Any] | None:
     """Return the configuration that a run from this folder has begun with, None where none has."""
     try:
-        there = yaml.safe_load((run / "config.yaml").read_text())
+        there = files.read_yaml(run / files.CONFIG)
         return there if there["init"] == init and there["model"]["_target_"] and there["data"]["_target_"] else None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
+    except (UserError, TypeError, KeyError):
         return None  # whose folder it is, and what is wrong with it, is judged elsewhere
 
 

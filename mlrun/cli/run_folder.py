@@ -10,12 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
+from mlrun.errors import UserError, mistake
+from mlrun.files import CONFIG, ERROR, PLAN, RUNTIME, UNNAMED, read_yaml
 
-from mlrun.errors import mistake
-from mlrun.files import CONFIG, ERROR, PLAN, RUNTIME, UNNAMED
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 # A folder of a sweep: its number, and what was swept.
 _NUMBERED = re.compile(r"(\d+)-(.*)", re.DOTALL)
 # What may be said of a run that was begun without it: a fact about where it started from, which changes no step.
@@ -121,10 +118,9 @@ def _other_config(folder: Path, config: Path, resolved: Mapping[str, Any]) -> li
 def read(config: Path) -> dict[str, Any] | None:
     """Return a config.yaml; None if there is none, or it is broken."""
     try:
-        there = yaml.load(config.read_text(), Loader=_LOADER)
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return read_yaml(config)
+    except UserError:
         return None
-    return there if isinstance(there, dict) else None
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

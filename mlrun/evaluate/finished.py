@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mlrun import files
-from mlrun.config import Hardware, build
+from mlrun.config import Hardware, build, literal
 from mlrun.data import ahead
 from mlrun.data.source import same_content
 from mlrun.errors import UserError, mistake
@@ -122,7 +122,11 @@ def _settings(folder: Path) -> DictConfig:
         raise UserError(mistake("run", folder, "a run folder, which holds config.yaml", remedy))
     if not (folder / files.MODEL).is_dir():
         raise UserError(mistake("run", folder, "a finished run", "it has no model yet; let it finish first"))
-    config = cast(DictConfig, OmegaConf.load(folder / files.CONFIG))
+    said = files.read_yaml(folder / files.CONFIG)
+    config = OmegaConf.create(said)
+    if not isinstance(said.get("data"), dict):
+        raise UserError(f"{folder / files.CONFIG}: it names no data; restore the file")
+    config.data = literal(said["data"], folder / files.CONFIG)
     config.data.pop("workers", None)  # of runs of before; hardware.workers since
     return config
 

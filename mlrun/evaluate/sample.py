@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from mlrun import files
@@ -41,7 +40,8 @@ def say(folder: Path, key: str, ask: Sample, seed: int, hardware: Hardware) -> I
     if problems := wrong(ask, found.model):
         raise UserError(problems)
     config = folder / files.CONFIG
-    sequence = OmegaConf.select(OmegaConf.load(config), "data.sequence") if config.is_file() else None
+    data = files.read_yaml(config).get("data") if config.is_file() else None
+    sequence = data.get("sequence") if isinstance(data, dict) else None
     known = words.of_folder(found, sequence) if found.model.objective != "image" else None
     if known is None and found.model.objective != "image":
         raise UserError(mistake(key, folder, "a model with its tokenizer", "put tokenizer.json beside it"))

@@ -16,7 +16,8 @@ from mlrun.config import Settings
 from mlrun.data.text import tokenizer as tokenizers
 from mlrun.errors import UserError, mistake
 from mlrun.interop import ledger
-from mlrun.interop.published import IDS, Facts
+from mlrun.interop import tokenizers as tokenizer_files
+from mlrun.interop.published import GENERATION, IDS, Facts
 from mlrun.interop.read import Checkpoint, open_folder
 from mlrun.interop.tokenizers import has_one
 from mlrun.interop.write import ours
@@ -68,9 +69,30 @@ def settings_of(found: Initial) -> dict[str, Any]:
     return ours(found.model)
 
 
-def facts(init: str) -> Facts:
-    """Return the special ids that were published with the model; class names are those of the data."""
-    return {key: value for key, value in (look(init).facts or {}).items() if key in IDS}
+@dataclass(frozen=True)
+class Carried:
+    """What goes on from the folder to the model that is trained from it: special ids, and files word for word."""
+
+    facts: Facts
+    files: Mapping[str, bytes]
+
+
+def carried(init: str, end: int | None) -> Carried | None:
+    """Return what the folder says of generating and of its tokenizer; None if no model is there any more.
+
+    Class names are those of the data. `end` is a token that the user chose to end documents with: what is learned is
+    to end with it.
+    """
+    try:
+        found = look(init)
+    except UserError:
+        return None
+    said = {key: value for key, value in (found.facts or {}).items() if key in IDS}
+    beside = [GENERATION] if end is None else []
+    if (found.folder / tokenizer_files.OURS).is_file():
+        beside += tokenizer_files.BESIDE
+    read = {name: (found.folder / name).read_bytes() for name in beside if (found.folder / name).is_file()}
+    return Carried(said if end is None or not said else {**said, "eos_token_id": end}, read)
 
 
 def problems(init: str, model: Model, init_flops: str | None) -> list[str]:
@@ -160,7 +182,12 @@ def _began_with(run: Path) -> Mapping[str, Any] | None:
     """Return the source of a run that has checkpoints; None if it has yet to begin."""
     if not (run / "checkpoints").is_dir() or not (run / PLAN).is_file():
         return None
-    source: Mapping[str, Any] | None = json.loads((run / PLAN).read_text()).get("source")
+    source = files.read_json(run / PLAN).get("source")
+    try:
+        if source is not None:
+            ledger.of_source(source)
+    except (KeyError, TypeError):
+        raise UserError(f"{run / PLAN}: its source is not as mlrun writes it; restore the file") from None
     return source
 
 

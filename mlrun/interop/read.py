@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-from mlrun.config import build
+from mlrun.config import build, literal
 from mlrun.errors import UserError, mistake, nearest
 from mlrun.files import read_json
 from mlrun.interop import published
@@ -125,7 +125,7 @@ def open_folder(folder: Path, key: str = "source") -> Checkpoint:
         raise UserError(mistake(key, folder, allowed, below(folder) or "no model is there yet"))
     config = read_json(inner / CONFIG)
     family = None if "_target_" in config else find_family(config, inner / CONFIG)
-    model = build(OmegaConf.create(config), "model") if family is None else read_model(family, config, inner / CONFIG)
+    model = _declared(family, config, inner / CONFIG)
     if problems := model.problems():
         raise UserError(f"{inner / CONFIG}: {line}" for line in problems)
     shards = open_shards(inner)
@@ -135,6 +135,14 @@ def open_folder(folder: Path, key: str = "source") -> Checkpoint:
     _check(found)
     shards.verify()
     return found
+
+
+def _declared(family: Family | None, config: Mapping[str, Any], path: Path) -> Model:
+    """Return the model of a config.json, ours or a family's."""
+    if family is not None:
+        return read_model(family, config, path)
+    model: Model = build(literal(config, path), "model")
+    return model
 
 
 def below(folder: Path) -> str:

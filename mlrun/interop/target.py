@@ -34,6 +34,9 @@ def judge(target: Path, *sources: Path) -> None:
         if own.is_relative_to(other) or other.is_relative_to(own):
             allowed = f"a folder that is not in {source}, and does not hold it"
             raise UserError(mistake("target", target, allowed, "it would change the model that is read; name another"))
+    if own.name == files.MODEL and any((own.parent / name).is_file() for name in (CONFIG, files.CONFIG)):
+        remedy = f"{own.parent} would be read as the model that lies in it; name another"
+        raise UserError(mistake("target", target, "a folder that is no model/ of another model or run", remedy))
     if not empty:
         raise UserError(mistake("target", target, "a new or an empty folder", "remove it or name another"))
     with _aside(target):

@@ -23,10 +23,15 @@ FILES = (
     "vocab.txt",
     "tokenizer.model",
     "spiece.model",
+    "sentencepiece.bpe.model",
     "chat_template.jinja",
     "generation_config.json",
     "preprocessor_config.json",
 )
+# What says of a tokenizer.json how it is used.
+BESIDE = (THEIRS, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+# SentencePiece, and half of a pair: words of these alone have no reader here.
+UNREAD = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.json", "merges.txt")
 
 
 def has_one(folder: Path) -> bool:

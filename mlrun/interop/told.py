@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlrun import files
 from mlrun.config import allowed_packages, found_class
 from mlrun.errors import UserError
@@ -97,11 +95,11 @@ def of_model(model_folder: Path) -> Told | None:
         return None
     summary = files.read_json(run / files.SUMMARY) if (run / files.SUMMARY).is_file() else {}
     try:
-        config = yaml.safe_load((run / files.CONFIG).read_text())
+        config = files.read_yaml(run / files.CONFIG)
         start, results = _logged(run / files.LOG)
         measured = _evaluated(run, summary) if not results else results | _evaluated(run, summary)
         return Told(config, files.read_json(run / files.PLAN), summary, start, measured, _saving(run, config, summary))
-    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{run}: not a run folder as mlrun writes it ({error!r}); restore it") from None
 
 

@@ -12,8 +12,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlrun import files
 from mlrun.errors import UserError, mistake
 from mlrun.log.sink import Guarded
@@ -28,7 +26,7 @@ def settings(run_folder: Path, given: WandbLogger | None) -> WandbLogger:
     Raises:
         UserError: the run was trained without W&B, and this command names none; or a wrong setting.
     """
-    trained = (_config(run_folder).get("logger") or {}).get("wandb")
+    trained = (files.read_yaml(run_folder / files.CONFIG).get("logger") or {}).get("wandb")
     if trained is None and given is None:
         remedy = "give logger=wandb here, with its settings"
         raise UserError(mistake("runs", run_folder, "runs that were trained with logger=wandb", remedy))
@@ -54,7 +52,7 @@ def resend(run_folder: Path, how: WandbLogger) -> tuple[int, bool]:
     Raises:
         UserError: the folder is no run folder, or W&B cannot start.
     """
-    config, plan = _config(run_folder), files.read_json(run_folder / files.PLAN)
+    config, plan = files.read_yaml(run_folder / files.CONFIG), files.read_json(run_folder / files.PLAN)
     summary = files.read_json(run_folder / files.SUMMARY) if (run_folder / files.SUMMARY).exists() else None
     sink, count = Guarded(how.start(run_folder, config, plan, 0)), 0
     for record in _whole(run_folder / files.LOG):
@@ -64,16 +62,6 @@ def resend(run_folder: Path, how: WandbLogger) -> tuple[int, bool]:
         sink.finish(summary)
     sink.close(0)
     return count, not sink.broken
-
-
-def _config(run_folder: Path) -> dict[str, Any]:
-    try:
-        found = yaml.safe_load((run_folder / files.CONFIG).read_text())
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{run_folder / files.CONFIG}: cannot be read ({error}); restore the file") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{run_folder / files.CONFIG}: not the settings of a run; restore the file")
-    return found
 
 
 def _value(value: Any) -> Any:
@@ -87,6 +75,8 @@ def _whole(log: Path) -> Iterator[dict[str, Any]]:
             if not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
-            except ValueError:
+                record = json.loads(line)
+                assert isinstance(record, dict) and "kind" in record
+            except (ValueError, RecursionError, AssertionError):
                 raise UserError(f"{log}: line {number} is no record; restore the log") from None
+            yield record

@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mlrun import files
 from mlrun.errors import UserError, mistake
 from mlrun.report import results, whole
@@ -25,8 +23,6 @@ from mlrun.units import Rates, parse
 FILES = (files.CONFIG, files.PLAN, files.LOG)
 # A log that has not grown for so long belongs to a run that was ended.
 RUNNING_SECONDS = 600.0
-# libyaml where PyYAML has it: ten times faster, which a report over hundreds of runs feels.
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TRAIN = (b'"kind": "train"', b'"kind":"train"')
 
 
@@ -270,9 +266,7 @@ def read(folder: Path) -> Run:
         UserError: a file is no YAML or JSON, or lacks what every run has.
     """
     try:
-        config = yaml.load((folder / files.CONFIG).read_text(), Loader=_LOADER)
-        if not isinstance(config, dict):
-            raise UserError(f"{folder / files.CONFIG}: no settings in it; restore the file")
+        config = files.read_yaml(folder / files.CONFIG)
         plan = files.read_json(folder / files.PLAN)
         summary = _summary(folder)
         told, measured = _log(folder / files.LOG)
@@ -283,7 +277,7 @@ def read(folder: Path) -> Run:
             run = run if fault is None else replace(run, status="not whole", fault=fault)
         _ = run.endings
         run = replace(run, search=_search(folder), results=results.of_run(folder, measured))
-    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         of = "" if isinstance(error, UserError) else f"{type(error).__name__} "
         reason = " ".join(f"{of}{error}".split())
         remedy = f"leave it out or restore it ({reason})"

@@ -14,6 +14,7 @@ import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import accumulate, pairwise
@@ -188,8 +189,9 @@ def _tail(path: Path) -> Iterator[Mapping[str, Any]]:
         file.seek(start)
         lines = file.read().splitlines(keepends=True)[1 if start else 0 :]
     for line in lines:
-        if line.endswith(b"\n"):
-            yield json.loads(line)
+        with suppress(ValueError, RecursionError):  # an estimate goes by what can be read
+            if line.endswith(b"\n") and isinstance(record := json.loads(line), dict):
+                yield record
 
 
 def _flops_left(run: Run) -> list[tuple[int, float]]:

@@ -13,19 +13,16 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
-from typing import Any
-
-import yaml
 
 from mlrun import files
 from mlrun.config import Find
+from mlrun.errors import UserError
 
 # A run's held-out losses at level 1: (stage, cumulative FLOPs, loss in nats), in order.
 Curve = Sequence[tuple[int, float, float]]
 # Evaluations of one stage above the limit, one after the other, that make a run hopeless; that where a stage begins,
 # with the loss of a transfer, is none of them.
 IN_A_ROW = 2
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Pruned(Exception):
@@ -75,9 +72,12 @@ def _finished(folder: Path, method: str) -> list[Curve]:
 
 @cache
 def _whole(folder: Path) -> tuple[str, Curve]:
-    """Return the method and the curve of a finished run, which change no more."""
-    config: dict[str, Any] = yaml.load((folder / files.CONFIG).read_text(encoding="utf-8"), Loader=_LOADER)
-    return str(config["cycle"]["name"]), _curve(folder)
+    """Return the method and the curve of a finished run, which change no more; UserError if a file of it is damaged."""
+    config = files.read_yaml(folder / files.CONFIG)
+    try:
+        return str(config["cycle"]["name"]), _curve(folder)
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{folder}: not a run folder as mlrun writes it ({error!r}); restore or remove it") from None
 
 
 def _read(curve: Curve, flops: float) -> float | None:

@@ -151,6 +151,15 @@ def test_an_unknown_cost_can_be_declared_after_the_run_has_begun(mlrun: Command,
     assert source("B")["flops"] == 3 * 10**9
 
 
+@pytest.mark.parametrize("content", ["[" * 50_000, "null", '{"source": 3}', '{"source": {"parts": [{}]}}', "half"])
+def test_a_damaged_plan_is_a_line(mlrun: Command, content: str) -> None:
+    assert mlrun("init=A", "cycle=scratch", "run=D").code == 0
+    Path("D/summary.json").unlink()
+    Path("D/plan.json").write_text(content)
+    outcome = mlrun("init=A", "cycle=scratch", "run=D")
+    assert outcome.code == 2 and len(outcome.err) == 1 and "D/plan.json: " in outcome.err[0], outcome
+
+
 def test_what_a_begun_run_knows_is_not_declared(mlrun: Command) -> None:
     assert mlrun("init=A", "run=B").code == 0
     began = source("B")
@@ -246,6 +255,35 @@ def test_another_tokenizer_is_refused(mlrun: Command, tmp_path: Path) -> None:
     Path("A/model/tokenizer.json").unlink()
     refused(mlrun("init=A", "run=B"), "data.tokenizer=None: allowed: the tokenizer that the weights")
     assert mlrun("task=plan", "init=A", "data.tokenizer=same", "run=C").code == 0
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json"])
+def test_a_tokenizer_that_cannot_be_read_is_named(name: str, mlrun: Command) -> None:
+    Path("A/model/tokenizer.json").rename(Path("A/model") / name)
+    refused(mlrun("init=A", "run=B"), "data.tokenizer=None: allowed:", f"{name} beside them cannot be read")
+
+
+def test_what_was_published_of_generating_goes_on(mlrun: Command) -> None:
+    assert mlrun("task=export", "run=A", "target=hf").code == 0
+    facts = {"bos_token_id": 3, "eos_token_id": [0, 5]}
+    path = Path("hf/config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    beside = {
+        "generation_config.json": '{"eos_token_id": [5, 7], "temperature": 0.5}',
+        "chat_template.jinja": "{{ x }}",
+    }
+    for name, text in beside.items():
+        Path("hf", name).write_text(text)
+    assert mlrun("init=hf", "cycle=scratch", "run=B").code == 0
+    assert mlrun("task=export", "run=B", "target=again").code == 0
+    assert {name: Path("again", name).read_text() for name in beside} == beside
+    again = json.loads(Path("again/config.json").read_text())
+    assert {key: again[key] for key in facts} == facts
+    # An end that the user chose is what the model learns to stop with.
+    assert mlrun("init=hf", "data.end=ion", "cycle=scratch", "run=C").code == 0
+    words = json.loads(Path("C/model/tokenizer.json").read_text())["model"]["vocab"]
+    assert json.loads(Path("C/model/published.json").read_text()) == {"bos_token_id": 3, "eos_token_id": words["ion"]}
+    assert not Path("C/model/generation_config.json").exists()
 
 
 def test_sizes_that_nobody_gave_are_those_of_the_folder(mlrun: Command) -> None:

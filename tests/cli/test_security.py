@@ -18,6 +18,7 @@ from mlrun import config, files
 from mlrun.cli import command, points, preflight
 from mlrun.data import cache
 from mlrun.errors import UserError
+from mlrun.interop.read import open_folder
 
 PACKAGE = Path(config.__file__).parent
 
@@ -97,6 +98,47 @@ def test_what_hydra_and_the_plugins_bring_may_be_made() -> None:
         points.of(command.read([f"hydra/job_logging={choice}", f"hydra/hydra_logging={choice}"]))
     for launcher in ("basic", "local"):
         points.of(command.read(["-m", f"hydra/launcher={launcher}"]))
+
+
+def shipped() -> dict[str, set[str]]:
+    """Return the classes that our YAML files name, by group."""
+    found: dict[str, set[str]] = {group: set() for group in config.SERVES}
+    for path in config.conf_dir().rglob("*.yaml"):
+        for name in re.findall(r"^ {0,2}_target_: (mlrun\.\S+)", path.read_text(), re.MULTILINE):
+            group = next((g for g in found if path.parent.name == g or path.stem in BASES.get(g, ())), None)
+            if group is not None:
+                found[group].add(name)
+    return found
+
+
+BASES = {"model": ("_gpt", "_bert", "_llama", "_t5", "_deit"), "data": ("_text", "_images")}
+
+
+def test_a_class_serves_in_its_own_group_alone() -> None:
+    """One of another group would end in a traceback, or only once the run has begun."""
+    classes = shipped()
+    assert all(classes.values())
+    for group, own in classes.items():
+        for name in set.union(*classes.values()) | {"mlrun.config.Settings"}:
+            key = f"{group}.mine" if group in config.LISTS else group
+            if name in own:
+                config.serves(config.locate(name, key), key)
+                continue
+            with pytest.raises(UserError, match=f"^{key}._target_={name}: allowed: a class that serves as {group}"):
+                config.serves(config.locate(name, key), key)
+    said = refused("cycle=auto", "cycle.auto.probe=[{_target_:mlrun.log.wandb.WandbLogger}]", "run=unused")
+    assert "serves as growth" in said
+    assert "serves as logger" in refused("+logger.mine._target_=mlrun.evaluate.held_out.HeldOut", "run=unused")
+
+
+def test_a_folder_of_others_reads_no_variable_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOKEN", "12345678")
+    (tmp_path / "config.json").write_text('{"_target_": "mlrun.models.gpt.GPT", "vocab": "${oc.env:TOKEN}"}')
+    with pytest.raises(UserError, match=r"config\.json: vocab=.*write the value itself") as caught:
+        open_folder(tmp_path)
+    assert "12345678" not in str(caught.value)
+    with pytest.raises(UserError, match=r"tokenizer=.*write the value itself"):
+        config.literal({"data": {"tokenizer": ["${oc.env:TOKEN}"]}}, tmp_path / "config.yaml")
 
 
 def test_a_target_inside_a_part_is_no_key_of_it() -> None:

@@ -16,6 +16,7 @@ from corpora import SHARED, bert, error_of, given_tokenizer, gpt, problem, sente
 from mlrun.data.held_out import held_out
 from mlrun.data.text import tokenizer
 from mlrun.data.text.files import Files
+from mlrun.errors import UserError
 
 
 def test_training_a_tokenizer_is_deterministic_and_fills_the_vocabulary() -> None:
@@ -155,3 +156,11 @@ def test_cutting_long_words_changes_no_other_text() -> None:
     assert "".join(parts) == long and max(len(word) for part in parts for word in part.split()) == 1000
     blank = "a" + " " * 2500 + "b"
     assert list(tokenizer._bounded(blank)) == ["a" + " " * 1000, " " * 1000, " " * 500 + "b"]
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.txt"])
+def test_bytes_that_are_no_text_are_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"data\.tokenizer=.*is not one") as caught:
+        tokenizer.given_size(str(tmp_path))
+    assert len(caught.value.problems) == 1

@@ -72,6 +72,14 @@ def test_a_source_inside_its_target_is_refused(gpt: Path) -> None:
     assert "does not hold it" in refused(gpt, lambda: import_hf(gpt / "hf", link / "new"))
 
 
+@pytest.mark.parametrize("name", ["config.json", "config.yaml"])
+def test_a_folder_that_would_stand_for_another_model_is_refused(name: str, gpt: Path) -> None:
+    """Whoever reads a folder reads the `model/` in it first."""
+    (gpt / "other").mkdir()
+    (gpt / "other" / name).write_text("{}")
+    assert "would be read as the model" in refused(gpt, lambda: export_hf(gpt / "run", gpt / "other" / "model"))
+
+
 def test_an_empty_folder_stays_what_it_is(gpt: Path) -> None:
     (gpt / "disk").mkdir()
     before = (gpt / "disk").stat().st_ino

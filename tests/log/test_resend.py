@@ -12,7 +12,7 @@ import yaml
 from test_log import PLAN, RESEND, in_a_process, record, the_offline_run
 
 from mlrun.errors import UserError
-from mlrun.log.resend import settings
+from mlrun.log.resend import _whole, settings
 from mlrun.log.wandb import WandbLogger, resend_command, run_id
 
 WANDB = {"wandb": {"_target_": "mlrun.log.wandb.WandbLogger", "mode": "offline", "project": "p", "tags": ["a"]}}
@@ -109,6 +109,14 @@ def test_a_damaged_log_is_named(tmp_path: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as error:
         in_a_process(RESEND, folder)
     assert "log.jsonl: line 3 is no record" in error.value.stderr
+
+
+@pytest.mark.parametrize("line", ["[" * 50_000, "[1]", "{}", "half"])
+def test_what_is_no_record_is_named(tmp_path: Path, line: str) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text(f'{{"kind": "val"}}\n{line}\n')
+    with pytest.raises(UserError, match=r"log.jsonl: line 2 is no record"):
+        list(_whole(log))
 
 
 def test_the_command_is_one_that_a_shell_takes(tmp_path: Path) -> None:

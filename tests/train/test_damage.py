@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -292,6 +293,24 @@ def test_a_damaged_summary_is_one_line(cut: Path, damage: bytes) -> None:
     assert "summary.json: " in line and "remove it, and the run goes on" in line
 
 
+@pytest.mark.parametrize(
+    "name", ["plan.json", "config.yaml", "log.jsonl", "checkpoints/last.safetensors", "checkpoints/best.safetensors"]
+)
+def test_a_folder_in_the_place_of_a_file_is_one_line(cut: Path, name: str) -> None:
+    (cut / name).unlink()
+    (cut / name).mkdir()
+    assert name in refusal(cut)
+
+
+def test_a_finished_run_whose_model_is_gone_says_so(whole: Path, tmp_path: Path, capsys: Any) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
+    go_on(folder)
+    assert "its model is gone" not in capsys.readouterr().out
+    (folder / "model/model.safetensors").unlink()
+    go_on(folder)
+    assert "the run is finished, but its model is gone" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("what", [".", "checkpoints"])
 def test_a_folder_that_is_removed_under_a_run_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
@@ -429,11 +448,47 @@ def test_json_that_is_no_file_of_ours_is_one_line(tmp_path: Path, content: bytes
     assert len(caught.value.problems) == 1
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"[" * 200_000, "nested too deep"),  # which ends the process that reads it with libyaml
+        (b'{"a":' * 1_000, "nested too deep"),
+        (b"- " * 100_000 + b"a", "nested too deep"),
+        (b"\n".join(b" " * depth + b"a:" for depth in range(300)), "nested too deep"),
+        (b"- 1", "no settings in it"),
+        (b"a: [", "cannot be read as YAML"),
+        (b"\xff", "cannot be read as YAML"),
+        (b"", "no settings in it"),
+    ],
+)
+def test_yaml_that_is_no_file_of_ours_is_one_line(tmp_path: Path, content: bytes, told: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"config.yaml: .*{told}") as caught:
+        files.read_yaml(path)
+    (line,) = caught.value.problems
+    assert "\n" not in line and line.endswith("restore the file")
+
+
+def test_yaml_is_read_by_what_tells_that_it_is_deep() -> None:
+    """libyaml itself ends the process, so whoever reads a run's settings asks `files`."""
+    package = Path(files.__file__).parent
+    direct = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if re.search(r"CSafeLoader|yaml\.(safe_)?load\(|OmegaConf\.load\(", path.read_text())
+    }
+    assert direct == {"files.py", "cli/initial.py"}  # the latter reads what we ship
+
+
 def test_json_of_any_size_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "JSON_BYTES", 10)
+    monkeypatch.setattr(files, "YAML_BYTES", 10)
     (tmp_path / "config.json").write_text('{"key": "a long value"}')
     with pytest.raises(UserError, match="23 bytes are no file of ours"):
         files.read_json(tmp_path / "config.json")
+    with pytest.raises(UserError, match="23 bytes are no file of ours"):
+        files.read_yaml(tmp_path / "config.json")
 
 
 def test_a_safetensors_header_that_is_nested_too_deep_is_one_line(tmp_path: Path) -> None:

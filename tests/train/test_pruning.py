@@ -11,6 +11,7 @@ import toy
 import yaml
 
 from mlrun.config import Cycle, Eval, Find, Row
+from mlrun.errors import UserError
 from mlrun.train.pruning import Pruned, hopeless
 
 PRUNE = Find(prune=0.1, prune_after=2)
@@ -66,6 +67,14 @@ def test_a_loss_that_is_not_finite_is_hopeless(sweep: Path) -> None:
     text = (sweep / "run/log.jsonl").read_text().replace("Infinity", "null")
     (sweep / "run/log.jsonl").write_text(text)
     assert hopeless(sweep / "run", "toy", PRUNE) is not None
+
+
+@pytest.mark.parametrize(("name", "content"), [("log.jsonl", '{"kind": "val"\n'), ("config.yaml", "[" * 200_000)])
+def test_a_damaged_run_beside_it_is_named(sweep: Path, name: str, content: str) -> None:
+    told(sweep / "run", [5.0, 4.3, 3.3], status="running")
+    (sweep / "b" / name).write_text(content)
+    with pytest.raises(UserError, match=f"{sweep / 'b'}"):
+        hopeless(sweep / "run", "toy", PRUNE)
 
 
 def test_a_pruned_run_goes_on_bitwise(tmp_path: Path) -> None:

@@ -119,17 +119,16 @@ def given_size(name: str) -> int | None:
     files = given_files(name)
     if files is None:
         return None
-    if files[0].suffix == ".txt":
-        return len(_lines(files[0]))
-    text = files[0].read_text(encoding="utf-8")
     try:
-        content = json.loads(text)
+        if files[0].suffix == ".txt":
+            return len(_lines(files[0]))
+        content = json.loads(files[0].read_text(encoding="utf-8"))
         if len(files) == 2:
             return max(content.values()) + 1
         added = [token["id"] for token in content["added_tokens"]]
         words = content["model"]["vocab"]
         return max([len(words) - 1, *added, *(words.values() if isinstance(words, dict) else ())]) + 1
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(mistake("data.tokenizer", name, _WHERE, f"{files[0]} is not one; {_REMEDY}")) from None
 
 
