@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from mlrun.train.parallel import environment
+from mlrun.train.parallel import environment, processes
 
 # What is asked for; the greatest over all processes counts.
 NOTHING, SAVE, STOP = 0, 1, 2
@@ -35,8 +35,12 @@ class Signals:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen inside the block, then give the signals back to whoever had them."""
-        before = {number: signal.getsignal(number) for number in HEARD}
+        """Listen inside the block, then give the signals back to whoever had them.
+
+        Where another process was lost SIGTERM stays unheard: the launcher sends it to those that are left at once, and
+        what they have to say of it comes first.
+        """
+        after = before = {number: signal.getsignal(number) for number in HEARD}
         launcher = callable(before[signal.SIGUSR2])
         heard = [number for number in HEARD if before[number] != signal.SIG_IGN]
 
@@ -51,9 +55,13 @@ class Signals:
             signal.signal(number, hear)
         try:
             yield
+        except RuntimeError as error:
+            if processes.lost(error) is not None:
+                after = before | {signal.SIGTERM: signal.SIG_IGN}
+            raise
         finally:
             for number in heard:
-                signal.signal(number, before[number])
+                signal.signal(number, after[number])
 
     def _interrupt(self) -> None:
         """Say what the first Ctrl-C does; raise KeyboardInterrupt at the second, if this process is the only one.
