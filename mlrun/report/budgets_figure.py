@@ -31,7 +31,9 @@ def draw(one: Budgets, folder: Path, stem: str) -> list[Path]:
         panel = picture.subplots()
         for (name, rows), colour in zip(one.methods.items(), figure.COLOURS, strict=False):
             _method(panel, name, colour, one.tokens, rows)
-        _line(panel, ALONE, GREY, one.tokens, [alone(group) for group in one.groups])
+        smaller = [alone(group) for group in one.groups]
+        if any(value is not None for value in smaller):
+            _line(panel, ALONE, GREY, one.tokens, smaller)
         _axes(panel, one.tokens)
         ncols = 1 if max(map(len, one.methods)) > LONG else 2
         picture.legend(loc="outside upper center", ncols=ncols, frameon=False)
