@@ -39,9 +39,9 @@ def problems(folder: Path, resolved: Mapping[str, Any]) -> list[str]:
 
 def unwritable(folder: Path) -> list[str]:
     """Return a line if nothing can be written into `run`."""
-    return (
-        [] if writable(folder) else [mistake("run", folder, "a folder that can be written", "choose another run=...")]
-    )
+    if writable(folder):
+        return []
+    return [mistake("run", folder, "a folder that can be written", "choose another run=...")]
 
 
 def writable(folder: Path) -> bool:

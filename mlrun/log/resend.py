@@ -76,7 +76,8 @@ def _whole(log: Path) -> Iterator[dict[str, Any]]:
                 return
             try:
                 record = json.loads(line)
-                assert isinstance(record, dict) and "kind" in record
-            except (ValueError, RecursionError, AssertionError):
-                raise UserError(f"{log}: line {number} is no record; restore the log") from None
+            except (ValueError, RecursionError):
+                record = None
+            if not isinstance(record, dict) or "kind" not in record:
+                raise UserError(f"{log}: line {number} is no record; restore the log")
             yield record

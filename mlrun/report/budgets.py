@@ -6,6 +6,7 @@ for a large one. So the savings of one group say little of the next one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,11 +49,11 @@ def parameters(group: Group) -> float:
 def over_budgets(groups: Sequence[Group]) -> list[Budgets]:
     """Return what one optimizer was run at two budgets or more for, the most budgets first.
 
-    Groups without a baseline say nothing.
+    Groups without a baseline that ended at a loss say nothing.
     """
     by_task: dict[str, list[Group]] = {}
     for group in groups:
-        if group.baselines and group.rows and group.runs[0].plan.get("levels"):
+        if group.loss.mean is not None and group.rows and group.runs[0].plan.get("levels"):
             run = group.runs[0]
             optimizer = (run.config.get("optimizer") or {}).get("_target_")
             by_task.setdefault(f"{optimizer} {pairing.task(run)}", []).append(group)
@@ -65,7 +66,7 @@ def _one_each(groups: Sequence[Group]) -> Iterator[Group]:
     left = sorted(groups, key=budget_tokens)
     while left:
         same = [group for group in left if pairing.same_budget(group.runs[0], left[0].runs[0])]
-        yield min(same, key=lambda group: group.loss.mean or 0.0)
+        yield min(same, key=lambda group: math.inf if group.loss.mean is None else group.loss.mean)
         left = [group for group in left if group not in same]
 
 
@@ -88,8 +89,7 @@ def alone(group: Group) -> float | None:
     """Return what a smaller model alone saved at L*, the least over the seeds; None where a seed has none."""
     if not group.smaller or set(group.smaller) != set(group.baselines):
         return None
-    costs = [(one.point.flops, group.baselines[seed].final) for seed, one in group.smaller.items()]
-    return min(1 - flops / final.flops for flops, final in costs if final is not None)
+    return min(group.smaller_saved)
 
 
 def table(one: Budgets) -> Table:
@@ -98,7 +98,7 @@ def table(one: Budgets) -> Table:
     levels = [f"{group.loss.mean:.4f}\n{tables.tuning(group)}" for group in one.groups]
     rows = [("L*, from scratch", *levels), (ALONE, *(_alone(group) for group in one.groups))]
     rows += [(name, *map(_cell, found)) for name, found in one.methods.items()]
-    model, _, _ = tables.baseline_line(one.groups[0]).partition(": ")[2].partition(", budget")
+    model = tables.model(one.groups[0].runs[0])
     numbers = ", ".join(f"{group.number}" for group in one.groups)
     return Table(f"{model}: FLOPs saved as the budget grows (groups {numbers}).", ("method", *by), tuple(rows), 1)
 
@@ -117,6 +117,6 @@ def _alone(group: Group) -> str:
 def _cell(row: Row | None) -> str:
     if row is None:
         return "not tried"
-    said = tables.claimed(row) + (f"\n{len(row.pairs)} seed" + ("s" if len(row.pairs) != 1 else ""))
+    said = f"{tables.claimed(row)}\n{tables.count(len(row.pairs), 'seed')}"
     said += f" (+{len(row.unfinished)} unfinished)" if row.unfinished else ""
     return said if row.annealed else f"{said}, un-annealed"

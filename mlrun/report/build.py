@@ -85,8 +85,8 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
     """
     if isinstance(runs, str):
         raise UserError(mistake("runs", runs, "a list of folders", "put it into a list"))
-    named = [Path(path) for path in runs]
-    folders = find([path.expanduser() for path in named])
+    named = [Path(path).expanduser() for path in runs]
+    folders = find(named)
     groups = tuple(compare(read_all(folders)))
     out = place(named, folders) / "report" if out is None else Path(out).expanduser()
     found = searches(groups)

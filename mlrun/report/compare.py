@@ -159,6 +159,12 @@ class Group:
         return any(row.annealed for row in self.rows)
 
     @property
+    def smaller_saved(self) -> list[float]:
+        """What a smaller model alone saved of each baseline's FLOPs, for the seeds that have one."""
+        pairs = [(one.point.flops, self.baselines[seed].final) for seed, one in self.smaller.items()]
+        return [1 - flops / final.flops for flops, final in pairs if final is not None]
+
+    @property
     def paired(self) -> list[int]:
         """The seeds that savings are of; without any, those of the baselines."""
         found = {pair.run.seed for row in self.rows for pair in row.pairs}

@@ -235,16 +235,12 @@ def _curves_hint(group: Group) -> str:
     methods = len({row.method for row in group.rows})
     if methods > len(figure.COLOURS) or len({run.seed for run in group.runs}) > charts.SEEDS:
         told.append(
-            f"Drawn are the baseline and, of {_count(methods, 'method')}, up to {len(figure.COLOURS)} with the lowest "
-            f"final losses, each at its best rate, with up to {charts.SEEDS} seeds."
+            f"Drawn are the baseline and, of {tables.count(methods, 'method')}, up to {len(figure.COLOURS)} with the "
+            f"lowest final losses, each at its best rate, with up to {charts.SEEDS} seeds."
         )
     if any(run.source for run in group.runs):
         told.append("What a source cost is in the savings, and not in these curves.")
     return " ".join(told)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _table(table: Table) -> str:
@@ -261,7 +257,7 @@ def _quality(table: Table) -> str:
     shown = _table(replace(table, rows=tuple(row for row in table.rows if row not in parts)))
     if not parts:
         return shown
-    told = f"<summary>{_count(len(parts), 'row')} of parts of these tasks</summary>"
+    told = f"<summary>{tables.count(len(parts), 'row')} of parts of these tasks</summary>"
     return f"{shown}<details>{told}{_cells(table.header, parts, table.numbers)}</details>"
 
 
@@ -320,7 +316,7 @@ def _settings(group: Group) -> str:
             table = _cells(("setting", "baseline", "method"), rows, 3)
             parts.append(
                 f'<details class="settings"><summary>'
-                f"{escape(row.method)}: {_count(len(rows), 'setting')}</summary>{table}</details>"
+                f"{escape(row.method)}: {tables.count(len(rows), 'setting')}</summary>{table}</details>"
             )
     if not parts:
         return ""
@@ -345,7 +341,7 @@ def _ledger(group: Group) -> str:
     shown = runs[:LEDGERS]
     rows = [row for run in shown for row in _ledger_rows(run, names[run.folder])]
     header = ("run", "stage", "level", "steps", "tokens", "FLOPs", "seconds")
-    title = f"{_count(len(rows), 'stage')} of {_count(len(shown), 'run')}"
+    title = f"{tables.count(len(rows), 'stage')} of {tables.count(len(shown), 'run')}"
     title += f" (of {len(runs)}; report.json has all)" if len(runs) > len(shown) else ""
     best = [run for run in _compared(group) if run in runs][:LEDGERS]
     return (

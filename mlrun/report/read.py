@@ -224,8 +224,7 @@ def place(named: Sequence[Path], found: Sequence[Path]) -> Path:
 
     So one run of a folder and three of it go to the same place, which lies in a run only where that run was named.
     """
-    folders = [path.expanduser() for path in named]
-    return above(folders if folders and all(path.is_dir() for path in folders) else found)
+    return above(named if named and all(path.is_dir() for path in named) else found)
 
 
 def _remedy(path: Path) -> str:

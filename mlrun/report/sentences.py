@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from mlrun.report.compare import Group, Row
 from mlrun.report.headline import AT_LEAST, NUMBERS
-from mlrun.report.read import Run
 from mlrun.report.stats import Spread
 from mlrun.report.tables import ordered, percent
 from mlrun.units import human
@@ -27,18 +26,13 @@ def _smaller(group: Group) -> list[str]:
     """Say with how much less a smaller model alone ends at the baseline's loss, the least over the seeds."""
     if not group.smaller:
         return []
-    saved = [1 - one.point.flops / _flops(group.baselines[seed]) for seed, one in group.smaller.items()]
+    saved = group.smaller_saved
     sizes = {human(one.run.plan["levels"][0]["parameters"]) for one in group.smaller.values()}
     of = "one seed" if len(group.baselines) == 1 else f"{len(saved)} of {_seeds(len(group.baselines))}"
     return [
         f"A smaller model alone ({', '.join(sorted(sizes))} parameters), from scratch, ends at or below the baseline's "
         f"loss with {_less(min(saved), False)} ({of}): the model is too large for this budget, cycle or none."
     ]
-
-
-def _flops(run: Run) -> float:
-    assert run.final is not None
-    return run.final.flops
 
 
 def sentence(group: Group, row: Row) -> str:

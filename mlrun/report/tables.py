@@ -307,14 +307,14 @@ def _nats(found: Spread) -> str:
 def baseline_line(group: Group) -> str:
     """Return what the group is and which baseline everything is measured against."""
     run = group.runs[0]
-    what = f"Group {group.number}: {_model(run)}, budget {run.config['budget']}, batch {run.config['batch']}."
+    what = f"Group {group.number}: {model(run)}, budget {run.config['budget']}, batch {run.config['batch']}."
     if not group.baselines:
         return f"{what} No finished baseline."
     best = next(iter(group.baselines.values()))
     rates = ", ".join(f"{lr:g}" for lr in sorted({b.lr for b in group.baselines.values()}))
     loss, seeds = group.loss, len(group.baselines)
     spread = "" if loss.sd is None else f" ± {loss.sd:.4f}"
-    level = f"L* = {loss.mean:.4f}{spread} ({_count(seeds, 'seed')})"
+    level = f"L* = {loss.mean:.4f}{spread} ({count(seeds, 'seed')})"
     return f"{what} Baseline {pairing.called([best])} at rate {rates} ({tuning(group)}), {level}."
 
 
@@ -327,11 +327,13 @@ def tuning(group: Group) -> str:
     return f"best of {group.tried}" + (", at the edge of its sweep" if group.edge else "")
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 seed, 3 seeds."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _model(run: Run) -> str:
+def model(run: Run) -> str:
+    """Return what a run trains: its kind and its parameters."""
     name = str(run.config["model"].get("_target_", "model")).rpartition(".")[2]
     parameters = next((level["parameters"] for level in run.plan.get("levels", []) if level["level"] == 1), None)
     return name if parameters is None else f"{name}, {parameters / 1e6:.3g}M parameters"
