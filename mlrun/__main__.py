@@ -11,10 +11,10 @@ from pathlib import Path
 import hydra
 
 from mlrun import files
-from mlrun.cli import capacity, command, points, preflight
+from mlrun.cli import capacity, command, explain, points, preflight
 from mlrun.cli.blame import line
 from mlrun.cli.jobs import Jobs
-from mlrun.cli.messages import lasting_output, print_error, user_errors
+from mlrun.cli.messages import lasting_output, print_error, print_once, user_errors
 from mlrun.cli.tasks import perform
 from mlrun.config import conf_dir
 from mlrun.errors import UserError
@@ -25,6 +25,9 @@ def main() -> None:
     capacity.spin_briefly()
     with lasting_output(), user_errors(), _interrupted("interrupted"):
         asked = command.read(sys.argv[1:])
+        if asked.subjects:
+            print_once(explain.text(asked))
+            return
         found = [] if asked.helps else points.of(asked)
         if asked.informs:
             _inform(asked)

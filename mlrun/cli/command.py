@@ -31,11 +31,15 @@ PATHS = (
 
 @dataclass(frozen=True)
 class Command:
-    """A command line: `overrides` with the search path of the user's own YAML files, and the `rest`, its flags."""
+    """A command line: `overrides` with the search path of the user's own YAML files, and the `rest`, its flags.
+
+    `subjects` are the groups and keys that `--help` is asked about.
+    """
 
     flags: argparse.Namespace
     overrides: tuple[str, ...]
     rest: tuple[str, ...]
+    subjects: tuple[str, ...] = ()
 
     @property
     def informs(self) -> bool:
@@ -52,6 +56,10 @@ def read(argv: Sequence[str]) -> Command:
     """Return the command line; UserError for what Hydra cannot parse."""
     arguments = [_quoted(_utf8(argument)) for argument in argv]
     flags = _parser().parse_intermixed_args(arguments)
+    subjects = tuple(word for word in flags.overrides if flags.help and not set(word) & set("=+~"))
+    if subjects:
+        said = (o for o in flags.overrides if o not in subjects)
+        return Command(flags, (*said, *_search_path(flags)), (), subjects)
     if flags.help or flags.hydra_help:  # which are the same whatever else is asked for
         return Command(flags, tuple(_search_path(flags)), ("--help" if flags.help else "--hydra-help",))
     _judge(flags)

@@ -104,7 +104,7 @@ class Point:
 
 def of(command: Command) -> list[Point]:
     """Return every configuration of a command line, in order; UserError with everything that does not compose."""
-    with _loader() as loader:
+    with hydra_loader() as loader:
         overrides = parsed(command.overrides, loader)
         _refuse_edits(overrides)
         sweep = command.flags.multirun or any(o.input_line == "hydra.mode=MULTIRUN" for o in overrides)
@@ -112,14 +112,14 @@ def of(command: Command) -> list[Point]:
             if lists := [str(o.input_line) for o in overrides if o.is_sweep_override()]:
                 remedy = "allowed: one value; add -m to run each, or write a list as [a,b]"
                 raise UserError([f"{text}: {remedy}" for text in lists])
-            config = _load(loader, list(command.overrides), RunMode.RUN)
+            config = compose(loader, list(command.overrides), RunMode.RUN)
             if config.hydra.mode != RunMode.MULTIRUN:
                 return [_single(config, "run.dir", "")]
         return _sweep(loader, overrides)
 
 
 @contextmanager
-def _loader() -> Iterator[ConfigLoader]:
+def hydra_loader() -> Iterator[ConfigLoader]:
     with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir()), job_name="mlrun"):
         yield GlobalHydra.instance().config_loader()
 
@@ -145,7 +145,8 @@ def _reading() -> Iterator[None]:
         raise UserError(unresolved(error)) from None
 
 
-def _load(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:
+def compose(loader: ConfigLoader, overrides: list[str], mode: RunMode) -> DictConfig:
+    """Return what overrides compose to; UserError with what is wrong."""
     try:
         return loader.load_configuration(CONFIG, overrides, run_mode=mode)
     except Exception as error:
@@ -196,7 +197,7 @@ def _settings(config: DictConfig) -> DictConfig:
 
 def _sweep(loader: ConfigLoader, overrides: list[Override]) -> list[Point]:
     """Return the points of a grid; of another sweeper's, only what all of them share."""
-    master = _load(loader, [str(o.input_line) for o in overrides if not o.is_sweep_override()], RunMode.MULTIRUN)
+    master = compose(loader, [str(o.input_line) for o in overrides if not o.is_sweep_override()], RunMode.MULTIRUN)
     for plugin in ("launcher", "sweeper"):
         if OmegaConf.select(master, f"hydra.{plugin}._target_") is None:
             raise UserError(mistake(f"hydra/{plugin}", "null", "a choice", "leave it out"))
@@ -326,14 +327,14 @@ class _Composer:
         lines = [line for o in wrong for line in self._reasons((*files, str(o.input_line)))]
         if lines:
             raise UserError(dict.fromkeys(lines))
-        return _settings(_load(self._loader, [*self._fixed, *job], RunMode.RUN))
+        return _settings(compose(self._loader, [*self._fixed, *job], RunMode.RUN))
 
     def _reasons(self, overrides: tuple[str, ...]) -> list[str]:
         """Return why overrides do not compose, nothing if they do; found once, since it takes seconds."""
         if overrides not in self._refused:
             self._refused[overrides] = []
             try:
-                _load(self._loader, [*self._fixed, *overrides], RunMode.RUN)
+                compose(self._loader, [*self._fixed, *overrides], RunMode.RUN)
             except UserError as error:
                 self._refused[overrides] = error.problems
         return self._refused[overrides]
@@ -348,7 +349,7 @@ class _Composer:
             if lines := self._refused.get(files):
                 raise UserError(lines)
             try:
-                config = _load(self._loader, [*self._fixed, *files], RunMode.RUN)
+                config = compose(self._loader, [*self._fixed, *files], RunMode.RUN)
             except UserError as error:
                 self._refused[files] = error.problems
                 raise

@@ -695,8 +695,8 @@ def test_the_last_of_equal_keys_wins_and_a_glob_is_a_sweep(mlrun: Command) -> No
 def test_hundreds_of_points_differ_in_values_only_and_compose_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are read once for each set of choices; each point equals what Hydra itself composes."""
     loads: list[Any] = []
-    load = points._load
-    monkeypatch.setattr(points, "_load", lambda *given: loads.append(given) or load(*given))
+    load = points.compose
+    monkeypatch.setattr(points, "compose", lambda *given: loads.append(given) or load(*given))
     found = points.of(command.read(["-m", "run=s", "seed=range(50)", "cycle=scratch,2level", "optimizer.lr=2e-3"]))
     assert len(found) == 100 and len({point.folder for point in found}) == 100 and len(loads) == 3
     (alone,) = points.of(command.read(["run=s", "seed=49", "cycle=2level", "optimizer.lr=2e-3"]))

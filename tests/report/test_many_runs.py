@@ -62,8 +62,8 @@ def test_what_the_points_of_a_grid_share_is_read_once_and_right(monkeypatch: pyt
 
 def test_what_is_wrong_in_all_of_a_grid_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hydra takes a second to say what is wrong with a value; each wrong one is named all the same."""
-    loads, load_ = [], points._load
-    monkeypatch.setattr(points, "_load", lambda *how: loads.append(how) or load_(*how))
+    loads, load_ = [], points.compose
+    monkeypatch.setattr(points, "compose", lambda *how: loads.append(how) or load_(*how))
     with pytest.raises(UserError) as refused:
         points.of(command.read(["-m", "run=unused", "seed=range(5)", "model.layers=2,3", "log_every=often,1"]))
     assert len(loads) == 2 + 3  # what all share, with and without -m, and each wrong value
