@@ -97,7 +97,7 @@ def table(one: Budgets) -> Table:
     by = [f"{human(budget_tokens(group))} tokens\n{tokens:.3g} a parameter" for group, tokens in _each(one)]
     levels = [f"{group.loss.mean:.4f}\n{tables.tuning(group)}" for group in one.groups]
     rows = [("L*, from scratch", *levels), (ALONE, *(_alone(group) for group in one.groups))]
-    rows += [(name, *map(_cell, found)) for name, found in one.methods.items()]
+    rows += [(name, *map(_cell, found, one.groups)) for name, found in one.methods.items()]
     model = tables.model(one.groups[0].runs[0])
     numbers = ", ".join(f"{group.number}" for group in one.groups)
     return Table(f"{model}: FLOPs saved as the budget grows (groups {numbers}).", ("method", *by), tuple(rows), 1)
@@ -109,14 +109,19 @@ def _each(one: Budgets) -> list[tuple[Group, float]]:
 
 def _alone(group: Group) -> str:
     if not group.controls:
-        return "not tried"
+        return _absent(group)
     saved = alone(group)
     return "above L*, or dearer" if saved is None else tables.percent(saved)
 
 
-def _cell(row: Row | None) -> str:
+def _absent(group: Group) -> str:
+    """Say that a group lacks something, which another group of that budget may have."""
+    return f"not in group {group.number}"
+
+
+def _cell(row: Row | None, group: Group) -> str:
     if row is None:
-        return "not tried"
+        return _absent(group)
     said = f"{tables.claimed(row)}\n{tables.count(len(row.pairs), 'seed')}"
     said += f" (+{len(row.unfinished)} unfinished)" if row.unfinished else ""
     return said if row.annealed else f"{said}, un-annealed"

@@ -44,7 +44,8 @@ def test_a_method_stands_at_each_budget_with_what_it_saved_there(tmp_path: Path)
     assert name == "grow" and [row is not None and row.spread("flops").reached for row in rows] == [1, 0]
     table = budgets.table(one)
     assert [cell.partition("\n")[0] for cell in table.rows[0]] == ["L*, from scratch", "3.0000", "3.0000"]
-    assert table.rows[1] == (budgets.ALONE, "not tried", "not tried")
+    absent = [f"not in group {group.number}" for group in one.groups]
+    assert table.rows[1] == (budgets.ALONE, *absent)
     assert table.rows[2][2] == "not reached\n1 seed, un-annealed" and "%" in table.rows[2][1]
     assert "\n" not in table.markdown().splitlines()[2] and table.markdown().splitlines()[2].count("<br>") == 2
 
@@ -64,6 +65,17 @@ def test_of_two_groups_of_a_budget_the_better_baseline_counts(tmp_path: Path) ->
     run(tmp_path / "method", "grow", 1000, 2.5, batch=8)
     (one,) = found(tmp_path)
     assert one.groups[1].loss.mean == 2.5 and one.groups[1].runs[0].config["batch"] == 8
+
+
+def test_a_method_that_ran_beside_a_worse_baseline_alone_is_not_called_untried(tmp_path: Path) -> None:
+    two(tmp_path)
+    run(tmp_path / "third", "scratch", 2000, 2.0)
+    run(tmp_path / "better", "scratch", 1000, 2.5, batch=8)
+    run(tmp_path / "other", "grow", 1000, 2.5, batch=8, cycle={"optimizer_policy": "carry"})
+    run(tmp_path / "again", "grow", 2000, 2.0)
+    (one,) = found(tmp_path)
+    (cells,) = budgets.table(one).rows[2:]
+    assert cells[2] == f"not in group {one.groups[1].number}" and "seed" in cells[1] and "seed" in cells[3]
 
 
 def test_one_budget_other_data_or_another_optimizer_is_no_course(tmp_path: Path) -> None:
