@@ -278,17 +278,20 @@ def _with_error(result: Any) -> str:
 
 
 def sample(settings: DictConfig, folder: Path | None) -> None:
-    """Let the model of a run, or of the folder `source`, say something; shown as it comes."""
+    """Let the model of a run, or of the folder `source`, say something; shown as it comes, a picture on a terminal."""
     wanted, ask = OmegaConf.to_object(settings.hardware), OmegaConf.to_object(settings.sample)
     assert isinstance(wanted, Hardware) and isinstance(ask, Sample)
     hardware, _ = device.settled(wanted, None)
+    from rich.console import Console
+
+    from mlrun.evaluate.picture import show as show_picture
     from mlrun.evaluate.sample import say
 
-    key = "run" if settings.source is None else "source"
+    console, key = Console(), "run" if settings.source is None else "source"
     model = folder if settings.source is None else path(settings, "source")
     assert model is not None, "looked at before"
     said = []
-    for part in say(model, key, ask, settings.seed, hardware):
+    for part in say(model, key, ask, settings.seed, hardware, lambda pixels: show_picture(pixels, console)):
         print(part, end="", flush=True)
         said.append(part)
     if ask.file is not None:

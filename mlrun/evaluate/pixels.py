@@ -20,8 +20,8 @@ FILE = "preprocessor_config.json"
 BICUBIC = 3
 
 
-def pixels(folder: Path, image: str, sizes: Sizes) -> np.ndarray:
-    """Return a picture as the model reads it, float32 (C, H, W).
+def pixels(folder: Path, image: str, sizes: Sizes) -> tuple[np.ndarray, Frame]:
+    """Return a picture as the model reads it, float32 (C, H, W), and the frame that made it so.
 
     Raises:
         UserError: no picture is there or it is broken, or the folder does not say how pixels are made.
@@ -38,8 +38,8 @@ def pixels(folder: Path, image: str, sizes: Sizes) -> np.ndarray:
         raise UserError(f"{folder / FILE}: allowed: {fine}; restore the file")
     picture = decoded(Stored(str(path), 0, str(path)), frame.mode)
     if _squeezes(said):
-        return frame.normal(picture.resize((frame.side, frame.side), said.get("resample", BICUBIC)))
-    return evaluated(picture, frame)
+        return frame.normal(picture.resize((frame.side, frame.side), said.get("resample", BICUBIC))), frame
+    return evaluated(picture, frame), frame
 
 
 def _squeezes(said: Mapping[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,16 @@ from mlrun.train.parallel import environment, processes
 BEST = 5
 # What a prompt may call the mask, whatever the tokenizer calls it.
 MASK = "[MASK]"
+# Whoever wants to see the picture that is asked about.
+Look = Callable[[np.ndarray], None]
 
 
-def say(folder: Path, key: str, ask: Sample, seed: int, hardware: Hardware) -> Iterator[str]:
+def say(
+    folder: Path, key: str, ask: Sample, seed: int, hardware: Hardware, look: Look = lambda pixels: None
+) -> Iterator[str]:
     """Yield the parts of what the model in a folder says, as they come; `key` is the setting that named the folder.
+
+    `look` is given the picture that is asked about, before the first part: as the model sees it, uint8 (H, W, C).
 
     Raises:
         UserError: no model is there, it cannot do this, or a setting is wrong; before the first part.
@@ -50,7 +56,7 @@ def say(folder: Path, key: str, ask: Sample, seed: int, hardware: Hardware) -> I
     ranks = processes.start(hardware)
     try:
         net = network(found, ranks, hardware).eval()
-        yield from _said(net, found, ask, seed, Context(None, 1, hardware, ranks, words=known))
+        yield from _said(net, found, ask, seed, Context(None, 1, hardware, ranks, words=known), look)
     finally:
         processes.stop(ranks)
 
@@ -78,10 +84,10 @@ def wrong(ask: Sample, model: Model) -> list[str]:
     return mistakes("sample.", checks)
 
 
-def _said(net: Network, found: Checkpoint, ask: Sample, seed: int, context: Context) -> Iterator[str]:
+def _said(net: Network, found: Checkpoint, ask: Sample, seed: int, context: Context, look: Look) -> Iterator[str]:
     if found.model.objective == "image":
         assert ask.image is not None
-        yield from _classes(net, found, ask.image, context)
+        yield from _classes(net, found, ask.image, context, look)
     elif found.model.objective == "mlm":
         assert ask.prompt is not None
         yield from _filled(net, ask.prompt, context)
@@ -175,9 +181,10 @@ def _with_masks(prompt: str, known: Words) -> tuple[list[int], list[int]]:
 # Pictures
 
 
-def _classes(net: Network, found: Checkpoint, image: str, context: Context) -> Iterator[str]:
+def _classes(net: Network, found: Checkpoint, image: str, context: Context, look: Look) -> Iterator[str]:
     """Yield the likeliest classes of a picture, a line each with its probability."""
-    picture_CHW = pixels(found.folder, image, found.model.sizes())
+    picture_CHW, frame = pixels(found.folder, image, found.model.sizes())
+    look(frame.visible(picture_CHW))
     images_BCHW = torch.from_numpy(np.ascontiguousarray(picture_CHW))[None].to(context.ranks.device)
     with torch.no_grad(), autocast(context.hardware, context.ranks.device):
         probability_V = net.logits({"images": images_BCHW})[0].float().softmax(-1)

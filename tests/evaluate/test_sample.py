@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 from hf_folders import POSITIONS
+from rich.console import Console
 from test_own_data import Reference
 
 from mlrun.cli import command, points
 from mlrun.cli.tasks import perform
 from mlrun.config import Hardware, Sample
 from mlrun.errors import UserError
+from mlrun.evaluate.picture import halves, show
 from mlrun.evaluate.sample import drawn, say
 
 transformers = pytest.importorskip("transformers", reason="the reference is not installed")
@@ -115,9 +118,30 @@ def test_a_picture_has_the_classes_of_transformers(tmp_path: Path) -> None:
     for way in ways:
         said_of_pixels = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, **way}
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(said_of_pixels))
-        assert said(tmp_path, image=str(tmp_path / "a.png")).splitlines() == expected
+        seen: list[np.ndarray] = []
+        parts = say(tmp_path, "source", Sample(image=str(tmp_path / "a.png")), 0, Hardware(), seen.append)
+        assert next(parts) == f"{expected[0]}\n" and np.array_equal(seen[0], shown), "the picture comes first"
+        assert [line.rstrip("\n") for line in parts] == expected[1:]
     assert "sample.image=nowhere: allowed: a picture's file" in refused(tmp_path, image="nowhere")
     assert "sample.image=None: allowed: a picture's file for a model of images" in refused(tmp_path)
+
+
+def test_a_terminal_shows_the_picture_in_half_blocks_and_a_file_does_not() -> None:
+    upper, lower = [[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [9, 8, 7]]
+    pixels_HWC = np.array([upper, lower, lower, upper], np.uint8)
+    terminal, file = StringIO(), StringIO()
+    show(pixels_HWC, Console(file=terminal, force_terminal=True, color_system="truecolor", width=80))
+    first, second = terminal.getvalue().splitlines()
+    assert first.startswith("\x1b[38;2;255;0;0;48;2;0;0;255m▀") and "38;2;0;255;0;48;2;9;8;7m▀" in first
+    assert second.startswith("\x1b[38;2;0;0;255;48;2;255;0;0m▀") and first.count("▀") == second.count("▀") == 2
+    show(pixels_HWC, Console(file=file))
+    assert file.getvalue() == ""
+
+
+@pytest.mark.parametrize(("shape", "size"), [((28, 28, 1), (28, 14)), ((224, 224, 3), (40, 20)), ((3, 9, 3), (9, 2))])
+def test_a_picture_is_no_wider_than_the_terminal(shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    rows = halves(np.full(shape, 7, np.uint8), 40).plain.splitlines()
+    assert ({len(row) for row in rows}, len(rows)) == ({size[0]}, size[1])
 
 
 # What is refused

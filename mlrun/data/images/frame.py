@@ -67,3 +67,9 @@ class Frame:
             np.subtract(image_HW, np.float32(mean), out=image_HW)
             np.divide(image_HW, np.float32(std), out=image_HW)
         return image_CHW
+
+    def visible(self, image_CHW: np.ndarray) -> np.ndarray:
+        """Return the colours of a normalised picture, uint8 (H, W, C): the inverse of `normal`."""
+        column = (len(self.mean), 1, 1)
+        shares_CHW = image_CHW * np.reshape(self.std, column) + np.reshape(self.mean, column)
+        return np.clip(np.rint(255 * shares_CHW), 0, 255).astype(np.uint8).transpose(1, 2, 0)
