@@ -44,7 +44,8 @@ def test_an_example_runs_as_printed(title: str, tmp_path: Path) -> None:
 
 
 def test_every_part_that_can_be_added_has_an_example() -> None:
-    parts = ("model", "coarsening", "growth method", "data source", "optimizer", "evaluation", "logger")
+    parts = ("model", "coarsening", "growth method", "cycle", "method")
+    parts += ("data source", "optimizer", "evaluation", "logger")
     assert {title.split(" ", 1)[1] for title in SECTIONS} == set(parts)
 
 
