@@ -430,7 +430,7 @@ class Run:
             values |= {f"own_{name}": getattr(own, name) for name in ("step", "tokens", "flops", "flops_body")}
             values["own_seconds"] = self.progress.forks[str(stage.fork)] + self.progress.stage_seconds[stage.index]
         elif stage.transfer == "decoalesce":
-            values |= copy_similarity(trainee.net, self.plan.level(stage.level), self.ranks.placement)
+            values |= copy_similarity(trainee.net, self.plan.pair(stage), self.ranks.placement)
         self._write(record(job, stage, step, "val", **values))
         if self.config.settings.health:
             self._look(job, stage, trainee, step)

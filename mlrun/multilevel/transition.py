@@ -64,14 +64,14 @@ class Transition:
             return (before if self._carry else Snapshot({"weights": before.weights})), None
         self.tell(f"{stage.transfer} to level {stage.level}", 0, None)
         if stage.transfer == "coalesce":
-            pair = self.plan.level(stage.level - 1)
+            pair = self.plan.pair(stage)
             self.kept[pair.number] = before
             grown = after = transfer.coalesce(before, pair, self._carried, self.ranks.placement)
             source, target = pair, self.plan.level(stage.level)
         else:
             grown = self._grown(stage, before, averaged, step)
             after = self._blended(stage, grown)
-            source, target = self.plan.level(stage.level + 1), (pair := self.plan.level(stage.level))
+            source, target = self.plan.level(stage.level + 1), (pair := self.plan.pair(stage))
         measured = self._measured((source, before), (target, grown), (target, after))
         return after, transfer.receipt(stage.transfer, stage.alpha, pair, (measured[0], measured[1], measured[2][0]))
 
@@ -104,12 +104,12 @@ class Transition:
             self.kept[stage.level + 1] = Snapshot({"weights": coarse.weights})
         whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.optimizer_steps)
         with self.clock.during("training" if stage.entry_flops.total > 0 else "transfer"):
-            grown: Snapshot = growth.grow(whole, self.plan.level(stage.level), context)
+            grown: Snapshot = growth.grow(whole, self.plan.pair(stage), context)
         return grown
 
     def _blended(self, stage: Stage, grown: Snapshot) -> Snapshot:
         """Return the decoalesced model after noise and interpolation with the model kept at this level."""
-        settings, level = self.config.settings, self.plan.level(stage.level)
+        settings, level = self.config.settings, self.plan.pair(stage)
         if settings.cycle.noise > 0:
             assert level.resize is not None
             placement, params = self.ranks.placement, level.model.params()

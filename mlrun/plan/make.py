@@ -67,7 +67,8 @@ def _levels(config: Config) -> tuple[Level, ...]:
         inexact = () if resize is None else tuple(config.growth.inexact(resize, _post_norm(model)))
         state, update = config.optimizer.state_bytes(model), config.optimizer.update_flops(model)
         flops = model.flops(whole.sequence, whole.targets)
-        levels.append(Level(number, model, parameters, flops, resize, inexact, state, update))
+        turns = () if resize is None else config.coarsening.turns(model.sizes())
+        levels.append(Level(number, model, parameters, flops, resize, inexact, state, update, turns))
         model = model.resize(resize.coarse) if resize is not None else model
     return tuple(levels)
 
@@ -122,6 +123,7 @@ def _stages(config: Config, levels: tuple[Level, ...], budget: int, steps: Mappi
         level, samples = levels[row.level - 1], _samples(config, row)
         scale = cycle.lr_scale[row.level - 1] if cycle.lr_scale else 1.0
         draft = Stage(i, row.level, samples, *_cost(config, level, transfer, samples), scale, transfer, alpha)
+        draft = replace(draft, turn=_turn(cycle, [kind for kind, _ in transfers], i))
         drafts.append(replace(draft, fade=_fade(config, level, draft), update_flops=level.update_flops))
     probes = [_probe_steps(config, draft, budget) for draft in drafts]
     counts = _stage_steps(config, levels[0], drafts, budget, steps, probes)
@@ -250,6 +252,13 @@ def _transfer(cycle: Cycle, i: int, kept: set[int]) -> tuple[str | None, float |
         return "decoalesce", 1.0
     kept.remove(row.level)
     return "decoalesce", cycle.alpha if row.alpha is None else row.alpha
+
+
+def _turn(cycle: Cycle, transfers: Sequence[str | None], i: int) -> int:
+    """Return at which coming down to its level, from 0, the coarse model of the transfer into stage `i` was made."""
+    coarse = cycle.stages[i].level + (transfers[i] == "decoalesce")
+    rows = zip(cycle.stages[: i + 1], transfers, strict=False)
+    return max(sum(row.level == coarse and kind == "coalesce" for row, kind in rows) - 1, 0)
 
 
 def _refuse_alpha(row: Row, i: int, only: float | None, reason: str) -> None:

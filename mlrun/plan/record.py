@@ -74,6 +74,7 @@ def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:
         "parameters": level.parameters,
         "transfer": stage.transfer,
         "alpha": stage.alpha,
+        **({"turn": stage.turn} if plan.pair(stage).turns and stage.transfer is not None else {}),
         "entry_flops": stage.entry_flops.total,
         "lr_scale": stage.lr_scale,
         "batch": stage.samples.batch,

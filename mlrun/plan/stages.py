@@ -17,6 +17,7 @@ from mlrun.units import Rates
 class Level:
     """One model size; level 1 is the model you want. `resize` leads to the next coarser level, if there is one.
 
+    `turns` are the ways down where another one is taken at each coming down, in turn; `resize` is the first of them.
     `inexact` says why growing into this level changes the function, one line each; empty if it does not.
     `flops` are those of one sample, `update_flops` those that the optimizer adds to each step, whatever its batch.
     `state_bytes` is what training keeps of it in float32: weights, gradients and the optimizer's state.
@@ -30,6 +31,7 @@ class Level:
     inexact: tuple[str, ...] = ()
     state_bytes: int = 0
     update_flops: int = 0
+    turns: tuple[Resize, ...] = ()
 
     @property
     def sizes(self) -> Sizes:
@@ -39,6 +41,10 @@ class Level:
     def step_flops(self, batch: int) -> int:
         """Return the FLOPs of a step of so many whole samples."""
         return batch * self.flops.total + self.update_flops
+
+    def at(self, turn: int) -> Level:
+        """Return the level as it leads to the coarser one at a coming down, counted from 0."""
+        return replace(self, resize=self.turns[turn % len(self.turns)]) if self.turns else self
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,8 @@ class Stage:
     A probe (`cycle.auto.probe`) tries one way to grow; `probe` is its number. `start` is the step whose saved state a
     stage goes on from, where that is not the stage before; of the stage after probes it is the end of the one that was
     kept, None while none is. `origin` is the step that its first one stands for, where that is another
-    (`Stage.place`). `open` is set while the stage's end is to be decided.
+    (`Stage.place`). `open` is set while the stage's end is to be decided. `turn` says at which coming down, from 0 on,
+    the coarse model of its transfer was made (`Level.turns`).
     """
 
     index: int
@@ -115,6 +122,7 @@ class Stage:
     origin: int | None = None
     open: Open | None = None
     update_flops: int = 0
+    turn: int = 0
 
     @property
     def in_trunk(self) -> bool:
@@ -255,6 +263,11 @@ class Plan:
     def level(self, number: int) -> Level:
         """Return a level by its number, from 1."""
         return self.levels[number - 1]
+
+    def pair(self, stage: Stage) -> Level:
+        """Return the finer level of a stage's transfer, as it leads to the coarser one at that turn."""
+        number = stage.level - 1 if stage.transfer == "coalesce" else stage.level
+        return self.level(number).at(stage.turn)
 
     def budget_in(self, samples: Samples) -> float:
         """Return the steps of such samples that hold the budget's tokens: what `%` is of."""

@@ -176,7 +176,8 @@ def _begins(stage: Mapping[str, Any]) -> str:
     if "probe" in stage:
         told = {None: "", True: ", kept", False: ", not kept"}[stage["kept"]]
         return f"probe: {stage['probe']}{told}"
-    return stage["transfer"] or ""
+    turn = f", turn {stage['turn'] + 1}" if "turn" in stage else ""
+    return f"{stage['transfer'] or ''}{turn}"
 
 
 def _cost(record: Mapping[str, Any], flops_per_second: float | None, costs: Costs | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,16 @@ from mlrun.errors import UserError
 from mlrun.models.layers import Flops
 from mlrun.models.network import build
 from mlrun.multilevel import transfer
-from mlrun.multilevel.coarsening.kept import Kept
+from mlrun.multilevel.coarsening.kept import InTurn, Kept
 from mlrun.multilevel.coarsening.shallow import Shallow
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.multilevel.growth.fresh import Fresh, layers
 from mlrun.multilevel.growth.restore import Restore
 from mlrun.plan.make import make_plan
+from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Level
+from mlrun.plan.table import show
 from mlrun.train.optimizers.adamw import AdamW
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.snapshot import STEP, Snapshot
@@ -212,6 +215,52 @@ def test_a_new_layer_counts_its_own_steps_through_a_later_cycle(tmp_path: Path) 
     assert before[0] == before[1] > before[2] == before[3] > 0 and merged == before[:2]
 
 
+W = Cycle(name="w", optimizer_policy="carry", lr_policy="continue", alpha=1.0, stages=[
+    Row(1, "10%"), Row(2, "20%"), Row(1, "10%"), Row(2, "20%"), Row(1, "30%"),
+])  # fmt: skip
+
+
+def test_layers_take_turns_and_each_goes_back_to_where_it_was() -> None:
+    plan = make_plan(config(Restore(), InTurn(depth=2), cycle=W))
+    assert [stage.turn for stage in plan.stages] == [0, 0, 0, 1, 1]
+    before, name = at_rest(*trained(plan.level(1).model)), "blocks.{}.mlp.up.weight"
+    settings = config(Restore(), InTurn(depth=2), cycle=W)
+    for down, up, kept in ((1, 2, (0, 2)), (3, 4, (1, 3))):
+        small = transfer.coalesce(before, plan.pair(plan.stages[down]), AdamW.state)
+        for layer, unit in enumerate(kept):
+            assert torch.equal(small.weights[name.format(layer)], before.weights[name.format(unit)])
+        around = replace(context(settings, carry=True), kept=before)
+        moved = Snapshot({kind: {n: t + 1 for n, t in named.items()} for kind, named in small.tensors.items()}, 9)
+        back = settings.growth.grow(moved, plan.pair(plan.stages[up]), around)
+        for unit in range(4):
+            assert torch.equal(back.weights[name.format(unit)], before.weights[name.format(unit)] + (unit in kept))
+
+
+def test_a_run_takes_another_turn_and_goes_on_bitwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config(Restore(), InTurn(depth=2), cycle=W, checkpoint=toy.Checkpoint(every="2 steps"))
+    toy.run(tmp_path / "turns", settings)
+    toy.run(tmp_path / "even", config(Restore(), Kept(layers=[0, 2]), cycle=W))
+    plan, turns, even = make_plan(settings), toy.records(tmp_path / "turns"), toy.records(tmp_path / "even")
+    second = plan.stages[3].first
+    alike = [a["loss"] == b["loss"] for a, b in zip(turns, even, strict=True) if a["kind"] == "train"]
+    assert all(alike[:second]) and not any(alike[second:])
+    with monkeypatch.context() as patch:
+        interrupt(patch, second + 1)
+        with pytest.raises(KeyboardInterrupt):
+            toy.run(tmp_path / "killed", settings)
+    toy.run(tmp_path / "killed", settings)
+    mine, other = toy.weights(tmp_path / "killed"), toy.weights(tmp_path / "turns")
+    assert all(torch.equal(mine[n], other[n]) for n in other)
+
+
+def test_the_plan_says_whose_turn_it_is() -> None:
+    plan = as_dict(make_plan(config(Restore(), InTurn(depth=2), cycle=W)))
+    assert [stage.get("turn") for stage in plan["stages"]] == [None, 0, 0, 1, 1]
+    said = StringIO()
+    show(plan, None, said)
+    assert "coalesce, turn 2" in said.getvalue() and "decoalesce, turn 1" in said.getvalue()
+
+
 def test_the_blend_leaves_skipped_layers_as_they_are() -> None:
     settings = config(Restore(), Kept(layers=[0]), cycle=v_cycle())
     fine, coarse = levels(settings)
@@ -247,6 +296,8 @@ def test_a_killed_v_cycle_of_whole_layers_ends_bitwise(
     [
         (Restore(), Shallow(layers=1), "a coarsening that keeps layers"),
         (Restore(state="halved"), Kept(layers=[0]), "restored, reset"),
+        (Restore(), InTurn(depth=1), "coarsening.depth=1: allowed: 2, 4; it must divide the number of layers"),
+        (Restore(), InTurn(depth=3), "coarsening.depth=3: allowed: 2, 4; it must divide the number of layers"),
         (Fresh(source="copy"), Shallow(layers=0), "has no layer to copy"),
         (Fresh(noise=0.1), Shallow(layers=1), "0, or above it with source=copy"),
         (Fresh(place="left"), Shallow(layers=1), "above, below, spread, middle"),

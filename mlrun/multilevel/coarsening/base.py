@@ -38,6 +38,10 @@ class Coarsening(ABC):
         coarse = {axis: merges[axis].coarse if axis in merges else size for axis, size in sizes.items()}
         return Resize(dict(sizes), coarse, merges, cast(DepthScale, self.depth_scale))
 
+    def turns(self, sizes: Sizes) -> tuple[Resize, ...]:
+        """Return the ways down that are taken in turn, all to one size; none where there is only `resize`."""
+        return ()
+
 
 @dataclass(frozen=True)
 class Ratios(Coarsening):

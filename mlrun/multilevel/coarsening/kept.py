@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mlrun.errors import mistake
 from mlrun.models.axes import DEPTH, Group, Merge, Resize, Sizes
@@ -42,3 +43,34 @@ class Kept(Coarsening):
         step = super().resize(sizes)
         coarse = {axis: len(self.layers) if axis in DEPTH else size for axis, size in sizes.items()}
         return Resize(step.fine, coarse, step.merges, step.depth_scale)
+
+
+@dataclass(frozen=True)
+class InTurn(Coarsening):
+    """Of each `depth` neighbouring layers one is kept, at each coming down another: with 2 the even, then the odd ones.
+
+    That is how the second multilevel paper makes its coarse models (arXiv 2504.18590).
+    """
+
+    depth: int = 2
+
+    def problems(self, sizes: Sizes) -> list[str]:
+        common = math.gcd(*(sizes[axis] for axis in DEPTH if axis in sizes))
+        allowed = [n for n in range(2, common + 1) if common % n == 0]
+        if type(self.depth) is int and self.depth in allowed:
+            return []
+        fine = ", ".join(map(str, allowed)) or "none: the level has one layer"
+        return [mistake("coarsening.depth", self.depth, fine, "it must divide the number of layers")]
+
+    def merges(self, sizes: Sizes, turn: int = 0) -> dict[str, Merge]:
+        return {axis: Merge(self._groups(sizes[axis], turn), keep="first") for axis in DEPTH if axis in sizes}
+
+    def turns(self, sizes: Sizes) -> tuple[Resize, ...]:
+        first = self.resize(sizes)
+        return tuple(replace(first, merges=self.merges(sizes, turn)) for turn in range(self.depth))
+
+    def _groups(self, depth: int, turn: int) -> tuple[Group, ...]:
+        """Return the groups of neighbours, in each the layer whose turn it is first."""
+        starts = range(0, depth, self.depth)
+        others = [unit for unit in range(self.depth) if unit != turn]
+        return tuple((start + turn, *(start + unit for unit in others)) for start in starts)
