@@ -130,6 +130,16 @@ def test_no_line_is_too_long_but_for_commands(file: Path) -> None:
     assert [line for line in lines if len(line) > 120 and "mlrun " not in line] == []
 
 
+@pytest.mark.parametrize("file", [file for file in FILES if file.parts[0] == "method"], ids=str)
+def test_every_method_has_a_card(file: Path) -> None:
+    """What is claimed of it, who says so, whose settings these are, and what was measured here; but the baseline."""
+    head = (CONF / file).read_text().partition("\ndefaults:")[0]
+    if file.stem != "scratch":
+        assert [
+            word for word in ("Claim: ", "Source: ", "Settings: ", "Measured here") if f"\n# {word}" not in head
+        ] == []
+
+
 def test_experiments_are_diffs_that_win_over_the_defaults() -> None:
     (point,) = points.of(command.read(["experiment=gpt_base"]))
     assert point.settings.batch == 512 and point.settings.cycle.alpha == 0.25
