@@ -28,7 +28,7 @@ GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
 # The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
 LISTS = ("logger", "evaluation")
 # Arguments of a task or of a grid, no part of what a run is made of.
-ARGUMENTS = ("runs", "results", "watch", "source", "target", "grown", "fine", "scale", "sample")
+ARGUMENTS = ("runs", "results", "watch", "source", "target", "data_licence", "grown", "fine", "scale", "sample")
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "cycle.optimizer_policy": ("reset", "carry"),
@@ -168,6 +168,7 @@ class Settings:
     init_flops: str | None = None
     source: str | None = None
     target: str | None = None
+    data_licence: str | None = None
     grown: str | None = None
     fine: str | None = None
     name: str = MISSING

@@ -66,6 +66,9 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
         raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
     if settings.watch and settings.task != "report":
         raise UserError(mistake("watch", settings.watch, "false", "only task=report watches runs: leave it out"))
+    if settings.data_licence is not None and settings.task != "export":
+        remedy = "only task=export writes a model card: leave it out"
+        raise UserError(mistake("data_licence", settings.data_licence, "null", remedy))
     if task.planned:
         completed = initial.completed(settings, point.said, point.model, point.folder)
         constant = point.constant if completed is settings else None

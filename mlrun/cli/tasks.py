@@ -302,7 +302,7 @@ def export(settings: DictConfig, folder: Path) -> None:
     """Write a run's model as a Hugging Face folder."""
     from mlrun.interop.folders import export_hf
 
-    export_hf(folder, target := path(settings, "target"))
+    export_hf(folder, target := path(settings, "target"), settings.data_licence)
     print_once(f"written to {target}")
 
 

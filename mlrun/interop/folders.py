@@ -12,8 +12,10 @@ from mlrun.interop.write import save, special_ids
 from mlrun.models.network import Network, build
 
 
-def export_hf(model_folder: Path, target: Path) -> None:
+def export_hf(model_folder: Path, target: Path, licence: str | None = None) -> None:
     """Write a run's model, or a model folder of ours, as a folder that `transformers` loads.
+
+    `licence` is that of the data, as the hub calls it, where the data does not say it itself.
 
     Raises:
         UserError: no model is there, it has no counterpart, a tensor is wrong, or `target` is in use; nothing is
@@ -25,7 +27,7 @@ def export_hf(model_folder: Path, target: Path) -> None:
         remedy = "it is a Hugging Face folder already"
         raise UserError(mistake("run", model_folder, "a run folder or a model folder of ours", remedy))
     family = family_of(source.model, special_ids(source))
-    save(target, family, source.model, source.stream, source)
+    save(target, family, source.model, source.stream, source, licence=licence)
 
 
 def load(folder: Path | str) -> Network:

@@ -6,15 +6,16 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mlrun import files
 from mlrun.config import allowed_packages, found_class
-from mlrun.errors import UserError
+from mlrun.errors import UserError, mistake
 
 UNKNOWN = "unknown"
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SMALLER = "A smaller model alone "  # how the report begins what one does
 NOT_COMPARED = "not compared: no report beside the run has it"
@@ -25,6 +26,7 @@ class Told:
     """One run: its settings, plan and summary (empty until it has ended), its newest start, and what was measured.
 
     `results` are {task: {metric, value, stderr, n, version}}; `saving` is a sentence of the report that compared it.
+    `declared` is the licence that a user says of data that says none.
     """
 
     config: Mapping[str, Any]
@@ -33,6 +35,7 @@ class Told:
     start: Mapping[str, Any]
     results: Mapping[str, Mapping[str, Any]]
     saving: str
+    declared: str | None = None
 
     @property
     def trunk(self) -> list[Mapping[str, Any]]:
@@ -64,12 +67,12 @@ class Told:
 
     @property
     def licence(self) -> str:
-        """The licence of the data as its class states it; that of a user's own data is not known."""
+        """The licence of the data as its class states it; that of a user's own data is known if it was declared."""
         try:
             found = found_class(str(self._data.get("_target_")), "data._target_", allowed_packages())
         except UserError:
-            return UNKNOWN
-        return str(getattr(found, "LICENCE", UNKNOWN))
+            found = None
+        return str(getattr(found, "LICENCE", self.declared or UNKNOWN))
 
     @property
     def epochs(self) -> float | None:
@@ -101,6 +104,24 @@ def of_model(model_folder: Path) -> Told | None:
         return Told(config, files.read_json(run / files.PLAN), summary, start, measured, _saving(run, config, summary))
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise UserError(f"{run}: not a run folder as mlrun writes it ({error!r}); restore it") from None
+
+
+def declare(told: Told | None, licence: str | None) -> Told | None:
+    """Return what is told with the licence that a user gives for the data, None for none.
+
+    Raises:
+        UserError: it is no id of a licence, the data says its own, or no run tells which data it was.
+    """
+    if licence is None:
+        return told
+    if told is None:
+        raise UserError(mistake("data_licence", licence, "null", "no run beside the weights tells what data it is of"))
+    if told.licence != UNKNOWN:
+        raise UserError(mistake("data_licence", licence, "null", f"the data says it is {told.licence}: leave it out"))
+    if not _LICENCE.fullmatch(licence):
+        remedy = "huggingface.co/docs/hub/repositories-licenses lists them"
+        raise UserError(mistake("data_licence", licence, "an id of the hub, such as cc-by-4.0 or odc-by", remedy))
+    return replace(told, declared=licence)
 
 
 def _logged(log: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -17,7 +17,7 @@ from mlrun.interop.families.registry import table_of
 from mlrun.interop.name_tables import NameTable, groups, store
 from mlrun.interop.read import CONFIG, INNER, Checkpoint, layout
 from mlrun.interop.target import fresh
-from mlrun.interop.told import of_model
+from mlrun.interop.told import declare, of_model
 from mlrun.models.axes import at_depth
 from mlrun.models.base import Model
 from mlrun.train.checkpoint.tensor_files import SHARD_BYTES, TensorInfo, Writer
@@ -36,11 +36,12 @@ def save(
     spent: ledger.Ledger | None = None,
     notes: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
+    licence: str | None = None,
 ) -> None:
     """Write a model folder whose tensors come from `stream`; ours go to `target`/model, as in a run.
 
     `source` is where dtypes and the tokenizer come from; `spent` is what the weights cost, None for what the source's
-    did; `notes` are further JSON files by name.
+    did; `notes` are further JSON files by name; `licence` is what a user says of the data (`told.declare`).
 
     Raises:
         UserError: the family cannot express the model, the target is in use, the disk is full, a tensor is wrong.
@@ -50,7 +51,7 @@ def save(
     table = table_of(family, model)
     if problems := _unlike(table, source):
         raise UserError(problems)
-    told = of_model(source.folder) if source.family is None else None
+    told = declare(of_model(source.folder) if source.family is None else None, licence)
     with fresh(target) as folder:
         inner = folder / INNER if family is None else folder
         inner.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ from fake_runs import RECORDED
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from mlrun.cli import command, points, preflight
 from mlrun.config import build
 from mlrun.convert import coalesce_folder
 from mlrun.errors import UserError
@@ -95,7 +96,7 @@ def test_everything_that_led_to_the_weights_is_charged_and_unknown_stays_unknown
     assert f"| all | {10**9 + SPENT.flops:.6g} | unknown |" in text  # type: ignore[operator]
 
 
-def test_the_licence_of_a_users_own_data_is_unknown(tmp_path: Path) -> None:
+def test_the_licence_of_a_users_own_data_is_what_the_user_says(tmp_path: Path) -> None:
     run = a_run(tmp_path / "run")
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"] = {"_target_": "mlrun.data.text.files.Files", "files": ["/home/me/secret/book.txt"]}
@@ -103,6 +104,24 @@ def test_the_licence_of_a_users_own_data_is_unknown(tmp_path: Path) -> None:
     found = exported(run, tmp_path / "hf")
     assert found.data.license == "unknown" and "licence of the data: unknown" in found.text
     assert "book.txt" in found.text and "secret" not in found.text
+    export_hf(run, tmp_path / "said", "cc-by-4.0")
+    said = card(tmp_path / "said")
+    assert said.data.license == "cc-by-4.0" and "licence of the data: cc-by-4.0" in said.text
+
+
+def test_a_licence_that_says_nothing_or_contradicts_the_data_is_one_line(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    with pytest.raises(UserError, match=r"data_licence=mit: allowed: null; the data says it is public domain"):
+        export_hf(run, tmp_path / "hf", "mit")
+    (run / "log.jsonl").unlink()
+    with pytest.raises(UserError, match="no run beside the weights"):
+        export_hf(run, tmp_path / "hf", "mit")
+    mine = told.Told({"data": {"_target_": "mlrun.data.text.files.Files"}}, {"stages": []}, {}, {}, {}, "")
+    with pytest.raises(UserError, match=r"data_licence=my own: allowed: an id of the hub, such as cc-by-4.0"):
+        told.declare(mine, "my own")
+    assert not (tmp_path / "hf").exists()
+    with pytest.raises(UserError, match="only task=export writes a model card"):
+        preflight.check(points.of(command.read(["data_licence=mit", f"run={tmp_path}/new"])))
 
 
 def test_data_sets_of_the_hub_are_named(tmp_path: Path) -> None:
