@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from fake_runs import RECORDED
 from test_log import in_a_process, the_offline_run
 
 from mlrun.log import wandb_layout as layout
-from mlrun.log.sink import POSITION
+from mlrun.log.sink import POSITION, series
+from mlrun.report.layers import QUANTITIES
 
 SHOWN = """
 import json, sys
@@ -53,6 +55,18 @@ def test_charts_stand_in_sections_and_positions_are_axes_alone(run: tuple[Path, 
         *("train", "eval", "transfer", "stage", "plan", "ledger")
     }
     assert {"eval/loss", "eval/level2/loss", "eval/branch50/loss", "train/loss", "train/branch50/loss"} <= keys
+
+
+@pytest.mark.parametrize("place", [{}, {"level": 2}, {"branch": 0.5}])
+@pytest.mark.parametrize("kind", ["train", "val", "health", "transfer", "decision", "stage", "micro_batch"])
+def test_every_section_is_explained(kind: str, place: dict[str, Any]) -> None:
+    """docs/wandb.md has each of them; of a coarser level or a branch that of level 1, of which they are a part."""
+    page = (Path(__file__).parents[2] / "docs" / "wandb.md").read_text()
+    layers = {quantity: {"blocks.0": 1.0} for quantity in QUANTITIES} if kind == "health" else {}
+    record = {"kind": kind, "level": 1, "step": 3, "loss": 1.0, "health_flops": 9, **layers, **place}
+    sections = {name.partition("/")[0] for name in series(record) if "/" in name}
+    plain = {re.sub(r"_(level|branch)[\d.]+", "", section) for section in sections}
+    assert sections and [section for section in plain if f"`{section}/" not in page] == []
 
 
 def test_everything_is_drawn_over_the_chosen_axis(run: tuple[Path, dict[str, Any]]) -> None:
