@@ -41,6 +41,8 @@ WIKIBOOKS = (1e-4, "300k steps", 1024, "Hub", 128)
         (["model=bert_large", "cycle=3level"], WIKIBOOKS),
         (["model=gpt_base"], (1e-4, "100k steps", 512, "Hub", 512)),
         (["model=deit_b"], (1e-3, "384.35M samples", 1024, "ImageHub", None)),
+        (["model=vit_s"], (1e-3, "115.305M samples", 1024, "ImageHub", None)),
+        (["model=vit_b", "recipe=deit"], (1e-3, "384.35M samples", 1024, "ImageHub", None)),
         (["model=deit_digits"], (1e-3, "200k samples", 64, "Digits", None)),
         (["model=bert_tiny"], (1e-3, "2M tokens", 16, "Sotu", 128)),
         ([], (1e-3, "2M tokens", 16, "Sotu", 128)),
@@ -55,6 +57,14 @@ WIKIBOOKS = (1e-4, "300k steps", 1024, "Hub", 128)
 )
 def test_a_model_brings_its_recipe_and_what_is_said_wins(said: list[str], wanted: tuple[Any, ...]) -> None:
     assert values(composed(*said)) == wanted
+
+
+def test_a_recipe_may_set_how_its_pictures_are_augmented() -> None:
+    settings = composed("model=vit_b", "data.mix.mixup=0.5")
+    assert (settings.data.augment.crop, settings.data.augment.erase, settings.data.augment.flip) == (0.05, 0.0, 0.5)
+    assert (settings.data.mix.mixup, settings.data.mix.cutmix, list(settings.data.mean)) == (0.5, 0.0, [0.5] * 3)
+    plan = make_plan(load(composed("model=vit_b", "cycle=scratch")), sources=False)
+    assert plan.steps == 112_603, "90 epochs of 1,281,167 pictures, to a batch"
 
 
 def test_a_scale_and_an_experiment_win_over_a_recipe() -> None:
