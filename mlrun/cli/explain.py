@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mlrun.cli import points
 from mlrun.cli.command import Command, parsed
+from mlrun.cli.tasks import TASKS
 from mlrun.config import GROUPS
 from mlrun.errors import UserError, nearest
 
@@ -74,12 +75,17 @@ class Files:
 
     def unknown(self, subject: str) -> str:
         """Return the line about a word that is neither group nor key, '' for one that is."""
-        if subject == SINGLE or self.choices(subject) or _exists(self.config, subject.replace("/", ".")):
+        if subject == SINGLE or self.choices(subject) or self._is_key(subject):
             return ""
+        if subject in TASKS:
+            return f"--help {subject}: allowed: a group or key; task={subject}: {TASKS[subject].help}"
         known = [SINGLE, *self._groups(), *(str(name) for name in self.config if name != "hydra")]
         names = list(dict.fromkeys(known))
         what = f"a group or key: {', '.join(names)}, or one below, such as optimizer.lr"
         return f"--help {subject}: allowed: {what}; correct the word{nearest(subject, names)}"
+
+    def _is_key(self, subject: str) -> bool:
+        return _exists(self.config, subject.replace("/", "."))
 
     def _groups(self) -> list[str]:
         return list(self._loader.list_groups(""))

@@ -117,7 +117,7 @@ def test_a_picture_has_the_classes_of_transformers(tmp_path: Path) -> None:
         (tmp_path / "preprocessor_config.json").write_text(json.dumps(said_of_pixels))
         assert said(tmp_path, image=str(tmp_path / "a.png")).splitlines() == expected
     assert "sample.image=nowhere: allowed: a picture's file" in refused(tmp_path, image="nowhere")
-    assert "sample.image=None: allowed: a picture's file for a model of images" in refused(tmp_path)
+    assert "sample.image=null: allowed: a picture's file for a model of images" in refused(tmp_path)
 
 
 # What is refused
