@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import shutil
@@ -69,9 +70,22 @@ class Files:
             names = [name for name in self.config if name not in (*GROUPS, *self._groups())]
             return [row for name in names for row in self._below(str(name), _written(self.config, str(name)))]
         key, choice = subject.replace("/", "."), self.chosen(subject)
+        self._learn(subject)
         if found := self._set_elsewhere(subject, choice):
             return [row for name in found for row in self._below(name, found[name])]
         return list(self._below(key, _written(self.config, key)))
+
+    def _learn(self, subject: str) -> None:
+        """Take what the group's other files explain: one of them may do so for all."""
+        for name in self.choices(subject):
+            text = self._text(f"{subject.replace('.', '/')}/{name}")
+            said: list[tuple[str, str]] = []
+            place = "" if "# @package _global_\n" in text else f"{subject.replace('/', '.')}."
+            with contextlib.suppress(yaml.YAMLError):  # a broken file that was not chosen explains nothing
+                said = list(_said(text))
+            for key, comment in said:
+                if comment and f"{place}{key}".startswith(f"{subject.replace('/', '.')}."):
+                    self.comments.setdefault(f"{place}{key}", comment)
 
     def unknown(self, subject: str) -> str:
         """Return the line about a word that is neither group nor key, '' for one that is."""
