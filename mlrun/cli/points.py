@@ -114,7 +114,8 @@ def of(command: Command) -> list[Point]:
                 raise UserError([f"{text}: {remedy}" for text in lists])
             config = compose(loader, list(command.overrides), RunMode.RUN)
             if config.hydra.mode != RunMode.MULTIRUN:
-                _refuse_unused(config)
+                if not command.informs:
+                    _refuse_unused(config)
                 return [_single(config, "run.dir", "")]
         return _sweep(loader, overrides)
 

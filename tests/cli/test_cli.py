@@ -679,6 +679,7 @@ def test_help_and_the_config_are_printed_and_nothing_runs(mlrun: Command) -> Non
     assert mlrun("--help", "-m", "seed=1,2", "modle=x") == shown, "help is the same whatever else is asked"
     assert mlrun("--hydra-help", "modle=x").code == 0
     assert "seed: 7" in mlrun("seed=7", "--cfg", "job").out
+    assert mlrun("scale=tiny", "experiment=alpha", "--cfg", "job").code == 0, "a grid may be looked at without -m"
     assert mlrun("--cfg", "job", "seed=x").code == 2 and left() == []
 
 
