@@ -40,6 +40,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "hardware.precision": ("auto", "fp32", "bf16"),
     "hardware.sharding": ("none", "fsdp"),
 }
+# What others call a choice, where another choice is spelt more like it.
+_MEANT = {"gpu": "cuda"}
 
 
 @dataclass
@@ -321,7 +323,8 @@ def _typed(found: type, given: Mapping[str, Any], key: str) -> Any:
 
 def reason(error: Exception) -> str:
     """Return the first line of an error, which is its reason; OmegaConf adds its own view of the key below."""
-    return str(error).strip().partition("\n")[0]
+    first = str(error).strip().partition("\n")[0]
+    return "a list in brackets, such as [a,b]" if "is not a ListConfig" in first else first
 
 
 def load(
@@ -488,5 +491,6 @@ def _choice_problems(plain: Mapping[Any, Any]) -> list[str]:
         for part in key.split("."):
             given = given.get(part) if isinstance(given, dict) else None
         if given is not None and given not in allowed:  # what a group leaves out has the default of its class
-            problems.append(mistake(key, given, ", ".join(allowed), f"choose one{nearest(str(given), allowed)}"))
+            meant = nearest(_MEANT.get(given, str(given)), allowed)
+            problems.append(mistake(key, given, ", ".join(allowed), f"choose one{meant}"))
     return problems

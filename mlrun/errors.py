@@ -24,9 +24,14 @@ class InUse(UserError):
     """Another process holds the run folder: nothing may be written there."""
 
 
+# What YAML and the command line call these.
+_YAML = {"None": "null", "True": "true", "False": "false"}
+
+
 def mistake(key: str, given: object, allowed: str, remedy: str) -> str:
-    """Return the one line that describes a wrong value."""
-    return f"{key}={given}: allowed: {allowed}; {remedy}"
+    """Return the one line that describes a wrong value, which is written as the command line has it."""
+    shown = _YAML.get(repr(given), given)
+    return f"{key}={shown}: allowed: {allowed}; {remedy}"
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

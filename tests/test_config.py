@@ -58,7 +58,8 @@ PARTNERS = {
     ],
     "cycle": [[], ["optimizer.schedule.shape=wsd"]],
     "method": [[], ["optimizer.ema=0.9"], ["optimizer.schedule.shape=wsd"]],
-    "experiment": [[], ["scale=tiny"]],
+    # A grid is for -m; here its values are tried, not what it varies.
+    "experiment": [[], ["scale=tiny"], ["scale=tiny", "hydra.sweeper.params=null"]],
     # A choice of a list; training needs this one in it.
     "evaluation": [["evaluation=[held_out,{}]"]],
 }

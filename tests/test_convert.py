@@ -112,7 +112,7 @@ def test_without_a_note_the_fine_sizes_follow_or_must_be_given(tmp_path: Path) -
 
     groups = Custom(groups={"ffn": [[0, 1], [2]]})
     call = lambda: decoalesce_folder(tmp_path / "coarse", tmp_path / "new", groups)  # noqa: E731
-    assert problems(call, tmp_path / "new")[0].startswith("fine=None")
+    assert problems(call, tmp_path / "new")[0].startswith("fine=null")
     ours_at(tmp_path / "fine", replace(TINY["gpt"], ffn=36))
     decoalesce_folder(tmp_path / "coarse", tmp_path / "grown again", groups, tmp_path / "fine")
     assert open_folder(tmp_path / "grown again").model == replace(TINY["gpt"], ffn=36)

@@ -11,6 +11,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mlrun.config import LISTS, reason
 from mlrun.errors import mistake, nearest
 
 # Errors that say by themselves what is wrong. Composing may raise others too, from KeyError to OverflowError, and runs
@@ -44,7 +45,7 @@ def line(error: Exception) -> str:
     lines = [text.strip() for text in str(error).strip().splitlines()] or [""]
     if isinstance(error, yaml.YAMLError):
         return " ".join(lines)
-    told = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    told = " ".join(lines[:2]) if lines[0].endswith(":") else reason(error)
     return told if told and isinstance(error, ERRORS) else f"{type(error).__name__} {told}".rstrip()
 
 
@@ -59,10 +60,37 @@ def _explain(error: Exception, text: str | None, base: DictConfig | None) -> str
     if text is None or base is None:
         return line(cause)
     key = text.partition("=")[0]
-    known = _known(OmegaConf.to_container(base), key.lstrip("+~"))
+    plain = OmegaConf.to_container(base)
+    known = _known(plain, key.lstrip("+~"))
     if known is not None and not key.startswith("+"):
-        return f"{text}: allowed: {', '.join(known)}; correct the key{nearest(key.rpartition('.')[2], known)}"
+        return f"{text}: allowed: {', '.join(known) or 'nothing'}; {_correct(plain, key, known)}"
+    empty = _null(plain, key.lstrip("+~"))
+    if empty and (empty != key.lstrip("+~") or not isinstance(cause, ERRORS)):
+        return f"{text}: allowed: nothing below {empty}, which is null here; choose what gives it, or leave this out"
     return f"{text}: allowed: {line(cause)}; correct the value"
+
+
+def _correct(base: Any, key: str, known: list[str]) -> str:
+    """Return what to do about a key that is not there: a choice that is not in its list, or one that is misspelt."""
+    group, _, name = key.partition(".")
+    name = name.partition(".")[0]
+    loader = GlobalHydra.instance().config_loader()
+    if group in LISTS and name not in base[group] and name in loader.get_group_options(group):
+        return f"{group}={name} gives it, or {name} in the list {group}=[...]"
+    return f"correct the key{nearest(key.rpartition('.')[2], known)}"
+
+
+def _null(base: Any, key: str) -> str:
+    """Return the part of a key that is null, so that nothing can be set below it; '' if there is none."""
+    node, path = base, []
+    for part in key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return ""
+        node = node[part]
+        path.append(part)
+        if node is None:
+            return ".".join(path)
+    return ""
 
 
 def _known(base: Any, key: str) -> list[str] | None:

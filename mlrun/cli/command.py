@@ -19,6 +19,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from mlrun import __version__
+from mlrun.cli import guess
 from mlrun.config import conf_dir, reason
 from mlrun.errors import UserError, mistake
 
@@ -75,8 +76,9 @@ def parsed(overrides: Sequence[str], loader: ConfigLoader | None = None) -> list
             found.append(parser.parse_override(text))
             found[-1].config_loader = loader
         except HydraException as error:
-            line = f"allowed: KEY=VALUE; {reason(error)}: quote values with special characters"
-            problems.append(f"{text or repr('')}: {line}")
+            meant = guess.word(text) if "=" not in text else ""
+            remedy = meant or f"{reason(error)}: quote values with special characters"
+            problems.append(f"{text or repr('')}: allowed: KEY=VALUE; {remedy}")
     if problems:
         raise UserError(problems)
     return found
@@ -123,7 +125,9 @@ def _judge(flags: argparse.Namespace) -> None:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message}; mlrun --hydra-help lists the flags")
+    flags = message.removeprefix("unrecognized arguments: ")
+    meant = [line for flag in flags.split() if (line := guess.flag(flag))] if flags != message else []
+    raise UserError("; ".join([message, *dict.fromkeys(meant), "mlrun --hydra-help lists the flags"]))
 
 
 def _utf8(argument: str) -> str:

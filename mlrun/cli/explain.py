@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import shutil
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mlrun.cli import points
 from mlrun.cli.command import Command, parsed
+from mlrun.cli.tasks import TASKS
 from mlrun.config import GROUPS
 from mlrun.errors import UserError, nearest
 
@@ -68,18 +70,36 @@ class Files:
             names = [name for name in self.config if name not in (*GROUPS, *self._groups())]
             return [row for name in names for row in self._below(str(name), _written(self.config, str(name)))]
         key, choice = subject.replace("/", "."), self.chosen(subject)
+        self._learn(subject)
         if found := self._set_elsewhere(subject, choice):
             return [row for name in found for row in self._below(name, found[name])]
         return list(self._below(key, _written(self.config, key)))
 
+    def _learn(self, subject: str) -> None:
+        """Take what the group's other files explain: one of them may do so for all."""
+        for name in self.choices(subject):
+            text = self._text(f"{subject.replace('.', '/')}/{name}")
+            said: list[tuple[str, str]] = []
+            place = "" if "# @package _global_\n" in text else f"{subject.replace('/', '.')}."
+            with contextlib.suppress(yaml.YAMLError):  # a broken file that was not chosen explains nothing
+                said = list(_said(text))
+            for key, comment in said:
+                if comment and f"{place}{key}".startswith(f"{subject.replace('/', '.')}."):
+                    self.comments.setdefault(f"{place}{key}", comment)
+
     def unknown(self, subject: str) -> str:
         """Return the line about a word that is neither group nor key, '' for one that is."""
-        if subject == SINGLE or self.choices(subject) or _exists(self.config, subject.replace("/", ".")):
+        if subject == SINGLE or self.choices(subject) or self._is_key(subject):
             return ""
+        if subject in TASKS:
+            return f"--help {subject}: allowed: a group or key; task={subject}: {TASKS[subject].help}"
         known = [SINGLE, *self._groups(), *(str(name) for name in self.config if name != "hydra")]
         names = list(dict.fromkeys(known))
         what = f"a group or key: {', '.join(names)}, or one below, such as optimizer.lr"
         return f"--help {subject}: allowed: {what}; correct the word{nearest(subject, names)}"
+
+    def _is_key(self, subject: str) -> bool:
+        return _exists(self.config, subject.replace("/", "."))
 
     def _groups(self) -> list[str]:
         return list(self._loader.list_groups(""))

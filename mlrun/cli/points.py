@@ -114,6 +114,8 @@ def of(command: Command) -> list[Point]:
                 raise UserError([f"{text}: {remedy}" for text in lists])
             config = compose(loader, list(command.overrides), RunMode.RUN)
             if config.hydra.mode != RunMode.MULTIRUN:
+                if not command.informs:
+                    _refuse_unused(config)
                 return [_single(config, "run.dir", "")]
         return _sweep(loader, overrides)
 
@@ -163,6 +165,18 @@ def _refuse_edits(overrides: Sequence[Override]) -> None:
     needed = [o.key_or_group for o in overrides if o.is_delete() and o.key_or_group in Settings.__dataclass_fields__]
     if needed:
         raise UserError([f"~{key}: allowed: {key}=VALUE; every run needs it: give another value" for key in needed])
+
+
+def _refuse_unused(config: DictConfig) -> None:
+    """Raise UserError for what only a sweep reads: the grid of an experiment, another launcher or sweeper."""
+    chosen = OmegaConf.to_container(config.hydra.runtime.choices)
+    assert isinstance(chosen, dict)
+    usual = {"hydra/launcher": "basic", "hydra/sweeper": "grid"}
+    found = [f"{key}={chosen.get(key)}" for key, name in usual.items() if chosen.get(key) not in (name, None)]
+    if not found and OmegaConf.select(config, "hydra.sweeper.params"):
+        found = [f"experiment={chosen.get('experiment')}" if chosen.get("experiment") else "hydra.sweeper.params"]
+    if found:
+        raise UserError([f"{text}: allowed: with -m; it is about many runs: add -m, or leave it out" for text in found])
 
 
 def _single(config: DictConfig, place: str, label: str, launcher: DictConfig | None = None) -> Point:

@@ -64,17 +64,15 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
     if task is None:
         known = list(tasks.TASKS)
         raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
-    if settings.watch and settings.task != "report":
-        raise UserError(mistake("watch", settings.watch, "false", "only task=report watches runs: leave it out"))
-    if settings.data_licence is not None and settings.task != "export":
-        remedy = "only task=export writes a model card: leave it out"
-        raise UserError(mistake("data_licence", settings.data_licence, "null", remedy))
+    strays = [] if reference_problems(settings) else tasks.stray(settings)
     if task.planned:
+        if strays:
+            raise UserError(strays)
         completed = initial.completed(settings, point.said, point.model, point.folder)
         constant = point.constant if completed is settings else None
         return Checked(point, tasks.planned(completed, shared, constant))
     unwritable = run_folder.unwritable(point.folder) if task.writes and point.own_run else []
-    if problems := reference_problems(settings) or tasks.missing(settings, point.own_run) or unwritable:
+    if problems := reference_problems(settings) or tasks.missing(settings, point.own_run) + strays or unwritable:
         raise UserError(problems)
     return Checked(point)
 

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from mlrun import files
 from mlrun.cli import calibrated, device
 from mlrun.cli.messages import Failed, first, print_error, print_once
-from mlrun.config import Config, Hardware, Sample, build, load
+from mlrun.config import ARGUMENTS, Config, Hardware, Sample, Settings, build, load
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import untold
 from mlrun.plan.calibration import Calibration
@@ -33,17 +33,24 @@ STOPPED = 143  # 128 + SIGTERM, as a shell reports it
 class Task:
     """A row of the table of tasks, which is all that a new one adds; the help shows its name, needs and purpose.
 
-    `needs` are keys that must be given; of `a|b` one must. A planned task has a plan and a folder of its own, and is
-    called with configuration, plan and folder; any other with settings and `run`, None if only the clock named it.
+    `needs` are keys that must be given; of `a|b` one must. It `takes` these others. A planned task has a plan and a
+    folder of its own, and is called with configuration, plan and folder; any other with settings and `run`, None if
+    only the clock named it.
     """
 
     name: str
     does: Callable[..., None]
     help: str
     needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
     planned: bool = False
     trains: bool = False  # reads the data, uses the device
     writes: bool = False  # into `run`, where that is given, and has no plan
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The keys that it needs or takes."""
+        return (*(key for need in self.needs for key in need.split("|")), *self.takes)
 
 
 def perform(
@@ -86,9 +93,28 @@ def missing(settings: DictConfig, own_run: bool) -> list[str]:
     task, lines = TASKS[settings.task], []
     for need in task.needs:
         keys = need.split("|")
-        if all(settings[key] is None or (key == "run" and not own_run) for key in keys):
+        given = [key for key in keys if settings[key] is not None and (key != "run" or own_run)]
+        if need == "run|source" and len(given) > 1 and not task.writes:
+            lines.append(mistake("run", settings.run, "left out", f"task={task.name} reads source= alone: give one"))
+        if not given:
             wanted = " or ".join(f"{key}=FOLDER" for key in keys)
             lines.append(mistake(keys[0], "not given", "a folder", f"task={task.name} needs {wanted}"))
+    return lines
+
+
+def stray(settings: DictConfig) -> list[str]:
+    """Return a line for each argument of other tasks that was given: it would do nothing."""
+    task, lines = TASKS[settings.task], []
+    for key in (name for name in ARGUMENTS if name != "scale" and name not in task.reads):
+        given, unsaid = settings[key], getattr(Settings, key, None)
+        readers = ", ".join(f"task={name}" for name, other in TASKS.items() if key in other.reads)
+        remedy = f"task={task.name} does not read it, {readers} would"
+        remedy += ": init=FOLDER is what a run starts from" if key == "source" and task.planned else ""
+        if key == "sample":
+            asked = {name: value for name, value in given.items() if value != getattr(Sample, name)}
+            lines += [mistake(f"sample.{name}", value, "left out", remedy) for name, value in asked.items()]
+        elif given != unsaid:
+            lines.append(mistake(key, given, "left out", remedy))
     return lines
 
 
@@ -351,16 +377,16 @@ _ROWS = (
     Task("train", train, "train a model; the default", planned=True, trains=True),
     Task("plan", plan, "print the plan of a training, and stop", planned=True),
     Task("calibrate", calibrate, "measure this machine for a family of models: hours, memory of a GPU", trains=True),
-    Task("report", report, "compare runs, finished or not", ("runs",), writes=True),
+    Task("report", report, "compare runs, finished or not", ("runs",), ("watch",), writes=True),
     Task("status", status, "list runs: how far they are", ("runs",)),
     Task("leaderboard", leaderboard, "results for a public table, judged by its rules", ("runs|results",), writes=True),
     Task("resend", resend, "send the logs of runs to W&B once more", ("runs",)),
     Task("evaluate", evaluate, "what `evaluation` says of a run or a model folder", ("run|source",), writes=True),
-    Task("sample", sample, "text, filled masks or classes from a trained model", ("run|source",)),
-    Task("export", export, "a run's model as a Hugging Face folder", ("run", "target")),
+    Task("sample", sample, "text, filled masks or classes from a trained model", ("run|source",), ("sample",)),
+    Task("export", export, "a run's model as a Hugging Face folder", ("run", "target"), ("data_licence",)),
     Task("import", import_, "a Hugging Face folder as a model folder", ("source", "target")),
     Task("coalesce", coalesce, "the next coarser level of a model folder", ("source", "target")),
-    Task("decoalesce", decoalesce, "the next finer level of a model folder", ("source", "target")),
+    Task("decoalesce", decoalesce, "the next finer level of a model folder", ("source", "target"), ("fine",)),
     Task("interpolate", interpolate, "source= blended with the decoalesced grown=", ("source", "grown", "target")),
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in _ROWS}

@@ -90,8 +90,17 @@ BAD = {
     "wrong type in a model": (["model.embed=wide"], "model.embed=wide"),
     "key added beside the schema": (["+optimiser=3"], "did you mean optimizer?"),
     "no key": (["lr"], "lr: allowed: KEY=VALUE"),
+    "a call for help": (["help"], "help: allowed: KEY=VALUE; mlrun --help says what there is"),
+    "a task as a word": (["plan"], "plan: allowed: KEY=VALUE; a task is asked for by task=plan"),
+    "a misspelt task as a word": (["reprot"], "by task=NAME (did you mean report?)"),
+    "a key as a word": (["optimizer.lr", "=1e-3"], "optimizer.lr: allowed: KEY=VALUE; write optimizer.lr=VALUE"),
+    "a choice as a word": (["gpt_tiny"], "gpt_tiny: allowed: KEY=VALUE; a value stands behind its key and an equal"),
+    "a folder as a word": (["outputs/a"], "outputs/a: allowed: KEY=VALUE; a folder is named by its key, such as run="),
     "broken value": (["model.embed=[1"], "model.embed=[1: allowed: KEY=VALUE"),
     "unknown flag": (["--frobnicate"], "--frobnicate"),
+    "a setting as a flag": (["--seed", "1"], "settings have no dashes: seed=VALUE; mlrun --hydra-help lists"),
+    "a setting as a flag with its value": (["--optimizer.lr=1e-3"], "settings have no dashes: optimizer.lr=1e-3;"),
+    "help for a task": (["--help", "report"], "a group or key; task=report: compare runs, finished or not"),
     "another primary file": (["--config-name=x"], "--config-dir"),
     "a choice of nothing": (["model=null"], "model=null"),
     "a list without -m": (["seed=0,1"], "add -m"),
@@ -116,6 +125,17 @@ BAD = {
     "report of absent runs": (["task=report", "runs=nowhere"], "runs=nowhere"),
     "evaluation of nothing": (["task=evaluate"], "task=evaluate needs run=FOLDER or source=FOLDER"),
     "text of nothing": (["task=sample"], "task=sample needs run=FOLDER or source=FOLDER"),
+    "a source for a training": (
+        ["source=hf"],
+        "source=hf: allowed: left out; task=train does not read it, task=evaluate, task=sample, task=import",
+    ),
+    "where a training could start": (["source=hf"], "init=FOLDER is what a run starts from"),
+    "runs for a training": (["runs=outputs"], "runs=outputs: allowed: left out; task=train does not read it"),
+    "a target for a plan": (["task=plan", "target=x"], "target=x: allowed: left out; task=plan does not read it"),
+    "a prompt for a training": (["sample.prompt=x"], "sample.prompt=x: allowed: left out; task=train does not read"),
+    "a size to go to for a report": (["task=report", "runs=.", "fine=x"], "task=report does not read it, task=deco"),
+    "watching what is no report": (["watch=true"], "watch=true: allowed: left out; task=train does not read it"),
+    "a run and a folder to sample": (["task=sample", "run=a", "source=b"], "run=a: allowed: left out; task=sample"),
     "pairs of absent files": (
         ["evaluation=[held_out,pairs]", "evaluation.pairs.files=[no.jsonl]"],
         "no.jsonl: allowed",
@@ -131,6 +151,9 @@ BAD = {
     ),
     "a misspelt setting of a sample": (["task=sample", "run=a", "sample.promt=x"], "sample.promt=x: allowed"),
     "absent folder of settings": (["--config-dir", "nowhere"], "--config-dir=nowhere: allowed: an existing folder"),
+    "a grid without -m": (["scale=tiny", "experiment=alpha"], "experiment=alpha: allowed: with -m; it is about many"),
+    "a launcher without -m": (["hydra/launcher=local"], "hydra/launcher=local: allowed: with -m"),
+    "a search without -m": (["hydra/sweeper=optuna", "experiment=find"], "hydra/sweeper=optuna: allowed: with -m"),
     "interval in a sweep": (["-m", "seed=interval(0,1)"], "list the values"),
     "key below one that is null": (["hydra.sweeper.params.x=1"], "hydra.sweeper.params.x=1: allowed:"),
     "key added below a number": (["+model.embed.x=1"], "could not be converted to Integer"),
@@ -141,7 +164,15 @@ BAD = {
         ["logger=tensorboard", "logger.tensorboard.y=1"],
         "allowed: _target_, x; correct",
     ),
-    "setting of a logger that is not chosen": (["logger.wandb.mode=online"], "logger.wandb.mode=online: allowed:"),
+    "setting of a logger that is not chosen": (
+        ["logger.wandb.mode=online"],
+        "logger.wandb.mode=online: allowed: nothing; logger=wandb gives it, or wandb in the list logger=[...]",
+    ),
+    "setting of an evaluation that is not chosen": (
+        ["evaluation.pairs.files=[a]"],
+        "held_out, perplexity; evaluation=pairs gives it, or pairs in the list evaluation=[...]",
+    ),
+    "another name of a device": (["hardware.device=gpu"], "auto, cpu, cuda; choose one (did you mean cuda?)"),
     "one of two loggers": (["logger=[wandb,tensorbord]"], "did you mean tensorboard?"),
     "wrong setting of one of two loggers": (
         ["logger=[wandb,tensorboard]", "logger.tensorboard.x=flops"],
@@ -158,7 +189,13 @@ BAD = {
     "fraction for a count": (["batch=1.5"], "Value '1.5' of type 'float'"),
     "list for a number": (["seed=[1]"], "of type 'list' could not be converted to Integer"),
     "number for a group": (["optimizer=3"], "optimizer=3: allowed: Config group override must be a string"),
-    "number for a list": (["cycle.stages=3"], "cycle.stages=3: allowed:"),
+    "number for a list": (["cycle.stages=3"], "cycle.stages=3: allowed: a list in brackets, such as [a,b]"),
+    "a file for a list": (["data=text", "data.files=a.txt"], "data.files=a.txt: allowed: a list in brackets"),
+    "key below one that the cycle has not": (
+        ["cycle.auto.mixing=10%"],
+        "cycle.auto.mixing=10%: allowed: nothing below cycle.auto, which is null here",
+    ),
+    "values where the cycle has none": (["cycle.auto={mixing: 10%}"], "nothing below cycle.auto, which is null here"),
     "rows of numbers": (["cycle.stages=[3]"], "cycle.stages=[3]: allowed:"),
     "row without a length": (["cycle.stages=[{level: 1}]"], "give cycle.stages[0].length="),
     "row with a misspelt key": (["cycle.stages=[{level: 1, lenght: rest}]"], "Key 'lenght' not in 'Row'"),
@@ -188,7 +225,7 @@ BAD = {
     "variable to copy that is not set": (["hydra.job.env_copy=[NOPE_NOPE]"], "allowed: KeyError 'NOPE_NOPE'"),
     "empty override": ([""], "mlrun: '': allowed: KEY=VALUE"),
     "only an equal sign": (["="], "=: allowed:"),
-    "colon for an equal sign": (["seed:3"], "seed:3: allowed: KEY=VALUE"),
+    "colon for an equal sign": (["seed:3"], "seed:3: allowed: KEY=VALUE; write seed=3"),
     "open quote": (["seed='"], "seed=': allowed: KEY=VALUE"),
     "open reference": (["name=${"], "name=${: allowed: KEY=VALUE"),
     "two lines": (["name=a\nb=c\n["], "name=a b=c ["),
@@ -642,6 +679,7 @@ def test_help_and_the_config_are_printed_and_nothing_runs(mlrun: Command) -> Non
     assert mlrun("--help", "-m", "seed=1,2", "modle=x") == shown, "help is the same whatever else is asked"
     assert mlrun("--hydra-help", "modle=x").code == 0
     assert "seed: 7" in mlrun("seed=7", "--cfg", "job").out
+    assert mlrun("scale=tiny", "experiment=alpha", "--cfg", "job").code == 0, "a grid may be looked at without -m"
     assert mlrun("--cfg", "job", "seed=x").code == 2 and left() == []
 
 

@@ -53,6 +53,23 @@ def test_every_key_is_explained(words: tuple[str, ...]) -> None:
     assert not [key for key in untold if key.rpartition(".")[2] not in pairs and not key.startswith(elsewhere)]
 
 
+def test_a_key_that_another_file_of_the_group_explains_is_explained() -> None:
+    text = shown("scale", "scale=bert")
+    assert re.search(r"  scale.rates.ablations=0.0001 +variants of the V-cycle", text)
+    assert re.search(r"  scale.alpha=0.5 +cycle.alpha of a grid", text)
+
+
+def test_every_key_of_a_job_in_the_page_on_clusters_is_explained() -> None:
+    page = (conf_dir().parent / "docs" / "cluster.md").read_text()
+    table = page.partition("| key below `hydra.launcher.` |")[2].partition("\n\n")[0]
+    keys = [key for row in table.splitlines() for key in re.findall(r"`(\w+)`", row.split(" | ")[0])]
+    with points.hydra_loader() as loader:
+        said = dict(explain.Files(loader, ["hydra/launcher=slurm"]).rows("hydra/launcher"))
+    told = {key.partition("=")[0].rpartition(".")[2] for key, comment in said.items() if comment}
+    told |= {key.removeprefix("hydra.launcher.").rstrip(":") for key, comment in said.items() if comment}
+    assert len(keys) > 10 and set(keys) <= told
+
+
 def test_what_a_file_says_first_is_of_the_file_and_not_of_its_first_key() -> None:
     assert re.search(r"cycle.name=2level +What it is called", shown("cycle"))
     assert re.search(r"data.sequence=128 +Tokens per sample", shown("data"))

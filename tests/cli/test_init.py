@@ -253,14 +253,14 @@ def test_another_tokenizer_is_refused(mlrun: Command, tmp_path: Path) -> None:
         outcome = mlrun(f"task={task}", "init=A", "data.tokenizer=same", "run=B")
         refused(outcome, "data.tokenizer=same: allowed: the tokenizer beside the weights")
     Path("A/model/tokenizer.json").unlink()
-    refused(mlrun("init=A", "run=B"), "data.tokenizer=None: allowed: the tokenizer that the weights")
+    refused(mlrun("init=A", "run=B"), "data.tokenizer=null: allowed: the tokenizer that the weights")
     assert mlrun("task=plan", "init=A", "data.tokenizer=same", "run=C").code == 0
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "vocab.json"])
 def test_a_tokenizer_that_cannot_be_read_is_named(name: str, mlrun: Command) -> None:
     Path("A/model/tokenizer.json").rename(Path("A/model") / name)
-    refused(mlrun("init=A", "run=B"), "data.tokenizer=None: allowed:", f"{name} beside them cannot be read")
+    refused(mlrun("init=A", "run=B"), "data.tokenizer=null: allowed:", f"{name} beside them cannot be read")
 
 
 def test_what_was_published_of_generating_goes_on(mlrun: Command) -> None:

@@ -104,7 +104,7 @@ def test_the_largest_vocabulary_of_16_bits_leaves_room_for_the_mark(apart: Files
 def test_a_model_that_knows_no_documents_is_refused(apart: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GPT, "within_documents", False)
     assert problem(apart) == (
-        "data.within_documents=True: allowed: false with this model; GPT does not tell documents apart"
+        "data.within_documents=true: allowed: false with this model; GPT does not tell documents apart"
     )
 
 

@@ -154,7 +154,7 @@ def test_json_on_the_hub_is_read_like_json_here(tmp_path: Path) -> None:
 def test_hub_settings_are_checked() -> None:
     source = [HubSource(path="a/b")]
     assert "data.weights=[1.0, 2.0]" in problem(Hub(sequence=16, sources=source, weights=[1.0, 2.0]))
-    assert "data.validation_samples=None" in problem(Hub(sequence=16, sources=source, streaming=True))
+    assert "data.validation_samples=null" in problem(Hub(sequence=16, sources=source, streaming=True))
     assert "data.sources=[]" in problem(Hub(sequence=16, sources=[]))
 
 

@@ -123,7 +123,7 @@ def test_a_picture_has_the_classes_of_transformers(tmp_path: Path) -> None:
         assert next(parts) == f"{expected[0]}\n" and np.array_equal(seen[0], shown), "the picture comes first"
         assert [line.rstrip("\n") for line in parts] == expected[1:]
     assert "sample.image=nowhere: allowed: a picture's file" in refused(tmp_path, image="nowhere")
-    assert "sample.image=None: allowed: a picture's file for a model of images" in refused(tmp_path)
+    assert "sample.image=null: allowed: a picture's file for a model of images" in refused(tmp_path)
 
 
 def test_a_terminal_shows_the_picture_in_half_blocks_and_a_file_does_not() -> None:

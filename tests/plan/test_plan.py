@@ -197,7 +197,7 @@ def test_cycles_that_cannot_run_are_refused_in_one_line(override: str, told: str
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["hardware.compile=true"], "hardware.compile=True: allowed: false"),
+        (["hardware.compile=true"], "hardware.compile=true: allowed: false"),
         (["cycle.stages=[{level:1,length:'1e12 flops'},{level:1,length:rest}]"], "cycle.stages.0.length=1e12 flops"),
         (["method=inheritance"], "Inherit changes what stage 2 trains"),
         (["method=mslt"], "MSLT changes what stage 2 trains"),

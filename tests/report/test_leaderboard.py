@@ -156,7 +156,7 @@ def test_every_rule_is_broken_by_one_of_these_and_stands_in_the_page() -> None:
         (at("seeds", 1, "smaller", value=None), "seeds[1].smaller: allowed: a list"),
         (at("claim", value=[]), "claim: allowed: an object"),
         (at("claim", "at_least", value=1), "claim.at_least=1: allowed: bool"),
-        (at("claim", "methods_compared", value=True), "claim.methods_compared=True: allowed: int"),
+        (at("claim", "methods_compared", value=True), "claim.methods_compared=true: allowed: int"),
     ],
 )
 def test_a_file_of_another_form_is_told_where(change: Callable[[Any], None], said: str, result: Any) -> None:
