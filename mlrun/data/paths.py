@@ -35,6 +35,11 @@ def file_problems(key: str, patterns: Sequence[str]) -> list[str]:
     return missing + empty
 
 
+def share_problems(held_out: float) -> list[str]:
+    """Return what is wrong with the share of the data that is held out."""
+    return [] if 0 < held_out < 1 else [mistake("data.held_out", held_out, "over 0 and under 1", "correct it")]
+
+
 def local_problems(
     format: str, formats: Sequence[str], files: Sequence[str], validation_files: Sequence[str], held_out: float
 ) -> list[str]:
@@ -44,8 +49,7 @@ def local_problems(
         found.append(mistake("data.format", format, ", ".join(formats), f"choose one{nearest(str(format), formats)}"))
     if not files:
         found.append(mistake("data.files", list(files), "one or more file names or globs", "name the files"))
-    if not 0 < held_out < 1:
-        found.append(mistake("data.held_out", held_out, "over 0 and under 1", "correct it"))
+    found += share_problems(held_out)
     found += file_problems("data.files", files) + file_problems("data.validation_files", validation_files)
     train, other = ({str(Path(file).resolve()) for file in resolve(names)} for names in (files, validation_files))
     key, allowed = "data.validation_files", "files that are not in data.files"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from corpora import error_of, gpt
 
 from mlrun.data.held_out import held_out
@@ -40,3 +41,10 @@ def test_a_speech_that_differs_from_the_manifest_is_refused(tmp_path: Path) -> N
     (tmp_path / "speeches" / "a.txt").write_text("changed")
     (tmp_path / "manifest.json").write_text(json.dumps({"files": {"a": {"parsed_text_sha256": "00"}}}))
     assert "such as a" in error_of(sotu.Speeches(tmp_path, 0.05).facts)
+
+
+@pytest.mark.parametrize("share", [-0.1, 0.0, 1.0, 2.0, float("nan")])
+def test_a_share_that_holds_out_nothing_or_all_is_refused(share: float) -> None:
+    (line,) = Sotu(held_out=share).source_problems()
+    assert line.startswith("data.held_out=") and "over 0 and under 1" in line
+    assert not Sotu(held_out=0.05).source_problems()

