@@ -550,10 +550,14 @@ def test_paths_may_hold_commas_blanks_and_equal_signs(mlrun: Command, monkeypatc
     assert mlrun("task=report", f"runs={ODD},it's here", "run=my report").code == 0
     assert mlrun("task=report", "runs=outputs/*").code == 0
     assert seen == [(f"{ODD},it's here", Path("my report")), ("outputs/*", None)]
-    keys = {"source": f"{ODD}/model", "target": f"{ODD}-a,b", "grown": f"{ODD}-g", "fine": f"{ODD}/fine=(x)"}
-    stub(monkeypatch, lambda settings, folder: seen.append({key: settings[key] for key in keys}), "decoalesce")
-    assert mlrun("task=decoalesce", *(f"{key}={path}" for key, path in keys.items())).code == 0
-    assert seen[-1] == keys and left() == []
+    names = {"source": f"{ODD}/model", "target": f"{ODD}-a,b"}
+    for task, keys in (
+        ("interpolate", names | {"grown": f"{ODD}-g"}),
+        ("decoalesce", names | {"fine": f"{ODD}/f=(x)"}),
+    ):
+        stub(monkeypatch, lambda settings, folder, keys=keys: seen.append({key: settings[key] for key in keys}), task)
+        assert mlrun(f"task={task}", *(f"{key}={path}" for key, path in keys.items())).code == 0
+        assert seen[-1] == keys and left() == []
 
 
 def test_a_model_to_begin_with_may_lie_in_the_folder_of_a_sweep_and_several_are_swept(
