@@ -120,7 +120,7 @@ def test_a_licence_that_says_nothing_or_contradicts_the_data_is_one_line(tmp_pat
     with pytest.raises(UserError, match=r"data_licence=my own: allowed: an id of the hub, such as cc-by-4.0"):
         told.declare(mine, "my own")
     assert not (tmp_path / "hf").exists()
-    with pytest.raises(UserError, match="only task=export writes a model card"):
+    with pytest.raises(UserError, match="task=train does not read it, task=export would"):
         preflight.check(points.of(command.read(["data_licence=mit", f"run={tmp_path}/new"])))
 
 
