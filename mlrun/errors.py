@@ -29,9 +29,13 @@ _YAML = {"None": "null", "True": "true", "False": "false"}
 
 
 def mistake(key: str, given: object, allowed: str, remedy: str) -> str:
-    """Return the one line that describes a wrong value, which is written as the command line has it."""
-    shown = _YAML.get(repr(given), given)
-    return f"{key}={shown}: allowed: {allowed}; {remedy}"
+    """Return the one line that describes a wrong value."""
+    return f"{key}={shown(given)}: allowed: {allowed}; {remedy}"
+
+
+def shown(given: object) -> str:
+    """Return a value as the command line and files write it."""
+    return _YAML.get(repr(given), str(given))
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlrun.errors import UserError
+from mlrun.errors import UserError, mistake
 from mlrun.models.base import RATES, Model
 
 # What a rate of dropping is called where its own class has no word for it: `transformers` keeps a key that a class does
@@ -74,7 +74,7 @@ class Options:
 
     def _wrong(self, key: str, value: Any, allowed: str, remedy: str) -> None:
         given = "missing" if value is None else value
-        self.problems.append(f"{self.path}: {key}={given}: allowed: {allowed}; {remedy}")
+        self.problems.append(mistake(f"{self.path}: {key}", given, allowed, remedy))
 
 
 def write_rates(model: Model, keys: Keys) -> dict[str, float]:

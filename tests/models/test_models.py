@@ -185,7 +185,7 @@ def test_problems_are_one_line_each_and_name_the_key() -> None:
         (replace(TINY["gpt"], embed=0, head=-1), ["model.embed=0", "model.head=-1"]),
         (replace(TINY["deit"], patch=3), ["model.patch=3"]),
         (replace(TINY["deit"], pooling="max"), ["model.pooling=max"]),
-        (replace(TINY["deit distilled"], pooling="mean"), ["model.distillation=True"]),
+        (replace(TINY["deit distilled"], pooling="mean"), ["model.distillation=true"]),
         (replace(TINY["llama"], head_dim=7), ["model.head_dim=7"]),
         (replace(TINY["llama"], rope_factor=0.5, rope_high=1.0), ["model.rope_factor=0.5", "model.rope_high=1.0"]),
         (replace(TINY["gpt"], activation="swish"), ["model.activation=swish"]),

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 import mlrun
 from mlrun.config import build
-from mlrun.errors import UserError
+from mlrun.errors import UserError, shown
 from mlrun.models.axes import DEPTH, Merge, Resize
 from mlrun.multilevel.coarsening.base import Coarsening, inexact
 from mlrun.multilevel.coarsening.custom import Custom
@@ -194,7 +194,7 @@ def test_a_ratio_of_an_axis_that_the_model_has_not_is_refused() -> None:
 @pytest.mark.parametrize("ratio", [0, -1, 1.5, True])
 def test_a_ratio_is_an_integer_of_at_least_one(ratio: float) -> None:
     (line,) = problems(Uniform(width=ratio), GPT)  # type: ignore[arg-type]
-    assert line.startswith(f"coarsening.width={ratio}: allowed: an integer of at least 1")
+    assert line.startswith(f"coarsening.width={shown(ratio)}: allowed: an integer of at least 1")
 
 
 def test_all_mistakes_come_at_once() -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlrun.errors import UserError
+from mlrun.errors import UserError, mistake
 from mlrun.interop.families import bert
 from mlrun.interop.families.base import Family, SpecialIds, whole_heads
 from mlrun.interop.hf_config import Options
@@ -68,7 +68,8 @@ def padding(config: Mapping[str, Any], path: Path) -> int:
     """Return the padding token's id in a config.json; UserError unless it is one."""
     pad = config.get("pad_token_id", PAD)
     if type(pad) is not int or pad < 0:
-        raise UserError(f"{path}: pad_token_id={pad}: allowed: an integer of at least 0; positions are counted from it")
+        allowed = "an integer of at least 0"
+        raise UserError(mistake(f"{path}: pad_token_id", pad, allowed, "positions are counted from it"))
     return pad
 
 

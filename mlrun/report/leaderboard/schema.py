@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlrun.errors import shown
 from mlrun.report.leaderboard.entry import FORMAT
 
 NUMBER, MAYBE = (int, float), (int, float, type(None))
@@ -104,4 +105,4 @@ def _unlike(found: Any, form: Any, at: str) -> Iterator[str]:
         case _:
             kinds = form if isinstance(form, tuple) else (form,)
             if not isinstance(found, kinds) or (isinstance(found, bool) and bool not in kinds):
-                yield f"{at}={str(found)[:40]}: allowed: {' or '.join(kind.__name__ for kind in kinds)}"
+                yield f"{at}={shown(found)[:40]}: allowed: {' or '.join(kind.__name__ for kind in kinds)}"
