@@ -16,6 +16,7 @@ from mlrun import run
 from mlrun.cli import command, points
 from mlrun.config import load
 from mlrun.convert import coalesce_folder
+from mlrun.data.text import sotu
 from mlrun.errors import UserError
 from mlrun.interop.folders import import_hf
 from mlrun.interop.read import open_folder
@@ -84,15 +85,25 @@ def test_a_window_narrower_than_the_text_is_refused(window: object, tmp_path: Pa
         import_hf(tmp_path / "theirs", tmp_path / "ours")
 
 
+SPEECHES = sorted((sotu.folder() / "speeches").glob("*.txt"))[:20]  # type: ignore[operator]
+TEXT = ["data=text", f"data.files=[{','.join(map(str, SPEECHES))}]", "data.document=file", "data.held_out=0.2"]
+NARROW = ["model.embed=64", "model.ffn=128", "model.layer=2"]
 FAMILIES = {
-    "gpt": ["model=gpt_tiny"],
-    "bert": ["model=bert_tiny"],
-    "llama": ["model=llama_tiny"],
-    "t5": ["model=t5_tiny"],
-    "deit": ["model=deit_digits", "data=digits"],
-    "vit": ["model=deit_digits", "data=digits", "model.pooling=mean"],
+    "gpt": ["model=gpt_tiny", *TEXT, *NARROW, "model.head=2"],
+    "bert": ["model=bert_tiny", *TEXT, *NARROW, "model.head=2"],
+    "llama": ["model=llama_tiny", *TEXT, *NARROW, "model.kv_head=2"],
+    "t5": ["model=t5_tiny", *TEXT, *NARROW, "model.head=2", "model.decoder_layer=2"],
+    "deit": ["model=deit_digits", "data=digits", *NARROW, "model.head=2"],
+    "vit": ["model=deit_digits", "data=digits", *NARROW, "model.head=2", "model.pooling=mean"],
 }
-SHORT = ["budget=40 steps", "batch=16", "optimizer.lr=2e-3", "eval.every=100%", "data.validation_samples=64"]
+SHORT = [
+    "budget=40 steps",
+    "batch=16",
+    "optimizer.lr=4e-3",
+    "eval.every=100%",
+    "data.validation_samples=64",
+    "hardware=cpu",
+]
 
 
 @pytest.fixture(scope="module")
