@@ -261,7 +261,7 @@ def test_a_run_measures_them_where_a_stage_ends_and_its_export_says_the_same(tmp
     few = [{"sentence_good": good, "sentence_bad": bad} for good, bad in grammar.pairs()["agreement"][:20]]
     (tmp_path / "few.jsonl").write_text("\n".join(map(json.dumps, few)))
     asked = ["data=text", f"data.files=[{tmp_path / 'a.txt'}]", f"cache={tmp_path / 'cache'}", "model=gpt_micro",
-             "model.vocab=300", "budget=12 steps", "evaluation=[held_out,pairs]", "optimizer.ema=0.9",
+             "model.vocab=300", "hardware=cpu", "budget=12 steps", "evaluation=[held_out,pairs]", "optimizer.ema=0.9",
              f"evaluation.pairs.files=[{tmp_path / 'few.jsonl'}]", "cycle.optimizer_policy=carry",
              f"run={tmp_path / 'run'}", *toy.SMALL]  # fmt: skip
     (point,) = points.of(command.read(asked))
