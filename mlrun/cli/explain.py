@@ -27,6 +27,7 @@ SINGLE = "settings"
 # Longest key, in characters, that its explanation stands beside; a longer one has it below.
 _BESIDE = 36
 _WIDEST = 120
+_ABSENT = object()
 
 
 def text(asked: Command) -> str:
@@ -80,7 +81,7 @@ class Files:
         for name in self.choices(subject):
             text = self._text(f"{subject.replace('.', '/')}/{name}")
             said: list[tuple[str, str]] = []
-            place = "" if "# @package _global_\n" in text else f"{subject.replace('/', '.')}."
+            place = "" if _places_itself(text) else f"{subject.replace('/', '.')}."
             with contextlib.suppress(yaml.YAMLError):  # a broken file that was not chosen explains nothing
                 said = list(_said(text))
             for key, comment in said:
@@ -99,7 +100,7 @@ class Files:
         return f"--help {subject}: allowed: {what}; correct the word{nearest(subject, names)}"
 
     def _is_key(self, subject: str) -> bool:
-        return _exists(self.config, subject.replace("/", "."))
+        return _written(self.config, subject.replace("/", "."), _ABSENT) is not _ABSENT
 
     def _groups(self) -> list[str]:
         return list(self._loader.list_groups(""))
@@ -107,7 +108,7 @@ class Files:
     def _set_elsewhere(self, subject: str, choice: str | None) -> dict[str, Any]:
         """Return what a choice sets that has no place of its own, such as that of a method."""
         text = self._text(f"{subject.replace('.', '/')}/{choice}") if choice else ""
-        found: Any = OmegaConf.to_container(OmegaConf.create(text)) if "\n# @package _global_\n" in f"\n{text}" else {}
+        found: Any = OmegaConf.to_container(OmegaConf.create(text)) if _places_itself(text) else {}
         return {str(key): value for key, value in found.items() if key not in ("defaults", "hydra")}
 
     def _below(self, key: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -125,6 +126,11 @@ class Files:
         """Return the text of a YAML file; '' for what Hydra or a plugin keeps elsewhere."""
         found = (folder / f"{name}.yaml" for folder in self._folders)
         return next((file.read_text(errors="replace") for file in found if file.is_file()), "")
+
+
+def _places_itself(text: str) -> bool:
+    """Return whether a YAML file sets keys of the whole configuration, and none below its group."""
+    return "# @package _global_" in text.splitlines()
 
 
 def _head(text: str) -> str:
@@ -172,18 +178,14 @@ def _sentence(comment: str) -> str:
     return re.split(r"(?<=[.:])\s+(?=[A-Z`])", comment, maxsplit=1)[0]
 
 
-def _written(config: DictConfig, key: str) -> Any:
-    """Return what stands at a key as it is written, references and all; None if nothing does."""
+def _written(config: DictConfig, key: str, default: object = None) -> Any:
+    """Return what stands at a key as it is written, references and all; the default if nothing does."""
     node: Any = OmegaConf.to_container(config)
     for part in key.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or part not in node:
+            return default
+        node = node[part]
     return node
-
-
-def _exists(config: DictConfig, key: str) -> bool:
-    above, _, name = key.rpartition(".")
-    node = _written(config, above) if above else OmegaConf.to_container(config)
-    return isinstance(node, dict) and name in node
 
 
 def _flow(value: Any) -> str:

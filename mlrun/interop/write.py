@@ -46,11 +46,7 @@ def save(
     Raises:
         UserError: the family cannot express the model, the target is in use, the disk is full, a tensor is wrong.
     """
-    if problems := model.problems() or ([] if family is None else family.problems(model)):
-        raise UserError(problems)
-    table = table_of(family, model)
-    if problems := _unlike(table, source):
-        raise UserError(problems)
+    table = _fitting(family, model, source)
     told = declare(of_model(source.folder) if source.family is None else None, licence)
     with fresh(target) as folder:
         inner = folder / INNER if family is None else folder
@@ -67,6 +63,16 @@ def save(
         ledger.write(inner, cost)
         if family is not None:
             card.write(inner, model, config["architectures"][0], cost, told)
+
+
+def _fitting(family: Family | None, model: Model, source: Checkpoint) -> NameTable:
+    """Return the names that a model's tensors get; UserError if the family cannot express it."""
+    if problems := model.problems() or ([] if family is None else family.problems(model)):
+        raise UserError(problems)
+    table = table_of(family, model)
+    if problems := _unlike(table, source):
+        raise UserError(problems)
+    return table
 
 
 def _write_facts(folder: Path, family: Family | None, model: Model, source: Checkpoint, config: Any) -> None:
