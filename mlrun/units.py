@@ -16,8 +16,8 @@ EXAMPLES = {
     "rest": "rest",
 }
 UNITS = tuple(unit for unit in EXAMPLES if unit != "rest")
-_PREFIX = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18}
-_LENGTH = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([kMBGTPE]?)\s*(%|[a-z]+)\s*")
+_PREFIX = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18, "Z": 1e21}
+_LENGTH = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)\s*([kMBGTPEZ]?)\s*(%|[a-z]+)\s*")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Rates:
 
 def human(number: float) -> str:
     """Return a count in three or four significant digits with a prefix: 124439808 -> '124M', 3.2e18 -> '3.20E'."""
-    for prefix in ("E", "P", "T", "G", "M", "k"):
+    for prefix in ("Z", "E", "P", "T", "G", "M", "k"):
         # What rounds to one of a unit is written in it: 1M, not 1e+03k.
         if abs(number) >= 0.9995 * _PREFIX[prefix]:
             return f"{number / _PREFIX[prefix]:.3g}{prefix}"

@@ -54,7 +54,12 @@ PARTNERS = {
     "growth": [[], ["coarsening=stack"], ["coarsening=kept"], ["coarsening=depth_only", "optimizer.ema=0.9"]],
     "recipe": [
         [],
-        *([model] for model in choices("model", "bert_base", "roberta_base", "t5_base", "deit_s", "deit_digits")),
+        *(
+            [model]
+            for model in choices(
+                "model", "bert_base", "roberta_base", "t5_base", "deit_s", "deit_digits", "gpt_base", "llama_1b"
+            )
+        ),
     ],
     "cycle": [[], ["optimizer.schedule.shape=wsd"]],
     "method": [[], ["optimizer.ema=0.9"], ["optimizer.schedule.shape=wsd"]],

@@ -32,7 +32,7 @@
     return String(Number(value.toPrecision(Math.min(places, 12)))).replace("-", "\u2212");
   }
   function si(value, places = 3) {
-    for (const [power, prefix] of [[18, "E"], [15, "P"], [12, "T"], [9, "G"], [6, "M"], [3, "k"]]) {
+    for (const [power, prefix] of [[21, "Z"], [18, "E"], [15, "P"], [12, "T"], [9, "G"], [6, "M"], [3, "k"]]) {
       if (Math.abs(value) >= 10 ** power) return digits(value / 10 ** power, places) + prefix;
     }
     return digits(value, places);

@@ -40,6 +40,10 @@ WIKIBOOKS = (1e-4, "300k steps", 1024, "Hub", 128)
     [
         (["model=bert_large", "cycle=3level"], WIKIBOOKS),
         (["model=gpt_base"], (1e-4, "100k steps", 512, "Hub", 512)),
+        (["model=gpt_medium"], (3e-4, "300B tokens", 512, "Hub", 1024)),
+        (["model=gpt_large"], (2.5e-4, "300B tokens", 512, "Hub", 1024)),
+        (["model=llama_1b"], (4e-4, "150B tokens", 1024, "Hub", 2048)),
+        (["model=llama_160m"], (1e-3, "2M tokens", 16, "Sotu", 128)),
         (["model=deit_b"], (1e-3, "384.35M samples", 1024, "ImageHub", None)),
         (["model=vit_s"], (1e-3, "115.305M samples", 1024, "ImageHub", None)),
         (["model=vit_b", "recipe=deit"], (1e-3, "384.35M samples", 1024, "ImageHub", None)),
@@ -88,7 +92,7 @@ def test_the_plan_names_the_recipe_that_was_taken() -> None:
 def test_a_recipe_names_itself_and_fits_the_models_that_choose_it(name: str) -> None:
     said = yaml.safe_load((conf_dir() / "recipe" / f"{name}.yaml").read_text())["recipe"]
     assert (said is None) if name == "none" else said.startswith(f"{name}: ")
-    chosen = f"override /recipe@_global_.recipe: {name}"
+    chosen = f"override /recipe@_global_.recipe: {name}\n"
     models = [path.stem for path in (conf_dir() / "model").glob("*.yaml") if chosen in path.read_text()]
     assert models or name == "none"
     for model in models:
