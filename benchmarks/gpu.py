@@ -1,11 +1,15 @@
 """GPT-Base and BERT-Large, three levels of 50 steps each, on an NVIDIA GPU: speed, share of its peak, memory by level.
 
-The runs are ordinary ones, `mlrun model=... cycle=3level` on the embedded speeches, beside a bare PyTorch loop.
+The runs are ordinary ones, `mlrun model=... cycle=3level` on the embedded speeches, beside a bare PyTorch loop and
+Hugging Face's Trainer.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
+import os
 import sys
 import tempfile
 import time
@@ -16,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks import loop
 from benchmarks.table import table
 from mlrun import files
 from mlrun import run as runs
@@ -23,7 +28,6 @@ from mlrun.cli import command, device, points
 from mlrun.cli.tasks import planned
 from mlrun.config import Config
 from mlrun.models.network import build
-from mlrun.plan.stages import Level
 from mlrun.train.loop import autocast
 
 STEPS = 50
@@ -123,36 +127,85 @@ def rows(name: str, overrides: Sequence[str], gpu: str | None) -> list[list[str]
         size = str(sizes.get(level.number, config.settings.hardware.micro_batch or "whole"))
         cells = [name, str(level.number), f"{rate:,.0f}", mfu(rate * flops, gpu), held]
         made.append([*cells, *(f"{ratio:.3f}" for ratio in ratios), size])
-    rate = bare(config, first, sizes.get(1))
-    return [
-        *made,
-        [name, "bare loop", f"{rate:,.0f}", mfu(rate * first.flops.total / plan.tokens_per_sample, gpu)] + [""] * 4,
-    ]
+    for way, measured in {"bare loop": bare, "Trainer": trainer}.items():
+        speed = measured(config, sizes.get(1))
+        share = "n/a" if speed is None else mfu(speed * first.flops.total / plan.tokens_per_sample, gpu)
+        made.append([name, way, "n/a" if speed is None else f"{speed:,.0f}", share, *[""] * 4])
+    return made
 
 
-def bare(config: Config, level: Level, micro: int | None) -> float:
+def ready(config: Config, rows: int) -> dict[str, torch.Tensor]:
+    """Return the first so many samples of the run's first batch."""
+    source = config.data.open(config.model, 0, config.settings.cache, config.settings.batch)
+    return {key: value[:rows] for key, value in next(source.batches(0, config.settings.batch)).items()}
+
+
+def settled(place: torch.device) -> float:
+    """Return the time once the device has done all that it was told."""
+    if place.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def tokens(config: Config) -> int:
+    """Return the tokens of all steps that are timed: the first fifth, which compiles, is not."""
+    return (STEPS - STEPS // 5) * config.settings.batch * config.model.tokens(config.data.sequence)
+
+
+def bare(config: Config, micro: int | None) -> float:
     """Return the tokens a second of level 1 in a loop of six lines, on one batch that is on the device."""
-    hardware, data = config.settings.hardware, config.data
+    hardware = config.settings.hardware
     place, rows = torch.device(hardware.device), micro or config.settings.batch
-    net = build(level.model, 0, device=place)
+    net = build(config.model, 0, device=place)
     forward: Any = torch.compile(net) if hardware.compile else net
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
-    source = data.open(config.model, 0, config.settings.cache, config.settings.batch)
-    batch = {key: value[:rows].to(place) for key, value in next(source.batches(0, config.settings.batch)).items()}
-    settle = torch.cuda.synchronize if place.type == "cuda" else (lambda: None)
+    batch = {key: value.to(place) for key, value in ready(config, rows).items()}
     for step in range(STEPS):
         if step == STEPS // 5:
-            settle()
-            began = time.perf_counter()
+            began = settled(place)
         for _ in range(config.settings.batch // rows):
             with autocast(hardware, place):
                 loss = forward(batch)
             loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    settle()
-    steps = STEPS - STEPS // 5
-    return steps * config.settings.batch * config.model.tokens(data.sequence) / (time.perf_counter() - began)
+    return tokens(config) / (settled(place) - began)
+
+
+def trainer(config: Config, micro: int | None) -> float | None:
+    """Return the tokens a second of Hugging Face's Trainer with a network of the same sizes.
+
+    None without `transformers`.
+    """
+    if not all(map(importlib.util.find_spec, loop.WANTED)):
+        return None
+    import transformers
+
+    hardware, rows, times = config.settings.hardware, micro or config.settings.batch, []
+    place = torch.device(hardware.device)
+
+    class Clock(transformers.TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if state.global_step in (STEPS // 5, STEPS):
+                times.append(settled(place))
+
+    class Ready(transformers.Trainer):
+        def get_train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(batches, batch_size=None)
+
+    parts = config.settings.batch // rows
+    with tempfile.TemporaryDirectory() as scratch:
+        network = loop.exported(config, Path(scratch) / "model")
+        batches = [loop.theirs(ready(config, rows))] * (parts * STEPS)
+        arguments = transformers.TrainingArguments(
+            output_dir=scratch, use_cpu=place.type == "cpu", max_steps=STEPS, gradient_accumulation_steps=parts,
+            per_device_train_batch_size=rows, bf16=hardware.precision == "bf16", torch_compile=hardware.compile,
+            optim="adamw_torch_fused", save_strategy="no", report_to=[], disable_tqdm=True,
+            remove_unused_columns=False,
+        )  # fmt: skip
+        with open(os.devnull, "w") as console, contextlib.redirect_stdout(console):
+            Ready(model=network, args=arguments, train_dataset=batches, callbacks=[Clock()]).train()
+    return tokens(config) / (times[1] - times[0])
 
 
 def main() -> str:

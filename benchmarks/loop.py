@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from benchmarks import ours
 from benchmarks.ours import Batch, Work
 from benchmarks.table import Report, Target, table
+from mlrun.config import Config
 from mlrun.interop.folders import export_hf
 from mlrun.models.base import IGNORED
 from mlrun.models.network import build
@@ -105,15 +106,15 @@ def without_last(batch: Batch) -> Batch:
     return {**batch, "labels": labels}
 
 
-def exported(given: Work, folder: Path) -> Any:
+def exported(config: Config, folder: Path) -> Any:
     """Return the network of `transformers` with the same sizes and weights."""
     import transformers
 
     transformers.logging.disable_progress_bar()
     transformers.logging.set_verbosity_error()
-    snapshot = Snapshot({"weights": build(given.config.model, 0).state_dict()})
+    snapshot = Snapshot({"weights": build(config.model, 0).state_dict()})
     folder.mkdir(parents=True)
-    save_model(folder / "model", given.config.resolved["model"], snapshot, {}, Ranks(0, 1, torch.device("cpu")))
+    save_model(folder / "model", config.resolved["model"], snapshot, {}, Ranks(0, 1, torch.device("cpu")))
     export_hf(folder / "model", folder / "theirs")
     (name,) = json.loads((folder / "theirs" / "config.json").read_text())["architectures"]
     return getattr(transformers, name).from_pretrained(folder / "theirs")
@@ -125,7 +126,7 @@ def trainer(given: Work, scratch: Path) -> Callable[[Path], float | None]:
 
     spec, settings, steps = given.config.optimizer, given.config.settings, given.stage().steps
     batches, held_out = ([theirs(batch) for batch in some] for some in (given.batches, given.held_out.ready))
-    network = exported(given, scratch)
+    network = exported(given.config, scratch)
 
     class Ready(Trainer):
         def get_train_dataloader(self) -> Any:
