@@ -18,7 +18,7 @@ from mlrun.data import ahead
 from mlrun.data.source import Broken, same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import words
-from mlrun.evaluate.base import Benchmark, Context, measure, recorded, without_words
+from mlrun.evaluate.base import Benchmark, Context, measure, recorded, unfit
 from mlrun.interop import initial, ledger, published, tokenizers
 from mlrun.log import log
 from mlrun.log.doing import evaluating
@@ -89,7 +89,7 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         for note in source.describe().get("notes", []) if ranks.first else []:
             print(f"mlrun: {note}", flush=True)
         known = words.of_source(source, config.model, config.data.sequence)
-        if known is None and (problems := without_words(config.evaluation.values(), config.model)):
+        if problems := unfit(config.evaluation.values(), config.model, known):
             raise UserError(problems)
         with claimed(folder, ranks) as still_ours:
             return Run(config, plan, folder, ranks, source, signals, still_ours, known).go()

@@ -206,25 +206,27 @@ def status(settings: DictConfig, folder: Path | None) -> None:
 
 def resend(settings: DictConfig, folder: Path | None) -> None:
     """Send the logs of the runs that `runs` names to W&B once more; all of them are looked at first."""
-    from mlrun.log.resend import READS
-    from mlrun.log.resend import resend as send
-    from mlrun.log.resend import settings as how
+    from mlrun.log import resend as again
     from mlrun.report.read import find
     from mlrun.train.lock import held
 
+    if others := [name for name in settings.logger if name != "wandb"]:
+        remedy = "logs are sent to W&B alone; other files are written anew when a run starts"
+        raise UserError(mistake("logger", ", ".join(others), "wandb, none", remedy))
     given = build(settings.logger.wandb, "logger.wandb") if "wandb" in settings.logger else None
-    folders = find(_paths(settings.runs), lambda _, names: set(READS) <= set(names), ", ".join(READS))
+    folders = find(_paths(settings.runs), again.is_run, ", ".join(again.READS))
     if busy := [str(one) for one in folders if held(one)]:
         raise UserError(mistake("runs", ", ".join(busy), "runs that no process trains", "wait until it has ended"))
     chosen, problems = {}, []
     for one in folders:
         try:
-            chosen[one] = how(one, given)
+            again.look(one)
+            chosen[one] = again.settings(one, given)
         except UserError as error:
             problems += error.problems
     if problems:
         raise UserError(problems)
-    sent = {one: send(one, logger) for one, logger in chosen.items()}
+    sent = {one: again.resend(one, logger) for one, logger in chosen.items()}
     for one, (count, whole) in sent.items():
         print_once(f"{'sent' if whole else 'not all sent'}: {one}, {count} records")
     if missed := [str(one) for one, (_, whole) in sent.items() if not whole]:

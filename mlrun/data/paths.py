@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,18 +22,40 @@ def _named(pattern: str) -> list[str]:
 
 
 def file_problems(key: str, patterns: Sequence[str]) -> list[str]:
-    """Return a line for each pattern without files, and for each empty file."""
+    """Return a line for each pattern without files, for each empty file, and one for files that are named twice."""
+    return _looked_at(key, patterns)[0]
+
+
+def _looked_at(key: str, patterns: Sequence[str]) -> tuple[list[str], set[str]]:
+    """Return what is wrong with files, and the files without links."""
+    names = resolve(patterns)
     missing = [
-        mistake(key, pattern, "existing files or globs", f"nothing is there (looked from {Path.cwd()}); correct it")
+        mistake(key, pattern, "existing files or globs", _absent(pattern))
         for pattern in patterns
         if not resolve([pattern])
     ]
     empty = [
         mistake(key, name, "files that hold something", "it is empty; remove it or fill it")
-        for name in resolve(patterns)
+        for name in names
         if Path(name).stat().st_size == 0
     ]
-    return missing + empty
+    times = Counter(str(Path(name).resolve()) for name in names)
+    return missing + empty + _repeated(key, [name for name, count in times.items() if count > 1]), set(times)
+
+
+def _absent(pattern: str) -> str:
+    """Return what is there in place of files, and what to do."""
+    if _named(str(Path(pattern).expanduser())):
+        return "no file is there, but a folder: name the files in it"
+    return f"nothing is there (looked from {Path.cwd()}); correct it"
+
+
+def _repeated(key: str, names: Sequence[str]) -> list[str]:
+    """Return a line about files that are named more than once: each would count so often, as if it were more data."""
+    if not names:
+        return []
+    others = f", as {len(names) - 1} more are" if len(names) > 1 else ""
+    return [mistake(key, names[0], "each file once", f"it is named more than once{others}: remove what is too much")]
 
 
 def share_problems(held_out: float) -> list[str]:
@@ -50,10 +73,10 @@ def local_problems(
     if not files:
         found.append(mistake("data.files", list(files), "one or more file names or globs", "name the files"))
     found += share_problems(held_out)
-    found += file_problems("data.files", files) + file_problems("data.validation_files", validation_files)
-    train, other = ({str(Path(file).resolve()) for file in resolve(names)} for names in (files, validation_files))
     key, allowed = "data.validation_files", "files that are not in data.files"
-    return found + [mistake(key, file, allowed, "remove it from one") for file in sorted(train & other)]
+    (wrong, train), (wrong_too, other) = _looked_at("data.files", files), _looked_at(key, validation_files)
+    both = [mistake(key, file, allowed, "remove it from one") for file in sorted(train & other)]
+    return [*found, *wrong, *wrong_too, *both]
 
 
 def with_folders(patterns: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlrun.errors import mistake
+from mlrun.files import sha256
 from mlrun.models.base import IGNORED, Model
 
 if TYPE_CHECKING:
@@ -124,8 +125,13 @@ class Evaluation(ABC):
 
     @property
     def settings(self) -> str:
-        """Return a digest of the settings."""
-        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
+        """Return a digest of the settings, and of what is in the files that it reads."""
+        whole = [repr(self), *map(sha256, self.reads())]
+        return hashlib.sha256("".join(whole).encode()).hexdigest()[:16]
+
+    def reads(self) -> list[str]:
+        """Return the files that it reads beside the run's data."""
+        return []
 
     def problems(self) -> list[str]:
         """Return what is wrong with the settings, one line each."""
@@ -134,6 +140,13 @@ class Evaluation(ABC):
     def applies(self, model: Model) -> bool:
         """Return whether the numbers make sense for a model; one of another objective is passed over."""
         return True
+
+    def unfit(self, model: Model, words: Words | None) -> list[str]:
+        """Return what is wrong with the settings for a model, one line each; asked before any work.
+
+        `words` are not None if `needs_words`.
+        """
+        return []
 
     @abstractmethod
     def measure(self, net: Network, context: Context) -> Results:
@@ -185,14 +198,16 @@ def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -
     return found
 
 
-def without_words(evaluations: Iterable[Evaluation], model: Model) -> list[str]:
-    """Return a line for each evaluation that reads text, of a model beside which no tokenizer lies."""
+def unfit(evaluations: Iterable[Evaluation], model: Model, words: Words | None) -> list[str]:
+    """Return what is wrong with evaluations for a model; `words` are None where no tokenizer lies beside it."""
+    fitting = [one for one in evaluations if one.applies(model)]
     remedy = "it reads text: leave it out, or put the tokenizer beside the model"
-    return [
+    without = [
         mistake("evaluation", type(one).__name__, "what needs no tokenizer", remedy)
-        for one in evaluations
-        if isinstance(one, Benchmark) and one.needs_words and one.applies(model)
+        for one in fitting
+        if words is None and isinstance(one, Benchmark) and one.needs_words
     ]
+    return without or [line for one in fitting for line in one.unfit(model, words)]
 
 
 def values(results: Results) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from omegaconf import MISSING
 
 from mlrun.data.paths import resolve
-from mlrun.errors import UserError
+from mlrun.errors import UserError, mistake
 from mlrun.evaluate import lines
 from mlrun.evaluate.base import Benchmark, Context, Result, Results
 from mlrun.evaluate.proportion import proportion
@@ -46,17 +46,30 @@ class Cloze(Benchmark):
             return error.problems
         return []
 
+    def reads(self) -> list[str]:
+        return resolve(self.files)
+
     def applies(self, model: Model) -> bool:
         return model.objective == "causal"
 
-    def passages(self) -> list[tuple[str, str]]:
-        """Return (what comes before, last word with its blank) of each; UserError for one that has no two words."""
+    def unfit(self, model: Model, words: Words | None) -> list[str]:
+        assert words is not None, "looked at before"
+        most, found = words.longest, []
+        for where, *passage in self.passages():
+            _, last = _cut(words, *passage)
+            if not 1 <= len(last) <= most:
+                allowed = f"1 to {most} tokens, which the model reads at once"
+                found.append(mistake(f"{where}: last word", f"{len(last)} tokens", allowed, "remove the passage"))
+        return found
+
+    def passages(self) -> list[tuple[str, str, str]]:
+        """Return (where, what comes before, last word with its blank); UserError for one that has no two words."""
         found = []
         for where, text in (pair for file in resolve(self.files) for pair in _texts(file)):
             cut = _LAST.fullmatch(text)
             if cut is None:
                 raise UserError(f"{where}: needs a word before the last one; remove it")
-            found.append((cut[1], cut[2]))
+            found.append((where, cut[1], cut[2]))
         if not found:
             raise UserError(f"{', '.join(self.files)}: no passage in it; give one a line")
         return found
@@ -66,7 +79,7 @@ class Cloze(Benchmark):
 
         words = context.words
         assert words is not None, "looked at before"
-        scores = score(net, [_row(words, *passage) for passage in self.passages()], context)
+        scores = score(net, [_row(words, *passage) for _, *passage in self.passages()], context)
         bits, n = [-one.log_probability / math.log(2) for one in scores], len(scores)
         error = stdev(bits) / math.sqrt(n) if n > 1 and all(map(math.isfinite, bits)) else None
         return {
@@ -83,9 +96,15 @@ def _texts(file: str) -> Iterator[tuple[str, str]]:
 
 
 def _row(words: Words, before: str, last: str) -> Row:
-    """Return the row that predicts the last word: the ids of the whole that are not those of what comes before."""
+    """Return the row that predicts the last word."""
     from mlrun.evaluate.scoring import continuation
 
+    read, predicted = _cut(words, before, last)
+    return continuation(words, [words.before, *read], predicted)
+
+
+def _cut(words: Words, before: str, last: str) -> tuple[list[int], list[int]]:
+    """Return the ids of the whole, cut where they are no longer those of what comes before."""
     whole, read = words.ids(before + last), words.ids(before)
     shared = next((i for i, (a, b) in enumerate(zip(whole, read, strict=False)) if a != b), len(read))
-    return continuation(words, [words.before, *whole[:shared]], whole[shared:])
+    return whole[:shared], whole[shared:]

@@ -15,7 +15,7 @@ from mlrun.data import ahead
 from mlrun.data.source import same_content
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import words
-from mlrun.evaluate.base import Benchmark, Context, Evaluation, Result, Tell, as_dict, measure, untold, without_words
+from mlrun.evaluate.base import Benchmark, Context, Evaluation, Result, Tell, as_dict, measure, unfit, untold
 from mlrun.interop.read import Checkpoint, below, open_folder
 from mlrun.interop.tokenizers import has_one
 from mlrun.models.network import Network
@@ -42,7 +42,8 @@ def evaluate(
     `tell` is told how far it is (see `Context`).
 
     Raises:
-        UserError: the folder is no finished run, its weights do not fit, or its data cannot be opened.
+        UserError: the folder is no finished run, its weights do not fit, no evaluation fits it, or its data cannot be
+            opened.
     """
     config, found = _settings(folder), open_folder(folder, "run")
     data = Data(config.data, config.seed, Path(config.cache), config.eval.batch, _content(folder))
@@ -63,7 +64,7 @@ def evaluate_folder(
     evaluation asks for it.
 
     Raises:
-        UserError: no model is there, the data does not fit it, or `out` is a run.
+        UserError: no model is there, the data does not fit it, no evaluation does, or `out` is a run.
     """
     if out is not None and (out / files.CONFIG).is_file():
         remedy = "a report would take the results for the run's own: name another folder"
@@ -84,9 +85,12 @@ def _measured(
     out: Path | None,
     tell: Tell,
 ) -> dict[str, Result]:
-    fitting = [one for one in evaluations if one.applies(found.model)]
+    asked = list(evaluations)
+    fitting = [one for one in asked if one.applies(found.model)]
+    if not fitting:
+        raise UserError(_nothing(asked, found.model.objective))
     known = words.of_folder(found, sequence) if found.model.objective != "image" else None
-    if known is None and (problems := without_words(fitting, found.model)):
+    if problems := unfit(fitting, found.model, known):
         raise UserError(problems)
     ranks = processes.start(hardware)
     try:
@@ -102,6 +106,13 @@ def _measured(
         return results
     finally:
         processes.stop(ranks)
+
+
+def _nothing(asked: Iterable[Evaluation], objective: str) -> str:
+    """Return the line about evaluations of which none can be made."""
+    given = ", ".join(one.name for one in asked) or "nothing"
+    allowed = f"what can be measured of a model whose objective is {objective}"
+    return mistake("evaluation", given, allowed, "choose others; docs/evaluation.md says which are for which")
 
 
 def _opened(data: Data, found: Checkpoint) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import MISSING
 
-from mlrun.errors import UserError, mistake, mistakes
+from mlrun.errors import mistake, mistakes
 from mlrun.evaluate import finetune, glue_tasks, metrics
 from mlrun.evaluate.base import Context, Result, Results
 from mlrun.evaluate.finetune import FineTuning, Subject, Trial
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlrun.evaluate.base import Batch
     from mlrun.evaluate.classifier import Encoded
     from mlrun.evaluate.glue_tasks import Examples, Task
+    from mlrun.evaluate.words import Words
     from mlrun.models.network import Network
 
 KEY = "evaluation.glue."
@@ -51,15 +52,25 @@ class Glue(FineTuning):
             found.append(mistake(f"{KEY}tasks", dict(self.tasks), ", ".join(glue_tasks.TASKS), "name one or more"))
         return found or [p for name, files in self.tasks.items() for p in glue_tasks.pair_problems(str(name), files)]
 
+    def reads(self) -> list[str]:
+        return [file for files in self.tasks.values() for file in glue_tasks.files_of(files)]
+
     def applies(self, model: Model) -> bool:
         told = type(model).hidden is not Model.hidden
         return told and (model.objective == "causal" or (model.objective == "mlm" and model.within_documents))
+
+    def unfit(self, model: Model, words: Words | None) -> list[str]:
+        assert words is not None, "looked at before"
+        length = self.max_length
+        fine = f"null, or at most the {words.longest} tokens that the model reads at once"
+        return mistakes(KEY, [("max_length", length, length is None or length <= words.longest, fine)])
 
     def measure(self, net: Network, context: Context) -> Results:
         from mlrun.evaluate.weights import whole
 
         assert context.words is not None, "looked at before"
-        longest, weights = self._longest(context.words.longest), whole(net, context)
+        longest = context.words.longest if self.max_length is None else self.max_length
+        weights = whole(net, context)
         found: dict[str, Result] = {}
         for name, files in self.tasks.items():
             own = context.about(f"{context.what}/{name}")
@@ -68,13 +79,6 @@ class Glue(FineTuning):
         if len(self.tasks) > 1:
             found["glue"] = self._mean([(name, found[f"glue/{name}"]) for name in self.tasks])
         return found
-
-    def _longest(self, longest: int) -> int:
-        """Return the tokens of an example; UserError if the model does not read so many."""
-        if self.max_length is not None and self.max_length > longest:
-            fine = f"null, or at most the {longest} tokens that the model reads at once"
-            raise UserError(mistakes(KEY, [("max_length", self.max_length, False, fine)]))
-        return longest if self.max_length is None else self.max_length
 
     def _results(self, name: str, subject: Answers, found: Sequence[Trial]) -> dict[str, Result]:
         task, right = subject.task, [one.answer for one in subject.held]

@@ -168,7 +168,7 @@ def pair_problems(name: str, files: Any) -> list[str]:
         train, dev = parts(name, files)
     except UserError as error:
         return error.problems
-    if train == dev:
+    if set(dev) <= set(train):
         return [mistake(f"{key}.dev", files["dev"], "other examples than those of train", "name another file")]
     return []
 
@@ -183,5 +183,10 @@ def parts(name: str, files: Any) -> tuple[Examples, Examples]:
     """Return the training and the dev examples of a task, read before; UserError for what does not fit it."""
     if files == HUB:
         return on_the_hub(name, TRAIN), on_the_hub(name, "dev")
-    train, dev = (str(Path(str(files[part])).expanduser()) for part in (TRAIN, "dev"))
+    train, dev = files_of(files)
     return of_file(name, train), of_file(name, dev)
+
+
+def files_of(files: Any) -> list[str]:
+    """Return the files of a task, of training and dev examples; none where it comes from the hub."""
+    return [] if files == HUB else [str(Path(str(files[part])).expanduser()) for part in (TRAIN, "dev")]

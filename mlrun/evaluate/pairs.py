@@ -14,6 +14,7 @@ from mlrun.evaluate.proportion import proportion
 from mlrun.models.base import Model
 
 if TYPE_CHECKING:
+    from mlrun.evaluate.words import Words
     from mlrun.models.network import Network
 
 GOOD, BAD, NAME = "sentence_good", "sentence_bad", "UID"
@@ -41,8 +42,22 @@ class Pairs(Benchmark):
             return error.problems
         return []
 
+    def reads(self) -> list[str]:
+        return resolve(self.files)
+
     def applies(self, model: Model) -> bool:
         return model.objective in ("causal", "mlm")
+
+    def unfit(self, model: Model, words: Words | None) -> list[str]:
+        assert words is not None, "looked at before"
+        # A sentence without a token would be certain: likelier than any other.
+        return [
+            f"evaluation.pairs: {name}: no token in the sentence {sentence!r}; remove the pair"
+            for name, pairs in self.pairs().items()
+            for pair in pairs
+            for sentence in pair
+            if not words.ids(sentence)
+        ]
 
     def pairs(self) -> dict[str, list[grammar.Pair]]:
         """Return by phenomenon its pairs (right, wrong); UserError for a line that holds none."""
@@ -51,7 +66,8 @@ class Pairs(Benchmark):
         found: dict[str, list[grammar.Pair]] = {}
         for file in resolve(self.files):
             for _, row in lines.objects(file, GOOD, BAD):
-                found.setdefault(str(row.get(NAME, Path(file).stem)), []).append((row[GOOD], row[BAD]))
+                name = Path(file).stem if row.get(NAME) is None else str(row[NAME])
+                found.setdefault(name, []).append((row[GOOD], row[BAD]))
         if not found:
             raise UserError(f"{', '.join(self.files)}: no pair in it; give an object a line with {GOOD}, {BAD}")
         return found

@@ -16,6 +16,7 @@ from mlrun.evaluate.perplexity import exponential
 from mlrun.models.base import Model
 
 if TYPE_CHECKING:
+    from mlrun.evaluate.words import Words
     from mlrun.models.network import Network
 
 
@@ -44,10 +45,23 @@ class TextPerplexity(Benchmark):
             ],
         )
         found += lines.problems(f"{key}files", self.files)
-        return found or [f"{file}: no word in it; remove it" for file in resolve(self.files) if not _readable(file)]
+        return found or [line for file in resolve(self.files) for line in _without_words(file)]
+
+    def reads(self) -> list[str]:
+        return resolve(self.files)
 
     def applies(self, model: Model) -> bool:
         return model.objective == "causal"
+
+    def unfit(self, model: Model, words: Words | None) -> list[str]:
+        assert words is not None, "looked at before"
+        window, stride = self._sizes(words.longest)
+        fine = f"null, or at most the {words.longest} tokens that the model reads at once"
+        checks = [
+            ("window", window, window <= words.longest, fine),
+            ("stride", stride, stride <= window, f"null, or at most the {window} tokens of a window"),
+        ]
+        return mistakes("evaluation.text_perplexity.", checks)
 
     def measure(self, net: Network, context: Context) -> Results:
         from mlrun.evaluate.scoring import score, windows
@@ -72,17 +86,14 @@ class TextPerplexity(Benchmark):
         }
 
     def _sizes(self, longest: int) -> tuple[int, int]:
-        """Return window and stride for a model that reads `longest` tokens; UserError if it reads fewer than asked."""
+        """Return window and stride for a model that reads `longest` tokens."""
         window = longest if self.window is None else self.window
-        if window > longest:
-            fine = f"null, or at most the {longest} tokens that the model reads at once"
-            raise UserError(mistakes("evaluation.text_perplexity.", [("window", window, False, fine)]))
-        return window, max(1, window // 2) if self.stride is None else min(self.stride, window)
+        return window, max(1, window // 2) if self.stride is None else self.stride
 
 
-def _readable(file: str) -> bool:
-    """Return whether a file holds words."""
+def _without_words(file: str) -> list[str]:
+    """Return a line about a file that holds no word, or no text."""
     try:
-        return bool(lines.read(file).strip())
-    except UserError:
-        return False
+        return [] if lines.read(file).strip() else [f"{file}: no word in it; remove it"]
+    except UserError as error:
+        return error.problems

@@ -10,6 +10,7 @@ from omegaconf import MISSING, DictConfig
 
 from mlrun.config import build
 from mlrun.data import ahead
+from mlrun.data.paths import resolve, with_folders
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import finetune, metrics
 from mlrun.evaluate.base import Context, Results
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from mlrun.evaluate.base import Batch
+    from mlrun.evaluate.words import Words
     from mlrun.models.network import Network
 
 KEY = "evaluation.transfer."
@@ -61,14 +63,25 @@ class Transfer(FineTuning):
     def applies(self, model: Model) -> bool:
         return model.objective == "image"
 
+    def reads(self) -> list[str]:
+        spec = self.spec()
+        named = (*getattr(spec, "files", ()), *getattr(spec, "validation_files", ()))
+        return resolve(with_folders(named))
+
+    def unfit(self, model: Model, words: Words | None) -> list[str]:
+        spec = self.spec()
+        return _named(spec.problems(self._with_classes(model, spec.classes)))
+
+    def _with_classes(self, model: Model, classes: int) -> Model:
+        """Return the model that is fine-tuned."""
+        rates = {"dropout": self.dropout, "drop_path": self.drop_path}
+        return replace(cast(Any, model.as_evaluated()), classes=classes, **rates)
+
     def measure(self, net: Network, context: Context) -> Results:
         from mlrun.evaluate.weights import whole
 
         spec = self.spec()
-        rates = {"dropout": self.dropout, "drop_path": self.drop_path}
-        model = replace(cast(Any, net.model.as_evaluated()), classes=spec.classes, **rates)
-        if problems := spec.problems(model):
-            raise UserError(_named(problems))
+        model = self._with_classes(net.model, spec.classes)
         weights = whole(net, context)
         opened = spec.open(model, 0, context.cache, self.batch)
         source = ahead.served(opened, context.hardware.workers, context.ranks.device)

@@ -7,17 +7,55 @@ the steps that it has.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from mlrun import files
 from mlrun.errors import UserError, mistake
+from mlrun.log import wandb_layout as layout
 from mlrun.log.sink import Guarded
 from mlrun.log.wandb import WandbLogger
 
 READS = (files.CONFIG, files.PLAN, files.LOG)
+# What every record has, and W&B is sent by.
+_NEEDED = {"kind": str, "level": int, "step": int}
+
+
+def is_run(_: Path, names: Sequence[str]) -> bool:
+    """Return whether a folder with files of these names is a run, whole or not: `look` says what it lacks."""
+    return any(name in names for name in READS)
+
+
+def look(run_folder: Path) -> None:
+    """Read all that `resend` will, so that nothing is sent, and no earlier file replaced, where it would break off.
+
+    Raises:
+        UserError: a file is missing, empty or damaged.
+    """
+    for name in READS:
+        if not (run_folder / name).is_file():
+            raise UserError(
+                mistake("runs", run_folder, f"runs with {', '.join(READS)}", f"it has no {name}: leave it out")
+            )
+    _, plan, _ = _files(run_folder)
+    try:
+        for _, rows in layout.tables(plan):
+            layout.cells(rows)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{run_folder / files.PLAN}: no plan of ours ({type(error).__name__} {error}); restore it"
+        ) from None
+    if sum(1 for _ in _whole(run_folder / files.LOG)) == 0:
+        raise UserError(f"{run_folder / files.LOG}: no whole record in it; restore the log, or leave the run out")
+
+
+def _files(run_folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any] | None]:
+    """Return config, plan, and the summary of a run that has one."""
+    config, plan = files.read_yaml(run_folder / files.CONFIG), files.read_json(run_folder / files.PLAN)
+    summary = run_folder / files.SUMMARY
+    return config, plan, files.read_json(summary) if summary.exists() else None
 
 
 def settings(run_folder: Path, given: WandbLogger | None) -> WandbLogger:
@@ -26,7 +64,7 @@ def settings(run_folder: Path, given: WandbLogger | None) -> WandbLogger:
     Raises:
         UserError: the run was trained without W&B, and this command names none; or a wrong setting.
     """
-    trained = (files.read_yaml(run_folder / files.CONFIG).get("logger") or {}).get("wandb")
+    trained = _trained(run_folder / files.CONFIG)
     if trained is None and given is None:
         remedy = "give logger=wandb here, with its settings"
         raise UserError(mistake("runs", run_folder, "runs that were trained with logger=wandb", remedy))
@@ -52,8 +90,7 @@ def resend(run_folder: Path, how: WandbLogger) -> tuple[int, bool]:
     Raises:
         UserError: the folder is no run folder, or W&B cannot start.
     """
-    config, plan = files.read_yaml(run_folder / files.CONFIG), files.read_json(run_folder / files.PLAN)
-    summary = files.read_json(run_folder / files.SUMMARY) if (run_folder / files.SUMMARY).exists() else None
+    config, plan, summary = _files(run_folder)
     sink, count = Guarded(how.start(run_folder, config, plan, 0)), 0
     for record in _whole(run_folder / files.LOG):
         sink.write(record)
@@ -62,6 +99,15 @@ def resend(run_folder: Path, how: WandbLogger) -> tuple[int, bool]:
         sink.finish(summary)
     sink.close(0)
     return count, not sink.broken
+
+
+def _trained(config: Path) -> dict[str, Any] | None:
+    """Return the settings of W&B in a run's config.yaml; None if it was trained without."""
+    found = files.read_yaml(config).get("logger") or {}
+    found = found.get("wandb") if isinstance(found, dict) else found
+    if found is not None and not isinstance(found, dict):
+        raise UserError(f"{config}: logger holds no settings; restore the file")
+    return found
 
 
 def _value(value: Any) -> Any:
@@ -78,6 +124,6 @@ def _whole(log: Path) -> Iterator[dict[str, Any]]:
                 record = json.loads(line)
             except (ValueError, RecursionError):
                 record = None
-            if not isinstance(record, dict) or "kind" not in record:
+            if not isinstance(record, dict) or any(type(record.get(key)) is not kind for key, kind in _NEEDED.items()):
                 raise UserError(f"{log}: line {number} is no record; restore the log")
             yield record

@@ -117,8 +117,8 @@ def _cannot_start(mode: str, error: Exception) -> str:
 def run_id(run_folder: Path) -> str:
     """Return the W&B id of a run folder; made once, then read."""
     path = run_folder / ID_FILE
-    if not path.exists():
-        path.write_text(secrets.token_hex(4) + "\n")
+    if not path.exists() or path.stat().st_size == 0:
+        files.write_text(path, secrets.token_hex(4) + "\n")
     return path.read_text().strip()
 
 
@@ -126,6 +126,9 @@ def _init(spec: WandbLogger, mode: str, run_folder: Path, config: Record) -> Any
     # Offline rows are otherwise flushed every 15 s: a killed run would leave none of its last ones.
     os.environ.setdefault("WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL", "1")
     os.environ.setdefault("WANDB_INIT_TIMEOUT", START_SECONDS)
+    # Empty is not set, as for most programs; W&B itself would refuse to start.
+    for variable in [name for name, value in os.environ.items() if name.startswith("WANDB_") and not value]:
+        del os.environ[variable]
     import wandb
 
     quiet = wandb.Settings(silent=True, console="off", x_disable_stats=True, disable_git=True)
@@ -185,7 +188,7 @@ class WandbSink(Sink):
         """End the W&B run and say how to send what is not at the server."""
         self._run.finish(exit_code=exit_code)
         if self._mode == "offline":
-            line = f"W&B was offline; to upload: wandb sync {self._folder}/{OFFLINE_RUNS}"
+            line = f"W&B was offline; to upload: wandb sync {shlex.quote(str(self._folder))}/{OFFLINE_RUNS}"
             print(line, file=sys.stderr, flush=True)
 
     def fail(self) -> str:

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ from mlrun.units import Rates, parse
 FILES = (files.CONFIG, files.PLAN, files.LOG)
 # A log that has not grown for so long belongs to a run that was ended.
 RUNNING_SECONDS = 600.0
+# What the files of runs may raise, since anybody may have written to them.
+FAULTS = (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)
+# What a summary may say of its run.
+_STATUSES = ("finished", "interrupted", "pruned", "failed")
 _TRAIN = (b'"kind": "train"', b'"kind":"train"')
 
 
@@ -270,18 +275,49 @@ def read(folder: Path) -> Run:
         summary = _summary(folder)
         told, measured = _log(folder / files.LOG)
         run = Run(folder, config, plan, summary, _status(folder, summary), *told)
-        _ = run.level_one, run.seed, run.lr, run.progress, run.overhead, run.lacking
-        if summary is not None and run.finished:
-            fault = whole.fault(plan, summary["val_loss"], run.evaluations, [e.budget for e in run.branches])
-            run = run if fault is None else replace(run, status="not whole", fault=fault)
-        _ = run.endings
-        run = replace(run, search=_search(folder), results=results.of_run(folder, measured))
-    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        of = "" if isinstance(error, UserError) else f"{type(error).__name__} "
-        reason = " ".join(f"{of}{error}".split())
-        remedy = f"leave it out or restore it ({reason})"
+        with blamed(lambda: f"{folder / files.CONFIG} or {files.PLAN}"):
+            _ = run.level_one, run.seed, run.lr, run.lacking
+        with blamed(lambda: f"{folder / files.PLAN} or {files.LOG}"):
+            _ = run.progress
+        with blamed(lambda: f"{folder / files.PLAN}, {files.LOG} or {files.SUMMARY}"):
+            _ = run.overhead
+            run = _judged(run)
+            _ = run.endings
+        with blamed(lambda: str(folder / files.EVALUATION)):
+            run = replace(run, search=_search(folder), results=results.of_run(folder, measured))
+    except FAULTS as error:
+        remedy = f"leave it out or restore it ({' '.join(reason(error).split())})"
         raise UserError(mistake("runs", folder, "a run folder as mlrun writes it", remedy)) from error
     return run
+
+
+def _judged(run: Run) -> Run:
+    """Return the run; one that says that it is finished, and whose log is not whole, with what is wrong."""
+    if run.summary is None or not run.finished:
+        return run
+    budgets = [ending.budget for ending in run.branches]
+    fault = whole.fault(run.plan, run.summary["val_loss"], run.evaluations, budgets)
+    return run if fault is None else replace(run, status="not whole", fault=fault)
+
+
+def reason(error: BaseException) -> str:
+    """Return what a fault says, with its kind where that is no line of ours."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__} {error}"
+
+
+@contextmanager
+def blamed(where: Callable[[], str]) -> Iterator[None]:
+    """Name the place that is read with whatever is wrong there.
+
+    Raises:
+        UserError: any of `FAULTS`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except FAULTS as error:
+        raise UserError(f"{where()}: damaged ({reason(error)}); restore the file") from error
 
 
 def _summary(folder: Path) -> dict[str, Any] | None:
@@ -293,6 +329,8 @@ def _summary(folder: Path) -> dict[str, Any] | None:
     missing = [name for name in needed if name not in found]
     if missing:
         raise UserError(f"{path}: it lacks {', '.join(missing)}; restore the file")
+    if found["status"] not in _STATUSES:
+        raise UserError(mistake(f"{path}: status", found["status"], ", ".join(_STATUSES), "restore the file"))
     return found
 
 
@@ -322,11 +360,11 @@ def _log(path: Path) -> tuple[Logged, Told]:
 
     A half-written last line is left out.
     """
-    points, branches, newest, error = [], [], b"{}", None
+    points, branches, newest, error, number = [], [], b"{}", None, 0
     measured: Told = {}
     kinds: dict[str, list[Mapping[str, Any]]] = {kind: [] for kind in ("transfer", "start", "health", "alike")}
-    with open(path, "rb") as lines:
-        for line in lines:
+    with blamed(lambda: f"{path}: line {number}"), open(path, "rb") as lines:
+        for number, line in enumerate(lines, 1):  # noqa: B007, the line above says it
             if not line.endswith(b"\n"):
                 break
             newest = line
@@ -344,8 +382,9 @@ def _log(path: Path) -> tuple[Logged, Told]:
                 kinds[record["kind"]].append(record)
             if record["kind"] == "val":  # one in the middle of a stage has none, so the last one is that of the end
                 measured[float(record["branch"]) if "branch" in record else None] = record.get("results") or {}
+        last = json.loads(newest)
     transfers, starts, health, alike = (tuple(found) for found in kinds.values())
-    return (tuple(points), tuple(branches), transfers, starts, health, alike, error, json.loads(newest)), measured
+    return (tuple(points), tuple(branches), transfers, starts, health, alike, error, last), measured
 
 
 def _point(record: Mapping[str, Any], of: str = "") -> Point:

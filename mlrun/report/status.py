@@ -40,8 +40,6 @@ UNKNOWN, ELLIPSIS, GAP = "n/a", "\N{HORIZONTAL ELLIPSIS}", "  "
 TAIL_BYTES = 2**16
 # Columns of a host's name, and the least of a run's folder.
 _HOST, _NAME = 12, 16
-# What files that somebody else has written to may raise.
-_FAULTS = (UserError, OSError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 # Whether another process holds a folder; None where that cannot be known.
 Held = Callable[[Path], bool | None]
@@ -92,18 +90,26 @@ def _natural(folder: Path) -> list[tuple[int, str]]:
 def _read(folder: Path, held: bool | None) -> tuple[Run | None, Line]:
     """Return what is known of a run, and the run itself where a report can read it."""
     if not (folder / files.LOG).exists():
+        if _trained(folder):
+            return None, Line(folder, "damaged", reason=f"{folder / files.LOG}: it is missing; restore the file")
         failed = (folder / files.ERROR).exists()
         return None, Line(folder, "running" if held else "failed" if failed else "waiting")
     try:
         run = read.read(folder)
-        compare([run])  # reads what pairs it
-        line = _line(run, held)
-    except _FAULTS as error:
-        cause = error.__cause__ or error
-        of = "" if isinstance(cause, UserError) else f"{type(cause).__name__} "
-        reason = " ".join(f"{of}{cause}".split())
-        return None, Line(folder, "damaged", reason=reason)
+        with read.blamed(lambda: f"{folder / files.CONFIG}, {files.PLAN} or {files.LOG}"):
+            compare([run])  # reads what pairs it
+            line = _line(run, held)
+    except UserError as error:
+        # Of a run that cannot be read, what is wrong inside.
+        told = error.__cause__ if isinstance(error.__cause__, read.FAULTS) and "runs=" in str(error) else error
+        return None, Line(folder, "damaged", reason=" ".join(read.reason(told).split()))
     return (run, line) if run.fault is None else (None, Line(folder, "damaged", reason=run.fault))
+
+
+def _trained(folder: Path) -> bool:
+    """Return whether a folder has what a run leaves only once it has written to its log."""
+    saved = folder / files.CHECKPOINTS
+    return any((folder / name).exists() for name in (files.SUMMARY, files.MODEL)) or any(saved.glob("*"))
 
 
 def _line(run: Run, held: bool | None) -> Line:
@@ -270,7 +276,8 @@ def _joined(row: Sequence[str], widths: Sequence[int], most: int) -> str:
 
 def _cells(line: Line) -> tuple[str, ...]:
     if line.reason is not None:
-        return str(line.folder), line.state, line.reason
+        # The folder is named already, and a long one would push the file's name out of sight.
+        return str(line.folder), line.state, line.reason.replace(f"{line.folder}{os.sep}", "")
     known = (
         line.stage,
         None if line.done is None else f"{math.floor(100 * line.done + 1e-9)}%",

@@ -26,6 +26,8 @@ def test_missing_and_empty_files_are_named(tmp_path: Path) -> None:
     given = {"files": [str(ROOT / "pyproject.toml")], "format": "text"}
     assert "data.validation_files=no" in problem(Files(sequence=16, validation_files=["no"], **given))
     assert "not in data.files" in problem(Files(sequence=16, validation_files=given["files"], **given))
+    # Of a file that is read twice, a part would be held out that is trained on.
+    assert "each file once" in problem(Files(sequence=16, **{**given, "files": given["files"] * 2}))
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,81 @@ def test_a_wrong_window_is_one_line(gpt: Path, tmp_path: Path) -> None:
     )
     with pytest.raises(UserError, match="window=25: allowed: null, or at most the 24 tokens"):
         measured(gpt, TextPerplexity(files, window=25))
+    with pytest.raises(UserError, match="stride=25: allowed: null, or at most the 24 tokens of a window"):
+        measured(gpt, TextPerplexity(files, stride=25))
+
+
+def test_a_file_that_is_no_text_is_said_to_be_none(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xff\xfe bytes")
+    (tmp_path / "b.txt").write_text(" \n")
+    first, second = TextPerplexity([str(tmp_path / "*.txt")]).problems()
+    assert "a.txt: cannot be read as text in UTF-8" in first and "b.txt: no word in it" in second
+
+
+# What does not fit a model
+
+
+def test_a_run_is_told_what_does_not_fit_its_model_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("some words\nthe end is " + "x" * 300 + "\n")
+    (tmp_path / "read.txt").write_text("\n\n".join(f"The king saw {n} ships near the house." for n in range(400)))
+    asked = ["data=text", f"data.files=[{tmp_path / 'read.txt'}]", f"cache={tmp_path / 'cache'}",
+             "model=gpt_micro", "model.vocab=264", "hardware=cpu", "budget=12 steps", *toy.SMALL]  # fmt: skip
+    (point,) = points.of(command.read(asked))
+    most = point.settings.data.sequence
+    files = [str(tmp_path / "a.txt")]
+    for wrong, said in (
+        (TextPerplexity(files, window=most + 1), f"window={most + 1}: allowed: null, or at most the {most} tokens"),
+        (Cloze(files), f"a.txt, line 2: last word=[0-9]+ tokens: allowed: 1 to {most} tokens"),
+    ):
+        config = load(point.settings)
+        config.evaluation["wrong"] = wrong
+        with pytest.raises(UserError, match=said):
+            train(config, make_plan(config), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_sentence_without_a_token_wins_no_pair(gpt: Path, tmp_path: Path) -> None:
+    rows = [
+        {"sentence_good": "", "sentence_bad": "The king."},
+        {"sentence_good": "a", "sentence_bad": "b", "UID": None},
+    ]
+    (tmp_path / "named.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match=r"evaluation\.pairs: named: no token in the sentence ''"):
+        measured(gpt, Pairs([str(tmp_path / "named.jsonl")]))
+    assert list(Pairs([str(tmp_path / "named.jsonl")]).pairs()) == ["named"]
+
+
+def test_where_nothing_can_be_measured_the_results_of_before_stay(bert: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("two words\n")
+    measured(bert, Pairs(), out=tmp_path / "out")
+    before = (tmp_path / "out" / "evaluate.json").read_text()
+    for asked, said in (([Cloze([str(tmp_path / "a.txt")])], "evaluation=cloze"), ([], "evaluation=nothing")):
+        with pytest.raises(UserError, match=f"{said}: allowed: what can be measured of a model whose objective is mlm"):
+            measured(bert, *asked, out=tmp_path / "out")
+    assert (tmp_path / "out" / "evaluate.json").read_text() == before
+
+
+def test_a_file_named_twice_counts_once_or_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("two words\n")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "a.txt")
+    for names in (["a.txt", "a.txt"], ["a.txt", "*.txt"], ["a.txt", "link.txt"]):
+        (found,) = Cloze([str(tmp_path / name) for name in names]).problems()
+        assert "a.txt: allowed: each file once; it is named more than once" in found
+    (found,) = Cloze([str(tmp_path)]).problems()
+    assert "no file is there, but a folder" in found
+
+
+def test_numbers_of_other_files_have_other_settings(gpt: Path, tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+
+    def settings(text: str) -> set[str | None]:
+        file.write_text(text)
+        found = {**measured(gpt, Cloze([str(file)])), **measured(gpt, TextPerplexity([str(file)]))}
+        return {one.settings for one in found.values()}
+
+    first = settings("The old king\n")
+    assert len(first) == 2 and settings("The old king\n") == first
+    assert not settings("The old ship\n") & first
 
 
 @pytest.mark.skipif(not WIKITEXT.is_file(), reason="WikiText-2 of ../shared is absent")

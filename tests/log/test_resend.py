@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import yaml
 from test_log import PLAN, RESEND, in_a_process, record, the_offline_run
 
+from mlrun.cli import command, points, tasks
 from mlrun.errors import UserError
 from mlrun.log.resend import _whole, settings
 from mlrun.log.wandb import WandbLogger, resend_command, run_id
@@ -96,6 +98,8 @@ def test_a_run_without_wandb_is_sent_if_the_command_names_it(tmp_path: Path) -> 
         ({"wandb": {"mode": "disabled"}}, "logger.wandb.mode=disabled"),
         ({"wandb": {"wings": 2}}, "a run with the settings of this version"),
         ({"wandb": {"mode": "sometimes"}}, "logger.wandb.mode=sometimes"),
+        (7, "config.yaml: logger holds no settings"),
+        ({"wandb": 7}, "config.yaml: logger holds no settings"),
     ],
 )
 def test_what_cannot_be_sent_is_one_line(tmp_path: Path, logger: Any, said: str) -> None:
@@ -111,12 +115,57 @@ def test_a_damaged_log_is_named(tmp_path: Path) -> None:
     assert "log.jsonl: line 3 is no record" in error.value.stderr
 
 
-@pytest.mark.parametrize("line", ["[" * 50_000, "[1]", "{}", "half"])
+NO_RECORDS = ["[" * 50_000, "[1]", "{}", "half", '{"kind": "val"}', '{"kind": "val", "step": "1", "level": 1}']
+
+
+@pytest.mark.parametrize("line", NO_RECORDS)
 def test_what_is_no_record_is_named(tmp_path: Path, line: str) -> None:
     log = tmp_path / "log.jsonl"
-    log.write_text(f'{{"kind": "val"}}\n{line}\n')
+    log.write_text(f"{json.dumps(record(step=1))}\n{line}\n")
     with pytest.raises(UserError, match=r"log.jsonl: line 2 is no record"):
         list(_whole(log))
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("log.jsonl", None, "it has no log.jsonl: leave it out"),
+        ("plan.json", None, "it has no plan.json: leave it out"),
+        ("log.jsonl", "", "log.jsonl: no whole record in it"),
+        ("log.jsonl", '{"kind": "val"}\n', "log.jsonl: line 1 is no record"),
+        ("plan.json", "{}", "plan.json: no plan of ours"),
+        ("summary.json", "[", "summary.json: cannot be read as JSON"),
+    ],
+)
+def test_of_runs_of_which_one_is_damaged_none_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str | None, said: str
+) -> None:
+    whole, damaged = (a_run(tmp_path / letter) for letter in "ab")
+    (damaged / name).unlink(missing_ok=True)
+    if text is not None:
+        (damaged / name).write_text(text)
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        task(monkeypatch, tmp_path, "logger=none")
+    assert len(error.value.problems) == 1 and str(damaged) in str(error.value)
+    assert not (whole / "wandb").exists()
+
+
+def test_logs_are_sent_to_wandb_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a_run(tmp_path / "a")
+    with pytest.raises(UserError, match=r"^logger=tensorboard: allowed: wandb, none"):
+        task(monkeypatch, tmp_path, "logger=[wandb,tensorboard]")
+
+
+def task(monkeypatch: pytest.MonkeyPatch, runs: Path, *arguments: str) -> None:
+    """Do what `mlrun task=resend runs=RUNS` does."""
+    monkeypatch.setattr(WandbLogger, "start", lambda *_: pytest.fail("one was sent"))
+    (point,) = points.of(command.read(["task=resend", f"runs={runs}", *arguments]))
+    tasks.resend(point.settings, None)
+
+
+def test_an_id_that_a_killed_start_left_empty_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "wandb_id").touch()
+    assert len(run_id(tmp_path)) == 8 and run_id(tmp_path) == run_id(tmp_path)
 
 
 def test_the_command_is_one_that_a_shell_takes(tmp_path: Path) -> None:

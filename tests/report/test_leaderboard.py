@@ -85,6 +85,20 @@ def test_files_from_elsewhere_are_judged_and_shown(tmp_path: Path, result: Any) 
         from_files(Board(), [tmp_path / "none.json"])
 
 
+def test_every_file_that_cannot_be_read_is_named_and_one_named_twice_stands_once(tmp_path: Path, result: Any) -> None:
+    good = tmp_path / "good.json"
+    good.write_text(json.dumps(result))
+    board = Board()
+    from_files(board, [tmp_path, good, tmp_path / ".." / tmp_path.name / "good.json"])
+    assert len(board.accepted) == 1
+    (tmp_path / "a.json").touch()
+    (tmp_path / "b.json").mkdir()
+    with pytest.raises(UserError) as error:
+        from_files(Board(), [tmp_path])
+    first, second = error.value.problems
+    assert "a.json: cannot be read as JSON" in first and "b.json: cannot be read as JSON" in second
+
+
 def at(*path: Any, value: Any) -> Callable[[Any], None]:
     def change(found: Any) -> None:
         for key in path[:-1]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,37 @@ def test_other_damage_is_one_line_too(tmp_path: Path) -> None:
     log = tmp_path / "2level" / "log.jsonl"
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-2]))
     assert one(tmp_path / "2level").reason is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "where"),
+    [
+        ("log.jsonl", lambda text: text + "{]\n", "log.jsonl: line 45: damaged (JSONDecodeError"),
+        ("log.jsonl", lambda text: text.replace('"flops": ', f'"flops": {"9" * 400}', 3), "log.jsonl: line "),
+        ("config.yaml", lambda _: "logger: 7", "config.yaml or plan.json: damaged (KeyError 'seed')"),
+        ("plan.json", lambda text: json.dumps(json.loads(text) | {"totals": {"flops": 0}}), "plan.json or log.jsonl"),
+        ("plan.json", lambda text: json.dumps(json.loads(text) | {"stages": 7}), "config.yaml or plan.json"),
+        ("evaluate.json", lambda _: '{"cloze": {"metric": 3}}', "evaluate.json: damaged (KeyError 'n')"),
+        ("evaluate.json", lambda _: '{"cloze": 3}', "evaluate.json: damaged (TypeError"),
+        ("summary.json", lambda _: '{"status": "fnished"}', "summary.json: status=fnished: allowed: finished, inter"),
+        ("log.jsonl", None, "log.jsonl: it is missing; restore the file"),
+    ],
+)
+def test_the_line_says_which_file_is_damaged(
+    tmp_path: Path, name: str, change: Callable[[str], str] | None, where: str
+) -> None:
+    folder = tmp_path / ("long" * 20)
+    shutil.copytree(RECORDED / "grow", folder)
+    path = folder / name
+    if change is None:
+        path.unlink()
+    else:
+        path.write_text(change(path.read_text() if path.exists() else ""), encoding="latin-1")
+        with pytest.raises(UserError, match=re.escape(where)):
+            read_all([folder])
+    line = one(folder, nobody)
+    assert (line.state, where in str(line.reason)) == ("damaged", True), line.reason
+    assert where[:20] in render([line]).splitlines()[1]
 
 
 def test_rows_fit_whatever_is_in_them(tmp_path: Path) -> None:

@@ -83,15 +83,23 @@ def from_files(board: Board, paths: Sequence[Path]) -> None:
     """Judge the results in files, or in all JSON files of folders.
 
     Raises:
-        UserError: a path does not exist or has no JSON file, or one cannot be read.
+        UserError: a path does not exist or has no JSON file, or some cannot be read, a line each.
     """
     named = [(path, sorted(path.glob("*.json")) if path.is_dir() else [path]) for path in paths]
     if empty := [path for path, found in named if not found or not found[0].is_file()]:
         raise UserError(
             [mistake("results", path, "JSON files, or folders of them", "check the path") for path in empty]
         )
-    for path in (path for _, found in named for path in found):
-        board.judge(path, files.read_json(path), str(path))
+    results, problems = {}, []
+    for path in {path.resolve(): path for _, found in named for path in found}.values():  # each once
+        try:
+            results[path] = files.read_json(path)
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    for path, result in results.items():
+        board.judge(path, result, str(path))
 
 
 def table(board: Board) -> Table:
