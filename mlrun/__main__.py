@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hydra
@@ -30,7 +30,7 @@ def main() -> None:
             return
         found = [] if asked.helps else points.of(asked)
         if asked.informs:
-            _inform(asked)
+            _inform(asked, found)
             return
         checked = preflight.check(found)
         if checked[0].planned is None:
@@ -43,8 +43,10 @@ def main() -> None:
             _hydra(Jobs(checked), asked, [] if found[0].own_run else [command.override("run", found[0].base)])
 
 
-def _inform(asked: command.Command) -> None:
+def _inform(asked: command.Command, found: Sequence[points.Point]) -> None:
     """Let Hydra print; whatever it raises is about the command line, as nothing of ours runs."""
+    if asked.flags.package is not None and (problem := points.package_problem(asked, found[0])):
+        raise UserError(problem)
     try:
         _hydra(Jobs(), asked)
     except Exception as error:

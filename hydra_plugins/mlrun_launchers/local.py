@@ -22,7 +22,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from hydra_plugins.mlrun_launchers.jobs import Job, resolved
-from mlrun.cli import capacity
+from mlrun.cli import capacity, said
 from mlrun.cli.command import override
 from mlrun.cli.jobs import forget_failure, note_failure
 from mlrun.cli.messages import IN_USE
@@ -107,7 +107,7 @@ class Started:
             # A session of its own: an interrupt of the terminal reaches us alone, and we ask the run to save.
             self.process = subprocess.Popen(
                 run.command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                env={**os.environ, **share.environment}, start_new_session=True,
+                env={**os.environ, **share.environment, said.JUDGED: "1"}, start_new_session=True,
             )  # fmt: skip
 
     def outcome(self) -> str:

@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.completion_plugin import CompletionPlugin
 
 from mlrun import __version__
 from mlrun.cli import guess
@@ -120,8 +122,17 @@ def _judge(flags: argparse.Namespace) -> None:
     modes["--shell-completion"] = flags.shell_completion
     if len(given := [name for name, value in modes.items() if value]) > 1:
         _refuse(f"{' '.join(given)}: allowed: one of them at a time")
+    if flags.shell_completion and list(flags.overrides) not in [[known] for known in _completions()]:
+        _refuse(f"{' '.join(['-sc', *flags.overrides])}: allowed: one of {', '.join(_completions())}")
     if flags.cfg is None and (flags.package is not None or flags.resolve):
         _refuse("--package and --resolve: allowed: beside --cfg")
+
+
+def _completions() -> list[str]:
+    """Return what can be asked of the completion of a shell."""
+    found = Plugins.instance().discover(CompletionPlugin)
+    shells = sorted(cast(type[CompletionPlugin], plugin).provides() for plugin in found)
+    return [f"{what}={shell}" for what in ("install", "uninstall", "query") for shell in shells]
 
 
 def _refuse(message: str) -> NoReturn:

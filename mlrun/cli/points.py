@@ -28,12 +28,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mlrun.cli import space, steady, trust
+from mlrun.cli import said, space, steady, trust
 from mlrun.cli.blame import blame
 from mlrun.cli.command import Command, parsed
 from mlrun.cli.tasks import TASKS
 from mlrun.config import GROUPS, REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
-from mlrun.errors import UserError, mistake
+from mlrun.errors import UserError, mistake, nearest
+from mlrun.plan.unused import Said
 
 CONFIG = "config"
 # More runs than this in one sweep are taken for a slip of the pen.
@@ -88,6 +89,7 @@ class Point:
     launcher: DictConfig | None = None  # Hydra's, of a sweep
     overrides: tuple[str, ...] | None = None  # of a point of a sweep
     said: tuple[str, ...] = ()  # on the command line, but for Hydra's own
+    diffs: Mapping[str, Said] = field(default_factory=dict)  # what files of the user's own give
     model: str | None = None  # the chosen file of the group
     constant: Mapping[str, Any] = field(default_factory=dict)  # plain parts of the settings that are so in many points
 
@@ -173,7 +175,9 @@ def _refuse_unused(config: DictConfig) -> None:
     assert isinstance(chosen, dict)
     usual = {"hydra/launcher": "basic", "hydra/sweeper": "grid"}
     found = [f"{key}={chosen.get(key)}" for key, name in usual.items() if chosen.get(key) not in (name, None)]
-    if not found and OmegaConf.select(config, "hydra.sweeper.params"):
+    grid = list(config.hydra.sweeper.get("params") or {})
+    said_too = said.words(as_said(config.hydra.overrides.task))
+    if not found and any(key not in said_too for key in grid):  # with all of them given it is one of its runs
         found = [f"experiment={chosen.get('experiment')}" if chosen.get("experiment") else "hydra.sweeper.params"]
     if found:
         raise UserError([f"{text}: allowed: with -m; it is about many runs: add -m, or leave it out" for text in found])
@@ -191,9 +195,30 @@ def _single(config: DictConfig, place: str, label: str, launcher: DictConfig | N
     # As they are written: what they refer to is read, and judged, elsewhere.
     written = OmegaConf.to_container(OmegaConf.masked_copy(config, ["run"]))
     assert isinstance(written, dict)
-    own_run, said = "${now:" not in str(written["run"]), as_said(config.hydra.overrides.task)
-    model = config.hydra.runtime.choices.get("model")
-    return Point(_settings(config), Path(str(config.run)), folder, label, own_run, launcher, said=said, model=model)
+    own_run, words = "${now:" not in str(written["run"]), as_said(config.hydra.overrides.task)
+    known = {"model": config.hydra.runtime.choices.get("model"), "diffs": said.diffs(config.hydra)}
+    return Point(_settings(config), Path(str(config.run)), folder, label, own_run, launcher, said=words, **known)
+
+
+def package_problem(command: Command, point: Point) -> str | None:
+    """Return a line if `--package` names nothing that `--cfg` shows; below its own section Hydra finds out."""
+    package, shown = str(command.flags.package), command.flags.cfg
+    if package == "_global_" or (shown != "job" and package.partition(".")[0] == "hydra"):
+        return None
+    if shown != "hydra" and _select(point.settings, package) is not None:
+        return None
+    parts = package.split(".")
+    there = [depth for depth in range(len(parts)) if _select(point.settings, ".".join(parts[:depth])) is not None]
+    node = {"hydra": None} if shown == "hydra" else _select(point.settings, ".".join(parts[: there[-1]]))
+    known = [str(key) for key in node] if isinstance(node, dict | DictConfig) else []
+    name = parts[0] if shown == "hydra" else parts[there[-1]]
+    if name in known:
+        return mistake("--package", package, "what has a value", "it is null here")
+    return mistake("--package", package, ", ".join(known) or "what stands above it", f"name one{nearest(name, known)}")
+
+
+def _select(settings: DictConfig, key: str) -> Any:
+    return OmegaConf.select(settings, key, throw_on_resolution_failure=False) if key else settings
 
 
 def as_said(overrides: Any) -> tuple[str, ...]:
@@ -302,6 +327,7 @@ class _Chosen:
     settings: bytes
     subdir: str
     sections: Mapping[str, steady.Steady]
+    diffs: Mapping[str, Said]
 
 
 class _Composer:
@@ -334,7 +360,8 @@ class _Composer:
         folder = like.folder / self._folder_name(chosen, overrides, values, number)
         model = chosen.config.hydra.runtime.choices.get("model")
         constant = steady.untouched(chosen.sections, frozenset(o.key_or_group.partition(".")[0] for o in values))
-        return replace(like, settings=settings, folder=folder, said=job, model=model, constant=constant)
+        known = {"said": job, "diffs": chosen.diffs, "model": model, "constant": constant}
+        return replace(like, settings=settings, folder=folder, **known)
 
     def _slowly(self, files: tuple[str, ...], wrong: Sequence[Override], job: Sequence[str]) -> DictConfig:
         """Return what Hydra's own way composes a job to; UserError with the reason of each value that is wrong."""
@@ -373,7 +400,7 @@ class _Composer:
             sweep = OmegaConf.to_container(config.hydra.sweep)
             assert isinstance(sweep, dict)
             subdir, known = str(sweep["subdir"]), steady.sections(settings)
-            self._chosen[files] = _Chosen(config, pickle.dumps(settings), subdir, known)
+            self._chosen[files] = _Chosen(config, pickle.dumps(settings), subdir, known, said.diffs(config.hydra))
         return self._chosen[files]
 
     def _folder_name(

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.cli import capacity, device, initial, run_folder, tasks
+from mlrun.cli import capacity, device, initial, run_folder, said, tasks
 from mlrun.cli.points import Point
 from mlrun.config import Config, reference_problems
 from mlrun.errors import UserError, mistake, nearest
+from mlrun.plan import unused
 from mlrun.plan.stages import Plan
+from mlrun.plan.unused import Idle, Said
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A point whose folder is settled, and its configuration and plan if its task has one."""
+    """A point whose folder is settled, and its configuration and plan if its task has one.
+
+    `given` is what the user gave for it, `idle` what of that does nothing.
+    """
 
     point: Point
     planned: tuple[Config, Plan] | None = None
+    given: Mapping[str, Said] = field(default_factory=dict)
+    idle: Mapping[str, Idle] = field(default_factory=dict)
 
 
 def check(points: Sequence[Point]) -> list[Checked]:
@@ -35,6 +42,8 @@ def check(points: Sequence[Point]) -> list[Checked]:
             checked.append(_planned(point, shared))
         except UserError as error:
             _add(found, error.problems, point)
+    for line, labels in _idle(checked).items():
+        found.setdefault(line, []).extend(labels)
     if not found:
         checked = [_settled(one) for one in _placed(checked)]
         for one in checked:
@@ -64,17 +73,51 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
     if task is None:
         known = list(tasks.TASKS)
         raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
-    strays = [] if reference_problems(settings) else tasks.stray(settings)
+    strays = [] if reference_problems(settings) else tasks.stray(settings, said.words(point.said))
     if task.planned:
         if strays:
             raise UserError(strays)
-        completed = initial.completed(settings, point.said, point.model, point.folder)
-        constant = point.constant if completed is settings else None
-        return Checked(point, tasks.planned(completed, shared, constant))
+        return _weighed(point, shared)
     unwritable = run_folder.unwritable(point.folder) if task.writes and point.own_run else []
     if problems := reference_problems(settings) or tasks.missing(settings, point.own_run) + strays or unwritable:
         raise UserError(problems)
     return Checked(point)
+
+
+def _weighed(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
+    """Return a point with its plan, and what was given for it that does nothing."""
+    completed = initial.completed(point.settings, point.said, point.model, point.folder)
+    constant = point.constant if completed is point.settings else None
+    config, plan = tasks.planned(completed, shared, constant)
+    given = said.given(point.said, point.diffs)
+    idle = said.idle(point.settings, config, plan, given)
+    return Checked(point, (config, said.noted(plan, given, idle)), given, idle)
+
+
+def _idle(checked: Sequence[Checked]) -> dict[str, list[str]]:
+    """Return a line, with its runs, for each value given that does nothing in any run for which it was given.
+
+    Runs of a sweep share what they are given: it is enough that one reads it. A run that has begun keeps what it began
+    with.
+    """
+    if said.JUDGED in os.environ or _begun(checked):
+        return {}
+    idle = {key for one in checked for key, why in one.idle.items() if not why.shared}
+    idle -= {key for one in checked for key in idle & one.given.keys() if key not in one.idle}
+    found: dict[str, list[str]] = {}
+    for one in checked:
+        for key in idle & one.idle.keys():
+            found.setdefault(unused.line(key, one.given[key], one.idle[key].why), []).append(one.point.label)
+    return found
+
+
+def _begun(checked: Sequence[Checked]) -> bool:
+    """Return whether the run, or one of its sweep, has begun."""
+    sweeps = {one.point.folder.parent for one in checked if one.point.overrides is not None}
+    alone = [one.point.folder for one in checked if one.point.overrides is None]
+    return any(any(place.glob(f"*/{files.CONFIG}")) for place in sweeps) or any(
+        (place / files.CONFIG).exists() for place in alone
+    )
 
 
 def _placed(checked: list[Checked]) -> list[Checked]:

@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mlrun import files
-from mlrun.cli import calibrated, device
+from mlrun.cli import calibrated, device, said
 from mlrun.cli.messages import Failed, first, print_error, print_once
 from mlrun.config import ARGUMENTS, Config, Hardware, Sample, Settings, build, load
 from mlrun.errors import UserError, mistake
@@ -24,18 +24,22 @@ from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan
 from mlrun.plan.table import show
+from mlrun.plan.unused import Said
 from mlrun.units import human
 
 STOPPED = 143  # 128 + SIGTERM, as a shell reports it
+# Choices that say nothing by themselves: their files may give any setting.
+DIFFS = ("experiment", "method", "scale", "recipe")
 
 
 @dataclass(frozen=True)
 class Task:
     """A row of the table of tasks, which is all that a new one adds; the help shows its name, needs and purpose.
 
-    `needs` are keys that must be given; of `a|b` one must. It `takes` these others. A planned task has a plan and a
-    folder of its own, and is called with configuration, plan and folder; any other with settings and `run`, None if
-    only the clock named it.
+    `needs` are keys that must be given; of `a|b` one must. It `takes` these others. `settings` are those of a training
+    that it reads too, `beside_source` those that it reads where `source` is given. A planned task reads all of them: it
+    has a plan and a folder of its own, and is called with configuration, plan and folder; any other with settings and
+    `run`, None if only the clock named it.
     """
 
     name: str
@@ -43,6 +47,8 @@ class Task:
     help: str
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    beside_source: tuple[str, ...] = ()
     planned: bool = False
     trains: bool = False  # reads the data, uses the device
     writes: bool = False  # into `run`, where that is given, and has no plan
@@ -67,7 +73,12 @@ def perform(
     if not task.planned:
         task.does(settings, folder)
         return
-    config, plan = planned(settings) if checked is None else checked
+    if checked is None:
+        config, plan = planned(settings)
+        given = said.words(overrides or ())
+        plan = said.noted(plan, given, said.idle(settings, config, plan, given))
+    else:
+        config, plan = checked
     plan = device.settle(config, plan, folder)
     if overrides is not None:
         config = replace(config, overrides=tuple(overrides))
@@ -102,8 +113,33 @@ def missing(settings: DictConfig, own_run: bool) -> list[str]:
     return lines
 
 
-def stray(settings: DictConfig) -> list[str]:
-    """Return a line for each argument of other tasks that was given: it would do nothing."""
+def stray(settings: DictConfig, words: Mapping[str, Said]) -> list[str]:
+    """Return a line for each argument of other tasks, and each word of a training, that would do nothing."""
+    return _arguments(settings) + _of_a_training(settings, words)
+
+
+def _of_a_training(settings: DictConfig, words: Mapping[str, Said]) -> list[str]:
+    """Return a line for each word that says something of a training, to a task that does not read it."""
+    task = TASKS[settings.task]
+    if task.planned:
+        return []
+    read = ["task", *task.reads, *task.settings, *(task.beside_source if settings.source is not None else ())]
+    read += ["run"] * task.writes + list(DIFFS) * bool(task.settings)
+    runs_own = {key: " without source=: a run has its own" for key in words if _within(key, task.beside_source)}
+    return [
+        mistake(key, one.value, "left out", f"task={task.name} does not read it{runs_own.get(key, '')}")
+        for key, one in words.items()
+        if key.partition(".")[0] not in ARGUMENTS and not _within(key, read) and not (task.trains and key != "run")
+    ]
+
+
+def _within(key: str, names: Sequence[str]) -> bool:
+    """Return whether a key is one of those named, below one of them, or above."""
+    return any(f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") for name in names)
+
+
+def _arguments(settings: DictConfig) -> list[str]:
+    """Return a line for each argument of other tasks that was given."""
     task, lines = TASKS[settings.task], []
     for key in (name for name in ARGUMENTS if name != "scale" and name not in task.reads):
         given, unsaid = settings[key], getattr(Settings, key, None)
@@ -382,13 +418,47 @@ _ROWS = (
     Task("report", report, "compare runs, finished or not", ("runs",), ("watch",), writes=True),
     Task("status", status, "list runs: how far they are", ("runs",)),
     Task("leaderboard", leaderboard, "results for a public table, judged by its rules", ("runs|results",), writes=True),
-    Task("resend", resend, "send the logs of runs to W&B once more", ("runs",)),
-    Task("evaluate", evaluate, "what `evaluation` says of a run or a model folder", ("run|source",), writes=True),
-    Task("sample", sample, "text, filled masks or classes from a trained model", ("run|source",), ("sample",)),
+    Task("resend", resend, "send the logs of runs to W&B once more", ("runs",), settings=("logger",)),
+    Task(
+        "evaluate",
+        evaluate,
+        "what `evaluation` says of a run or a model folder",
+        ("run|source",),
+        settings=("evaluation", "hardware"),
+        beside_source=("data", "seed", "cache", "eval.batch"),
+        writes=True,
+    ),
+    Task(
+        "sample",
+        sample,
+        "text, filled masks or classes from a trained model",
+        ("run|source",),
+        ("sample",),
+        settings=("hardware", "seed"),
+    ),
     Task("export", export, "a run's model as a Hugging Face folder", ("run", "target"), ("data_licence",)),
     Task("import", import_, "a Hugging Face folder as a model folder", ("source", "target")),
-    Task("coalesce", coalesce, "the next coarser level of a model folder", ("source", "target")),
-    Task("decoalesce", decoalesce, "the next finer level of a model folder", ("source", "target"), ("fine",)),
-    Task("interpolate", interpolate, "source= blended with the decoalesced grown=", ("source", "grown", "target")),
+    Task(
+        "coalesce",
+        coalesce,
+        "the next coarser level of a model folder",
+        ("source", "target"),
+        settings=("coarsening",),
+    ),
+    Task(
+        "decoalesce",
+        decoalesce,
+        "the next finer level of a model folder",
+        ("source", "target"),
+        ("fine",),
+        settings=("coarsening",),
+    ),
+    Task(
+        "interpolate",
+        interpolate,
+        "source= blended with the decoalesced grown=",
+        ("source", "grown", "target"),
+        settings=("cycle.alpha",),
+    ),
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in _ROWS}

@@ -81,7 +81,19 @@ def wrong(ask: Sample, model: Model) -> list[str]:
             "a file that is not there yet",
         ),
     ]
-    return mistakes("sample.", checks)
+    return mistakes("sample.", checks) + _idle(ask, model)
+
+
+def _idle(ask: Sample, model: Model) -> list[str]:
+    """Return a line for each setting of a drawn text that was given where nothing is drawn."""
+    if model.objective != "causal":
+        keys, why = ["tokens", "temperature", "top_k"], "only a causal model writes a text"
+    elif ask.temperature == 0:
+        keys, why = ["top_k"], "sample.temperature=0 takes the likeliest token"
+    else:
+        return []
+    given = [key for key in keys if getattr(ask, key) != getattr(Sample, key)]
+    return [mistake(f"sample.{key}", getattr(ask, key), "left out", why) for key in given]
 
 
 def _said(net: Network, found: Checkpoint, ask: Sample, seed: int, context: Context, look: Look) -> Iterator[str]:

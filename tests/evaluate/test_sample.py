@@ -154,6 +154,7 @@ def test_a_picture_is_no_wider_than_the_terminal(shape: tuple[int, ...], size: t
         ({"top_k": 0}, "sample.top_k=0: allowed: null or at least 1"),
         ({"tokens": 0}, "sample.tokens=0: allowed: at least 1"),
         ({"image": "a.png"}, "sample.image=a.png: allowed: null for a model of text"),
+        ({"temperature": 0.0, "top_k": 5}, "sample.top_k=5: allowed: left out; sample.temperature=0 takes the likeli"),
     ],
 )
 def test_a_wrong_setting_is_one_line(gpt: Path, ask: dict[str, Any], why: str) -> None:
@@ -164,6 +165,7 @@ def test_a_masked_model_needs_a_mask_and_room(bert: Path) -> None:
     assert "a text with [MASK] for a masked model" in refused(bert)
     assert "sample.prompt=The king: allowed: a text with [MASK]" in refused(bert, prompt="The king")
     assert f"at most the {POSITIONS} tokens" in refused(bert, prompt="[MASK]" + " the king" * POSITIONS)
+    assert refused(bert, prompt="[MASK]", tokens=5).startswith("sample.tokens=5: allowed: left out; only a causal")
 
 
 def test_a_model_of_spans_and_a_folder_without_a_tokenizer_are_refused(gpt: Path, tmp_path: Path) -> None:
