@@ -12,6 +12,8 @@ from mlrun.report.figure import COLOURS
 from mlrun.report.freedom import NEIGHBOURS
 from mlrun.report.read import Run
 from mlrun.report.search import Search, caveats
+from mlrun.report.smaller import short
+from mlrun.units import human
 
 HEADLINE = (
     "Headline, of a method with endings: 1 - cost(method) / cost(baseline), each of its smallest fully annealed budget "
@@ -67,6 +69,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
     if group.rows and group.baselines:
         yield from _tuning(group, label) if not group.searched else _searched(group, label)
         yield from _better_elsewhere(group, label)
+        yield from _control(group, label)
         yield from _sure(group, label)
         yield from _one_sided(group, label)
         yield from _untimed(group, label)
@@ -121,6 +124,18 @@ def _better_elsewhere(group: Group, label: str) -> Iterator[str]:
     if (found := better(group)) is not None:
         lower = f"a from-scratch run ends {found.gap:.4f} nats lower than this baseline"
         yield f"{label}: {lower}: {found.run.folder} with {found.how}."
+
+
+def _control(group: Group, label: str) -> Iterator[str]:
+    """Say what is not known of smaller models alone: none was trained, or only with fewer FLOPs than the baseline."""
+    if not group.controls:
+        yield f"{label}: no smaller model was trained alone (method=alone): whether this one is too large is not known."
+    elif len(group.smaller) < len(group.baselines) and (found := short(group.controls, group.baselines)):
+        ends = (
+            f"{human(one.parameters)} parameters: {one.gap:.4f} nats above L* with {one.share:.0%}" for one in found
+        )
+        given = "smaller models alone had fewer FLOPs than the baseline and may reach L* with more (a larger budget=)"
+        yield f"{label}: {given}: {'; '.join(ends)}."
 
 
 def _sure(group: Group, label: str) -> Iterator[str]:

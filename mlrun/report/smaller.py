@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import NamedTuple, TypeVar
 
 from mlrun.report import pairing
@@ -10,6 +11,8 @@ from mlrun.report.curves import Point
 from mlrun.report.read import Run
 
 T = TypeVar("T")
+# A control that spent this share of its baseline's FLOPs was given them: whole steps are seldom exactly as many.
+ALL = 0.98
 
 
 class Alone(NamedTuple):
@@ -17,6 +20,30 @@ class Alone(NamedTuple):
 
     run: Run
     point: Point
+
+
+class Short(NamedTuple):
+    """A size that ended above L* with fewer FLOPs than its baselines: nats above, share spent, means over the seeds."""
+
+    parameters: int
+    gap: float
+    share: float
+
+
+def short(controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -> list[Short]:
+    """Return the sizes of smaller models that ended above L* with fewer FLOPs than the baseline, small to large."""
+    found: dict[int, list[tuple[float, float]]] = {}
+    for seed, runs in controls.items():
+        level = baselines[seed].final
+        for run in runs:
+            if level is not None and run.final is not None and run.final.loss is not None and level.loss is not None:
+                ends = run.final.loss - level.loss, run.final.flops / level.flops
+                found.setdefault(run.plan["levels"][0]["parameters"], []).append(ends)
+    return [
+        Short(size, fmean(gap for gap, _ in ends), fmean(share for _, share in ends))
+        for size, ends in sorted(found.items())
+        if min(ends)[0] > 0 and max(share for _, share in ends) < ALL
+    ]
 
 
 def controls(baselines: Mapping[int, Run], plain: Iterable[Run]) -> dict[int, tuple[Run, ...]]:

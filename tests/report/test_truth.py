@@ -517,8 +517,10 @@ def small(folder: Path, losses: Sequence[float], share: float = 0.2, seed: int =
 def test_a_smaller_model_that_does_as_well_is_told_beside_every_saving(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3])
     straight(tmp_path / "b", "2level", [3.2, 2.5, 2], fake.TWO)
-    assert "smaller model" not in build.render(made(tmp_path))
+    assert SMALLER not in build.render(made(tmp_path))
+    assert told(tmp_path, "no smaller model was trained alone (method=alone)")
     small(tmp_path / "c", [4, 3.5, 3])
+    assert not told(tmp_path, "no smaller model") and not told(tmp_path, "smaller models alone had fewer FLOPs")
     first, second = build._told(made(tmp_path))
     assert first.startswith("Group 1: 2level reaches the baseline's loss with")
     assert second.startswith(f"Group 1: {SMALLER}(") and "with 80.0% fewer FLOPs (one seed)" in second
@@ -530,11 +532,24 @@ def test_a_smaller_model_that_does_as_well_is_told_beside_every_saving(tmp_path:
 def test_a_smaller_model_is_only_told_of_where_it_may_be_compared(tmp_path: Path, how: str) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3])
     straight(tmp_path / "b", "2level", [3.2, 2.5, 2], fake.TWO)
-    run = small(
-        tmp_path / "c", [4, 3.5, 3.1 if how == "worse" else 3], 1.1 if how == "dearer" else 0.2, how == "other seed"
-    )
+    share = 1.1 if how == "dearer" else 0.2
+    run = small(tmp_path / "c", [4, 3.5, 3.1 if how == "worse" else 3], share, how == "other seed")
     if how == "other data":
         planned = json.loads((run / "plan.json").read_text())
         planned["data"]["identity"]["held_out"] = "other"
         (run / "plan.json").write_text(json.dumps(planned))
-    assert "smaller model" not in build.render(made(tmp_path))
+    assert SMALLER not in build.render(made(tmp_path))
+    short = f"0.1000 nats above L* with {share:.0%}"
+    assert bool(told(tmp_path, short)) is (how == "worse")
+    assert bool(told(tmp_path, "no smaller model was trained alone")) is (how in ("other data", "other seed"))
+
+
+def test_of_a_smaller_model_above_l_star_it_is_told_what_it_was_given(tmp_path: Path) -> None:
+    for seed in range(2):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        straight(tmp_path / f"b{seed}", "2level", [3.2, 2.5, 2], fake.TWO, seed=seed)
+        small(tmp_path / f"c{seed}", [4, 3.5, 3.1 + seed / 5], 0.2 + seed / 5, seed)
+    (line,) = told(tmp_path, "smaller models alone had fewer FLOPs")
+    assert "0.2000 nats above L* with 30%" in line and line.count("parameters") == 1
+    small(tmp_path / "d", [4, 3.5, 3.1], share=0.99)
+    assert not told(tmp_path, "smaller models alone had fewer FLOPs")
