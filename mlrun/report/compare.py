@@ -139,8 +139,8 @@ class Group:
     `baselines` holds the best one of each seed; `freer` are the methods that had more settings to choose from, and
     `others` the groups of the same model, data and budget; `elsewhere` those of the same model and data, however and
     for how long it was trained. `controls` holds, for each seed, the from-scratch runs of a smaller model of the kind,
-    on the same data; `smaller` the cheapest of their endings at or below this baseline's loss for fewer FLOPs, where
-    there is one.
+    on the same data; `smaller` the one that reaches this baseline's loss for the fewest FLOPs, if that is fewer than
+    its own.
     """
 
     number: int
@@ -161,7 +161,7 @@ class Group:
     @property
     def smaller_saved(self) -> list[float]:
         """What a smaller model alone saved of each baseline's FLOPs, for the seeds that have one."""
-        pairs = [(one.point.flops, self.baselines[seed].final) for seed, one in self.smaller.items()]
+        pairs = [(one.flops, self.baselines[seed].final) for seed, one in self.smaller.items()]
         return [1 - flops / final.flops for flops, final in pairs if final is not None]
 
     @property

@@ -30,7 +30,7 @@ def _smaller(group: Group) -> list[str]:
     sizes = {human(one.run.plan["levels"][0]["parameters"]) for one in group.smaller.values()}
     of = "one seed" if len(group.baselines) == 1 else f"{len(saved)} of {_seeds(len(group.baselines))}"
     return [
-        f"A smaller model alone ({', '.join(sorted(sizes))} parameters), from scratch, ends at or below the baseline's "
+        f"A smaller model alone ({', '.join(sorted(sizes))} parameters), from scratch, reaches the baseline's "
         f"loss with {_less(min(saved), False)} ({of}): the model is too large for this budget, cycle or none."
     ]
 

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 from mlrun.report import pairing
 from mlrun.report.curves import Point
+from mlrun.report.endings import on_log_line
 from mlrun.report.read import Run
 
-T = TypeVar("T")
 # A control that spent this share of its baseline's FLOPs was given them: whole steps are seldom exactly as many.
 ALL = 0.98
 
 
 class Alone(NamedTuple):
-    """An annealed ending of a smaller model that was trained from scratch; `point` has its own cost."""
+    """A smaller model that was trained from scratch: its ending at or below L*, and the FLOPs that reach L*."""
 
     run: Run
     point: Point
+    flops: float
 
 
 class Short(NamedTuple):
@@ -60,22 +62,30 @@ def controls(baselines: Mapping[int, Run], plain: Iterable[Run]) -> dict[int, tu
 
 
 def reaching(runs: Iterable[Run], baseline: Run) -> Alone | None:
-    """Return the cheapest ending, a branch's too, at or below a baseline's end for fewer FLOPs; None if none is."""
+    """Return what reaches a baseline's end for the fewest FLOPs, if that is fewer than its own; None if none does."""
     assert baseline.final is not None, "a baseline came to its end"
-    found = [Alone(run, ending.point) for run in runs for ending in run.annealed]
-    return cheapest(found, lambda one: (one.point.loss, one.point.flops), baseline.final.loss, baseline.final.flops)
+    found = []
+    for run in runs:
+        points = [ending.point for ending in run.annealed]
+        if (cost := price([(point.loss, point.flops) for point in points], baseline.final.loss)) is not None:
+            point = next(point for point in points if point.flops >= cost and point.loss <= baseline.final.loss)
+            found.append(Alone(run, point, cost))
+    best = min(found, key=lambda one: one.flops, default=None)
+    return best if best is not None and best.flops < baseline.final.flops else None
 
 
-def cheapest(
-    found: Sequence[T], end: Callable[[T], tuple[float | None, float]], loss: float | None, flops: float
-) -> T | None:
-    """Return the cheapest that ends at or below a loss for fewer FLOPs; None if none does.
+def price(ends: Sequence[tuple[float | None, float]], target: float | None) -> float | None:
+    """Return the FLOPs at which annealed losses first stay at or below L*; None if they never do, or L* is not known.
 
-    `end` gives (loss, FLOPs) of one; a loss that is not known reaches nothing.
+    `ends` are (loss, FLOPs) in the order of their cost, and the rule is that of the headline: on a straight line over
+    the logarithm of the cost, from the ending before. A loss that is not known, or not finite, reaches nothing.
     """
-
-    def as_good(one: T) -> bool:
-        ends, cost = end(one)
-        return ends is not None and loss is not None and ends <= loss and cost < flops
-
-    return min(filter(as_good, found), key=lambda one: end(one)[1], default=None)
+    above = [i for i, (loss, _) in enumerate(ends) if loss is None or target is None or not loss <= target]
+    first = above[-1] + 1 if above else 0
+    if first == len(ends):
+        return None
+    (loss, flops), before = ends[first], ends[first - 1] if first else (None, 0.0)
+    if before[0] is None or not math.isfinite(before[0]):
+        return flops
+    assert loss is not None and target is not None, "it is at or below L*"
+    return on_log_line(before[1], flops, (before[0] - target) / (before[0] - loss))

@@ -21,7 +21,7 @@ from mlrun.report.endings import DIVERGED, NOT_REACHED, Ending
 from mlrun.report.headline import AT_LEAST, BRACKETED, FAILED, NOT_BRACKETED, headline, reach
 from mlrun.report.read import find, read_all
 from mlrun.report.sentences import sentences
-from mlrun.report.smaller import Alone, reaching
+from mlrun.report.smaller import Alone, price, reaching
 
 # A cycle whose trunk costs what the baseline's does.
 WHOLE = ((2, 0), (1, 1000))
@@ -307,7 +307,7 @@ def test_a_smaller_model_alone_is_a_point_in_both_figures(built: build.Report) -
     assert annealed_figure.alone(group) == []
     run = group.rows[0].pairs[0].run
     assert run.final is not None
-    with_smaller = replace(group, smaller={run.seed: Alone(run, run.final)})
+    with_smaller = replace(group, smaller={run.seed: Alone(run, run.final, run.final.flops)})
     (side,) = annealed_figure.alone(with_smaller)
     assert (side.flops, side.losses) == ((run.final.flops,), (run.final.loss,))
     drawn = charts.charts(with_smaller)["annealed"]["sides"]
@@ -315,14 +315,24 @@ def test_a_smaller_model_alone_is_a_point_in_both_figures(built: build.Report) -
     assert len(drawn) == len(annealed_figure.sides(group)) + 1
 
 
-def test_of_a_smaller_model_the_cheapest_ending_counts_that_is_as_good(built: build.Report) -> None:
+def test_a_smaller_model_reaches_l_star_by_the_rule_of_the_headline(built: build.Report) -> None:
     (group,) = built.groups
-    run, other = (group.rows[0].pairs[seed].run for seed in (0, 1))
+    run = group.rows[0].pairs[0].run
     first, second, last = (ending.point for ending in run.annealed)
     assert first.loss > 3.0 > second.loss > last.loss and second.flops < last.flops
-    assert reaching([run], group.baselines[0]) == Alone(run, second)
-    assert reaching([other, run], group.baselines[0]) in (Alone(run, second), Alone(other, other.annealed[1].point))
+    found = reaching([run], group.baselines[0])
+    wanted = headline(run.annealed, (), 3.0, None, True).cost["flops"]
+    assert found is not None and wanted is not None
+    assert found == Alone(run, second, wanted) and first.flops < found.flops < second.flops
     assert reaching([], group.baselines[0]) is None
+
+
+def test_a_smaller_model_that_was_given_as_many_flops_saves_what_lies_between_its_endings() -> None:
+    assert price([(3.5, 50.0), (2.5, 100.0)], 3.0) == pytest.approx(math.sqrt(5000))
+    assert price([(2.5, 50.0), (2.4, 100.0)], 3.0) == 50.0
+    assert price([(2.5, 50.0), (3.1, 100.0)], 3.0) is None
+    assert price([(math.nan, 50.0), (2.5, 100.0)], 3.0) == price([(None, 50.0), (2.5, 100.0)], 3.0) == 100.0
+    assert price([(2.5, 50.0)], None) is None and price([], 3.0) is None
 
 
 def test_no_figure_where_no_method_has_endings(tmp_path: Path) -> None:

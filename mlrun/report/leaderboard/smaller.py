@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlrun.report.curves import saving
-from mlrun.report.smaller import cheapest
+from mlrun.report.smaller import price
 from mlrun.report.tables import percent
 from mlrun.units import human
 
@@ -20,27 +20,26 @@ def told(seeds: Sequence[Seed]) -> str:
     tried = [seed for seed in seeds if seed["smaller"]]
     if not tried:
         return UNTRIED
-    found = [(seed, cheapest(_endings(seed["smaller"]), _ending, *_end(seed["baseline"]))) for seed in tried]
-    fine = [(one, seed["baseline"]) for seed, one in found if one is not None]
+    fine = [(*least, seed["baseline"]) for seed in tried if (least := _least(seed)) is not None]
     if not fine:
         return f"{_sizes([run for seed in tried for run in seed['smaller']])}: {_of(tried, seeds)} above L*, or dearer"
-    saved = [saving(_ending(one)[1], _end(baseline)[1]) for one, baseline in fine]
-    least = min(share for share in saved if share is not None)
-    return f"{_sizes([run for (run, _), _ in fine])}: {percent(least)} fewer FLOPs ({_of(fine, seeds)})"
+    saved = [saving(cost, _flops(baseline)) for cost, _, baseline in fine]
+    share = min(one for one in saved if one is not None)
+    return f"{_sizes([run for _, run, _ in fine])}: {percent(share)} fewer FLOPs ({_of(fine, seeds)})"
 
 
-def _end(run: Run) -> tuple[float | None, float]:
-    """Return the loss and the FLOPs at the end of a run."""
-    return run["val_loss"], run["endings"][-1]["flops"]
+def _least(seed: Seed) -> tuple[float, Run] | None:
+    """Return the fewest FLOPs at which a smaller model reaches L*, if fewer than the baseline's, and its run."""
+    target, whole = seed["baseline"]["val_loss"], _flops(seed["baseline"])
+    costs = [(price([(end["loss"], end["flops"]) for end in run["endings"]], target), run) for run in seed["smaller"]]
+    return min(
+        ((cost, run) for cost, run in costs if cost is not None and cost < whole), key=lambda one: one[0], default=None
+    )
 
 
-def _endings(runs: Sequence[Run]) -> list[tuple[Run, Run]]:
-    """Return each run with each of its annealed endings."""
-    return [(run, ending) for run in runs for ending in run["endings"]]
-
-
-def _ending(one: tuple[Run, Run]) -> tuple[float | None, float]:
-    return one[1]["loss"], one[1]["flops"]
+def _flops(run: Run) -> float:
+    """Return the FLOPs at the end of a run."""
+    return float(run["endings"][-1]["flops"])
 
 
 def _sizes(runs: Sequence[Run]) -> str:
