@@ -69,15 +69,13 @@ def sides(group: Group) -> list[Side]:
 
 
 def alone(group: Group) -> list[Side]:
-    """Return the smaller model that alone ends at or below L*, as a side of one point; nothing where there is none."""
-    found = list(group.smaller.values())
+    """Return the smaller model that alone reaches L*, with the endings that all seeds have; nothing without one."""
+    found = [one.run for one in group.smaller.values()]
     if not found:
         return []
-    sizes = sorted({one.run.plan["levels"][0]["parameters"] for one in found})
-    points = [one.point for one in found]
+    sizes = sorted({run.plan["levels"][0]["parameters"] for run in found})
     name = f"a smaller model alone ({', '.join(map(human, sizes))} parameters)"
-    loss, flops = spread([point.loss for point in points]), sum(point.flops for point in points) / len(points)
-    return [Side(figure.with_seeds(name, len(found)), ALONE, None, (flops,), (loss.mean or 0.0,), (loss.sd or 0.0,))]
+    return [_side(figure.with_seeds(name, len(found)), ALONE, None, found)]
 
 
 def _side(name: str, colour: str, row: Row | None, runs: Sequence[Run]) -> Side:

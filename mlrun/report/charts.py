@@ -71,7 +71,7 @@ def _values(point: Point) -> list[Any]:
 
 
 def _annealed(group: Group, colours: dict[str | None, int]) -> dict[str, Any] | None:
-    """Return what the headline's figure draws, a smaller model alone as a side of one point.
+    """Return what the headline's figure draws, a smaller model alone as a side of its own.
 
     None where no method has endings.
     """

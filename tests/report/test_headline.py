@@ -302,16 +302,20 @@ def test_the_figure_draws_both_sides_and_the_saving_at_l_star(built: build.Repor
     assert said == f"saves {100 * found.saved('flops').mean:.1f}%"
 
 
-def test_a_smaller_model_alone_is_a_point_in_both_figures(built: build.Report) -> None:
+def test_a_smaller_model_alone_is_a_line_of_its_endings_in_both_figures(built: build.Report) -> None:
     (group,) = built.groups
     assert annealed_figure.alone(group) == []
     run = group.rows[0].pairs[0].run
     assert run.final is not None
     with_smaller = replace(group, smaller={run.seed: Alone(run, run.final, run.final.flops)})
     (side,) = annealed_figure.alone(with_smaller)
-    assert (side.flops, side.losses) == ((run.final.flops,), (run.final.loss,))
+    ends = [ending.point for ending in run.annealed]
+    assert len(ends) > 1 and side.flops == tuple(point.flops for point in ends)
+    assert side.losses == tuple(point.loss for point in ends)
     drawn = charts.charts(with_smaller)["annealed"]["sides"]
-    assert [one["points"] for one in drawn if one["name"] == side.name] == [[[run.final.flops, run.final.loss, 0.0]]]
+    assert [one["points"] for one in drawn if one["name"] == side.name] == [
+        [[point.flops, point.loss, 0.0] for point in ends]
+    ]
     assert len(drawn) == len(annealed_figure.sides(group)) + 1
 
 
