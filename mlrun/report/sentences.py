@@ -26,12 +26,12 @@ def _smaller(group: Group) -> list[str]:
     """Say with how much less a smaller model alone ends at the baseline's loss, the least over the seeds."""
     if not group.smaller:
         return []
-    saved = group.smaller_saved
+    saved, bound = group.smaller_saved, any(one.bound for one in group.smaller.values())
     sizes = {human(one.run.plan["levels"][0]["parameters"]) for one in group.smaller.values()}
     of = "one seed" if len(group.baselines) == 1 else f"{len(saved)} of {_seeds(len(group.baselines))}"
     return [
         f"A smaller model alone ({', '.join(sorted(sizes))} parameters), from scratch, reaches the baseline's "
-        f"loss with {_less(min(saved), False)} ({of}): the model is too large for this budget, cycle or none."
+        f"loss with {_less(min(saved), bound)} ({of}): the model is too large for this budget, cycle or none."
     ]
 
 

@@ -17,11 +17,15 @@ ALL = 0.98
 
 
 class Alone(NamedTuple):
-    """A smaller model that was trained from scratch: its ending at or below L*, and the FLOPs that reach L*."""
+    """A smaller model that was trained from scratch: its ending at or below L*, and the FLOPs that reach L*.
+
+    `bound` is whether fewer might do, as its cheapest ending is there already.
+    """
 
     run: Run
     point: Point
     flops: float
+    bound: bool
 
 
 class Short(NamedTuple):
@@ -69,7 +73,7 @@ def reaching(runs: Iterable[Run], baseline: Run) -> Alone | None:
         points = [ending.point for ending in run.annealed]
         if (cost := price([(point.loss, point.flops) for point in points], baseline.final.loss)) is not None:
             point = next(point for point in points if point.flops >= cost and point.loss <= baseline.final.loss)
-            found.append(Alone(run, point, cost))
+            found.append(Alone(run, point, cost, cost == points[0].flops))
     best = min(found, key=lambda one: one.flops, default=None)
     return best if best is not None and best.flops < baseline.final.flops else None
 

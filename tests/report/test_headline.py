@@ -307,7 +307,7 @@ def test_a_smaller_model_alone_is_a_line_of_its_endings_in_both_figures(built: b
     assert annealed_figure.alone(group) == []
     run = group.rows[0].pairs[0].run
     assert run.final is not None
-    with_smaller = replace(group, smaller={run.seed: Alone(run, run.final, run.final.flops)})
+    with_smaller = replace(group, smaller={run.seed: Alone(run, run.final, run.final.flops, False)})
     (side,) = annealed_figure.alone(with_smaller)
     ends = [ending.point for ending in run.annealed]
     assert len(ends) > 1 and side.flops == tuple(point.flops for point in ends)
@@ -327,7 +327,7 @@ def test_a_smaller_model_reaches_l_star_by_the_rule_of_the_headline(built: build
     found = reaching([run], group.baselines[0])
     wanted = headline(run.annealed, (), 3.0, None, True).cost["flops"]
     assert found is not None and wanted is not None
-    assert found == Alone(run, second, wanted) and first.flops < found.flops < second.flops
+    assert found == Alone(run, second, wanted, False) and first.flops < found.flops < second.flops
     assert reaching([], group.baselines[0]) is None
 
 
