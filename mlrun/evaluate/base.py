@@ -194,7 +194,8 @@ def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -
     for evaluation in fitting:
         if not isinstance(evaluation, HeldOutMeans):
             told = evaluation.measure(net, context.about(f"{context.what}{evaluation.name}"))
-            found |= {task: replace(result, settings=evaluation.settings) for task, result in told.items()}
+            digest = evaluation.settings  # which reads its files
+            found |= {task: replace(result, settings=digest) for task, result in told.items()}
     return found
 
 
