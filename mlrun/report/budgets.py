@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from mlrun.report import pairing, tables
 from mlrun.report.compare import Group, Row
 from mlrun.report.read import Run
+from mlrun.report.smaller import short
 from mlrun.report.tables import Table
 from mlrun.units import human
 
@@ -110,8 +111,10 @@ def _each(one: Budgets) -> list[tuple[Group, float]]:
 def _alone(group: Group) -> str:
     if not group.controls:
         return _absent(group)
-    saved = alone(group)
-    return "above L*, or dearer" if saved is None else tables.percent(saved)
+    saved, given = alone(group), max((one.share for one in short(group.controls, group.baselines)), default=None)
+    if saved is not None:
+        return tables.percent(saved)
+    return "above L*, or dearer" if given is None else f"above L*\nwith {given:.0%} of the FLOPs"
 
 
 def _absent(group: Group) -> str:

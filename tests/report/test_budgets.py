@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,15 @@ def test_a_smaller_model_alone_counts_only_if_every_seed_has_one(tmp_path: Path)
     (one,) = found(tmp_path)
     group = one.groups[0]
     assert budgets.alone(group) is None and pairing.baseline(group.baselines[0])
+
+
+def test_of_a_smaller_model_above_l_star_the_table_says_what_it_was_given(tmp_path: Path) -> None:
+    two(tmp_path / "runs")
+    run(tmp_path / "small", "scratch", 100, 3.4)
+    (one,), (small,) = found(tmp_path / "runs"), read_all(find([tmp_path / "small"]))
+    groups = tuple(replace(group, controls={0: (small,)}) for group in one.groups)
+    cells = budgets.table(replace(one, groups=groups)).rows[1]
+    assert cells[1:] == ("above L*\nwith 20% of the FLOPs", "above L*\nwith 10% of the FLOPs")
 
 
 def test_table_picture_page_and_json_have_it(tmp_path: Path) -> None:
