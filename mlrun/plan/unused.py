@@ -217,7 +217,8 @@ _TRAINING = (
     Rule(
         "optimizer.schedule.decay",
         lambda c, p: c.settings.cycle.decay is not None,
-        "the cycle has a decay of its own: set cycle.decay",
+        "the cycle has a decay of its own (cycle.decay)",
+        shared=True,
     ),
     Rule("find.prune_after", lambda c, p: c.settings.find.prune is None, "find.prune=null stops no run: set it"),
 )
@@ -304,6 +305,7 @@ _MODEL = (
         _one_block,
         "the first block is never left out, and the model has no other",
         ("GPT", "BERT", "DeiT", "Llama", "T5"),
+        shared=True,  # with one layer of it alone, the control
     ),
 )
 

@@ -25,7 +25,7 @@ INHERIT = [GROW, "growth=inherit"]
 # Key: (a value, where it does nothing, where it does something).
 REFUSED = {
     "optimizer.schedule.floor": ("0.2", [["optimizer.schedule.shape=constant"]], []),
-    "optimizer.schedule.decay": ("9%", [[], [WSD, "cycle.decay=5%"]], [WSD]),
+    "optimizer.schedule.decay": ("9%", [[]], [WSD]),
     "find.prune_after": ("3", [[]], ["find.prune=0.3"]),
     "cycle.auto.probe_length": (
         "2%",
@@ -78,7 +78,6 @@ REFUSED = {
     "model.rope_high": ("8", [["model=llama_tiny"]], ["model=llama_tiny", "model.rope_factor=2"]),
     "model.rope_position": ("64", [["model=llama_tiny"]], ["model=llama_tiny", "model.rope_factor=2"]),
     "model.distillation_head": ("false", [PICTURES], [*PICTURES, "model.distillation=true"]),
-    "model.drop_path": ("0.1", [["model.layer=1", NO_DEPTH]], []),
 }
 SCRATCH = ["cycle=scratch"]
 SHARED = {
@@ -88,6 +87,8 @@ SHARED = {
     "cycle.lr_policy": ("continue", [SCRATCH], [GROW]),
     "coarsening": ("stack", [SCRATCH], []),
     "growth": ("aki", [SCRATCH], []),
+    "optimizer.schedule.decay": ("9%", [[WSD, "cycle.decay=5%"]], [WSD]),
+    "model.drop_path": ("0.1", [["model.layer=1", NO_DEPTH]], []),
 }
 
 
