@@ -115,9 +115,12 @@ def _begun(checked: Sequence[Checked]) -> bool:
     """Return whether the run, or one of its sweep, has begun."""
     sweeps = {one.point.folder.parent for one in checked if one.point.overrides is not None}
     alone = [one.point.folder for one in checked if one.point.overrides is None]
-    return any(any(place.glob(f"*/{files.CONFIG}")) for place in sweeps) or any(
-        (place / files.CONFIG).exists() for place in alone
-    )
+    try:
+        return any(any(place.glob(f"*/{files.CONFIG}")) for place in sweeps) or any(
+            (place / files.CONFIG).exists() for place in alone
+        )
+    except OSError:  # a name that no folder can have, which is judged where folders are
+        return False
 
 
 def _placed(checked: list[Checked]) -> list[Checked]:

@@ -91,7 +91,8 @@ def test_calibrate_then_plan_on_the_command_line(
     small = [*toy.SMALL, *SMALL, "model.vocab=300", "data.validation_samples=8", "eval.batch=4", "budget=20 steps"]
 
     def mlrun(task: str) -> str:
-        said = [f"task={task}", *small, f"cache={tmp_path / 'cache'}", f"run={tmp_path / task}"]
+        said = [f"task={task}", *small, f"cache={tmp_path / 'cache'}"]
+        said += [f"run={tmp_path / task}"] if task == "plan" else []
         monkeypatch.setattr(sys, "argv", ["mlrun", *said])
         __main__.main()
         return capsys.readouterr().out

@@ -782,6 +782,7 @@ def test_sending_again_looks_at_all_runs_first_and_says_which_were_not_taken(
         Path(name).mkdir(parents=True)
         for file in read.FILES:
             Path(name, file).write_text("logger: {wandb: {mode: offline}}\n" if file == "config.yaml" else "{}\n")
+    monkeypatch.setattr("mlrun.log.resend.look", lambda run: None)
     monkeypatch.setattr("mlrun.log.resend.resend", lambda run, how: sent.append(str(run)) or (3, run.name == "a"))
     outcome = mlrun("task=resend", "runs=runs")
     assert (outcome.code, sent) == (1, ["runs/a", "runs/b"])

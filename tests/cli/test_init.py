@@ -53,7 +53,9 @@ def mlrun(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> I
         patch.chdir(tmp_path / "work")
 
         def run(*arguments: str) -> Outcome:
-            patch.setattr(sys, "argv", ["mlrun", *arguments, *SHORT, "cache=cache"])
+            patch.setattr(
+                sys, "argv", ["mlrun", *arguments, *([] if "task=export" in arguments else [*SHORT, "cache=cache"])]
+            )
             code = 0
             try:
                 __main__.main()

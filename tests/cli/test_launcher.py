@@ -44,8 +44,8 @@ def test_a_command_killed_before_sbatch_answers_has_left_jobs_that_the_next_one_
     asked, queue = tmp_path / "script", tmp_path / "queue"
     take = f'cp "$1" {asked}\nmark=$(sed -n \'s/.*--comment=//p\' "$1")\n'
     take += f'for task in 0 1; do echo "7_$task $mark"; done > {queue}\nkill -9 $PPID'
-    path = programs(tmp_path / "bin", sbatch=take, squeue=f"cat {queue}", sacct="exit 1")
-    small = ["scale=tiny", "cycle=scratch", "budget='5 steps'", "scale.endings=[]", *SMALL]
+    path = programs(tmp_path / "bin", sbatch=take, squeue=f"cat {queue}", sacct="exit 1", srun="exit 1")
+    small = ["scale=tiny", "cycle=scratch", "budget='5 steps'", *SMALL]
     command = [sys.executable, "-m", "mlrun", "-m", "hardware=slurm_cpu", *small, "seed=0,1", "run=sweep"]
     env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
     first = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)

@@ -27,7 +27,9 @@ def mlrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Capture
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> list[str]:
-        monkeypatch.setattr(sys, "argv", ["mlrun", *arguments, "cache=cache"])
+        # A run has a cache of its own.
+        reads = "task=evaluate" not in arguments or any(one.startswith("source=") for one in arguments)
+        monkeypatch.setattr(sys, "argv", ["mlrun", *arguments, *(["cache=cache"] if reads else [])])
         try:
             __main__.main()
         except SystemExit as ended:
