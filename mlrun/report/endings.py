@@ -101,14 +101,24 @@ def price(baseline: Sequence[Ending], loss: float, axis: str) -> float | None:
     """
     if outside(baseline, loss) is not None:
         return None
-    points = [ending.point for ending in baseline]
-    first = first_staying(points, loss)
-    assert first is not None
-    here = float(getattr(points[first], axis))
-    if first == 0 or not math.isfinite(points[first - 1].loss):
+    return cost_at([(ending.point.loss, float(getattr(ending.point, axis))) for ending in baseline], loss)
+
+
+def cost_at(ends: Sequence[tuple[float | None, float]], target: float | None) -> float | None:
+    """Return the cost at which annealed losses first stay at or below `target`; None if they never do.
+
+    `ends` are (loss, cost) in the order of their cost. Between the ending that counts and the one before it the loss is
+    a straight line over the logarithm of the cost; without one before, or beside one that is not finite, it is that of
+    the ending itself. A loss that is not known is above everything; a target that is not known is never reached.
+    """
+    above = [i for i, (loss, _) in enumerate(ends) if loss is None or target is None or not loss <= target]
+    first = above[-1] + 1 if above else 0
+    if first == len(ends):
+        return None
+    (loss, here), (high, before) = ends[first], ends[first - 1] if first else (None, 0.0)
+    if high is None or loss is None or target is None or not math.isfinite(high):
         return here
-    above, before = points[first - 1].loss, float(getattr(points[first - 1], axis))
-    return on_log_line(before, here, (above - loss) / (above - points[first].loss))
+    return on_log_line(before, here, (high - target) / (high - loss))
 
 
 def on_log_line(before: float, here: float, share: float) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlrun.report import curves
 from mlrun.report.curves import first_staying, saving
-from mlrun.report.endings import DIVERGED, NOT_REACHED, Ending, charged, on_log_line
+from mlrun.report.endings import DIVERGED, NOT_REACHED, Ending, charged, cost_at
 from mlrun.report.stats import Spread, spread
 
 AXES = (*curves.AXES, "tokens")
@@ -119,13 +119,6 @@ def price(endings: Sequence[Ending], target: float, axis: str, source: Mapping[s
     Where nothing brackets it, it is that of the first ending that counts; None if none does, or the source's cost is
     not known. The source is charged before the logarithm is taken: the budget that grows is all that was spent.
     """
-    first = _first(endings, target)
-    if first is None:
-        return None
-    here = charged(float(getattr(endings[first].point, axis)), source, axis)
-    if here is None or first == 0 or not math.isfinite(endings[first - 1].point.loss):
-        return here
-    above = endings[first - 1].point
-    before = charged(float(getattr(above, axis)), source, axis)
-    assert before is not None
-    return on_log_line(before, here, (above.loss - target) / (above.loss - endings[first].point.loss))
+    ends = [(end.point.loss, charged(float(getattr(end.point, axis)), source, axis)) for end in endings]
+    known = [(loss, cost) for loss, cost in ends if cost is not None]
+    return cost_at(known, target) if len(known) == len(ends) else None

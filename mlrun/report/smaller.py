@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from mlrun.report import pairing
 from mlrun.report.curves import Point
-from mlrun.report.endings import on_log_line
+from mlrun.report.endings import cost_at
 from mlrun.report.read import Run
 
 # A control that spent this share of its baseline's FLOPs was given them: whole steps are seldom exactly as many.
@@ -42,7 +41,7 @@ def short(controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -
     for seed, runs in controls.items():
         level = baselines[seed].final
         for run in runs:
-            if level is not None and run.final is not None and run.final.loss is not None and level.loss is not None:
+            if level is not None and run.final is not None:
                 ends = run.final.loss - level.loss, run.final.flops / level.flops
                 found.setdefault(run.plan["levels"][0]["parameters"], []).append(ends)
     return [
@@ -71,25 +70,8 @@ def reaching(runs: Iterable[Run], baseline: Run) -> Alone | None:
     found = []
     for run in runs:
         points = [ending.point for ending in run.annealed]
-        if (cost := price([(point.loss, point.flops) for point in points], baseline.final.loss)) is not None:
+        if (cost := cost_at([(point.loss, point.flops) for point in points], baseline.final.loss)) is not None:
             point = next(point for point in points if point.flops >= cost and point.loss <= baseline.final.loss)
             found.append(Alone(run, point, cost, cost == points[0].flops))
     best = min(found, key=lambda one: one.flops, default=None)
     return best if best is not None and best.flops < baseline.final.flops else None
-
-
-def price(ends: Sequence[tuple[float | None, float]], target: float | None) -> float | None:
-    """Return the FLOPs at which annealed losses first stay at or below L*; None if they never do, or L* is not known.
-
-    `ends` are (loss, FLOPs) in the order of their cost, and the rule is that of the headline: on a straight line over
-    the logarithm of the cost, from the ending before. A loss that is not known, or not finite, reaches nothing.
-    """
-    above = [i for i, (loss, _) in enumerate(ends) if loss is None or target is None or not loss <= target]
-    first = above[-1] + 1 if above else 0
-    if first == len(ends):
-        return None
-    (loss, flops), before = ends[first], ends[first - 1] if first else (None, 0.0)
-    if before[0] is None or not math.isfinite(before[0]):
-        return flops
-    assert loss is not None and target is not None, "it is at or below L*"
-    return on_log_line(before[1], flops, (before[0] - target) / (before[0] - loss))

@@ -17,11 +17,11 @@ from test_endings import BUDGET, GROW, branched, ending, made, rows
 
 from mlrun.report import annealed_figure, build, charts, tables
 from mlrun.report.compare import compare
-from mlrun.report.endings import DIVERGED, NOT_REACHED, Ending
+from mlrun.report.endings import DIVERGED, NOT_REACHED, Ending, cost_at
 from mlrun.report.headline import AT_LEAST, BRACKETED, FAILED, NOT_BRACKETED, headline, reach
 from mlrun.report.read import find, read_all
 from mlrun.report.sentences import sentences
-from mlrun.report.smaller import Alone, price, reaching
+from mlrun.report.smaller import Alone, reaching
 
 # A cycle whose trunk costs what the baseline's does.
 WHOLE = ((2, 0), (1, 1000))
@@ -332,11 +332,11 @@ def test_a_smaller_model_reaches_l_star_by_the_rule_of_the_headline(built: build
 
 
 def test_a_smaller_model_that_was_given_as_many_flops_saves_what_lies_between_its_endings() -> None:
-    assert price([(3.5, 50.0), (2.5, 100.0)], 3.0) == pytest.approx(math.sqrt(5000))
-    assert price([(2.5, 50.0), (2.4, 100.0)], 3.0) == 50.0
-    assert price([(2.5, 50.0), (3.1, 100.0)], 3.0) is None
-    assert price([(math.nan, 50.0), (2.5, 100.0)], 3.0) == price([(None, 50.0), (2.5, 100.0)], 3.0) == 100.0
-    assert price([(2.5, 50.0)], None) is None and price([], 3.0) is None
+    assert cost_at([(3.5, 50.0), (2.5, 100.0)], 3.0) == pytest.approx(math.sqrt(5000))
+    assert cost_at([(2.5, 50.0), (2.4, 100.0)], 3.0) == 50.0
+    assert cost_at([(2.5, 50.0), (3.1, 100.0)], 3.0) is None
+    assert cost_at([(math.nan, 50.0), (2.5, 100.0)], 3.0) == cost_at([(None, 50.0), (2.5, 100.0)], 3.0) == 100.0
+    assert cost_at([(2.5, 50.0)], None) is None and cost_at([], 3.0) is None
 
 
 def test_no_figure_where_no_method_has_endings(tmp_path: Path) -> None:

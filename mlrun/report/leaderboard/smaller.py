@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlrun.report.curves import saving
-from mlrun.report.smaller import price
+from mlrun.report.endings import cost_at
 from mlrun.report.tables import percent
 from mlrun.units import human
 
@@ -31,7 +31,7 @@ def told(seeds: Sequence[Seed]) -> str:
 def _least(seed: Seed) -> tuple[float, Run] | None:
     """Return the fewest FLOPs at which a smaller model reaches L*, if fewer than the baseline's, and its run."""
     target, whole = seed["baseline"]["val_loss"], _flops(seed["baseline"])
-    costs = [(price([(end["loss"], end["flops"]) for end in run["endings"]], target), run) for run in seed["smaller"]]
+    costs = [(cost_at([(end["loss"], end["flops"]) for end in run["endings"]], target), run) for run in seed["smaller"]]
     return min(
         ((cost, run) for cost, run in costs if cost is not None and cost < whole), key=lambda one: one[0], default=None
     )
