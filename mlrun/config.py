@@ -25,6 +25,8 @@ REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
 PACKAGES_VARIABLE = "MLRUN_PACKAGES"
 # The groups that name a class in `_target_`.
 GROUPS = ("model", "coarsening", "growth", "data", "optimizer")
+# What becomes a model and a budget before anything is planned (`mlrun.plan.alone`): a run keeps those.
+ALONE = "alone"
 # The groups whose choice may be a list, such as logger=[wandb,tensorboard]: each file gives one object, under its name.
 LISTS = ("logger", "evaluation")
 # Arguments of a task or of a grid, no part of what a run is made of.
@@ -176,6 +178,7 @@ class Settings:
     name: str = MISSING
     seed: int = 0
     budget: str = MISSING
+    alone: dict[str, int] = field(default_factory=dict)
     batch: int = MISSING
     log_every: int = 10
     health: bool = False
@@ -355,7 +358,7 @@ def load(
     if problems:
         raise UserError(problems)
     # With the types and the defaults of their classes: 0 and 0.0 are one setting.
-    kept = {str(k): v for k, v in plain.items() if k not in ARGUMENTS}
+    kept = {str(k): v for k, v in plain.items() if k not in (*ARGUMENTS, ALONE)}
     resolved = {k: {**v, **asdict(built[k])} if k in GROUPS else v for k, v in kept.items()}
     sections = {name: _section(settings, name, plain[name], shared) for name in SECTIONS}
     built["optimizer"] = _decaying(built["optimizer"], sections["cycle"].decay)

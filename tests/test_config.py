@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from mlrun.cli import command, points
-from mlrun.config import ARGUMENTS, Settings, conf_dir, load
+from mlrun.config import ALONE, ARGUMENTS, Settings, conf_dir, load
 from mlrun.errors import UserError
 from mlrun.plan.make import make_plan
 
@@ -173,8 +173,6 @@ def test_every_grid_can_be_tried_at_every_scale(grid: str, scale: str) -> None:
     rates = {float(rate) for swept in alone.scale.rates.values() for rate in swept.split(",")}
     assert {point.settings.optimizer.lr for point in found} <= rates
     wanted = {(alone.budget, *kept(grid, alone.model))}
-    if grid in ("compare", "endings"):  # their control is one layer of it
-        wanted.add((alone.budget, *kept(grid, {**alone.model, "layer": 1})))
     assert {(point.settings.budget, *kept(grid, point.settings.model)) for point in found} == wanted
 
 
@@ -189,7 +187,7 @@ def test_a_grid_without_rates_is_one_line(grid: str) -> None:
 def test_arguments_of_tasks_and_grids_are_no_part_of_a_run() -> None:
     (point,) = points.of(command.read(["scale=tiny"]))
     resolved = load(point.settings).resolved
-    assert set(resolved) == set(Settings.__dataclass_fields__) - set(ARGUMENTS)
+    assert set(resolved) == set(Settings.__dataclass_fields__) - {*ARGUMENTS, ALONE}
 
 
 def test_the_schema_and_the_yaml_have_the_same_keys() -> None:

@@ -91,6 +91,8 @@ def noted(plan: Plan, said: Mapping[str, Said], found: Mapping[str, Idle]) -> Pl
 def _unreferred(settings: DictConfig, said: Mapping[str, Said]) -> Iterator[tuple[str, str]]:
     """Yield each key given that does nothing where no other refers to it, as none does here."""
     asked = {key: why for key in said for top, why in REFERRED.items() if key.startswith(f"{top}.")}
+    # A scale's file is for all of its runs, of a grid or not.
+    asked = {key: why for key, why in asked.items() if not (said[key].file and key.startswith("scale."))}
     if "experiment" in said:
         asked = {key: why for key, why in asked.items() if not key.startswith(GRID_ALONE)}
     if not asked:

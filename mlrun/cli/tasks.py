@@ -19,6 +19,7 @@ from mlrun.cli.messages import Failed, first, print_error, print_once
 from mlrun.config import ARGUMENTS, Config, Hardware, Sample, Settings, build, load
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import untold
+from mlrun.plan import alone
 from mlrun.plan.calibration import Calibration
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
@@ -95,8 +96,9 @@ def planned(
     settings: DictConfig, shared: dict[tuple[str, str], Any] | None = None, constant: Mapping[str, Any] | None = None
 ) -> tuple[Config, Plan]:
     """Return the checked configuration and its plan; UserError with all that is wrong. See `load` for the rest."""
-    config = load(settings, shared, constant)
-    return config, make_plan(config, sources=TASKS[settings.task].trains)
+    config, notes = alone.settled(load(settings, shared, constant))
+    plan = make_plan(config, sources=TASKS[settings.task].trains)
+    return config, replace(plan, notes=(*plan.notes, *notes))
 
 
 def missing(settings: DictConfig, own_run: bool) -> list[str]:

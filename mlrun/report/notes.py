@@ -134,7 +134,7 @@ def _control(group: Group, label: str) -> Iterator[str]:
         ends = (
             f"{human(one.parameters)} parameters: {one.gap:.4f} nats above L* with {one.share:.0%}" for one in found
         )
-        given = "smaller models alone had fewer FLOPs than the baseline and may reach L* with more (a larger budget=)"
+        given = "smaller models alone had fewer FLOPs than the baseline and may reach L* with as many (method=alone)"
         yield f"{label}: {given}: {'; '.join(ends)}."
 
 

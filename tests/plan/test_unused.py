@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 import mlrun
 from mlrun.cli import command, points, preflight, said
+from mlrun.config import conf_dir
 from mlrun.errors import UserError
 from mlrun.plan import unused
 
@@ -142,6 +143,9 @@ def test_values_below_a_mapping_and_those_of_ones_own_diffs_are_judged() -> None
         mlrun.plan(["experiment=mine"])
     mlrun.plan(["experiment=mine", WSD])
     mlrun.plan(["experiment=mine", "~optimizer.schedule.decay"])
+    Path("conf", "scale").mkdir()
+    Path("conf", "scale", "mine.yaml").write_text((conf_dir() / "scale" / "thin.yaml").read_text())
+    mlrun.plan(["scale=mine"])  # what is for grids stands in it whether this run is one of theirs or not
     mlrun.plan(["optimizer=mine"])  # a choice has a value for every key, read or not
 
 

@@ -1,0 +1,45 @@
+"""A smaller model alone, for as many FLOPs as the whole one would cost: the control that growth has to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from mlrun.config import Config
+from mlrun.errors import UserError, mistake, nearest
+from mlrun.plan.make import make_plan
+
+
+def settled(config: Config) -> tuple[Config, tuple[str, ...]]:
+    """Return the configuration of the smaller model that `alone` asks for, and a note; as it is where it asks nothing.
+
+    What comes back is what anybody gets who gives that model and a budget in FLOPs, and so is what the run keeps.
+    UserError for sizes that the model lacks or that are not smaller, and for what is wrong with the whole model.
+    """
+    asked = config.settings.alone
+    if not asked:
+        return config, ()
+    if problems := _problems(asked, dict(config.model.sizes())):
+        raise UserError(problems)
+    whole = replace(config, settings=replace(config.settings, alone={}))
+    budget = f"{make_plan(whole, sources=False).budget_flops} flops"
+    model = config.model.resize(asked)
+    settings = replace(whole.settings, budget=budget)
+    own = {"model": {**config.resolved["model"], **asdict(model)}, "budget": budget}
+    sizes = ", ".join(f"{axis} {size} of {config.model.sizes()[axis]}" for axis, size in asked.items())
+    note = f"a smaller model alone ({sizes}), for the FLOPs that {config.settings.budget} cost the whole one"
+    return replace(whole, settings=settings, model=model, resolved=config.resolved | own), (note,)
+
+
+def _problems(asked: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
+    """Return a line for each size that does not make the model smaller."""
+    lines = []
+    for axis, size in asked.items():
+        key = f"alone.{axis}"
+        if axis not in sizes:
+            lines.append(mistake(key, size, ", ".join(sizes), f"name an axis of the model{nearest(axis, list(sizes))}"))
+        elif not 1 <= size < sizes[axis]:
+            allowed = f"1 to {sizes[axis] - 1}" if sizes[axis] > 1 else "left out"
+            lines.append(mistake(key, size, allowed, f"the whole model has {sizes[axis]}: this is to be smaller"))
+    return lines

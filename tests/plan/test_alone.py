@@ -1,0 +1,67 @@
+"""A smaller model alone gets the FLOPs that the budget costs the whole one, and is kept as what it is."""
+
+from __future__ import annotations
+
+import pytest
+
+import mlrun
+from mlrun.cli import command, points, preflight
+from mlrun.config import Config
+from mlrun.errors import UserError
+
+TINY = ["scale=tiny", "run=one"]
+
+
+def kept(words: list[str]) -> Config:
+    """Return the configuration that a run of these words keeps."""
+    (checked,) = preflight.check(points.of(command.read(words)))
+    assert checked.planned is not None
+    return checked.planned[0]
+
+
+@pytest.mark.parametrize("budget", ["500k tokens", "200 steps", "3k samples", "300G flops"])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_it_spends_what_the_whole_model_would(budget: str, optimizer: str) -> None:
+    given = [*TINY, f"budget={budget}", f"optimizer={optimizer}"]
+    whole, small = mlrun.plan([*given, "method=scratch"]), mlrun.plan([*given, "method=alone"])
+    a_step = small.stages[0].flops_of_a_step
+    assert abs(small.total.flops - whole.total.flops) <= a_step / 2
+    assert a_step < whole.stages[0].flops_of_a_step, "so it takes more steps"
+    assert small.levels[0].sizes == whole.levels[0].sizes | {"layer": 1}
+
+
+def test_it_is_kept_as_that_model_and_its_flops() -> None:
+    """So the run is read, resumed and paired as any other of its size."""
+    asked = kept([*TINY, "method=alone", "alone.layer=2"])
+    flops = asked.settings.budget
+    assert flops.endswith(" flops")
+    given = kept([*TINY, "method=scratch", "model.layer=2", f"budget={flops}"])
+    assert asked.resolved == given.resolved
+    assert "alone" not in asked.resolved and asked.settings.alone == {}
+
+
+def test_without_it_nothing_changes_and_with_it_the_plan_says_so() -> None:
+    assert not any("alone" in note for note in mlrun.plan([*TINY, "method=scratch"]).notes)
+    said = "a smaller model alone (layer 1 of 4), for the FLOPs that 500k tokens cost the whole one"
+    assert said in mlrun.plan([*TINY, "method=alone"]).notes
+
+
+def test_a_grid_over_the_depth_gives_each_its_own_control() -> None:
+    plans = [mlrun.plan([*TINY, "method=alone", f"model.layer={layers}"]) for layers in (4, 8)]
+    assert plans[1].total.flops > 1.5 * plans[0].total.flops
+    assert [plan.levels[0].sizes["layer"] for plan in plans] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["alone.layer=4"], "alone.layer=4: allowed: 1 to 3; the whole model has 4"),
+        (["alone.layer=0"], "alone.layer=0: allowed: 1 to 3"),
+        (["model.layer=1"], "alone.layer=1: allowed: left out; the whole model has 1"),
+        (["+alone.layers=2"], "alone.layers=2: allowed: vocab, .*did you mean layer"),
+        (["budget=10"], "budget=10: allowed: 1500 steps"),
+    ],
+)
+def test_what_is_wrong_is_a_line(words: list[str], line: str) -> None:
+    with pytest.raises(UserError, match=f"^{line}"):
+        mlrun.plan([*TINY, "method=alone", *words])
