@@ -42,6 +42,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "hardware.precision": ("auto", "fp32", "bf16"),
     "hardware.sharding": ("none", "fsdp"),
 }
+# What OmegaConf says of a value of another type, and what that means to who wrote it.
+_TYPES = {
+    "is not a ListConfig": "a list in brackets, such as [a,b]",
+    "could not be converted to Integer": "a whole number",
+    "could not be converted to Float": "a number",
+    "is not a valid bool": "true, false",
+    "is not Optional": "a value other than null",
+}
 # What others call a choice, where another choice is spelt more like it.
 _MEANT = {"gpu": "cuda"}
 
@@ -325,9 +333,9 @@ def _typed(found: type, given: Mapping[str, Any], key: str) -> Any:
 
 
 def reason(error: Exception) -> str:
-    """Return the first line of an error, which is its reason; OmegaConf adds its own view of the key below."""
+    """Return what is allowed where an error names a type, else its first line; OmegaConf adds its view of the key."""
     first = str(error).strip().partition("\n")[0]
-    return "a list in brackets, such as [a,b]" if "is not a ListConfig" in first else first
+    return next((plain for theirs, plain in _TYPES.items() if theirs in first), first)
 
 
 def load(

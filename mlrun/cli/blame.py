@@ -77,6 +77,8 @@ def _correct(base: Any, key: str, known: list[str]) -> str:
     loader = GlobalHydra.instance().config_loader()
     if group in LISTS and name not in base[group] and name in loader.get_group_options(group):
         return f"{group}={name} gives it, or {name} in the list {group}=[...]"
+    if not known and group not in LISTS:
+        return f"nothing stands there yet: +{key}=... adds it"
     return f"correct the key{nearest(key.rpartition('.')[2], known)}"
 
 

@@ -122,8 +122,8 @@ def _savings(panel: Axes, found: Sequence[Side], group: Group) -> None:
     assert target is not None
     panel.axhline(target, color="#777777", lw=0.8, ls=(0, (1, 1.5)), zorder=1)
     panel.annotate(
-        f"$L^*$ = {target:.3f}", (0.0, target), xycoords=("axes fraction", "data"), xytext=(3, -3),
-        textcoords="offset points", ha="left", va="top", fontsize=7.5, color="#555555",
+        f"$L^*$\n{target:.3f}", (1.0, target), xycoords=("axes fraction", "data"), xytext=(3, 0),
+        textcoords="offset points", ha="left", va="center", fontsize=7.5, color="#555555",
     )  # fmt: skip
     losses = [loss for side in found for loss in side.losses]
     apart = LOWER * max(max(losses) - min(losses), 1e-6)

@@ -59,6 +59,7 @@ def test_a_grid_over_the_depth_gives_each_its_own_control() -> None:
         (["alone.layer=0"], "alone.layer=0: allowed: 1 to 3"),
         (["model.layer=1"], "alone.layer=1: allowed: left out; the whole model has 1"),
         (["+alone.layers=2"], "alone.layers=2: allowed: vocab, .*did you mean layer"),
+        (["~alone.layer", "alone.embed=8"], "alone.embed=8: allowed: nothing; .*[+]alone.embed=... adds it"),
         (["budget=10"], "budget=10: allowed: 1500 steps"),
     ],
 )
