@@ -190,6 +190,14 @@ class Run:
         """Share of the plan's FLOPs that the newest record has spent."""
         return float(self.last.get("flops", 0)) / float(self.plan["totals"]["flops"])
 
+    @property
+    def stage(self) -> int:
+        """Index of the stage of the newest record; ValueError for one that the plan does not have."""
+        index, stages = int(self.last.get("stage", 0)), len(self.plan["stages"])
+        if not 0 <= index < stages:
+            raise ValueError(f"a record of stage {index + 1}, the plan has {stages}")
+        return index
+
 
 def reportable(folder: Path, names: Sequence[str]) -> bool:
     """Return whether a folder with files of these names has all that a report reads."""
@@ -279,6 +287,7 @@ def read(folder: Path) -> Run:
             _ = run.level_one, run.seed, run.lr, run.lacking
         with blamed(lambda: f"{folder / files.PLAN} or {files.LOG}"):
             _ = run.progress
+            _ = run.stage
         with blamed(lambda: f"{folder / files.PLAN}, {files.LOG} or {files.SUMMARY}"):
             _ = run.overhead
             run = _judged(run)

@@ -114,7 +114,7 @@ def _trained(folder: Path) -> bool:
 
 def _line(run: Run, held: bool | None) -> Line:
     state, last = _state(run, held), run.last
-    stage = f"{last['stage'] + 1}/{len(run.plan['stages'])} level {last['level']}" if last else None
+    stage = f"{run.stage + 1}/{len(run.plan['stages'])} level {last['level']}" if last else None
     loss = run.evaluations[-1].loss if run.evaluations else math.nan
     return Line(
         run.folder,
@@ -202,7 +202,7 @@ def _tail(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def _flops_left(run: Run) -> list[tuple[int, float]]:
     """Return (level, FLOPs still to spend) of the stage at work and the later ones."""
-    stages, here = run.plan["stages"], run.last["stage"]
+    stages, here = run.plan["stages"], run.stage
     ends = list(accumulate(stage["flops"] for stage in stages))
     now = (run.last["level"], max(0.0, ends[here] - run.last["flops"]))
     return [now, *((stage["level"], stage["flops"]) for stage in stages[here + 1 :])]
