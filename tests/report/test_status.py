@@ -188,7 +188,11 @@ def test_other_damage_is_one_line_too(tmp_path: Path) -> None:
     [
         ("log.jsonl", lambda text: text + "{]\n", "log.jsonl: line 45: damaged (JSONDecodeError"),
         ("log.jsonl", lambda text: text.replace('"flops": ', f'"flops": {"9" * 400}', 3), "log.jsonl: line "),
-        ("log.jsonl", lambda text: text + text.splitlines()[-1].replace('"stage": ', '"stage": 9') + "\n", "the plan has"),
+        (
+            "log.jsonl",
+            lambda text: text.replace('"stage": 1', '"stage": 91'),
+            "plan.json or log.jsonl: damaged (ValueError a record of stage 92, the plan has 2",
+        ),
         ("config.yaml", lambda _: "logger: 7", "config.yaml or plan.json: damaged (KeyError 'seed')"),
         ("plan.json", lambda text: json.dumps(json.loads(text) | {"totals": {"flops": 0}}), "plan.json or log.jsonl"),
         ("plan.json", lambda text: json.dumps(json.loads(text) | {"stages": 7}), "config.yaml or plan.json"),
