@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth.staged import Staged
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
+from mlrun.train.optimizers import orthogonal
 from mlrun.train.optimizers.base import Optimizer
+from mlrun.train.optimizers.orthogonal import Orthogonal
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.snapshot import Snapshot
 
@@ -256,13 +259,50 @@ def test_muon_moves_hidden_matrices_and_nothing_else() -> None:
         assert {n for n, param in params.items() if optimizer.kinds(param) == ("momentum_buffer",)} == expected
 
 
-def test_muon_is_refused_on_shards_and_on_an_older_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_muon_is_refused_on_shards() -> None:
     assert muon() == []
     (line,) = muon(sharding="fsdp")
     assert line.startswith("hardware.sharding=fsdp: allowed: none; ") and "optimizer=adamw" in line
-    monkeypatch.setattr("mlrun.train.optimizers.muon.version", lambda name: "2.8.0+cpu")
-    (line,) = muon()
-    assert line.startswith("optimizer=muon: allowed: adamw with torch 2.8.0+cpu; torch 2.9 is the first")
+
+
+SHAPES = ((8, 8), (24, 8), (8, 24), (8, 8), (8, 8), (24, 8))
+
+
+def moved(make: Callable[[list[torch.Tensor]], torch.optim.Optimizer], steps: int = 4) -> list[torch.Tensor]:
+    """Return matrices after some steps along gradients of their own; the last has none in the first step."""
+    draw = torch.Generator().manual_seed(3)
+    matrices = [torch.nn.Parameter(torch.randn(shape, generator=draw)) for shape in SHAPES]
+    optimizer = make(list(matrices))
+    for step in range(steps):
+        for matrix in matrices:
+            matrix.grad = torch.randn(matrix.shape, generator=draw)
+        if step == 0:
+            matrices[-1].grad = None
+        optimizer.step()
+    return [matrix.detach() for matrix in matrices]
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon comes with torch 2.9")
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_moves_as_torch_does(nesterov: bool) -> None:
+    ours = moved(lambda tensors: Orthogonal(tensors, 0.02, 0.1, 0.9, nesterov, 5))
+    theirs = moved(
+        lambda tensors: torch.optim.Muon(tensors, 0.02, 0.1, 0.9, nesterov, ns_steps=5, adjust_lr_fn="match_rms_adamw")
+    )
+    start = moved(lambda tensors: Orthogonal(tensors, 0.0, 0.0, 0.9, nesterov, 5))
+    for mine, other, before in zip(ours, theirs, start, strict=True):
+        far = (other - before).norm()
+        assert (mine - other).norm() < 0.01 * far, "bfloat16 rounds a product of many otherwise than one of one"
+
+
+def test_muon_moves_by_orthogonal_matrices_however_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = moved(lambda tensors: Orthogonal(tensors, 0.02, 0.0, 0.9, True, 5))
+    monkeypatch.setattr(orthogonal, "MOST_AT_A_TIME", 1)
+    apart = moved(lambda tensors: Orthogonal(tensors, 0.02, 0.0, 0.9, True, 5))
+    for one, other in zip(together, apart, strict=True):
+        assert torch.allclose(one, other, atol=0.02 * 0.2 * 5 * 0.02)
+    values = torch.linalg.svdvals(orthogonal.orthogonal(torch.randn(3, 16, 40), 5).float())
+    assert values.min() > 0.5 and values.max() < 1.4
 
 
 def test_muon_without_hidden_matrices_is_adamw() -> None:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar
 
 from mlrun.config import Hardware
@@ -21,9 +19,7 @@ if TYPE_CHECKING:
     from mlrun.models.base import Model
     from mlrun.train.optimizers.base import Declared
 
-# The first torch that has it.
-TORCH = (2, 9)
-# torch refuses more steps of Newton and Schulz.
+# As many as torch.optim.Muon takes.
 MOST_STEPS = 99
 
 
@@ -47,22 +43,13 @@ class Muon(AdamW):
     state: ClassVar[Mapping[str, Rule]] = {"momentum_buffer": "gradient", **AdamW.state}
 
     def build(self, tensors: Declared) -> list[torch.optim.Optimizer]:
-        import torch
+        from mlrun.train.optimizers.orthogonal import Orthogonal
 
         rest = super().build([(param, p) for param, p in tensors if not param.hidden])
         hidden = [p for param, p in tensors if param.hidden]
         if not hidden:  # a level without layers
             return rest
-        muon = torch.optim.Muon(
-            hidden,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            momentum=self.momentum,
-            nesterov=self.nesterov,
-            ns_steps=self.ns_steps,
-            adjust_lr_fn="match_rms_adamw",
-        )
-        return [muon, *rest]
+        return [Orthogonal(hidden, self.lr, self.weight_decay, self.momentum, self.nesterov, self.ns_steps), *rest]
 
     def kinds(self, param: Param) -> Sequence[str]:
         return ("momentum_buffer",) if param.hidden else tuple(AdamW.state)
@@ -84,8 +71,4 @@ class Muon(AdamW):
         if hardware.sharding != "none":
             remedy = "muon orthogonalises whole matrices, of which a process holds some rows: choose optimizer=adamw"
             found.append(mistake("hardware.sharding", hardware.sharding, "none", remedy))
-        installed = version("torch")
-        if tuple(map(int, re.findall(r"\d+", installed)[:2])) < TORCH:
-            remedy = f"torch {'.'.join(map(str, TORCH))} is the first with Muon: install it, or choose optimizer=adamw"
-            found.append(mistake("optimizer", "muon", f"adamw with torch {installed}", remedy))
         return found
