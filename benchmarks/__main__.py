@@ -16,7 +16,7 @@ from mlrun.train.machine import processor
 
 NAMES = (
     "startup", "loop", "levels", "growth", "operators", "receipts",
-    "streaming", "sharding", "coordinates", "predictions", "loss", "gpu", "images", "text",
+    "streaming", "sharding", "coordinates", "predictions", "loss", "muon", "gpu", "images", "text",
 )  # fmt: skip
 QUICK = NAMES[:4]
 LIBRARIES = ("torch", "transformers", "accelerate", "numpy")
