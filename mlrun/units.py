@@ -77,6 +77,12 @@ def human(number: float) -> str:
     return f"{number:.3g}"
 
 
+def flops(number: float) -> str:
+    """Return a budget in FLOPs as settings have it, in six significant digits: 423993802752 -> '423.994G flops'."""
+    prefix = next((name for name in reversed(_PREFIX) if name != "B" and number >= _PREFIX[name]), "")
+    return f"{number / _PREFIX[prefix]:.6g}{prefix} flops"
+
+
 def duration(seconds: float | None) -> str:
     """Return a time in the largest unit that leaves at least one: 2.5 h, 12 min, 3.1 s; n/a if it is not known."""
     if seconds is None:

@@ -64,7 +64,7 @@ PARTNERS = {
     "cycle": [[], ["optimizer.schedule.shape=wsd"]],
     "method": [[], ["optimizer.ema=0.9"], ["optimizer.schedule.shape=wsd"]],
     # A grid is for -m; here its values are tried, not what it varies.
-    "experiment": [[], ["scale=tiny"], ["scale=tiny", "hydra.sweeper.params=null"]],
+    "experiment": [[], ["scale=tiny"], ["scale=tiny", "hydra.sweeper.params=null"], ["method=scratch"]],
     # A choice of a list; training needs this one in it.
     "evaluation": [["evaluation=[held_out,{}]"]],
 }
@@ -162,7 +162,8 @@ def kept(grid: str, model: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(str(key), value) for key, value in model.items() if key not in OF_THE_MODEL.get(grid, ())]
 
 
-GRIDS = [f.stem for f in FILES if f.parts[0] == "experiment" and "sweeper:" in (CONF / f).read_text()]
+# Of those of conf/experiment that are grids, those that take rates and endings from a scale.
+GRIDS = [f.stem for f in FILES if f.parts[0] == "experiment" and "${scale." in (CONF / f).read_text()]
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -182,6 +183,24 @@ def test_a_grid_without_rates_is_one_line(grid: str) -> None:
         points.of(command.read(["-m", f"experiment={grid}"]))
     (line,) = caught.value.problems
     assert line.startswith("scale: allowed: a choice that gives scale.rates.") and "give scale=" in line
+
+
+def test_the_grid_for_ones_own_model_needs_no_scale() -> None:
+    words = ["experiment=savings", "model=gpt_tiny", "optimizer.lr=2e-3"]
+    found = points.of(command.read(["-m", *words]))
+    assert [point.settings.cycle.name for point in found] == [
+        "scratch",
+        "one_layer",
+        "late_copies",
+        "2level",
+        "scratch",
+    ]
+    assert {point.settings.optimizer.schedule.shape for point in found} == {"wsd"}
+    assert all(point.shares_machine for point in found)
+    (one,) = points.of(command.read([*words, "method=vcycle"]))
+    assert one.launcher is None, "one of its runs is a run"
+    with pytest.raises(UserError, match=r"^experiment=savings: allowed: with -m"):
+        points.of(command.read(words))
 
 
 def test_arguments_of_tasks_and_grids_are_no_part_of_a_run() -> None:

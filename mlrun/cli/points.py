@@ -173,12 +173,16 @@ def _refuse_unused(config: DictConfig) -> None:
     """Raise UserError for what only a sweep reads: the grid of an experiment, another launcher or sweeper."""
     chosen = OmegaConf.to_container(config.hydra.runtime.choices)
     assert isinstance(chosen, dict)
+    given = said.words(as_said(config.hydra.overrides.task))
     usual = {"hydra/launcher": "basic", "hydra/sweeper": "grid"}
-    found = [f"{key}={chosen.get(key)}" for key, name in usual.items() if chosen.get(key) not in (name, None)]
+    others = {key: chosen.get(key) for key, name in usual.items() if chosen.get(key) not in (name, None)}
+    asked = said.words(as_said(config.hydra.overrides.hydra))
+    found = [f"{key}={name}" for key, name in others.items() if key in asked]
     grid = list(config.hydra.sweeper.get("params") or {})
-    said_too = said.words(as_said(config.hydra.overrides.task))
-    if not found and any(key not in said_too for key in grid):  # with all of them given it is one of its runs
-        found = [f"experiment={chosen.get('experiment')}" if chosen.get("experiment") else "hydra.sweeper.params"]
+    # With all of a grid's keys given it is one of its runs, whatever an experiment starts those with.
+    if not found and not (grid and all(key in given for key in grid)):
+        by_name = f"experiment={chosen['experiment']}" if chosen.get("experiment") else "hydra.sweeper.params"
+        found = [by_name] if grid else [f"{key}={name}" for key, name in others.items()]
     if found:
         raise UserError([f"{text}: allowed: with -m; it is about many runs: add -m, or leave it out" for text in found])
 

@@ -9,6 +9,7 @@ from typing import Any
 from mlrun.config import Config
 from mlrun.errors import UserError, mistake, nearest
 from mlrun.plan.make import make_plan
+from mlrun.units import flops
 
 
 def settled(config: Config) -> tuple[Config, tuple[str, ...]]:
@@ -23,7 +24,7 @@ def settled(config: Config) -> tuple[Config, tuple[str, ...]]:
     if problems := _problems(asked, dict(config.model.sizes())):
         raise UserError(problems)
     whole = replace(config, settings=replace(config.settings, alone={}))
-    budget = f"{make_plan(whole, sources=False).budget_flops} flops"
+    budget = flops(make_plan(whole, sources=False).budget_flops)
     model = config.model.resize(asked)
     settings = replace(whole.settings, budget=budget)
     own = {"model": {**config.resolved["model"], **asdict(model)}, "budget": budget}

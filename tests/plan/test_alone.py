@@ -8,6 +8,7 @@ import mlrun
 from mlrun.cli import command, points, preflight
 from mlrun.config import Config
 from mlrun.errors import UserError
+from mlrun.units import flops, parse
 
 TINY = ["scale=tiny", "run=one"]
 
@@ -33,11 +34,18 @@ def test_it_spends_what_the_whole_model_would(budget: str, optimizer: str) -> No
 def test_it_is_kept_as_that_model_and_its_flops() -> None:
     """So the run is read, resumed and paired as any other of its size."""
     asked = kept([*TINY, "method=alone", "alone.layer=2"])
-    flops = asked.settings.budget
-    assert flops.endswith(" flops")
-    given = kept([*TINY, "method=scratch", "model.layer=2", f"budget={flops}"])
+    budget = asked.settings.budget
+    assert budget.endswith("G flops")
+    given = kept([*TINY, "method=scratch", "model.layer=2", f"budget={budget}"])
     assert asked.resolved == given.resolved
     assert "alone" not in asked.resolved and asked.settings.alone == {}
+
+
+@pytest.mark.parametrize("number", [5, 999_999, 10**6, 423993802752, 7.08e12, 3e21])
+def test_a_budget_is_written_in_six_digits(number: float) -> None:
+    read = parse(flops(number))
+    assert read is not None and read.unit == "flops" and read.amount == pytest.approx(number, rel=1e-5)
+    assert len(flops(number)) <= len("423.994G flops")
 
 
 def test_without_it_nothing_changes_and_with_it_the_plan_says_so() -> None:
