@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mlrun.report.compare import Group, Row
 from mlrun.report.headline import AT_LEAST, NUMBERS
+from mlrun.report.smaller import below
 from mlrun.report.stats import Spread
 from mlrun.report.tables import ordered, percent
 from mlrun.units import human
@@ -29,10 +30,25 @@ def _smaller(group: Group) -> list[str]:
     saved, bound = group.smaller_saved, any(one.bound for one in group.smaller.values())
     sizes = {human(one.run.plan["levels"][0]["parameters"]) for one in group.smaller.values()}
     of = "one seed" if len(group.baselines) == 1 else f"{len(saved)} of {_seeds(len(group.baselines))}"
+    of += ", the least of them" if len(saved) > 1 and min(saved) < max(saved) else ""
+    passed = _passed(group)
+    means = f"but {passed} with as many FLOPs" if passed else "the model is too large for this budget, cycle or none"
     return [
         f"A smaller model alone ({', '.join(sorted(sizes))} parameters), from scratch, reaches the baseline's "
-        f"loss with {_less(min(saved), bound)} ({of}): the model is too large for this budget, cycle or none."
+        f"loss with {_less(min(saved), bound)} ({of}): {means}."
     ]
+
+
+def _passed(group: Group) -> str | None:
+    """Say which method ends below every smaller model, on each of its seeds one of them with as many FLOPs."""
+    found = {}
+    for row in (row for row in group.rows if row.best and row.pairs):
+        gaps = [below(pair.run, group.controls.get(pair.run.seed, ())) for pair in row.pairs]
+        least = [gap for gap in gaps if gap is not None and gap > 0]
+        if len(least) == len(gaps):
+            found[row.method] = sum(least) / len(least)
+    best = max(found, key=lambda method: found[method], default=None)
+    return None if best is None else f"{best} ends {found[best]:.4f} nats below the lowest smaller one"
 
 
 def sentence(group: Group, row: Row) -> str:

@@ -51,6 +51,14 @@ def short(controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -
     ]
 
 
+def below(run: Run, others: Iterable[Run]) -> float | None:
+    """Return by how many nats a run ends below the lowest of smaller models; None unless one had as many FLOPs."""
+    ends = [one.final for one in others if one.final is not None]
+    if run.final is None or not any(end.flops >= ALL * run.final.flops for end in ends):
+        return None
+    return min(end.loss for end in ends) - run.final.loss
+
+
 def controls(baselines: Mapping[int, Run], plain: Iterable[Run]) -> dict[int, tuple[Run, ...]]:
     """Return, by seed, the from-scratch runs of a smaller model of a baseline's kind, on the same data.
 

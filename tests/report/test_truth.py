@@ -528,6 +528,20 @@ def test_a_smaller_model_that_does_as_well_is_told_beside_every_saving(tmp_path:
     assert "with at least 90.0% fewer FLOPs" in build._told(made(tmp_path))[1]
 
 
+@pytest.mark.parametrize(("share", "ends", "passed"), [(1.0, 2.5, True), (1.0, 1.9, False), (0.5, 2.5, False)])
+def test_growth_that_ends_below_every_smaller_model_is_no_price_of_size(
+    tmp_path: Path, share: float, ends: float, passed: bool
+) -> None:
+    for seed in range(2):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        straight(tmp_path / f"b{seed}", "2level", [3.2, 2.5, 2], fake.TWO, seed=seed)
+        small(tmp_path / f"c{seed}", [4, 2.9, ends], share, seed)
+        small(tmp_path / f"d{seed}", [4, 3, 2.4 if ends > 2 else ends], 0.4, seed)
+    second = build._told(made(tmp_path))[1]
+    assert (": but 2level ends 0.4000 nats below the lowest smaller one with as many FLOPs." in second) is passed
+    assert second.endswith("the model is too large for this budget, cycle or none.") is not passed
+
+
 @pytest.mark.parametrize("how", ["worse", "other data", "dearer", "other seed"])
 def test_a_smaller_model_is_only_told_of_where_it_may_be_compared(tmp_path: Path, how: str) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3])
