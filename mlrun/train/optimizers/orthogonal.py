@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -34,8 +34,8 @@ class Orthogonal(torch.optim.Optimizer):
         super().__init__(matrices, given | {"nesterov": nesterov, "ns_steps": ns_steps})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Move every matrix that has a gradient; nothing is evaluated anew, so a closure is not called."""
+    def step(self) -> None:  # type: ignore[override]
+        """Move every matrix that has a gradient."""
         for group in self.param_groups:
             moved = [p for p in group["params"] if p.grad is not None]
             if not moved:
