@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import mlrun
 from mlrun.cli import command, points, tasks
 from mlrun.config import load
 from mlrun.plan.make import make_plan
@@ -54,3 +55,13 @@ def test_every_make_target_exists() -> None:
     made = {word for line in lines() if line.startswith("make ") for word in line.split()[1:]}
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test"} <= made <= targets
+
+
+def test_the_demo_stays_short() -> None:
+    """Its minutes go with its FLOPs: 3.6 budgets take some seven on two cores, and its control a fifth of one."""
+    runs = re.search(r"experiment=(demo_\S+)", (ROOT / "Makefile").read_text())
+    assert runs is not None
+    plans = {name: mlrun.plan([f"experiment={name}"]) for name in runs[1].split(",")}
+    budget = plans["demo_scratch"].budget_flops
+    assert sum(plan.total.flops for plan in plans.values()) < 3.7 * budget
+    assert plans["demo_small"].total.flops < 0.25 * budget
