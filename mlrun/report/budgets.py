@@ -86,13 +86,6 @@ def _budgets(groups: Sequence[Group]) -> Budgets:
     return Budgets(tuple(groups), methods)
 
 
-def alone(group: Group) -> float | None:
-    """Return what a smaller model alone saved at L*, the least over the seeds; None where a seed has none."""
-    if not group.smaller or set(group.smaller) != set(group.baselines):
-        return None
-    return min(group.smaller_saved)
-
-
 def table(one: Budgets) -> Table:
     """Return methods by budgets: what each saved of the FLOPs, below L* and what a smaller model alone saved."""
     by = [f"{human(budget_tokens(group))} tokens\n{tokens:.3g} a parameter" for group, tokens in _each(one)]
@@ -111,9 +104,10 @@ def _each(one: Budgets) -> list[tuple[Group, float]]:
 def _alone(group: Group) -> str:
     if not group.controls:
         return _absent(group)
-    saved, given = alone(group), max((one.share for one in short(group.controls, group.baselines)), default=None)
-    if saved is not None:
-        return tables.percent(saved)
+    found = group.smaller_on_all
+    if found is not None:
+        return tables.bounded(found.saved, found.bound)
+    given = max((one.share for one in short(group.controls, group.baselines)), default=None)
     return "above L*, or dearer" if given is None else f"above L*\nwith {given:.0%} of the FLOPs"
 
 

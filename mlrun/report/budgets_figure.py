@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 
 from mlrun.report import figure
 from mlrun.report.annealed_figure import ALONE as GREY
-from mlrun.report.budgets import ALONE, Budgets, alone
+from mlrun.report.budgets import ALONE, Budgets
 from mlrun.report.compare import Row
+from mlrun.report.stats import Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LONG = 40  # letters of a name that leave no room for another beside it
 WIDTH, HEIGHT = 6.4, 4.0  # inches: a column and a half of a paper
+Mark = tuple[Spread, bool]  # a saving, and whether it is a lower bound
 
 
 def draw(one: Budgets, folder: Path, stem: str) -> list[Path]:
@@ -30,36 +32,39 @@ def draw(one: Budgets, folder: Path, stem: str) -> list[Path]:
         picture = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         panel = picture.subplots()
         for (name, rows), colour in zip(one.methods.items(), figure.COLOURS, strict=False):
-            _method(panel, name, colour, one.tokens, rows)
-        smaller = [alone(group) for group in one.groups]
-        if any(value is not None for value in smaller):
-            _line(panel, ALONE, GREY, one.tokens, smaller)
+            _line(panel, name, colour, one.tokens, [None if row is None else _claim(row) for row in rows])
+            _crosses(panel, colour, one.tokens, rows)
+        smaller = [group.smaller_on_all for group in one.groups]
+        if any(found is not None for found in smaller):
+            marks = [None if found is None else (found.saved, found.bound) for found in smaller]
+            _line(panel, ALONE, GREY, one.tokens, marks)
         _axes(panel, one.tokens)
         ncols = 1 if max(map(len, one.methods)) > LONG else 2
         picture.legend(loc="outside upper center", ncols=ncols, frameon=False)
         return figure.written(picture, folder, stem)
 
 
-def _method(panel: Axes, name: str, colour: str, tokens: Sequence[float], rows: Sequence[Row | None]) -> None:
-    saved = [None if row is None else row.claim.mean for row in rows]
-    _line(panel, name, colour, tokens, saved)
-    for x, row, value in zip(tokens, rows, saved, strict=True):
-        if row is not None and value is None:
+def _claim(row: Row) -> Mark:
+    return row.claim, row.annealed and row.headline.bound
+
+
+def _crosses(panel: Axes, colour: str, tokens: Sequence[float], rows: Sequence[Row | None]) -> None:
+    for x, row in zip(tokens, rows, strict=True):
+        if row is not None and row.claim.mean is None:
             panel.plot([x], [0.02], "x", color=colour, ms=6, mew=1.4, transform=panel.get_xaxis_transform())
-        if row is None or value is None:
-            continue
-        if row.claim.low is not None and row.claim.high is not None:
-            ends = [100 * row.claim.low, 100 * row.claim.high]
-            panel.plot([x, x], ends, color=colour, lw=0.9, alpha=0.6)
-        if row.annealed and row.headline.bound:
-            panel.plot([x], [100 * value], "^", color=colour, ms=8, mfc="white", zorder=6)
 
 
-def _line(panel: Axes, name: str, colour: str, tokens: Sequence[float], saved: Sequence[float | None]) -> None:
+def _line(panel: Axes, name: str, colour: str, tokens: Sequence[float], marks: Sequence[Mark | None]) -> None:
     """Draw what is known; two budgets are joined only where both have a number."""
-    values = [float("nan") if value is None else 100 * value for value in saved]
+    means = [None if mark is None else mark[0].mean for mark in marks]
+    values = [float("nan") if mean is None else 100 * mean for mean in means]
     style = ":" if name == ALONE else "-"
     panel.plot(tokens, values, style, color=colour, marker="o", ms=4.6, lw=1.4, label=figure.as_written(name))
+    for x, y, mark in zip(tokens, values, marks, strict=True):
+        if mark is not None and mark[0].low is not None and mark[0].high is not None:
+            panel.plot([x, x], [100 * mark[0].low, 100 * mark[0].high], color=colour, lw=0.9, alpha=0.6)
+        if mark is not None and mark[1]:
+            panel.plot([x], [y], "^", color=colour, ms=8, mfc="white", zorder=6)
 
 
 def _axes(panel: Axes, tokens: Sequence[float]) -> None:

@@ -6,13 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from mlrun.report import endings, pairing, timing
+from mlrun.report import endings, pairing, smaller, timing
 from mlrun.report.curves import AXES, crossing, read_every, saving
 from mlrun.report.endings import Budget, Match, charged
 from mlrun.report.freedom import Freedom, Tried, freer, neighbours
 from mlrun.report.headline import Headline, Headlines, headline
 from mlrun.report.read import Run
-from mlrun.report.smaller import Alone, controls, reaching
+from mlrun.report.smaller import Alone
 from mlrun.report.stats import Spread, holm, spread
 
 ALL = "seconds_all"
@@ -139,8 +139,8 @@ class Group:
     `baselines` holds the best one of each seed; `freer` are the methods that had more settings to choose from, and
     `others` the groups of the same model, data and budget; `elsewhere` those of the same model and data, however and
     for how long it was trained. `controls` holds, for each seed, the from-scratch runs of a smaller model of the kind,
-    on the same data; `smaller` the one that reaches this baseline's loss for the fewest FLOPs, if that is fewer than
-    its own.
+    on the same data; `smaller` says which size of them reaches this baseline's loss for the fewest FLOPs, if that is
+    fewer than its own.
     """
 
     number: int
@@ -150,7 +150,7 @@ class Group:
     freer: tuple[Freedom, ...] = ()
     others: tuple[Group, ...] = ()
     elsewhere: tuple[Group, ...] = ()
-    smaller: Mapping[int, Alone] = field(default_factory=dict)
+    smaller: Alone | None = None
     controls: Mapping[int, tuple[Run, ...]] = field(default_factory=dict)
 
     @property
@@ -159,10 +159,11 @@ class Group:
         return any(row.annealed for row in self.rows)
 
     @property
-    def smaller_saved(self) -> list[float]:
-        """What a smaller model alone saved of each baseline's FLOPs, for the seeds that have one."""
-        pairs = [(one.flops, self.baselines[seed].final) for seed, one in self.smaller.items()]
-        return [1 - flops / final.flops for flops, final in pairs if final is not None]
+    def smaller_on_all(self) -> Alone | None:
+        """What a smaller model alone saved, if each seed of the baseline has a number for it."""
+        found = self.smaller
+        whole = found is not None and found.saved.mean is not None and len(found.seeds) == len(self.baselines)
+        return found if whole else None
 
     @property
     def paired(self) -> list[int]:
@@ -291,9 +292,8 @@ def _beside(groups: Sequence[Group]) -> list[Group]:
 
 def _with_smaller(group: Group, plain: Sequence[Run]) -> Group:
     """Return a group that knows the smaller models that ran alone, and which of them do what its baselines do."""
-    tried = controls(group.baselines, plain)
-    best = {seed: reaching(runs, group.baselines[seed]) for seed, runs in tried.items()}
-    return replace(group, controls=tried, smaller={seed: one for seed, one in best.items() if one is not None})
+    tried = smaller.controls(group.baselines, plain)
+    return replace(group, controls=tried, smaller=smaller.alone(tried, group.baselines))
 
 
 def _group(number: int, runs: Sequence[Run]) -> Group:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mlrun.report import curves
@@ -59,18 +59,13 @@ class Headlines:
 
     def saved(self, axis: str) -> Spread:
         """Return the saving over the seeds; without interval, deviation and p-value where it is a bound."""
-        return self._over([None if one is None else one.saved[axis] for one in self.found])
+        return spread([None if one is None else one.saved[axis] for one in self.found], self.bound)
 
     def source_free(self, axis: str) -> Spread | None:
         """Return the saving without the source's cost; None where no source was declared."""
         free = [None if one is None else (one.source_free or {}).get(axis) for one in self.found]
         declared = [one.source_free is not None for one in self.found if one is not None]
-        return self._over(free) if declared and all(declared) else None
-
-    def _over(self, values: Sequence[float | None]) -> Spread:
-        """A bound is the same for every seed whose cheapest ending is there: what they vary by is not known."""
-        found = spread(values)
-        return replace(found, sd=None, low=None, high=None, p=None) if self.bound else found
+        return spread(free, self.bound) if declared and all(declared) else None
 
 
 def headline(

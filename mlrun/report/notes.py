@@ -130,7 +130,7 @@ def _control(group: Group, label: str) -> Iterator[str]:
     """Say what is not known of smaller models alone: none was trained, or only with fewer FLOPs than the baseline."""
     if not group.controls:
         yield f"{label}: no smaller model was trained alone (method=alone): whether this one is too large is not known."
-    elif len(group.smaller) < len(group.baselines) and (found := short(group.controls, group.baselines)):
+    elif group.smaller_on_all is None and (found := short(group.controls, group.baselines)):
         ends = (
             f"{human(one.parameters)} parameters: {one.gap:.4f} nats above L* with {one.share:.0%}" for one in found
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mlrun.report.compare import Group, Row
 from mlrun.report.headline import AT_LEAST, NUMBERS
-from mlrun.report.smaller import below
+from mlrun.report.smaller import Alone, below
 from mlrun.report.stats import Spread
 from mlrun.report.tables import ordered, percent
 from mlrun.units import human
@@ -24,19 +24,26 @@ def sentences(group: Group) -> list[str]:
 
 
 def _smaller(group: Group) -> list[str]:
-    """Say with how much less a smaller model alone ends at the baseline's loss, the least over the seeds."""
-    if not group.smaller:
+    """Say with how much less a smaller model alone ends at the baseline's loss, over the seeds as of a method."""
+    found = group.smaller
+    if found is None:
         return []
-    saved, bound = group.smaller_saved, any(one.bound for one in group.smaller.values())
-    sizes = {human(one.run.plan["levels"][0]["parameters"]) for one in group.smaller.values()}
-    of = "one seed" if len(group.baselines) == 1 else f"{len(saved)} of {_seeds(len(group.baselines))}"
-    of += ", the least of them" if len(saved) > 1 and min(saved) < max(saved) else ""
-    passed = _passed(group)
+    passed, lacking = _passed(group), len(group.baselines) - len(found.seeds)
     means = f"but {passed} with as many FLOPs" if passed else "the model is too large for this budget, cycle or none"
+    left = f"; left out: {_seeds(lacking)} of the baseline without it" if lacking else ""
     return [
-        f"A smaller model alone ({', '.join(sorted(sizes))} parameters), from scratch, reaches the baseline's "
-        f"loss with {_less(min(saved), bound)} ({of}): {means}."
+        f"A smaller model alone ({human(found.parameters)} parameters), from scratch, reaches the baseline's loss "
+        f"{_alone(found)}{left}: {means}."
     ]
+
+
+def _alone(found: Alone) -> str:
+    """Return what a smaller model saved, and how sure that is; or what each seed has, where one has nothing."""
+    saved = found.saved
+    if saved.mean is not None:
+        return f"with {_less(saved.mean, found.bound)} ({_interval(saved)})"
+    each = ", ".join(_less(value, found.bound) for value in saved.values if value is not None)
+    return f"in {saved.reached} of {_seeds(saved.count)} only ({each})"
 
 
 def _passed(group: Group) -> str | None:

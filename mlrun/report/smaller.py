@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
 from mlrun.report import pairing
-from mlrun.report.curves import Point
+from mlrun.report.curves import Point, saving
 from mlrun.report.endings import cost_at
 from mlrun.report.read import Run
+from mlrun.report.stats import Spread, spread
 
 # A control that spent this share of its baseline's FLOPs was given them: whole steps are seldom exactly as many.
 ALL = 0.98
 
 
-class Alone(NamedTuple):
-    """A smaller model that was trained from scratch: its ending at or below L*, and the FLOPs that reach L*.
+class One(NamedTuple):
+    """What a smaller model that was trained from scratch saved of a baseline's FLOPs at its L*, at one seed.
 
-    `bound` is whether fewer might do, as its cheapest ending is there already.
+    None is above L*. `bound` is whether it may be more, as its cheapest ending is there already.
     """
 
-    run: Run
-    point: Point
-    flops: float
+    parameters: int
+    seed: int
+    saved: float | None
+    bound: bool
+
+
+class Alone(NamedTuple):
+    """A smaller model that was trained from scratch, over its seeds; `saved` keeps the rule of a method's headline."""
+
+    parameters: int
+    seeds: tuple[int, ...]
+    saved: Spread
     bound: bool
 
 
@@ -43,7 +54,7 @@ def short(controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -
         for run in runs:
             if level is not None and run.final is not None:
                 ends = run.final.loss - level.loss, run.final.flops / level.flops
-                found.setdefault(run.plan["levels"][0]["parameters"], []).append(ends)
+                found.setdefault(size(run), []).append(ends)
     return [
         Short(size, fmean(gap for gap, _ in ends), fmean(share for _, share in ends))
         for size, ends in sorted(found.items())
@@ -72,14 +83,52 @@ def controls(baselines: Mapping[int, Run], plain: Iterable[Run]) -> dict[int, tu
     return found
 
 
-def reaching(runs: Iterable[Run], baseline: Run) -> Alone | None:
-    """Return what reaches a baseline's end for the fewest FLOPs, if that is fewer than its own; None if none does."""
-    assert baseline.final is not None, "a baseline came to its end"
-    found = []
-    for run in runs:
-        points = [ending.point for ending in run.annealed]
-        if (cost := cost_at([(point.loss, point.flops) for point in points], baseline.final.loss)) is not None:
-            point = next(point for point in points if point.flops >= cost and point.loss <= baseline.final.loss)
-            found.append(Alone(run, point, cost, cost == points[0].flops))
-    best = min(found, key=lambda one: one.flops, default=None)
-    return best if best is not None and best.flops < baseline.final.flops else None
+def one(
+    parameters: int, seed: int, ends: Sequence[tuple[float | None, float]], target: float | None, whole: float
+) -> One:
+    """Return what a run with these annealed (loss, FLOPs), the cheapest first, saved of a baseline's `whole` FLOPs."""
+    cost = cost_at(ends, target)
+    return One(parameters, seed, saving(cost, whole), cost == ends[0][1])
+
+
+def best(found: Iterable[One]) -> Alone | None:
+    """Return the size that reaches L* at the most seeds, of those the one that saves most; None if none saves anything.
+
+    One size for all seeds: whoever trains a smaller model has to choose it. Of several runs at a seed the best counts.
+    """
+    sizes: dict[int, dict[int, One]] = {}
+    for run in sorted(found, key=_saved):
+        sizes.setdefault(run.parameters, {})[run.seed] = run
+    able = [runs for runs in sizes.values() if _rank(runs)[1] > 0]
+    return _alone(max(able, key=_rank)) if able else None
+
+
+def _alone(runs: Mapping[int, One]) -> Alone:
+    seeds = sorted(runs)
+    bound = any(run.bound for run in runs.values())
+    return Alone(runs[seeds[0]].parameters, tuple(seeds), spread([runs[seed].saved for seed in seeds], bound), bound)
+
+
+def _rank(runs: Mapping[int, One]) -> tuple[int, float]:
+    reached = [run.saved for run in runs.values() if run.saved is not None]
+    return len(reached), fmean(reached) if reached else 0.0
+
+
+def _saved(run: One) -> float:
+    return -math.inf if run.saved is None else run.saved
+
+
+def alone(controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -> Alone | None:
+    """Return the smaller model that alone saves most of what the baselines spent; None if none saves anything."""
+    return best(_one(run, seed, baselines[seed].final) for seed, runs in controls.items() for run in runs)
+
+
+def _one(run: Run, seed: int, baseline: Point | None) -> One:
+    assert baseline is not None, "a baseline came to its end"
+    ends = [(ending.point.loss, ending.point.flops) for ending in run.annealed]
+    return one(size(run), seed, ends, baseline.loss, baseline.flops)
+
+
+def size(run: Run) -> int:
+    """Return how many parameters the model of a run has at level 1."""
+    return int(run.plan["levels"][0]["parameters"])

@@ -39,13 +39,17 @@ class Spread:
         return sum(value is not None for value in self.values)
 
 
-def spread(values: Sequence[float | None]) -> Spread:
-    """Return mean, standard deviation (n - 1), t interval of the mean and p-value; the last three from two seeds on."""
+def spread(values: Sequence[float | None], bound: bool = False) -> Spread:
+    """Return mean, standard deviation (n - 1), t interval of the mean and p-value; the last three from two seeds on.
+
+    With `bound` a value is a lower bound, and only the mean is known: a bound is the same for every seed whose cheapest
+    ending is there, so what they vary by is not known.
+    """
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return Spread(tuple(values), None, None, None, None, None)
     mean = math.fsum(known) / len(known)
-    if len(known) < LEAST:
+    if len(known) < LEAST or bound:
         return Spread(tuple(values), mean, None, None, None, None)
     sd, freedom = statistics.stdev(known, mean), len(known) - 1
     error = sd / math.sqrt(len(known))

@@ -106,16 +106,21 @@ def headline(told: Headlines, found: Spread) -> str:
         for kind, value in zip(told.kinds, found.values, strict=True)
         if value is not None
     ]
-    if found.mean is not None and not told.bound:
-        return saved(found).replace(" ± ", "\n± ")
     if found.mean is not None:
-        several = f"\n({', '.join(each)})" if len(set(told.kinds)) > 1 else ""
-        return f"\N{GREATER-THAN OR EQUAL TO}{percent(found.mean)}{several}"
+        several = f"\n({', '.join(each)})" if told.bound and len(set(told.kinds)) > 1 else ""
+        return bounded(found, told.bound) + several
     why = [kind for kind, value in zip(told.kinds, found.values, strict=True) if value is None]
     if not each and len(set(why)) == 1:
         return why[0]
     lines = [f"{kind} {why.count(kind)}/{found.count}" for kind in dict.fromkeys(why)]
     return "\n".join([*lines, *([f"({', '.join(each)})"] if each else [])])
+
+
+def bounded(found: Spread, bound: bool) -> str:
+    """Return a saving that every seed has in words: a number with what is known of it, or a lower bound."""
+    if bound:
+        return f"\N{GREATER-THAN OR EQUAL TO}{percent(found.mean)}"
+    return saved(found).replace(" ± ", "\n± ")
 
 
 def savings(group: Group) -> Table:

@@ -21,6 +21,7 @@ from mlrun.report.quality import Quality, error, qualities
 from mlrun.report.read import Run
 from mlrun.report.search import Search
 from mlrun.report.sentences import sentences
+from mlrun.report.smaller import Alone
 from mlrun.report.stats import Spread
 
 
@@ -192,9 +193,14 @@ def _over(one: Budgets) -> dict[str, Any]:
         "groups": [group.number for group in one.groups],
         "tokens_per_parameter": list(one.tokens),
         "baseline_loss": [group.loss.mean for group in one.groups],
-        "smaller_alone": [budgets.alone(group) for group in one.groups],
+        "smaller_alone": [_alone(group.smaller_on_all) for group in one.groups],
         "saved": saved,
     }
+
+
+def _alone(found: Alone | None) -> dict[str, Any] | None:
+    told = None if found is None else {"parameters": found.parameters, "seeds": found.seeds, "bound": found.bound}
+    return None if found is None or told is None else told | _spread(found.saved)
 
 
 def _search(one: Search, groups: Sequence[Group]) -> dict[str, Any]:

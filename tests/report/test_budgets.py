@@ -15,6 +15,8 @@ from mlrun.report import budgets, pairing
 from mlrun.report.build import build
 from mlrun.report.compare import compare
 from mlrun.report.read import find, read_all
+from mlrun.report.smaller import Alone
+from mlrun.report.stats import spread
 
 
 def run(folder: Path, name: str, steps: int, last: float, **changes: Any) -> None:
@@ -92,7 +94,10 @@ def test_a_smaller_model_alone_counts_only_if_every_seed_has_one(tmp_path: Path)
     two(tmp_path)
     (one,) = found(tmp_path)
     group = one.groups[0]
-    assert budgets.alone(group) is None and pairing.baseline(group.baselines[0])
+    assert group.smaller_on_all is None and pairing.baseline(group.baselines[0])
+    for saved, seeds, whole in (([0.5], (0,), True), ([None], (0,), False), ([0.5], (), False)):
+        told = Alone(10, seeds, spread(saved), False)
+        assert (replace(group, smaller=told).smaller_on_all == told) is whole
 
 
 def test_of_a_smaller_model_above_l_star_the_table_says_what_it_was_given(tmp_path: Path) -> None:

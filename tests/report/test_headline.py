@@ -15,13 +15,14 @@ import fake_runs as fake
 import pytest
 from test_endings import BUDGET, GROW, branched, ending, made, rows
 
-from mlrun.report import annealed_figure, build, charts, tables
+from mlrun.report import annealed_figure, build, charts, smaller, tables
 from mlrun.report.compare import compare
 from mlrun.report.endings import DIVERGED, NOT_REACHED, Ending, cost_at
 from mlrun.report.headline import AT_LEAST, BRACKETED, FAILED, NOT_BRACKETED, headline, reach
 from mlrun.report.read import find, read_all
 from mlrun.report.sentences import sentences
-from mlrun.report.smaller import Alone, reaching
+from mlrun.report.smaller import Alone, One
+from mlrun.report.stats import spread
 
 # A cycle whose trunk costs what the baseline's does.
 WHOLE = ((2, 0), (1, 1000))
@@ -307,7 +308,8 @@ def test_a_smaller_model_alone_is_a_line_of_its_endings_in_both_figures(built: b
     assert annealed_figure.alone(group) == []
     run = group.rows[0].pairs[0].run
     assert run.final is not None
-    with_smaller = replace(group, smaller={run.seed: Alone(run, run.final, run.final.flops, False)})
+    told = Alone(smaller.size(run), (run.seed,), spread([0.5]), False)
+    with_smaller = replace(group, controls={run.seed: (run,)}, smaller=told)
     (side,) = annealed_figure.alone(with_smaller)
     ends = [ending.point for ending in run.annealed]
     assert len(ends) > 1 and side.flops == tuple(point.flops for point in ends)
@@ -324,11 +326,32 @@ def test_a_smaller_model_reaches_l_star_by_the_rule_of_the_headline(built: build
     run = group.rows[0].pairs[0].run
     first, second, last = (ending.point for ending in run.annealed)
     assert first.loss > 3.0 > second.loss > last.loss and second.flops < last.flops
-    found = reaching([run], group.baselines[0])
-    wanted = headline(run.annealed, (), 3.0, None, True).cost["flops"]
+    found = smaller.alone({0: [run]}, group.baselines)
+    wanted = headline(run.annealed, group.baselines[0].annealed, 3.0, None, True).saved["flops"]
     assert found is not None and wanted is not None
-    assert found == Alone(run, second, wanted, False) and first.flops < found.flops < second.flops
-    assert reaching([], group.baselines[0]) is None
+    assert found == Alone(smaller.size(run), (0,), spread([wanted]), False) and 1 - second.flops / BUDGET < wanted
+    assert smaller.alone({}, group.baselines) is None
+
+
+def a_size(parameters: int, *saved: float | None, bound: bool = False) -> list[One]:
+    return [One(parameters, seed, value, bound) for seed, value in enumerate(saved)]
+
+
+def test_over_seeds_a_smaller_model_is_known_by_the_mean_as_a_method_is() -> None:
+    found = smaller.best(a_size(10, 0.315, 0.182, 0.456))
+    assert found == Alone(10, (0, 1, 2), spread([0.315, 0.182, 0.456]), False)
+    found = smaller.best([*a_size(10, 0.3, 0.2), One(10, 1, 0.4, True)])
+    assert found is not None and found.bound and found.saved.values == (0.3, 0.4)
+    assert found.saved.mean == pytest.approx(0.35) and found.saved.low is None
+
+
+def test_it_is_one_size_for_all_seeds() -> None:
+    sizes = [*a_size(10, 0.5, None, 0.5), *a_size(20, 0.1, 0.3, -0.1), *a_size(30, 0.2, 0.2, 0.2)]
+    found = smaller.best(sizes)
+    assert found is not None and (found.parameters, found.saved.reached) == (30, 3)
+    found = smaller.best(a_size(10, 0.5, None, 0.5))
+    assert found is not None and found.saved.mean is None and found.saved.reached == 2
+    assert smaller.best(a_size(10, 0.1, -0.3)) is None and smaller.best(a_size(10, None)) is None
 
 
 def test_a_smaller_model_that_was_given_as_many_flops_saves_what_lies_between_its_endings() -> None:

@@ -542,6 +542,19 @@ def test_growth_that_ends_below_every_smaller_model_is_no_price_of_size(
     assert second.endswith("the model is too large for this budget, cycle or none.") is not passed
 
 
+def test_a_smaller_model_is_told_of_over_the_seeds_as_a_method_is(tmp_path: Path) -> None:
+    for seed in range(3):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        straight(tmp_path / f"b{seed}", "2level", [3.2, 2.5, 2], fake.TWO, seed=seed)
+    for seed, share in ((0, 0.5), (1, 0.2)):
+        small(tmp_path / f"c{seed}", [4, 3.5, 3], share, seed)
+    second = build._told(made(tmp_path))[1]
+    assert "with at least 65.0% fewer FLOPs (2 seeds); left out: one seed of the baseline without it: the" in second
+    small(tmp_path / "c2", [4, 3.5, 3.1], 0.2, 2)
+    second = build._told(made(tmp_path))[1]
+    assert "in 2 of 3 seeds only (at least 50.0% fewer FLOPs, at least 80.0% fewer FLOPs): the" in second
+
+
 @pytest.mark.parametrize("how", ["worse", "other data", "dearer", "other seed"])
 def test_a_smaller_model_is_only_told_of_where_it_may_be_compared(tmp_path: Path, how: str) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3])
