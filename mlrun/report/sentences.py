@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mlrun.report.compare import Group, Row
+from mlrun.report.elsewhere import better
 from mlrun.report.headline import AT_LEAST, NUMBERS
 from mlrun.report.smaller import Alone, below
 from mlrun.report.stats import Spread
@@ -152,9 +153,12 @@ def _how(row: Row) -> str:
 
 
 def _tuning(group: Group) -> str:
+    """Say how the baseline was found, and which other run from scratch is a better one."""
+    found = better(group)
+    lower = "" if found is None else f", and another run from scratch ({found.how}) ends {found.gap:.4f} nats lower"
     if group.tuned:
-        return f"the baseline is the best of {group.tried} rates"
-    return "the baseline was not tuned" if group.tried < 2 else "a method had more settings to choose from"
+        return f"the baseline is the best of {group.tried} rates{lower}"
+    return ("the baseline was not tuned" if group.tried < 2 else "a method had more settings to choose from") + lower
 
 
 def _seeds(number: int) -> str:
