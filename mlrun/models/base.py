@@ -209,7 +209,7 @@ class Model(ABC):
             family = f"{type(self).__name__} has no other" if len(known) == 1 else "choose one"
             return [mistake("model.parametrization", given, ", ".join(known), family)]
         if given == STANDARD:
-            remedy = "set model.parametrization=completep, or leave the base out"
+            remedy = "set model.parametrization=completep, or model.base=null"
             return [] if self.base is None else [mistake("model.base", base, "null with standard", remedy)]
         axes = scaled_axes(self._declared())
         unknown = [axis for axis in base if axis not in axes]

@@ -51,7 +51,8 @@ def _parametrization(config: Config) -> list[str]:
     if given in known or given not in config.model.parametrizations:
         return []
     name = type(config.optimizer).__name__
-    return [mistake("model.parametrization", given, ", ".join(known), f"{name} knows no other: choose optimizer=adamw")]
+    remedy = f"{name} knows no other: choose it with model.base=null, or optimizer=adamw"
+    return [mistake("model.parametrization", given, ", ".join(known), remedy)]
 
 
 def _evaluations(config: Config, sources: bool) -> list[str]:

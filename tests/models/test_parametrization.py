@@ -290,7 +290,8 @@ def refusal(**changes: object) -> list[str]:
 def test_what_it_cannot_do_is_one_line() -> None:
     model, t5 = completep(toy.model()), TINY["t5"]
     assert refusal(model=model, optimizer=Muon(lr=1e-3)) == [
-        "model.parametrization=completep: allowed: standard; Muon knows no other: choose optimizer=adamw"
+        "model.parametrization=completep: allowed: standard; Muon knows no other: choose it with model.base=null, "
+        "or optimizer=adamw"
     ]
     assert replace(t5, parametrization="completep").problems() == [
         "model.parametrization=completep: allowed: standard; T5 has no other"
