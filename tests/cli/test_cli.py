@@ -209,7 +209,11 @@ BAD = {
     "checkpoint every 0%": (["checkpoint.every=0%"], "checkpoint.every=0%: allowed: a length above 0"),
     "required key deleted": (["~seed"], "~seed: allowed: seed=VALUE"),
     "required group deleted": (["~model"], "~model: allowed: model=VALUE"),
-    "required key of a group deleted": (["~optimizer.lr"], "missing mandatory value: lr"),
+    "required key of a group deleted": (
+        ["~optimizer.lr"],
+        "optimizer.lr=missing: allowed: a value; give optimizer.lr=",
+    ),
+    "a key added that is there": (["+seed=1"], "+seed=1: allowed: seed=1; it is there already"),
     "misspelt key deleted": (["~optimizer.lrr"], "~optimizer.lrr: allowed: _target_, beta1, beta2"),
     "unknown key deleted": (["~nope"], "~nope: allowed:"),
     "Hydra deleted": (["~hydra"], "~hydra: allowed:"),
@@ -331,6 +335,33 @@ def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_is_written(
     assert outcome.code == 2
     assert len(outcome.err) == 1 and outcome.err[0].startswith("mlrun: ") and told in outcome.err[0]
     assert outcome.out == [] and left() == []
+
+
+OWN_FILES = {
+    "a misspelt key": ("# @package _global_\nbudgett: 3\n", "=own: budgett: allowed: alone, batch, budget,"),
+    "a misspelt key, and where": ("# @package _global_\nbudgett: 3\n", "/own.yaml (did you mean budget?)"),
+    "no package": ("seed: 3\n", "=own: allowed: a file of keys that begins with # @package _global_; write that line"),
+    "nothing": ("", "=own: allowed: a file of keys that begins with # @package _global_"),
+    "a list": ("- a\n", "=own: allowed: a file of keys that begins with # @package _global_"),
+    "no YAML": ("# @package _global_\nname: [1\n", "own.yaml\", line 3"),
+    "an unknown group": ("# @package _global_\ndefaults:\n  - override /modell: gpt_tiny\n", "override 'modell'"),
+}
+
+
+@pytest.mark.parametrize("group", ["experiment", "method"])
+@pytest.mark.parametrize("mistake", OWN_FILES)
+def test_a_mistake_in_a_file_of_ones_own_is_told_with_its_key_or_line(
+    mlrun: Command, mistake: str, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of these groups have no section of their own, and were told that the group is no key."""
+    stub(monkeypatch, lambda *given: None)
+    content, told = OWN_FILES[mistake]
+    Path(f"conf/{group}").mkdir(parents=True)
+    Path(f"conf/{group}/own.yaml").write_text(content)
+    outcome = mlrun(f"{group}=own")
+    assert outcome.code == 2 and len(outcome.err) == 1, outcome
+    assert outcome.err[0].startswith(f"mlrun: {group}=own: ") and told in outcome.err[0]
+    assert left() == ["conf", f"conf/{group}", f"conf/{group}/own.yaml"]
 
 
 def test_several_mistakes_are_several_lines(mlrun: Command) -> None:
@@ -696,7 +727,7 @@ def test_a_file_that_hydra_would_not_read_is_told(mlrun: Command) -> None:
      ("just words", "mine"), ("name: caf\udce9", "cycle=mine: allowed:"), ("defaults: [nope]", "cycle/nope"),
      ("# @package _global_\nhardware: 3", "cycle=mine: allowed:"),
      ("name: ${nope}\nstages: [{level: 1, length: rest}]", "key 'nope' not found"),
-     ("# @package _global_\nsed: 3", "Key 'sed' not in 'Settings'")],
+     ("# @package _global_\nsed: 3", "in cycle/mine.yaml (did you mean seed?)")],
 )  # fmt: skip
 def test_a_broken_file_of_the_user_is_one_line(mlrun: Command, text: str, told: str) -> None:
     Path("conf/cycle").mkdir(parents=True)
