@@ -250,6 +250,9 @@ BAD = {
     "glob that matches nothing": (["-m", "model=glob(zz*)"], "model=glob(zz*): allowed: values, at least one"),
     "glob of what is no group": (["-m", "seed=glob(*)"], "seed=glob(*): allowed: values, at least one"),
     "millions of runs": (["-m", "seed=range(10000)", "batch=8,16"], "allowed: at most 10000 runs"),
+    "a value twice in a sweep": (["-m", "seed=0,1,0"], "seed=0,1,0: allowed: each value once; leave out the second 0"),
+    "a value in two ways in a sweep": (["-m", "optimizer.lr=1e-3,0.001"], "leave out the second 0.001"),
+    "a choice twice in a sweep": (["-m", "cycle=scratch,2level,scratch"], "leave out the second scratch"),
     "a comma alone": (["-m", "seed=,"], "seed=,: allowed: KEY=VALUE"),
     "part without a configuration": (["-p", "model"], "--package and --resolve: allowed: beside --cfg"),
     "resolved without a configuration": (["--resolve"], "--package and --resolve: allowed: beside --cfg"),
@@ -441,6 +444,27 @@ def test_a_folder_with_other_things_or_that_cannot_be_written_is_refused(mlrun: 
         outcome = mlrun(f"run={run}")
         assert outcome.code == 2 and len(outcome.err) == 1 and told in outcome.err[0]
     assert left() == ["mine", "mine/thesis.tex"]
+
+
+HOME = {
+    "on the command line": (["run=~/r"], "r/plan.json"),
+    "in a file": (["experiment=own"], "own/plan.json"),
+    "of a sweep": (["-m", "seed=0", "run=~/s"], "s/0-run/plan.json"),
+}
+
+
+@pytest.mark.parametrize("place", HOME)
+def test_a_tilde_that_no_shell_has_read_is_the_home_of_the_user(
+    mlrun: Command, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder named ~ was made where one works, which `rm -r ~` does not remove."""
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    Path("conf/experiment").mkdir(parents=True)
+    Path("conf/experiment/own.yaml").write_text("# @package _global_\nrun: ~/own\n")
+    arguments, made = HOME[place]
+    assert mlrun("task=plan", *TINY, f"cache={tmp_path}/cache", *arguments).code == 0
+    assert left() == ["conf", "conf/experiment", "conf/experiment/own.yaml"]
+    assert (tmp_path / "me" / made).is_file()
 
 
 def test_several_processes_need_a_folder_by_name(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
