@@ -346,7 +346,7 @@ OWN_FILES = {
     "no package": ("seed: 3\n", "=own: allowed: a file of keys that begins with # @package _global_; write that line"),
     "nothing": ("", "=own: allowed: a file of keys that begins with # @package _global_"),
     "a list": ("- a\n", "=own: allowed: a file of keys that begins with # @package _global_"),
-    "no YAML": ("# @package _global_\nname: [1\n", "own.yaml\", line 3"),
+    "no YAML": ("# @package _global_\nname: [1\n", 'own.yaml", line 3'),
     "an unknown group": ("# @package _global_\ndefaults:\n  - override /modell: gpt_tiny\n", "override 'modell'"),
 }
 
