@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mlrun.errors import UserError, mistake, nearest
 
@@ -327,6 +327,8 @@ def _typed(found: type, given: Mapping[str, Any], key: str) -> Any:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(found), OmegaConf.create(dict(given))))
     except OmegaConfBaseException as error:
         name = error.full_key or ""
+        if isinstance(error, MissingMandatoryValue):
+            raise UserError(mistake(f"{key}.{name}", "missing", "a value", f"give {key}.{name}=...")) from None
         shown = OmegaConf.select(OmegaConf.create(dict(given)), name, default="missing")
         line = mistake(f"{key}.{name}", shown, reason(error), "correct the value")
         raise UserError(line) from None

@@ -235,7 +235,7 @@ def settings(*overrides: str) -> None:
         ("+optimizer.schedule.warmpu=1%", "did you mean warmup?"),
         ("optimizer.schedule=cosine", "allowed: optimizer.schedule.shape, optimizer.schedule.warmup"),
         ("optimizer.lr=true", "a number"),
-        ("~optimizer.lr", "missing mandatory value: lr"),
+        ("~optimizer.lr", "optimizer.lr=missing: allowed: a value; give optimizer.lr="),
         ("model.embed=wide", "a whole number"),
         ("optimizer.schedule.shape=cosin", "did you mean cosine?"),
         ("cycle.lengths=null", "cycle.lengths"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,12 @@ from mlrun.errors import mistake, nearest
 # Errors that say by themselves what is wrong. Composing may raise others too, from KeyError to OverflowError, and runs
 # no code of ours: whatever it raises, an override is the reason.
 ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
+
+
+# Groups without a section of their own among the settings: their files change those of others.
+PACKAGELESS = ("experiment", "method")
+# What Hydra says of a file with a key that the settings have not.
+_IN_FILE = re.compile(r"In '([^']+)': ConfigKeyError .*Key '([^']+)' not in 'Settings'")
 
 
 def blame(load: Callable[[list[str]], DictConfig], overrides: list[str], error: Exception) -> list[str]:
@@ -67,7 +74,22 @@ def _explain(error: Exception, text: str | None, base: DictConfig | None) -> str
     empty = _null(plain, key.lstrip("+~"))
     if empty and (empty != key.lstrip("+~") or not isinstance(cause, ERRORS)):
         return f"{text}: allowed: nothing below {empty}, which is null here; choose what gives it, or leave this out"
+    if key.startswith("+") and "An item is already at" in line(cause):
+        return f"{text}: allowed: {text.lstrip('+')}; it is there already, so that nothing is added: leave out the +"
+    found = _IN_FILE.match(line(cause))
+    return _misplaced(text, found[1], found[2], plain) if found and "@" not in key else _plainly(text, cause)
+
+
+def _plainly(text: str, cause: Exception) -> str:
     return f"{text}: allowed: {line(cause)}; correct the value"
+
+
+def _misplaced(text: str, file: str, name: str, base: Any) -> str:
+    """Return what is wrong with a chosen file that gives `name`, which the settings have not."""
+    if name == file.partition("/")[0]:
+        return f"{text}: allowed: a file of keys that begins with # @package _global_; write that line into {file}.yaml"
+    known = _known(base, name) or []
+    return f"{text}: {name}: allowed: {', '.join(known)}; correct the key in {file}.yaml{nearest(name, known)}"
 
 
 def _correct(base: Any, key: str, known: list[str]) -> str:
@@ -97,8 +119,8 @@ def _null(base: Any, key: str) -> str:
 
 def _known(base: Any, key: str) -> list[str] | None:
     """Return the keys that exist where the first unknown part of `key` stands; None if all parts are known."""
-    if "/" in key:
-        return None  # a group of Hydra's
+    if "/" in key or key in PACKAGELESS:
+        return None  # a group of Hydra's, or one whose files say where their keys belong
     node = base
     for part in key.split("."):
         below = dict(enumerate(node)) if isinstance(node, list) else node
@@ -106,6 +128,6 @@ def _known(base: Any, key: str) -> list[str] | None:
             return None  # nothing stands below it
         named = {str(name): value for name, value in below.items()}
         if part not in named:
-            return sorted({*named, *(["experiment", "method"] if node is base else [])} - {"hydra"})
+            return sorted({*named, *(PACKAGELESS if node is base else ())} - {"hydra"})
         node = named[part]
     return None

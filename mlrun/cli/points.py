@@ -9,6 +9,7 @@ import copy
 import gc
 import itertools
 import math
+import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -75,6 +76,8 @@ def _task_list() -> str:
 # Also run wherever a launcher unpickles a job, which resolves the job's folder there.
 OmegaConf.register_new_resolver("safe_name", safe_name, replace=True)
 OmegaConf.register_new_resolver("tasks", _task_list, replace=True)
+# No shell has read a `~` in quotes, in a YAML file or in a list of Python's.
+OmegaConf.register_new_resolver("home", os.path.expanduser, replace=True)
 
 
 @dataclass(frozen=True)
@@ -201,7 +204,8 @@ def _single(config: DictConfig, place: str, label: str, launcher: DictConfig | N
     assert isinstance(written, dict)
     own_run, words = "${now:" not in str(written["run"]), as_said(config.hydra.overrides.task)
     known = {"model": config.hydra.runtime.choices.get("model"), "diffs": said.diffs(config.hydra)}
-    return Point(_settings(config), Path(str(config.run)), folder, label, own_run, launcher, said=words, **known)
+    base = Path(os.path.expanduser(str(config.run)))
+    return Point(_settings(config), base, folder, label, own_run, launcher, said=words, **known)
 
 
 def package_problem(command: Command, point: Point) -> str | None:
@@ -302,12 +306,14 @@ def _grid(overrides: Sequence[Override]) -> Iterator[tuple[str, ...]]:
 
 
 def _refuse_sweeps(sweeps: Sequence[Override]) -> None:
-    """Raise UserError for sweeps over nothing, over what cannot be counted, and over too much."""
+    """Raise UserError for sweeps over nothing, over what cannot be counted, over too much, and over a value twice."""
     counts, lines = [1], []
     for override_ in sweeps:
         try:
             counts.append(sum(1 for _ in itertools.islice(override_.sweep_string_iterator(), MOST_RUNS + 1)))
             why = "" if counts[-1] > 0 else "it holds none"
+            if counts[-1] <= MOST_RUNS and (twice := _repeated(override_)):
+                lines.append(f"{override_.input_line}: allowed: each value once; leave out the second {twice}")
         except (HydraException, ValueError) as error:
             why = reason(error)
         if why:
@@ -317,6 +323,16 @@ def _refuse_sweeps(sweeps: Sequence[Override]) -> None:
         lines.append(f"{text}: allowed: at most {MOST_RUNS} runs; sweep over less at a time")
     if lines:
         raise UserError(lines)
+
+
+def _repeated(sweep: Override) -> str:
+    """Return a value that a sweep holds twice, which would be trained twice; '' if there is none."""
+    seen = set()
+    for value, text in zip(sweep.sweep_iterator(), sweep.sweep_string_iterator(), strict=True):
+        if (one := repr(value)) in seen:
+            return str(text)
+        seen.add(one)
+    return ""
 
 
 @dataclass(frozen=True)

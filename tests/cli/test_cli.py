@@ -209,7 +209,11 @@ BAD = {
     "checkpoint every 0%": (["checkpoint.every=0%"], "checkpoint.every=0%: allowed: a length above 0"),
     "required key deleted": (["~seed"], "~seed: allowed: seed=VALUE"),
     "required group deleted": (["~model"], "~model: allowed: model=VALUE"),
-    "required key of a group deleted": (["~optimizer.lr"], "missing mandatory value: lr"),
+    "required key of a group deleted": (
+        ["~optimizer.lr"],
+        "optimizer.lr=missing: allowed: a value; give optimizer.lr=",
+    ),
+    "a key added that is there": (["+seed=1"], "+seed=1: allowed: seed=1; it is there already"),
     "misspelt key deleted": (["~optimizer.lrr"], "~optimizer.lrr: allowed: _target_, beta1, beta2"),
     "unknown key deleted": (["~nope"], "~nope: allowed:"),
     "Hydra deleted": (["~hydra"], "~hydra: allowed:"),
@@ -246,6 +250,9 @@ BAD = {
     "glob that matches nothing": (["-m", "model=glob(zz*)"], "model=glob(zz*): allowed: values, at least one"),
     "glob of what is no group": (["-m", "seed=glob(*)"], "seed=glob(*): allowed: values, at least one"),
     "millions of runs": (["-m", "seed=range(10000)", "batch=8,16"], "allowed: at most 10000 runs"),
+    "a value twice in a sweep": (["-m", "seed=0,1,0"], "seed=0,1,0: allowed: each value once; leave out the second 0"),
+    "a value in two ways in a sweep": (["-m", "optimizer.lr=1e-3,0.001"], "leave out the second 0.001"),
+    "a choice twice in a sweep": (["-m", "cycle=scratch,2level,scratch"], "leave out the second scratch"),
     "a comma alone": (["-m", "seed=,"], "seed=,: allowed: KEY=VALUE"),
     "part without a configuration": (["-p", "model"], "--package and --resolve: allowed: beside --cfg"),
     "resolved without a configuration": (["--resolve"], "--package and --resolve: allowed: beside --cfg"),
@@ -333,6 +340,33 @@ def test_a_mistake_is_one_line_with_exit_code_2_and_nothing_is_written(
     assert outcome.out == [] and left() == []
 
 
+OWN_FILES = {
+    "a misspelt key": ("# @package _global_\nbudgett: 3\n", "=own: budgett: allowed: alone, batch, budget,"),
+    "a misspelt key, and where": ("# @package _global_\nbudgett: 3\n", "/own.yaml (did you mean budget?)"),
+    "no package": ("seed: 3\n", "=own: allowed: a file of keys that begins with # @package _global_; write that line"),
+    "nothing": ("", "=own: allowed: a file of keys that begins with # @package _global_"),
+    "a list": ("- a\n", "=own: allowed: a file of keys that begins with # @package _global_"),
+    "no YAML": ("# @package _global_\nname: [1\n", 'own.yaml", line 3'),
+    "an unknown group": ("# @package _global_\ndefaults:\n  - override /modell: gpt_tiny\n", "override 'modell'"),
+}
+
+
+@pytest.mark.parametrize("group", ["experiment", "method"])
+@pytest.mark.parametrize("mistake", OWN_FILES)
+def test_a_mistake_in_a_file_of_ones_own_is_told_with_its_key_or_line(
+    mlrun: Command, mistake: str, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of these groups have no section of their own, and were told that the group is no key."""
+    stub(monkeypatch, lambda *given: None)
+    content, told = OWN_FILES[mistake]
+    Path(f"conf/{group}").mkdir(parents=True)
+    Path(f"conf/{group}/own.yaml").write_text(content)
+    outcome = mlrun(f"{group}=own")
+    assert outcome.code == 2 and len(outcome.err) == 1, outcome
+    assert outcome.err[0].startswith(f"mlrun: {group}=own: ") and told in outcome.err[0]
+    assert left() == ["conf", f"conf/{group}", f"conf/{group}/own.yaml"]
+
+
 def test_several_mistakes_are_several_lines(mlrun: Command) -> None:
     outcome = mlrun("modle=x", "seed=abc", "optimizer.lrr=3")
     assert outcome.code == 2
@@ -410,6 +444,27 @@ def test_a_folder_with_other_things_or_that_cannot_be_written_is_refused(mlrun: 
         outcome = mlrun(f"run={run}")
         assert outcome.code == 2 and len(outcome.err) == 1 and told in outcome.err[0]
     assert left() == ["mine", "mine/thesis.tex"]
+
+
+HOME = {
+    "on the command line": (["run=~/r"], "r/plan.json"),
+    "in a file": (["experiment=own"], "own/plan.json"),
+    "of a sweep": (["-m", "seed=0", "run=~/s"], "s/0-run/plan.json"),
+}
+
+
+@pytest.mark.parametrize("place", HOME)
+def test_a_tilde_that_no_shell_has_read_is_the_home_of_the_user(
+    mlrun: Command, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A folder named ~ was made where one works, which `rm -r ~` does not remove."""
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    Path("conf/experiment").mkdir(parents=True)
+    Path("conf/experiment/own.yaml").write_text("# @package _global_\nrun: ~/own\n")
+    arguments, made = HOME[place]
+    assert mlrun("task=plan", *TINY, f"cache={tmp_path}/cache", *arguments).code == 0
+    assert left() == ["conf", "conf/experiment", "conf/experiment/own.yaml"]
+    assert (tmp_path / "me" / made).is_file()
 
 
 def test_several_processes_need_a_folder_by_name(mlrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -696,7 +751,7 @@ def test_a_file_that_hydra_would_not_read_is_told(mlrun: Command) -> None:
      ("just words", "mine"), ("name: caf\udce9", "cycle=mine: allowed:"), ("defaults: [nope]", "cycle/nope"),
      ("# @package _global_\nhardware: 3", "cycle=mine: allowed:"),
      ("name: ${nope}\nstages: [{level: 1, length: rest}]", "key 'nope' not found"),
-     ("# @package _global_\nsed: 3", "Key 'sed' not in 'Settings'")],
+     ("# @package _global_\nsed: 3", "in cycle/mine.yaml (did you mean seed?)")],
 )  # fmt: skip
 def test_a_broken_file_of_the_user_is_one_line(mlrun: Command, text: str, told: str) -> None:
     Path("conf/cycle").mkdir(parents=True)
