@@ -99,15 +99,34 @@ def moving(snapshot: Snapshot, params: Params, carried: Mapping[str, Rule]) -> d
 def interpolate(kept: Snapshot, grown: Snapshot, alpha: float) -> Snapshot:
     """Return (1 - alpha) * kept + alpha * grown, for what both have; of shards, each process its own.
 
-    State that only the grown model has (none yet, of a new layer) stays as it is, and so do counts of steps.
+    State that only the grown model has stays as it is: none is there yet of a new layer, or of a level that took no
+    step.
     """
     tensors = {
-        kind: named | _blended({n: kept.tensors[kind][n] for n in named if n in kept.tensors[kind]}, named, alpha)
+        kind: named | _blended({n: t for n, t in kept.tensors.get(kind, {}).items() if n in named}, named, alpha)
         for kind, named in grown.tensors.items()
-        if kind in kept.tensors and kind != STEP
+        if kind != STEP
     }
-    counts = {STEP: grown.tensors[STEP]} if STEP in grown.tensors else {}
-    return Snapshot(tensors | counts, grown.optimizer_steps)
+    counts = _blended_counts(kept, grown, alpha)
+    if len({*counts.values()}) <= 1:
+        return Snapshot(tensors, max(counts.values(), default=grown.optimizer_steps))
+    return Snapshot(tensors | {STEP: {n: torch.tensor(float(c)) for n, c in counts.items()}}, max(counts.values()))
+
+
+def _blended_counts(kept: Snapshot, grown: Snapshot, alpha: float) -> dict[str, int]:
+    """Return the count of steps of each tensor's state: of a blend of averages it is their mean (see `counts_down`)."""
+    before = _counts(kept)
+    return {
+        name: count if name not in before else round((1 - alpha) * before[name] + alpha * count)
+        for name, count in _counts(grown).items()
+    }
+
+
+def _counts(snapshot: Snapshot) -> dict[str, int]:
+    """Return the count of steps of each tensor that the optimizer has state of."""
+    own = snapshot.tensors.get(STEP, {})
+    kinds = (named for kind, named in snapshot.tensors.items() if kind not in ("weights", STEP))
+    return {n: int(own[n]) if n in own else snapshot.optimizer_steps for named in kinds for n in named}
 
 
 def _blended(kept: Mapping[str, Tensor], grown: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
