@@ -15,7 +15,7 @@ from mlrun.errors import mistake
 from mlrun.models.axes import Merge, Param, Params, Resize, Rule, depth_axis, expand
 from mlrun.models.base import Model
 from mlrun.multilevel.coarsening.base import inexact
-from mlrun.multilevel.growth.base import Context, Growth, one_stack
+from mlrun.multilevel.growth.base import Context, Growth, layers_to_copy, one_stack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,7 +52,7 @@ class Staged(Growth):
         present = [axis for axis in WIDTHS if axis in resize.fine]
         merges = [resize.merges[axis] for axis in present if axis in resize.merges]
         ratios = {len(group) for merge in merges for group in merge.groups}
-        found = one_stack(model, "staged")
+        found = one_stack(model, "staged") + layers_to_copy(resize, "staged")
         if merges and (len(merges) < len(present) or len(ratios) > 1):
             allowed = f"one ratio for {', '.join(present)}"
             found.append(
