@@ -39,7 +39,7 @@ def decoalesce(
 
 def _moved(
     operator: Operator,
-    counts: Callable[[Mapping[str, Tensor], Params, Resize], dict[str, Tensor]],
+    counts: Callable[[Snapshot, Params, Resize], dict[str, Tensor]],
     start: Snapshot,
     level: Level,
     carried: Mapping[str, Rule],
@@ -50,35 +50,42 @@ def _moved(
         kind: placement.shard_all(operator(placement.gathering(start.tensors[kind]), params, level.resize, rule=rule))
         for kind, (params, rule) in moving(start, level.model.params(), carried).items()
     }
-    if carried and STEP in start.tensors:
-        tensors[STEP] = counts(start.tensors[STEP], level.model.params(), level.resize)
+    if carried and (own := counts(start, level.model.params(), level.resize)):
+        tensors[STEP] = own
     return Snapshot(tensors, start.optimizer_steps if carried else 0)
 
 
-def counts_down(counts: Mapping[str, Tensor], params: Params, resize: Resize) -> dict[str, Tensor]:
-    """Return the counts of steps of the coarse tensors, where those of the fine ones differ.
+def counts_down(fine: Snapshot, params: Params, resize: Resize) -> dict[str, Tensor]:
+    """Return the counts of steps of the coarse tensors; empty where those of the fine ones are alike.
 
     A count says how much of an average over steps is there yet. The averages of merged layers become their mean, so
     the count does too, in whole steps: the largest would take a new layer's small averages for grown ones, the least
-    the grown ones for small. A layer that is kept as it is keeps its own.
+    the grown ones for small. A layer that is kept as it is keeps its own; so does one to which others add what they
+    did beside it (depth_scale "identity").
     """
-    made = {}
+    counts, made = fine.tensors.get(STEP, {}), {}
     for template in _counted(params, counts):
         merge = operators.depth_merge(template, resize)
         for unit, group in enumerate(merge.groups):
-            members = group[:1] if merge.keep == "first" else group
+            members = group[:1] if merge.keep == "first" or resize.depth_scale == "identity" else group
             own = [float(counts[at_depth(template, member)]) for member in members]
             made[at_depth(template, unit)] = torch.tensor(float(round(sum(own) / len(own))))
     return made
 
 
-def counts_up(counts: Mapping[str, Tensor], params: Params, resize: Resize) -> dict[str, Tensor]:
-    """Return the counts of steps of the fine tensors: each copy has that of its layer."""
+def counts_up(coarse: Snapshot, params: Params, resize: Resize) -> dict[str, Tensor]:
+    """Return the counts of steps of the fine tensors; empty where they are those of all.
+
+    Each copy has that of its layer. One whose averages begin as zeros (depth_scale "identity") begins at step 0.
+    """
+    counts, anew = coarse.tensors.get(STEP, {}), resize.depth_scale == "identity"
+    if anew and not counts:
+        counts = {name: torch.tensor(float(count)) for name, count in _counts(coarse).items()}
     merges = {template: operators.depth_merge(template, resize) for template in _counted(params, counts)}
     return {
-        at_depth(template, unit): counts[at_depth(template, coarse)].clone()
+        at_depth(template, unit): counts[at_depth(template, c)] * (not anew or unit == merge.groups[c][0])
         for template, merge in merges.items()
-        for unit, coarse in enumerate(merge.coarse_of)
+        for unit, c in enumerate(merge.coarse_of)
     }
 
 
@@ -125,7 +132,7 @@ def _blended_counts(kept: Snapshot, grown: Snapshot, alpha: float) -> dict[str, 
 def _counts(snapshot: Snapshot) -> dict[str, int]:
     """Return the count of steps of each tensor that the optimizer has state of."""
     own = snapshot.tensors.get(STEP, {})
-    kinds = (named for kind, named in snapshot.tensors.items() if kind not in ("weights", STEP))
+    kinds = (named for kind, named in snapshot.tensors.items() if kind not in ("weights", "ema", STEP))
     return {n: int(own[n]) if n in own else snapshot.optimizer_steps for named in kinds for n in named}
 
 

@@ -44,8 +44,8 @@ class Staged(Growth):
             wide = placement.shard_all(_widened(small, params, rule, level.model, level.resize))
             grown = operators.iter_decoalesce(placement.gathering(wide), params, deep, rule=rule)
             tensors[kind] = placement.shard_all(grown)
-        if context.carried and STEP in coarse.tensors:
-            tensors[STEP] = transfer.counts_up(coarse.tensors[STEP], level.model.params(), deep)
+        if context.carried and (counts := transfer.counts_up(coarse, level.model.params(), deep)):
+            tensors[STEP] = counts
         return Snapshot(tensors, coarse.optimizer_steps if context.carried else 0)
 
     def size_problems(self, model: Model, resize: Resize) -> list[str]:
