@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import count, takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mlrun.errors import UserError
-from mlrun.models.axes import Params, Resize, Rule, at_depth
+from mlrun.models.axes import Params, Resize, Rule, at_depth, depth_axis
 from mlrun.multilevel import operators
 from mlrun.plan.stages import Level
 from mlrun.train.parallel.placement import REPLICATED, Placement, local, rewrapped
@@ -46,6 +47,7 @@ def _moved(
     placement: Placement,
 ) -> Snapshot:
     assert level.resize is not None
+    start = completed(start, level.model.params(), carried)
     tensors = {
         kind: placement.shard_all(operator(placement.gathering(start.tensors[kind]), params, level.resize, rule=rule))
         for kind, (params, rule) in moving(start, level.model.params(), carried).items()
@@ -80,7 +82,7 @@ def counts_up(coarse: Snapshot, params: Params, resize: Resize) -> dict[str, Ten
     """
     counts, anew = coarse.tensors.get(STEP, {}), resize.depth_scale == "identity"
     if anew and not counts:
-        counts = {name: torch.tensor(float(count)) for name, count in _counts(coarse).items()}
+        counts = {name: torch.tensor(float(steps)) for name, steps in _counts(coarse).items()}
     merges = {template: operators.depth_merge(template, resize) for template in _counted(params, counts)}
     return {
         at_depth(template, unit): counts[at_depth(template, c)] * (not anew or unit == merge.groups[c][0])
@@ -91,6 +93,30 @@ def counts_up(coarse: Snapshot, params: Params, resize: Resize) -> dict[str, Ten
 
 def _counted(params: Params, counts: Mapping[str, Tensor]) -> list[str]:
     return [template for template in params if at_depth(template, 0) in counts]
+
+
+def completed(snapshot: Snapshot, params: Params, carried: Mapping[str, Rule]) -> Snapshot:
+    """Return the snapshot with zeros, at step 0, for the state that new layers lack after a stage without steps."""
+    zeros: dict[str, dict[str, Tensor]] = {}
+    for kind in (kind for kind in carried if kind in snapshot.tensors):
+        there = snapshot.tensors[kind]
+        for names in (_layers(template, snapshot.weights) for template in params):
+            if not there.keys().isdisjoint(names):
+                new = {name: torch.zeros_like(snapshot.weights[name]) for name in names if name not in there}
+                zeros.setdefault(kind, {}).update(new)
+    anew = dict.fromkeys((name for named in zeros.values() for name in named), 0)
+    if not anew:
+        return snapshot
+    counts = {name: torch.tensor(float(steps)) for name, steps in (_counts(snapshot) | anew).items()}
+    filled = {kind: named | zeros.get(kind, {}) for kind, named in snapshot.tensors.items()}
+    return Snapshot(filled | {STEP: counts}, snapshot.optimizer_steps)
+
+
+def _layers(template: str, weights: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of a template's tensors, one where it has no depth."""
+    if depth_axis(template) is None:
+        return [template]
+    return list(takewhile(weights.__contains__, (at_depth(template, layer) for layer in count())))
 
 
 def moving(snapshot: Snapshot, params: Params, carried: Mapping[str, Rule]) -> dict[str, tuple[Params, Rule]]:
@@ -124,8 +150,8 @@ def _blended_counts(kept: Snapshot, grown: Snapshot, alpha: float) -> dict[str, 
     """Return the count of steps of each tensor's state: of a blend of averages it is their mean (see `counts_down`)."""
     before = _counts(kept)
     return {
-        name: count if name not in before else round((1 - alpha) * before[name] + alpha * count)
-        for name, count in _counts(grown).items()
+        name: steps if name not in before else round((1 - alpha) * before[name] + alpha * steps)
+        for name, steps in _counts(grown).items()
     }
 
 

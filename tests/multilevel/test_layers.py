@@ -32,6 +32,7 @@ from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Level
 from mlrun.plan.table import show
 from mlrun.train.optimizers.adamw import AdamW
+from mlrun.train.optimizers.muon import Muon
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.snapshot import STEP, Snapshot
 
@@ -239,6 +240,24 @@ def test_a_new_layer_counts_its_own_steps_through_a_later_cycle(tmp_path: Path) 
         toy.run(tmp_path, settings)
     (merged, before) = seen
     assert before[0] == before[1] > before[2] == before[3] > 0 and merged == before[:2]
+
+
+@pytest.mark.parametrize(("growth", "coarsening"), [
+    (Fresh(), Shallow(layers=1)), (Fresh(place="below"), Kept(layers=[0, 1])), (Restore(), Kept(layers=[1])),
+])  # fmt: skip
+@pytest.mark.parametrize("optimizer", [AdamW(lr=1e-2), Muon(lr=1e-2)])
+def test_new_layers_that_took_no_step_go_down_at_step_0(growth: Any, coarsening: Any, optimizer: Any) -> None:
+    settings = config(growth, coarsening, policy="carry", optimizer=optimizer)
+    fine, coarse = levels(settings)
+    net = build(coarse.model, 0)
+    stepping = Stepping(optimizer, net)
+    net(next(toy.Source(0, toy.SEQUENCE).batches(0, 8))).backward()
+    stepping.step()
+    grown = growth.grow(at_rest(net, stepping), fine, replace(context(settings), carried=optimizer.state))
+    down = transfer.coalesce(grown, fine, optimizer.state)
+    kinds = {kind: set(down.tensors[kind]) for kind in optimizer.state}
+    assert kinds == {kind: set(named) for kind, named in stepping.state()[0].items()}
+    assert int(down.tensors[STEP]["token.weight"]) == 1
 
 
 W = Cycle(name="w", optimizer_policy="carry", lr_policy="continue", alpha=1.0, stages=[

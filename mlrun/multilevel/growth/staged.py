@@ -38,6 +38,7 @@ class Staged(Growth):
 
         assert level.resize is not None
         deep, placement = level.resize.depth_only(), context.ranks.placement
+        coarse = transfer.completed(coarse, level.model.params(), context.carried)
         tensors = {}
         for kind, (params, rule) in transfer.moving(coarse, level.model.params(), context.carried).items():
             small = placement.gathering(coarse.tensors[kind])
