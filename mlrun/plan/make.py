@@ -220,13 +220,15 @@ def _cost(config: Config, level: Level, transfer: str | None, samples: Samples) 
 
 def _refuse_growth(config: Config, levels: tuple[Level, ...], transfers: list[str | None]) -> None:
     """Raise UserError for what the growing method cannot do in this cycle, all lines at once."""
-    rows = list(zip(config.settings.cycle.stages, transfers, strict=True))
+    cycle = config.settings.cycle
+    rows = list(zip(cycle.stages, transfers, strict=True))
     problems = config.growth.policy_problems(config) if "decoalesce" in transfers else []
-    for level in sorted({row.level for row, transfer in rows if transfer == "decoalesce"}):
-        model, resize = levels[level - 1].model, levels[level - 1].resize
-        assert resize is not None
-        problems += config.growth.size_problems(model, resize)
-        problems += check_auto.probe_problems(config, levels[level - 1])
+    up = {(row.level, _turn(cycle, transfers, i)) for i, (row, kind) in enumerate(rows) if kind == "decoalesce"}
+    for number, turn in sorted(up):
+        level = levels[number - 1].at(turn)
+        assert level.resize is not None
+        problems += config.growth.size_problems(level.model, level.resize)
+        problems += check_auto.probe_problems(config, level)
     down = {row.level for row, transfer in rows if transfer == "coalesce"}
     empty = [n for n in down if 0 in levels[n - 1].sizes.values()]
     problems += [

@@ -136,6 +136,10 @@ def _same_width(config: Config, plan: Plan) -> bool:
     return len(plan.levels) > 1 and axes <= set(DEPTH)
 
 
+def _no_noise_to_cancel(config: Config, plan: Plan) -> bool:
+    return config.settings.cycle.noise > 0 and _same_width(config, plan)
+
+
 def _same_depth(config: Config, plan: Plan) -> bool:
     merged = [level.resize for level in plan.levels if level.resize is not None]
     return len(merged) > 0 and all(resize.fine.get(a) == resize.coarse.get(a) for resize in merged for a in DEPTH)
@@ -179,6 +183,7 @@ _CYCLE = (
 )
 
 _LEVELS = (
+    Rule("cycle.noise", _no_noise_to_cancel, "no axis of the width merges, so none has copies"),
     Rule("coarsening.units", _same_width, "no axis of the width merges", _RATIOS),
     Rule("coarsening.seed", _same_width, "no axis of the width merges, and none else is drawn", ("FPI",)),
     Rule("coarsening.seed", _same, "nothing merges", ("Shuffled",)),

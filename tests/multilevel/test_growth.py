@@ -23,6 +23,7 @@ from mlrun.models.gpt import GPT
 from mlrun.models.network import build
 from mlrun.multilevel import transfer
 from mlrun.multilevel.coarsening.fpi import FPI
+from mlrun.multilevel.coarsening.kept import InTurn, Kept
 from mlrun.multilevel.coarsening.shallow import Shallow
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth import frozen, ligo_mapping, stage_losses
@@ -377,6 +378,13 @@ def test_progressive_training_keeps_what_it_has_and_starts_the_rest_fresh(tmp_pa
     ("growth", "coarsening", "changes", "line"),
     [
         (None, Shallow(), {}, "growth=decoalesce: allowed: fresh"),
+        (AKI(), Shallow(), {}, "growth=aki: allowed: fresh"),
+        (Expand(), Kept(layers=[]), {"optimizer": AdamW(lr=1, ema=0.9)}, "growth=expand: allowed: fresh"),
+        (LiGO(steps=0), Shallow(), {}, "growth=ligo: allowed: fresh"),
+        (MSLT(), Kept(layers=[]), {}, "growth=mslt: allowed: fresh"),
+        (Staged(), Shallow(), {}, "growth=staged: allowed: fresh"),
+        (AKI(), STACK, {}, "growth=aki: allowed: decoalesce; no unit of the width is new"),
+        (AKI(), Uniform(width=2, ffn=2, head=2, depth=4), {}, "aki: allowed: decoalesce; no layer has one above it"),
         (Expand(), Uniform(depth=2), {}, "optimizer.ema"),
         (Expand(), STACK, {"optimizer": AdamW(lr=1, ema=0.9)}, "adjacent"),
         (MSLT(), Uniform(depth=2), {}, "stack"),
@@ -395,6 +403,18 @@ def test_what_cannot_be_is_one_line_of_the_plan(growth: Any, coarsening: Any, ch
         make_plan(config(growth, coarsening, **changes))
     assert any(line in problem for problem in error.value.problems), error.value.problems
     assert all("\n" not in problem for problem in error.value.problems)
+
+
+@pytest.mark.parametrize(("growth", "layers", "line"), [(Expand(), 4, "adjacent"), (MSLT(), 2, "stack")])
+def test_every_turn_must_suit_the_growth(growth: Any, layers: int, line: str) -> None:
+    """The first layer of a group leads at the first coming down, and the second one at the next."""
+    optimizer = AdamW(lr=1e-2, ema=0.9)
+    make_plan(config(growth, InTurn(), layers, optimizer=optimizer))
+    twice = [Row(1, "5%"), Row(2, "10%"), Row(1, "5%"), Row(2, "10%"), Row(1, "rest")]
+    cycle = Cycle(name="w", stages=twice)
+    with pytest.raises(UserError) as refused:
+        make_plan(config(growth, InTurn(), layers, optimizer=optimizer, cycle=cycle))
+    assert line in str(refused.value) and len(refused.value.problems) == 1
 
 
 def test_noise_needs_equal_copies() -> None:

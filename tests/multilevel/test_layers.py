@@ -23,13 +23,16 @@ from mlrun.multilevel.coarsening.kept import InTurn, Kept
 from mlrun.multilevel.coarsening.shallow import Shallow
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth.decoalesce import Decoalesce
+from mlrun.multilevel.growth.expand import Expand
 from mlrun.multilevel.growth.fresh import Fresh, layers
 from mlrun.multilevel.growth.restore import Restore
+from mlrun.multilevel.growth.staged import Staged
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Level
 from mlrun.plan.table import show
 from mlrun.train.optimizers.adamw import AdamW
+from mlrun.train.optimizers.muon import Muon
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.snapshot import STEP, Snapshot
 
@@ -194,6 +197,30 @@ def test_counts_of_steps_go_through_the_operators_with_their_layers(coarsening: 
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("growth", [Decoalesce(), Staged(), Expand()])
+def test_copies_that_begin_without_effect_begin_at_step_0(growth: Any) -> None:
+    """Their averages are zeros, so their first step is as large as any optimizer's first."""
+    optimizer = AdamW(lr=1e-2, beta2=0.999, weight_decay=0.0, ema=0.9)
+    settings = config(growth, Uniform(depth=2, depth_scale="identity"), policy="carry", optimizer=optimizer)
+    fine, coarse = levels(settings)
+    small = at_rest(*trained(coarse.model, steps=5))
+    small.tensors["ema"] = small.weights
+    grown = growth.grow(small, fine, context(settings, carry=True))
+    net, down = build(fine.model, 0), "blocks.{}.mlp.down.weight"
+    net.load_state_dict(grown.weights)
+    stepping = Stepping(optimizer, net)
+    stepping.load(grown.tensors, grown.optimizer_steps)
+    before = {name: t.clone() for name, t in net.state_dict().items()}
+    net(next(toy.Source(0, toy.SEQUENCE).batches(0, 8))).backward()
+    stepping.step()
+    moved = {name: float((t - before[name]).abs().median()) for name, t in net.state_dict().items()}
+    assert [moved[down.format(unit)] for unit in (1, 3)] == pytest.approx([1e-2, 1e-2], rel=1e-2)
+    counts = stepping.state()[0][STEP]
+    assert [int(counts[down.format(unit)]) for unit in range(4)] == [6, 1, 6, 1]
+    back = transfer.coalesce(grown, fine, AdamW.state)
+    assert all(int(count) == 5 for count in back.tensors[STEP].values())
+
+
 def test_a_new_layer_counts_its_own_steps_through_a_later_cycle(tmp_path: Path) -> None:
     """What growing by layers left behind is still there when the level is coalesced again."""
     stages = [Row(2, "20%"), Row(1, "20%"), Row(2, "20%"), Row(1, "rest")]
@@ -203,8 +230,8 @@ def test_a_new_layer_counts_its_own_steps_through_a_later_cycle(tmp_path: Path) 
     with pytest.MonkeyPatch.context() as patch:
         real = transfer.counts_down
 
-        def counts_down(counts: Any, *given: Any) -> Any:
-            made = real(counts, *given)
+        def counts_down(fine: Any, *given: Any) -> Any:
+            made, counts = real(fine, *given), fine.tensors[STEP]
             seen.append([int(made[f"blocks.{unit}.mlp.up.weight"]) for unit in range(2)])
             seen.append([int(counts[f"blocks.{unit}.mlp.up.weight"]) for unit in range(4)])
             return made
@@ -213,6 +240,24 @@ def test_a_new_layer_counts_its_own_steps_through_a_later_cycle(tmp_path: Path) 
         toy.run(tmp_path, settings)
     (merged, before) = seen
     assert before[0] == before[1] > before[2] == before[3] > 0 and merged == before[:2]
+
+
+@pytest.mark.parametrize(("growth", "coarsening"), [
+    (Fresh(), Shallow(layers=1)), (Fresh(place="below"), Kept(layers=[0, 1])), (Restore(), Kept(layers=[1])),
+])  # fmt: skip
+@pytest.mark.parametrize("optimizer", [AdamW(lr=1e-2), Muon(lr=1e-2)])
+def test_new_layers_that_took_no_step_go_down_at_step_0(growth: Any, coarsening: Any, optimizer: Any) -> None:
+    settings = config(growth, coarsening, policy="carry", optimizer=optimizer)
+    fine, coarse = levels(settings)
+    net = build(coarse.model, 0)
+    stepping = Stepping(optimizer, net)
+    net(next(toy.Source(0, toy.SEQUENCE).batches(0, 8))).backward()
+    stepping.step()
+    grown = growth.grow(at_rest(net, stepping), fine, replace(context(settings), carried=optimizer.state))
+    down = transfer.coalesce(grown, fine, optimizer.state)
+    kinds = {kind: set(down.tensors[kind]) for kind in optimizer.state}
+    assert kinds == {kind: set(named) for kind, named in stepping.state()[0].items()}
+    assert int(down.tensors[STEP]["token.weight"]) == 1
 
 
 W = Cycle(name="w", optimizer_policy="carry", lr_policy="continue", alpha=1.0, stages=[
@@ -264,14 +309,14 @@ def test_the_plan_says_whose_turn_it_is() -> None:
 def test_the_blend_leaves_skipped_layers_as_they_are() -> None:
     settings = config(Restore(), Kept(layers=[0]), cycle=v_cycle())
     fine, coarse = levels(settings)
-    before, small = at_rest(*trained(fine.model)), at_rest(*trained(coarse.model))
+    before, small = at_rest(*trained(fine.model, steps=2)), at_rest(*trained(coarse.model, steps=6))
     grown = settings.growth.grow(small, fine, replace(context(settings, carry=True), kept=before))
     blended = transfer.interpolate(before, grown, 0.25)
     name = "blocks.{}.mlp.down.weight"
     assert all(torch.equal(blended.weights[name.format(i)], before.weights[name.format(i)]) for i in (1, 2, 3))
     expected = 0.75 * before.weights[name.format(0)] + 0.25 * small.weights[name.format(0)]
     assert torch.allclose(blended.weights[name.format(0)], expected)
-    assert blended.tensors[STEP] is grown.tensors[STEP]
+    assert [int(blended.tensors[STEP][name.format(unit)]) for unit in range(4)] == [3, 2, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ REFUSED = {
         [["cycle=auto", WSD]],
         ["method=auto", WSD, PROBES],
     ),
+    "cycle.noise": ("0.1", [[GROW, NO_WIDTH], [GROW, "coarsening=shallow"]], [GROW, "coarsening=mlp_only"]),
     "coarsening.units": ("adjacent", [[NO_WIDTH], INHERIT], ["growth=decoalesce"]),
     "coarsening.layers": ("strided", [[NO_DEPTH], INHERIT], [NO_WIDTH]),
     "coarsening.seed": (

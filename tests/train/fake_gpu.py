@@ -73,7 +73,7 @@ V_CYCLE = (Row(1, "20%"), Row(2, "30%"), Row(3, "20%"), Row(2, "20%"), Row(1, "2
 GROW = (Row(2, "30%"), Row(1, "40%"), Row(1, "20%"))
 DEPTH, STACK = Uniform(depth=2), Uniform(depth=2, layers="strided")
 GROWTHS: dict[str, tuple[Any, Any]] = {
-    "aki": (AKI(), FPI(width=2, ffn=2, head=2, depth=2)),
+    "aki": (AKI(), FPI(width=2, ffn=2, head=2)),
     "two stages": (AKI(substructures=1), FPI(width=2, ffn=2, head=2, depth=2)),
     "expand": (Expand(), DEPTH),
     "fresh": (Fresh(), Shallow(layers=1)),

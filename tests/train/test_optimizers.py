@@ -33,7 +33,7 @@ from mlrun.train.optimizers import orthogonal
 from mlrun.train.optimizers.base import Optimizer
 from mlrun.train.optimizers.orthogonal import Orthogonal
 from mlrun.train.optimizers.stepping import Stepping
-from mlrun.train.snapshot import Snapshot
+from mlrun.train.snapshot import STEP, Snapshot
 
 NAMES = sorted(path.stem for path in (conf_dir() / "optimizer").glob("*.yaml"))
 SIZES = {"embed": 16, "ffn": 32, "layer": 2}
@@ -199,10 +199,32 @@ def test_state_goes_up_and_down_again(optimizer: Any) -> None:
         assert all(torch.allclose(t, back.tensors[kind][name], rtol=1e-5, atol=0) for name, t in named.items()), kind
 
 
-def test_what_both_sides_lack_starts_anew(optimizer: Any, tmp_path: Path) -> None:
+def test_state_of_the_coarse_model_alone_stays_as_it_is(optimizer: Any, tmp_path: Path) -> None:
     """A level that took no step has no state to blend with."""
+    net, stepping = stepped(optimizer, toy.model())
+    tensors, taken = stepping.state()
+    weights = {name: t.clone() for name, t in net.state_dict().items()}
+    untrained = {name: torch.zeros_like(t) for name, t in weights.items()}
+    grown = Snapshot({"weights": weights, **tensors}, taken)
+    blended = transfer.interpolate(Snapshot({"weights": untrained}), grown, 0.5)
+    assert blended.optimizer_steps == taken and set(blended.tensors) == {"weights", *tensors}
+    assert all(torch.equal(t, blended.tensors[kind][name]) for kind, ts in tensors.items() for name, t in ts.items())
+    assert all(torch.equal(t / 2, blended.weights[name]) for name, t in weights.items())
     stages = [Row(1, "0 steps"), Row(2, "40%"), Row(1, "40%")]
     toy.run(tmp_path, toy.make(optimizer=optimizer, cycle=replace(V, stages=stages)))
+
+
+@pytest.mark.parametrize(("alpha", "count"), [(0.0, 2), (0.25, 4), (0.5, 5), (1.0, 8)])
+def test_a_blend_of_averages_has_the_mean_of_their_counts(optimizer: Any, alpha: float, count: int) -> None:
+    """So the first step after the blend divides what few steps have filled by little; 0 and 1 give either side's."""
+    sides = [stepped(optimizer, toy.model(), steps) for steps in (2, 8)]
+    kept, grown = (Snapshot({"weights": net.state_dict(), **(s := step.state())[0]}, s[1]) for net, step in sides)
+    blended = transfer.interpolate(kept, grown, alpha)
+    assert blended.optimizer_steps == count and STEP not in blended.tensors
+    ends = {0.0: kept, 1.0: grown}
+    if alpha in ends:
+        for kind, named in ends[alpha].tensors.items():
+            assert all(torch.equal(t, blended.tensors[kind][name]) for name, t in named.items())
 
 
 def test_nothing_names_an_optimizer_outside_its_own_file() -> None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mlrun.errors import mistake
-from mlrun.models.axes import Resize, depth_axis, expand, factors
+from mlrun.models.axes import DEPTH, Resize, depth_axis, expand, factors
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
 from mlrun.multilevel.growth import frozen
-from mlrun.multilevel.growth.base import Context, Growth, one_stack
+from mlrun.multilevel.growth.base import Context, Growth, layers_to_copy, one_stack
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
@@ -55,8 +55,10 @@ class AKI(Growth):
         )
 
     def size_problems(self, model: Model, resize: Resize) -> list[str]:
+        if empty := layers_to_copy(resize, "aki"):
+            return empty
         if self.substructures is None:
-            return []
+            return _nothing_mixed(resize)
         layers = model.sizes().get("layer", 0)
         if self.substructures < 1 or layers % self.substructures:
             allowed = f"a divisor of the level's {layers} layers, or null"
@@ -76,6 +78,16 @@ class AKI(Growth):
         from mlrun.multilevel.growth.stage_losses import Substructures
 
         return None if self.substructures is None else Substructures(net, stage.first, self.substructures)
+
+
+def _nothing_mixed(resize: Resize) -> list[str]:
+    """Return a line if no unit is new, or no layer has another above it: growing would be growth=decoalesce."""
+    merged = [axis for axis, merge in resize.width_only().merges.items() if merge.coarse < merge.fine]
+    deepest = max(size for axis, size in resize.coarse.items() if axis in DEPTH)
+    if merged and deepest > 1:
+        return []
+    remedy = "no layer has one above it" if merged else "no unit of the width is new"
+    return [mistake("growth", "aki", "decoalesce", f"{remedy}, so nothing comes from the layer above")]
 
 
 def _from_above(expanded: Mapping[str, Tensor], model: Model, wide: Resize) -> Iterator[tuple[str, Tensor]]:

@@ -121,6 +121,13 @@ def only_axes(resize: Resize, allowed: tuple[str, ...], method: str) -> list[str
     )
 
 
+def layers_to_copy(resize: Resize, method: str) -> list[str]:
+    """Return a line if the coarse level has no layer, to a method that makes all others of those it has."""
+    empty = [axis for axis, size in resize.coarse.items() if size == 0]
+    remedy = f"a level without {', '.join(empty)} has nothing to copy"
+    return [mistake("growth", method, "fresh", remedy)] if empty else []
+
+
 def plain_depth(resize: Resize, remedy: str) -> list[str]:
     """Return a line if a coarsening says how copies of layers act, to a method that makes none by that rule."""
     if resize.depth_scale == "copy":

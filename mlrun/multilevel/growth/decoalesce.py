@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.errors import mistake
 from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 from mlrun.multilevel.coarsening.base import inexact
-from mlrun.multilevel.growth.base import Context, Growth
+from mlrun.multilevel.growth.base import Context, Growth, layers_to_copy
 
 if TYPE_CHECKING:
     from mlrun.plan.stages import Level
@@ -28,9 +27,7 @@ class Decoalesce(Growth):
         return transfer.decoalesce(coarse, level, context.carried, context.ranks.placement)
 
     def size_problems(self, model: Model, resize: Resize) -> list[str]:
-        empty = [axis for axis, size in resize.coarse.items() if size == 0]
-        remedy = f"a level without {', '.join(empty)} has nothing to copy"
-        return [mistake("growth", "decoalesce", "fresh", remedy)] if empty else []
+        return layers_to_copy(resize, type(self).__name__.lower())
 
     def inexact(self, resize: Resize, post_norm: bool) -> list[str]:
         return inexact(resize, post_norm)

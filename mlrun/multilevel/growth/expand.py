@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mlrun.errors import mistake
 from mlrun.models.axes import DEPTH, Resize, at_depth, depth_axis
 from mlrun.models.base import Model
-from mlrun.multilevel.growth.base import Context, Growth, only_axes
+from mlrun.multilevel.growth.base import Context, Growth, layers_to_copy, only_axes
 
 if TYPE_CHECKING:
     from mlrun.config import Config
@@ -39,7 +39,7 @@ class Expand(Growth):
         return trained
 
     def size_problems(self, model: Model, resize: Resize) -> list[str]:
-        found = only_axes(resize, DEPTH, "expand")
+        found = only_axes(resize, DEPTH, "expand") + layers_to_copy(resize, "expand")
         for axis in DEPTH:
             groups = resize.merges[axis].groups if axis in resize.merges else ()
             if any(list(g) != list(range(g[0], g[0] + len(g))) for g in groups):

@@ -9,7 +9,7 @@ from mlrun.errors import mistake
 from mlrun.models.axes import DEPTH, Param, Resize, depth_axis
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
-from mlrun.multilevel.growth.base import Context, Growth
+from mlrun.multilevel.growth.base import Context, Growth, layers_to_copy
 from mlrun.plan.stages import Samples
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class LiGO(Growth):
             ("growth.noise", self.noise, 0 <= self.noise < float("inf"), "a finite number of at least 0"),
             ("coarsening.depth_scale", resize.depth_scale, resize.depth_scale == "copy", "copy"),
         ]
-        return [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
+        found = [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
+        return found + layers_to_copy(resize, "ligo")
 
     def entry_flops(self, model: Model, resize: Resize, samples: Samples) -> Flops:
         """Return the FLOPs of learning: forward and backward of the large model and of the mapping's products."""

@@ -15,7 +15,7 @@ from mlrun.errors import mistake
 from mlrun.models.axes import Merge, Param, Params, Resize, Rule, depth_axis, expand
 from mlrun.models.base import Model
 from mlrun.multilevel.coarsening.base import inexact
-from mlrun.multilevel.growth.base import Context, Growth, one_stack
+from mlrun.multilevel.growth.base import Context, Growth, layers_to_copy, one_stack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,21 +38,22 @@ class Staged(Growth):
 
         assert level.resize is not None
         deep, placement = level.resize.depth_only(), context.ranks.placement
+        coarse = transfer.completed(coarse, level.model.params(), context.carried)
         tensors = {}
         for kind, (params, rule) in transfer.moving(coarse, level.model.params(), context.carried).items():
             small = placement.gathering(coarse.tensors[kind])
             wide = placement.shard_all(_widened(small, params, rule, level.model, level.resize))
             grown = operators.iter_decoalesce(placement.gathering(wide), params, deep, rule=rule)
             tensors[kind] = placement.shard_all(grown)
-        if context.carried and STEP in coarse.tensors:
-            tensors[STEP] = transfer.counts_up(coarse.tensors[STEP], level.model.params(), deep)
+        if context.carried and (counts := transfer.counts_up(coarse, level.model.params(), deep)):
+            tensors[STEP] = counts
         return Snapshot(tensors, coarse.optimizer_steps if context.carried else 0)
 
     def size_problems(self, model: Model, resize: Resize) -> list[str]:
         present = [axis for axis in WIDTHS if axis in resize.fine]
         merges = [resize.merges[axis] for axis in present if axis in resize.merges]
         ratios = {len(group) for merge in merges for group in merge.groups}
-        found = one_stack(model, "staged")
+        found = one_stack(model, "staged") + layers_to_copy(resize, "staged")
         if merges and (len(merges) < len(present) or len(ratios) > 1):
             allowed = f"one ratio for {', '.join(present)}"
             found.append(
