@@ -19,6 +19,10 @@ from mlrun.errors import mistake, nearest
 ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError)
 
 
+# The groups that are no part of the settings: a file of theirs only overrides.
+CHOICES = ("experiment", "method")
+
+
 def blame(load: Callable[[list[str]], DictConfig], overrides: list[str], error: Exception) -> list[str]:
     """Return a line for each override that does not compose with the good ones before it.
 
@@ -61,7 +65,7 @@ def _explain(error: Exception, text: str | None, base: DictConfig | None) -> str
         return line(cause)
     key = text.partition("=")[0]
     plain = OmegaConf.to_container(base)
-    known = _known(plain, key.lstrip("+~"))
+    known = None if key in CHOICES else _known(plain, key.lstrip("+~"))  # whose files may be wrong themselves
     if known is not None and not key.startswith("+"):
         return f"{text}: allowed: {', '.join(known) or 'nothing'}; {_correct(plain, key, known)}"
     empty = _null(plain, key.lstrip("+~"))
@@ -106,6 +110,6 @@ def _known(base: Any, key: str) -> list[str] | None:
             return None  # nothing stands below it
         named = {str(name): value for name, value in below.items()}
         if part not in named:
-            return sorted({*named, *(["experiment", "method"] if node is base else [])} - {"hydra"})
+            return sorted({*named, *(CHOICES if node is base else [])} - {"hydra"})
         node = named[part]
     return None
