@@ -211,7 +211,7 @@ class Settings:
 
 # What a class has that serves in a group, by which it is told from those of the others.
 SERVES = {
-    "model": ("params", "flops", "forward"),
+    "model": ("axes", "objective", "params", "flops", "forward"),
     "coarsening": ("resize", "merges"),
     "growth": ("grow", "inexact"),
     "data": ("open", "targets"),
@@ -271,7 +271,7 @@ def found_class(path: str, key: str, packages: Sequence[str]) -> type:
         raise UserError(mistake(key, path, ", ".join(packages), remedy))
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
         raise UserError(mistake(key, path, "an importable class", f"{error}")) from None
     if not inspect.isclass(found):
         raise UserError(mistake(key, path, "a class, such as a dataclass", "name the class that is to be made"))
@@ -286,6 +286,11 @@ def locate(path: str, key: str) -> type:
     found = found_class(path, f"{key}._target_", allowed_packages())
     if not is_dataclass(found):
         raise UserError(mistake(f"{key}._target_", path, "a dataclass", "name the class that the group builds"))
+    # A dataclass by what it inherits alone would refuse its own settings.
+    own = [name for name, kind in inspect.get_annotations(found).items() if "ClassVar" not in str(kind)]
+    if own and "__dataclass_fields__" not in found.__dict__:
+        remedy = f"its settings ({', '.join(own)}) are none yet: put @dataclass(frozen=True) above it"
+        raise UserError(mistake(f"{key}._target_", path, "a dataclass of its own", remedy))
     return found
 
 

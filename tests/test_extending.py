@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import mlrun
+from mlrun.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", (ROOT / "docs/extending.md").read_text(), re.M | re.S))
 FILE = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```", re.M | re.S)
@@ -41,6 +44,58 @@ def test_an_example_runs_as_printed(title: str, tmp_path: Path) -> None:
         (folder,) = [Path(word.removeprefix("run=")) for word in words if word.startswith("run=")]
         summary = json.loads((tmp_path / folder / "summary.json").read_text())
         assert summary["status"] == "finished" and summary["val_loss"] > 0
+
+
+# A slip in the file of an example, what is asked for then, and what the line says.
+SLIPS = [
+    ("model/nope", "@dataclass(frozen=True)", "", "plan", "a dataclass of its own; its settings (vocab, embed,"),
+    ("model/nope", 'objective = "causal"', 'objective = "casual"', "plan", "objective=casual: allowed: causal, mlm"),
+    ("model/nope", 'objective = "causal"', "", "plan", "this one has no objective"),
+    ("model/nope", '"ffn", "layer")', '"ffn")', "plan", "model=axis layer of a part: allowed: vocab, embed"),
+    ("model/nope", '"embed.out", 0.02', '"embd.out", 0.02', "plan", "model=axis embd of a part"),
+    ("model/nope", "net, batch):", "net, batch)", "plan", "an importable class; expected ':'"),
+    ("coarsening/mirrored", "size - 1 - unit)", "unit)", "plan", "coarsening=Mirrored: embed: groups must use each"),
+    ("coarsening/mirrored", "size // 2)", "size // 2 - 1)", "plan", "embed: groups must use each unit"),
+    ("coarsening/mirrored", "size // 2)", "1)", "plan", "embed: groups must use each unit"),
+    ("coarsening/mirrored", "(size // 2)", "(0)", "plan", "embed: groups of 0 units, but the axis has 64"),
+    ("coarsening/mirrored", "return Merge", "return", "plan", "a Merge; tuple is none"),
+    ("optimizer/lion", '"gradient"', '"grad"', "plan", "Lion.state['exp_avg']=grad: allowed: weight, gradient, square"),
+    ("optimizer/lion", 'state = {"exp_avg": "gradient"}', "", "plan", "a class whose `state` is"),
+    ("optimizer/lion", '"exp_avg"', '"average"', "run", "to keep average, as it declares; declare exp_avg"),
+    ("optimizer/lion", "return [", "return [None, ", "run", "a list of torch optimizers"),
+    ("optimizer/lion", ', {"params": vectors, "decay": 0.0}]', "]", "run", "attention_norm.weight is in none"),
+    ("evaluation/hits", '{"hits"', '{"loss"', "run", "evaluation=loss: allowed: a name of its own"),
+    ("evaluation/hits", '{"hits"', '{"held_out"', "run", "evaluation=held_out: allowed: a name of its own"),
+    ("evaluation/hits", "(float(right.float().mean()), right.numel())", "1.0", "run", "dict from Hits.of_batch"),
+    ("method/widened", "noise:", "noises:", "plan", "Key 'noises' not in 'Cycle'"),
+]
+
+
+@pytest.mark.parametrize(("choice", "right", "slip", "asked", "told"), SLIPS)
+def test_a_slip_is_one_line_that_names_it(
+    choice: str, right: str, slip: str, asked: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group, name = choice.split("/")
+    found = {path: text for section in SECTIONS.values() for path, text in FILE.findall(section)}
+    package = f"mylab{abs(hash((choice, right, slip)))}"  # each is imported anew
+    for path, text in found.items():
+        place = tmp_path / path.replace("mylab", package)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text.replace("mylab", package))
+    module = re.search(rf"_target_: {package}\.(\w+)", (tmp_path / f"conf/{choice}.yaml").read_text())
+    slipped = tmp_path / (f"{package}/{module[1]}.py" if module else f"conf/{choice}.yaml")
+    assert right in slipped.read_text()
+    slipped.write_text(slipped.read_text().replace(right, slip))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLRUN_PACKAGES", package)
+    words = [f"{group}=[held_out,{name}]" if group == "evaluation" else f"{group}={name}", "data.sequence=64"]
+    words += ["budget=20 steps", "batch=2", "data.validation_samples=4", "eval.every=100%", "hardware=cpu"]
+    words += ["model=gpt_micro"] if group != "model" else []
+    with pytest.raises(UserError) as caught:
+        mlrun.plan(words) if asked == "plan" else mlrun.run([*words, "cycle=scratch", "run=outputs/x"])
+    assert all("\n" not in line for line in caught.value.problems)
+    assert told in caught.value.problems[0]
 
 
 def test_every_part_that_can_be_added_has_an_example() -> None:

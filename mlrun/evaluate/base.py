@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlrun.errors import mistake
+from mlrun.errors import UserError, mistake
 from mlrun.files import sha256
 from mlrun.models.base import IGNORED, Model
 
@@ -40,7 +40,7 @@ def untold(what: str, done: int, of: int | None) -> None:
 
 
 # The value that has the loss of the held-out set, and by which name records and reports know it.
-HELD_OUT, LOSS = "held_out", "loss"
+HELD_OUT, LOSS, ERROR = "held_out", "loss", "standard_error"
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,22 @@ def measure(evaluations: Iterable[Evaluation], net: Network, context: Context) -
     found: dict[str, Result] = {}
     means, count = _means(shared, net, context.about(f"{context.what}{HELD_OUT}")) if shared else ([], 0)
     for one, own in zip(shared, means, strict=True):
-        found |= one.of_all(own, count)
+        found = _joined(found, one.of_all(own, count), one)
     for evaluation in fitting:
         if not isinstance(evaluation, HeldOutMeans):
             told = evaluation.measure(net, context.about(f"{context.what}{evaluation.name}"))
             digest = evaluation.settings  # which reads its files
-            found |= {task: replace(result, settings=digest) for task, result in told.items()}
+            measured = {task: replace(result, settings=digest) for task, result in told.items()}
+            found = _joined(found, measured, evaluation)
     return found
+
+
+def _joined(found: dict[str, Result], more: Results, evaluation: Evaluation) -> dict[str, Result]:
+    """Return both; UserError for a name that has another number, here or in a record."""
+    if again := [task for task in more if task in {*found, LOSS, ERROR}]:
+        remedy = f"{again[0]} is another number: call it otherwise in {type(evaluation).__name__}"
+        raise UserError(mistake("evaluation", again[0], "a name of its own for each number", remedy))
+    return found | dict(more)
 
 
 def unfit(evaluations: Iterable[Evaluation], model: Model, words: Words | None) -> list[str]:
@@ -215,7 +224,7 @@ def values(results: Results) -> dict[str, float]:
     """Return the values by task, as a record of the log has them: the held-out loss as `loss`, with its error."""
     found = {LOSS if task == HELD_OUT else task: result.value for task, result in results.items()}
     error = results[HELD_OUT].stderr if HELD_OUT in results else None
-    return found if error is None else found | {"standard_error": error}
+    return found if error is None else found | {ERROR: error}
 
 
 def as_dict(results: Results, prefix: str = "") -> dict[str, Any]:
@@ -247,7 +256,7 @@ def _means(evaluations: Sequence[HeldOutMeans], net: Network, context: Context) 
             here = {key: value.to(ranks.device) for key, value in _with_bytes(batch, context).items()}
             with torch.no_grad(), autocast(context.hardware, ranks.device):
                 loss, logits = net.loss_and_logits(here)
-                found = [evaluation.of_batch(net.model, here, loss, logits) for evaluation in evaluations]
+                found = [_numbers(one, one.of_batch(net.model, here, loss, logits)) for one in evaluations]
             if counts:
                 seen.append((samples(batch), found))
     finally:
@@ -258,6 +267,16 @@ def _means(evaluations: Sequence[HeldOutMeans], net: Network, context: Context) 
         for number in range(len(evaluations))
     ]
     return means, sum(size for part in everywhere for size, _ in part)
+
+
+def _numbers(evaluation: HeldOutMeans, told: Any) -> Means:
+    """Return what `of_batch` told as plain numbers; UserError for anything else, which files cannot hold."""
+    try:
+        return {str(name): (float(mean), int(count)) for name, (mean, count) in told.items()}
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        remedy = "correct what it returns"
+        given = f"{type(told).__name__} from {type(evaluation).__name__}.of_batch"
+        raise UserError(mistake("evaluation", given, "{name: (mean, how many it is the mean over)}", remedy)) from None
 
 
 def _with_bytes(batch: Batch, context: Context) -> Batch:

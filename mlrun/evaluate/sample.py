@@ -141,7 +141,7 @@ def continued(net: Network, ids: Sequence[int], ask: Sample, seed: int, context:
         logits_V = predictions(net, [seen], [[len(seen) - 1]], context)[0, 0]
         # The model may have more ids than its tokenizer, which have no text.
         number = drawn(logits_V.float().cpu()[: known.vocabulary.size], ask.temperature, ask.top_k, generator)
-        if number in (known.vocabulary.end, known.before):
+        if number in {known.vocabulary.end, known.before, *known.ends}:
             return
         read.append(number)
         yield number

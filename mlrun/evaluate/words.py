@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from mlrun.data.text import tokenizer as tokenizers
 from mlrun.data.text.token_files import pieces
+from mlrun.files import read_json
+from mlrun.interop.published import GENERATION
 from mlrun.interop.read import Checkpoint
 from mlrun.interop.tokenizers import OURS, has_one
 from mlrun.models.base import Model
@@ -30,6 +32,7 @@ class Words:
     """Tokenizer and special ids of one model.
 
     before: the id that stands in front of a document for a causal model: what follows is its first word.
+    ends: the ids that end a document, as the folder's publishers name them; empty where nobody named any.
     longest: the most tokens that the model reads at once, special ones included.
     """
 
@@ -37,6 +40,7 @@ class Words:
     vocabulary: Vocabulary
     before: int
     longest: int
+    ends: frozenset[int] = frozenset()
 
     def ids(self, text: str) -> list[int]:
         """Return the ids of a text alone, nothing around it; a long one is encoded in parts, as the data is."""
@@ -96,7 +100,16 @@ def of_folder(found: Checkpoint, sequence: int | None = None) -> Words | None:
     facts = found.facts or {}
     known = (facts.get(key) for key in ("bos_token_id", "eos_token_id"))
     before = next((number for number in known if type(number) is int), None)
-    return _words(tokenizers.load(str(found.folder)), found.model, before, sequence)
+    made = _words(tokenizers.load(str(found.folder)), found.model, before, sequence)
+    return replace(made, ends=_ends(found))
+
+
+def _ends(found: Checkpoint) -> frozenset[int]:
+    """Return the ids that end a document: as transformers, those of generation_config.json or else config.json."""
+    path = found.folder / GENERATION
+    told = read_json(path).get("eos_token_id") if path.is_file() else None
+    told = (found.facts or {}).get("eos_token_id") if told is None else told
+    return frozenset(number for number in (told if isinstance(told, list) else [told]) if type(number) is int)
 
 
 def _words(made: Tokenizer, model: Model, before: int | None, sequence: int | None) -> Words:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlrun.errors import UserError, mistake
+from mlrun.errors import UserError, mistake, shown
 from mlrun.models.base import RATES, Model
 
 # What a rate of dropping is called where its own class has no word for it: `transformers` keeps a key that a class does
@@ -22,9 +22,14 @@ _REMEDY = "this option has no counterpart here, so the imported model would comp
 class Options:
     """A config.json and the problems found in it so far; `done` raises them all at once."""
 
-    def __init__(self, config: Mapping[str, Any], path: Path) -> None:
-        self.config, self.path = config, path
+    def __init__(self, config: Mapping[str, Any], path: Path, also: Mapping[str, str] | None = None) -> None:
+        """Take the keys of a config.json; `also` are further names of some of them, which `transformers` reads too."""
+        self.config, self.path = dict(config), path
         self.problems: list[str] = []
+        for other, key in (also or {}).items():
+            value = self.config.setdefault(key, self.config[other]) if other in self.config else None
+            if other in self.config and not _same(value, self.config[other]):
+                self._wrong(other, self.config[other], f"{shown(value)}, which is {key}", "they are one: remove one")
 
     def integer(self, key: str, default: int | None = None) -> int:
         """Return a size; absent or null is the default, and without one a problem."""
@@ -58,10 +63,20 @@ class Options:
     def only(self, key: str, allowed: tuple[Any, ...], default: Any) -> Any:
         """Return an option that must be one of `allowed`; `default` is what an absent key means."""
         value = self.config.get(key, default)
-        if not any(value == one and type(value) is type(one) for one in allowed):
-            self._wrong(key, value, ", ".join(map(str, allowed)), _REMEDY)
+        if not any(_same(value, one) for one in allowed):
+            self._wrong(key, value, ", ".join(map(shown, allowed)), _REMEDY)
             return allowed[0]
         return value
+
+    def object(self, key: str) -> Options:
+        """Return the options of an object below; absent or null is an empty one. Its problems are noted here."""
+        value = self.config.get(key)
+        if value is not None and not isinstance(value, dict):
+            self._wrong(key, value, "an object, or null", "correct the file")
+            value = None
+        below = Options(value or {}, self.path)
+        below.problems = self.problems
+        return below
 
     def wrong(self, key: str, allowed: str) -> None:
         """Note that an option's value is not supported."""
@@ -75,6 +90,10 @@ class Options:
     def _wrong(self, key: str, value: Any, allowed: str, remedy: str) -> None:
         given = "missing" if value is None else value
         self.problems.append(mistake(f"{self.path}: {key}", given, allowed, remedy))
+
+
+def _same(value: Any, other: Any) -> bool:
+    return bool(value == other and type(value) is type(other))
 
 
 def write_rates(model: Model, keys: Keys) -> dict[str, float]:

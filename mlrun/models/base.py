@@ -5,10 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 from mlrun.errors import mistake
-from mlrun.models.axes import Param, Sizes
+from mlrun.models.axes import Param, Sizes, depth_axis
 from mlrun.models.layers import Block, Flops, Layer, Stack
 from mlrun.models.parametrization import COMPLETEP, STANDARD, completep, scaled_axes
 
@@ -189,6 +189,9 @@ class Model(ABC):
 
     def problems(self) -> list[str]:
         """Return what is wrong with the sizes and the rates, one line each."""
+        if self.objective not in get_args(Objective):
+            known, name = ", ".join(get_args(Objective)), type(self).__name__
+            return [mistake("model", f"{name}.objective={self.objective}", known, "correct it in that class")]
         rates = [
             mistake(f"model.{rate}", value, "a number of at least 0 and under 1", "correct the value")
             for rate, value in ((rate, getattr(self, rate)) for rate in RATES)
@@ -200,7 +203,17 @@ class Model(ABC):
             for axis, size in ((axis, getattr(self, axis)) for axis in self.axes)
             if not _size(size)
         ]
-        return rates + sizes + ([] if sizes else self._base_problems())
+        return rates + sizes + ([] if sizes else self._axis_problems() or self._base_problems())
+
+    def _axis_problems(self) -> list[str]:
+        """Return a line for each axis that a part names and the class does not."""
+        declared = self._declared()
+        named = {factor.axis for param in declared.values() for factor in param.factors}
+        unknown = (named | {axis for axis in map(depth_axis, declared) if axis is not None}) - self.sizes().keys()
+        return [
+            mistake("model", f"axis {axis} of a part", ", ".join(self.axes), f"name it in {type(self).__name__}.axes")
+            for axis in sorted(unknown)
+        ]
 
     def _base_problems(self) -> list[str]:
         """Return what is wrong with the parametrisation; the sizes are right."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 from mlrun.config import Config, Cycle, Find, Schedule, Settings
 from mlrun.errors import mistake, mistakes
+from mlrun.models.axes import Rule
 from mlrun.plan import branches
 from mlrun.plan.auto import AUTO
 from mlrun.plan.stages import alpha_problems
@@ -40,9 +41,22 @@ def _parts(config: Config, sources: bool) -> list[str]:
     if data and not sources:
         absent = config.data.source_problems()
         data = [line for line in data if line not in absent]
-    others = config.optimizer.problems(config.settings.hardware)
+    others = _kept(config) + config.optimizer.problems(config.settings.hardware)
     others += [line for logger in config.logger.values() for line in logger.problems()]
     return model + data + others + _parametrization(config) + _evaluations(config, sources)
+
+
+def _kept(config: Config) -> list[str]:
+    """What an optimizer keeps goes through the operators by a rule; a class of one's own may name another."""
+    state, name = getattr(config.optimizer, "state", None), type(config.optimizer).__name__
+    rules, remedy = get_args(Rule), "correct `state` in that class"
+    if not isinstance(state, Mapping):
+        return [mistake("optimizer", name, "a class whose `state` is {tensor that it keeps: rule}", remedy)]
+    return [
+        mistake("optimizer", f"{name}.state[{kind!r}]={rule}", ", ".join(rules), remedy)
+        for kind, rule in state.items()
+        if rule not in rules
+    ]
 
 
 def _parametrization(config: Config) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +19,11 @@ from omegaconf import DictConfig
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlrun.config import Hardware
+from mlrun.cli import command, points
+from mlrun.config import Hardware, load
+from mlrun.data.images.augment import Augment
+from mlrun.data.images.files import ImageFiles
+from mlrun.data.images.mixup import Mix
 from mlrun.errors import UserError
 from mlrun.evaluate import classifier, finetune, glue, glue_tasks, metrics, words
 from mlrun.evaluate.base import Benchmark, Context, Result, unfit
@@ -429,6 +433,22 @@ def test_what_is_no_other_set_of_pictures_is_one_line() -> None:
     grey = Transfer(data=DIGITS | {"mean": [0.1] * 3, "std": [0.1] * 3})
     found = unfit([grey], small(), None)
     assert found and all(line.startswith("evaluation.transfer.data.mean") for line in found[:1])
+
+
+def test_every_key_of_a_set_of_pictures_can_be_set_and_another_set_takes_its_place() -> None:
+    def transfer(*words: str) -> Any:
+        given = ["model=deit_digits", "data=digits", "evaluation=[held_out,transfer]", *words]
+        (point,) = points.of(command.read(given))
+        return load(point.settings).evaluation["transfer"]
+
+    key = "evaluation.transfer.data"
+    listed = transfer(f"{key}.files=[x]", f"{key}.validation_samples=7").data
+    assert set(listed) == {"_target_", *(f.name for f in fields(ImageFiles))}
+    assert set(listed["augment"]) == {f.name for f in fields(Augment)}
+    assert set(listed["mix"]) == {f.name for f in fields(Mix)}
+    hub = "{_target_: mlrun.data.images.hub.ImageHub, path: me/flowers, classes: 7, mean: [0.5], std: [0.2]}"
+    assert hub in (Path(__file__).parents[2] / "docs/evaluation.md").read_text()
+    assert transfer(f"~{key}", f"+{key}={hub}").spec().path == "me/flowers"
 
 
 def test_infinite_logits_have_no_score(bert: Path, tmp_path: Path) -> None:

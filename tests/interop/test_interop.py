@@ -21,6 +21,7 @@ from torch import Tensor
 from mlrun.convert import coalesce_folder
 from mlrun.errors import UserError
 from mlrun.interop import published, tokenizers
+from mlrun.interop.families.registry import find_family
 from mlrun.interop.folders import export_hf, import_hf
 from mlrun.interop.read import open_folder
 from mlrun.interop.write import ours
@@ -589,6 +590,19 @@ OPTIONS: Iterable[tuple[str, dict[str, Any], str]] = [
     ("roberta", {"max_position_embeddings": 2}, "max_position_embeddings=2"),
     ("deit", {"qkv_bias": False}, "qkv_bias=false"),
     ("t5", {"feed_forward_proj": "gated-silu"}, "feed_forward_proj=gated-silu"),
+    # What transformers takes for another key, or works out of one and takes where it is given.
+    ("gpt", {"num_attention_heads": 1}, "num_attention_heads=1: allowed: 2, which is n_head"),
+    ("t5", {"num_attention_heads": 1}, "num_attention_heads=1: allowed: 2, which is num_heads"),
+    ("t5", {"dense_act_fn": "silu"}, "dense_act_fn=silu: allowed: relu"),
+    ("t5 v1.1", {"is_gated_act": False}, "is_gated_act=false: allowed: true"),
+    ("t5", {"is_encoder_decoder": False}, "is_encoder_decoder=false: allowed: true"),
+    # Values of another kind.
+    ("llama", {"rope_scaling": 2}, "rope_scaling=2: allowed: an object, or null"),
+    ("llama", {"rope_parameters": ["default"]}, "rope_parameters=['default']"),
+    ("llama", {"rope_parameters": {"rope_theta": "500000"}}, "rope_theta=500000: allowed: a number above 0"),
+    ("llama", {"rope_scaling": {"rope_theta": 5.0}, "rope_parameters": {"rope_theta": 6.0}}, "rope_scaling="),
+    ("llama", {"layer_types": 2}, "layer_types=2"),
+    ("llama", {"architectures": [["LlamaForCausalLM"]]}, "name LlamaForCausalLM, if it is one"),
 ]
 
 
@@ -601,6 +615,24 @@ def test_options_without_counterpart_are_refused(name: str, options: dict[str, A
     found = problems(lambda: import_hf(tmp_path / "hf", tmp_path / "new"), tmp_path / "new")
     assert len(found) == 1
     assert said in found[0]
+
+
+@pytest.mark.parametrize("name", ["gpt", "t5"])
+def test_keys_are_read_by_their_other_names_too(name: str, tmp_path: Path) -> None:
+    ours_at(tmp_path / "run", TINY[name])
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    names = {key: other for other, key in find_family(json.loads(path.read_text()), path).also.items()}
+    assert len(names) == 4
+    config = {names.get(key, key): value for key, value in json.loads(path.read_text()).items()}
+    path.write_text(json.dumps(config))
+    import_hf(tmp_path / "hf", tmp_path / "back")
+    assert open_folder(tmp_path / "back").model == TINY[name]
+    theirs = load(tmp_path / "hf", name, torch.float64)
+    state = dict(open_folder(tmp_path / "hf"))
+    widen(theirs)
+    off = logits(state, TINY[name], torch.float64) - reference_logits(theirs, inputs(TINY[name]))
+    assert off.abs().max() < 1e-10
 
 
 def test_pickles_are_refused(tmp_path: Path) -> None:

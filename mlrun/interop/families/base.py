@@ -35,6 +35,7 @@ class Family:
     spellings: (pattern, replacement) for older names of the same tensors.
     copies: stored again under a second name; accepted when equal to the first.
     dropped: patterns of tensors that play no part in the logits.
+    also: further names of keys in config.json -> the key; `transformers` reads both.
     implied: settings of ours that follow from the sizes in its config.json; a table makes up for another value.
     """
 
@@ -49,6 +50,7 @@ class Family:
     spellings: tuple[tuple[str, str], ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    also: Mapping[str, str] = field(default_factory=dict)
     implied: tuple[str, ...] = ()
 
 

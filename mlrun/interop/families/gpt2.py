@@ -81,5 +81,11 @@ FAMILY = Family(
     whole_heads,
     spellings=((r"^(wte|wpe|h|ln_f)\.", r"transformer.\1."),),  # as OpenAI's own conversion left them
     copies={"lm_head.weight": "transformer.wte.weight"},
+    also={
+        "hidden_size": "n_embd",
+        "max_position_embeddings": "n_positions",
+        "num_attention_heads": "n_head",
+        "num_hidden_layers": "n_layer",
+    },
     dropped=(r"^transformer\.h\.\d+\.attn\.(bias|masked_bias)$",),
 )

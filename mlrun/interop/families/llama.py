@@ -21,6 +21,8 @@ KINDS = {
 }
 # The classes that read attention_bias.
 BIASED = ("llama", "qwen3")
+# What each class takes for an absent num_key_value_heads; Llama, and every class for null, the number of query heads.
+KV_HEADS = {"mistral": 8, "qwen2": 32, "qwen3": 32}
 # What each class takes for an absent max_position_embeddings.
 POSITIONS = {"llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768}
 
@@ -58,7 +60,8 @@ def read(options: Options) -> Llama:
     """Return the model of a config.json."""
     kind = options.config.get("model_type") or KINDS[options.config["architectures"][0]]
     embed, head = options.integer("hidden_size"), options.integer("num_attention_heads")
-    kv_head = options.integer("num_key_value_heads", 8 if kind == "mistral" else head)
+    absent = "num_key_value_heads" not in options.config
+    kv_head = options.integer("num_key_value_heads", KV_HEADS.get(kind, head) if absent else head)
     position = options.integer("max_position_embeddings", POSITIONS[kind])
     options.only("hidden_act", ("silu",), "silu")
     biased = kind in BIASED and options.flag("attention_bias", False)
@@ -93,37 +96,47 @@ def _refuse_window(options: Options, kind: str, position: int) -> None:
     if kind == "mistral" and not (window is None or (type(window) is int and window >= position)):
         options.wrong("sliding_window", f"null, or at least max_position_embeddings={position}")
     options.only("use_sliding_window", (False,), False)
-    if any(layer != "full_attention" for layer in options.config.get("layer_types") or ()):
+    layers = options.config.get("layer_types") or []
+    if not isinstance(layers, list) or any(layer != "full_attention" for layer in layers):
         options.wrong("layer_types", "full_attention in every layer")
 
 
 def rotary(options: Options) -> dict[str, Any]:
     """Return our settings of the rotary positions; what is neither plain nor Llama 3.1's is unsupported."""
     found: dict[str, Any] = {}
-    theta = options.config
+    theta, ropes = options, {key: options.object(key) for key in ("rope_scaling", "rope_parameters")}
     if options.config.get("partial_rotary_factor", 1) != 1:
         options.wrong("partial_rotary_factor", "1, or absent")
-    for key in ("rope_scaling", "rope_parameters"):
-        rope = options.config.get(key) or {}
-        kind = rope.get("rope_type", rope.get("type", "default"))
-        if kind == "llama3":
-            found = _stretch(Options(rope, options.path), options)
-        elif kind != "default" or rope.get("partial_rotary_factor", 1) != 1:
+    told = [_whole(rope, options) for rope in ropes.values() if rope.config]
+    if told != told[:1] * len(told):  # of two names of one thing, each version of the class takes another
+        options.wrong("rope_scaling", "absent, or what rope_parameters says")
+    for key, rope in ropes.items():
+        if _kind(rope) == "llama3":
+            found = _stretch(rope)
+        elif _kind(rope) != "default" or rope.config.get("partial_rotary_factor", 1) != 1:
             options.wrong(key, "null, or rope_type default or llama3")
-        if "rope_theta" in rope:
+        if "rope_theta" in rope.config:
             theta = rope
-    return found | {"theta": Options(theta, options.path).number("rope_theta", 10000.0)}
+    return found | {"theta": theta.number("rope_theta", 10000.0)}
 
 
-def _stretch(rope: Options, options: Options) -> dict[str, Any]:
-    found = {
+def _kind(rope: Options) -> str:
+    return str(rope.config.get("rope_type", rope.config.get("type", "default")))
+
+
+def _whole(rope: Options, options: Options) -> dict[str, Any]:
+    """Return what an object of rotary settings says, the base that stands beside it included."""
+    theta = {"rope_theta": options.config.get("rope_theta", 10000.0)}
+    return theta | {key: value for key, value in rope.config.items() if key != "type"} | {"rope_type": _kind(rope)}
+
+
+def _stretch(rope: Options) -> dict[str, Any]:
+    return {
         "rope_factor": rope.number("factor", 0),
         "rope_low": rope.number("low_freq_factor", 0),
         "rope_high": rope.number("high_freq_factor", 0),
         "rope_position": rope.integer("original_max_position_embeddings"),
     }
-    options.problems += rope.problems
-    return found
 
 
 def write(model: Llama, ids: SpecialIds) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def find_family(config: Mapping[str, Any], path: Path) -> Family:
     named, kind = config.get("architectures") or [], config.get("model_type")
     known = {name: family for family in FAMILIES for name in family.architectures}
     given = named[0] if isinstance(named, list) and named else None
-    if given not in known:
+    if not isinstance(given, str) or given not in known:
         kinds = [name for name, family in known.items() if kind == family.architectures[name]]
         remedy = (
             f"import one of these{nearest(str(given), list(known))}" if not kinds else f"name {kinds[0]}, if it is one"
@@ -61,7 +61,7 @@ def family_of(model: Model, ids: SpecialIds) -> Family:
 
 def read_model(family: Family, config: Mapping[str, Any], path: Path) -> Model:
     """Return the model of a Hugging Face config.json; UserError for options without counterpart."""
-    options = Options(config, path)
+    options = Options(config, path, family.also)
     model = family.read(options)
     options.done()
     return model

@@ -16,6 +16,8 @@ from mlrun.models.t5 import T5
 
 HEADS = {"query": "q", "key": "k", "value": "v", "output": "o"}
 MLPS = {"relu": "relu", "gated-gelu": "gated"}
+# What the published class takes for each of these.
+ACTIVATIONS = {"relu": "relu", "gated-gelu": "gelu_new"}
 # The published class has one rate for all.
 KEYS = {"dropout": ("dropout_rate",)}
 
@@ -60,8 +62,14 @@ def read(options: Options) -> T5:
         rates["attention_dropout"] = rates["dropout"]
     multilingual = options.config.get("model_type") == "mt5"
     mlp = options.only("feed_forward_proj", tuple(MLPS), "gated-gelu" if multilingual else "relu")
-    # Newer writers always say "tied" and keep the difference in scale_decoder_outputs.
-    tied = options.flag("tie_word_embeddings", not multilingual) and options.flag("scale_decoder_outputs", True)
+    # What the class works out of that key may stand beside it, and is what it then takes.
+    options.only("dense_act_fn", (ACTIVATIONS[mlp],), ACTIVATIONS[mlp])
+    options.only("is_gated_act", (mlp != "relu",), mlp != "relu")
+    options.only("is_encoder_decoder", (True,), True)
+    # Newer writers always say "tied". T5's keep the difference in scale_decoder_outputs; mT5 never scales, and what is
+    # published of it has a head of its own.
+    tied = not multilingual and options.flag("tie_word_embeddings", True)
+    tied = tied and options.flag("scale_decoder_outputs", True)
     return T5(
         vocab=options.integer("vocab_size"),
         embed=embed,
@@ -113,6 +121,12 @@ FAMILY = Family(
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
         "lm_head.weight": "shared.weight",
+    },
+    also={
+        "hidden_size": "d_model",
+        "num_attention_heads": "num_heads",
+        "num_hidden_layers": "num_layers",
+        "head_dim": "d_kv",
     },
     # A table that the first release stored and never used.
     dropped=(r"^decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight$",),

@@ -35,12 +35,23 @@ class Coarsening(ABC):
         if problems:
             raise UserError(problems)
         merges = self.merges(sizes)
+        if wrong := [line for axis, merge in merges.items() for line in _unlike(axis, merge, sizes[axis])]:
+            raise UserError(f"coarsening={type(self).__name__}: {line}" for line in wrong)
         coarse = {axis: merges[axis].coarse if axis in merges else size for axis, size in sizes.items()}
         return Resize(dict(sizes), coarse, merges, cast(DepthScale, self.depth_scale))
 
     def turns(self, sizes: Sizes) -> tuple[Resize, ...]:
         """Return the ways down that are taken in turn, all to one size; none where there is only `resize`."""
         return ()
+
+
+def _unlike(axis: str, merge: Merge, size: int) -> list[str]:
+    """Return why a merge is none of an axis of this size; a coarsening of one's own may say anything."""
+    if not isinstance(merge, Merge):
+        return [f"{axis}: allowed: a Merge; {type(merge).__name__} is none: return Merge(groups)"]
+    other = [] if merge.fine == size else [f"groups of {merge.fine} units, but the axis has {size}"]
+    found = merge.problems() or other
+    return [f"{axis}: {line}; correct its `merge`" for line in found]
 
 
 @dataclass(frozen=True)

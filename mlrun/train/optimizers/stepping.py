@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from mlrun.errors import UserError, mistake
 from mlrun.models.axes import expand
 from mlrun.models.network import Network
 from mlrun.train.optimizers.base import Optimizer
@@ -22,7 +23,8 @@ class Stepping:
         self.named = dict(net.named_parameters())
         declared = dict(expand(net.model.params(), net.model.sizes()))
         self.parts = optimizer.build([(declared[name], p) for name, p in self.named.items()])
-        self._part = {p: part for part in self.parts for group in part.param_groups for p in group["params"]}
+        self._part = self._shared_out()
+        self._looked = False
 
     def set_rate(self, lr: float) -> None:
         """Set the learning rate of every parameter, times its group's factor."""
@@ -34,6 +36,30 @@ class Stepping:
         """Move every parameter that has a gradient."""
         for part in self.parts:
             part.step()
+        if not self._looked:
+            self._look()
+
+    def _shared_out(self) -> dict[Tensor, torch.optim.Optimizer]:
+        """Return which of torch's optimizers moves each parameter; UserError unless each is in exactly one."""
+        lists = isinstance(self.parts, list) and all(isinstance(one, torch.optim.Optimizer) for one in self.parts)
+        groups = [(p, part) for part in self.parts for g in part.param_groups for p in g["params"]] if lists else []
+        found = dict(groups)
+        if len(found) < len(groups) or found.keys() != set(self.named.values()):
+            missing = [name for name, p in self.named.items() if p not in found]
+            given = f"{type(self.optimizer).__name__}.build"
+            allowed = "a list of torch optimizers, each tensor in one of them"
+            remedy = f"{missing[0] if missing else 'a tensor'} is {'in none' if missing else 'in two'}"
+            raise UserError(mistake("optimizer", given, allowed, remedy))
+        return found
+
+    def _look(self) -> None:
+        """Raise UserError for state that is kept but not declared: no checkpoint and no transfer would have it."""
+        kept = {kind for p in self.named.values() for kind in self._part[p].state.get(p, ())}
+        if surplus := sorted(kept - {*self.optimizer.state, STEP}):
+            given, known = type(self.optimizer).__name__, ", ".join(self.optimizer.state) or "nothing"
+            remedy = f"declare {surplus[0]} in its `state`, or do not keep it"
+            raise UserError(mistake("optimizer", given, f"to keep {known}, as it declares", remedy))
+        self._looked = True
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
