@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mlrun.report import pairing, tables
 from mlrun.report.compare import Group, Row
 from mlrun.report.read import Run
-from mlrun.report.smaller import short
+from mlrun.report.smaller import lower, short
 from mlrun.report.tables import Table
 from mlrun.units import human
 
@@ -114,6 +114,8 @@ def _alone(group: Group) -> str:
     saved, given = alone(group), max((one.share for one in short(group.controls, group.baselines)), default=None)
     if saved is not None:
         return tables.percent(saved)
+    if not group.smaller and lower(group.controls, group.baselines):
+        return "below L*\nwith as many FLOPs"
     return "above L*, or dearer" if given is None else f"above L*\nwith {given:.0%} of the FLOPs"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mlrun.report.compare import Group, Row
-from mlrun.report.headline import AT_LEAST, NUMBERS
-from mlrun.report.smaller import below
+from mlrun.report.headline import AT_LEAST, NOT_BRACKETED, NUMBERS
+from mlrun.report.read import Run
+from mlrun.report.smaller import below, lower
 from mlrun.report.stats import Spread
 from mlrun.report.tables import ordered, percent
 from mlrun.units import human
@@ -20,23 +23,57 @@ def sentences(group: Group) -> list[str]:
     model that is too large for its budget, a smaller model saves without one.
     """
     found = [sentence(group, row) for row in ordered(group) if row.best and row.pairs]
-    return [*found[:1], *(_smaller(group) if found else []), *found[1:]]
+    return [*found[:1], *(_smaller(group) if found else []), *found[1:], *_failed(group)]
+
+
+def _failed(group: Group) -> list[str]:
+    """Say which methods have no rate that is their best: at each some seed failed, or none has the seeds of another."""
+    by_method: dict[str, list[Row]] = {}
+    for row in group.rows if group.baselines else ():
+        by_method.setdefault(row.method, []).append(row)
+    none = {name: rows for name, rows in by_method.items() if not any(row.best for row in rows)}
+    return [f"{name}: no saving can be told, since {_why(rows)}." for name, rows in none.items()]
+
+
+def _why(rows: Sequence[Row]) -> str:
+    """Return at which rates of a method how many seeds failed, or that its rates cannot be compared."""
+    gaps = {row.lr: row.gap for row in rows}
+    failed = [
+        f"{gap.count - gap.reached} of {_seeds(gap.count)} at rate {lr:g}"
+        for lr, gap in gaps.items()
+        if gap.reached < gap.count
+    ]
+    return f"runs failed or diverged: {', '.join(failed)}" if failed else "its rates have no seed in common"
 
 
 def _smaller(group: Group) -> list[str]:
     """Say with how much less a smaller model alone ends at the baseline's loss, the least over the seeds."""
     if not group.smaller:
-        return []
+        return _lower(group)
     saved, bound = group.smaller_saved, any(one.bound for one in group.smaller.values())
-    sizes = {human(one.run.plan["levels"][0]["parameters"]) for one in group.smaller.values()}
-    of = "one seed" if len(group.baselines) == 1 else f"{len(saved)} of {_seeds(len(group.baselines))}"
-    of += ", the least of them" if len(saved) > 1 and min(saved) < max(saved) else ""
+    does = f"reaches the baseline's loss with {_less(min(saved), bound)}"
+    return [_said_of_smaller(group, [one.run for one in group.smaller.values()], does, saved)]
+
+
+def _lower(group: Group) -> list[str]:
+    """Say by how much a smaller model alone ends below the baseline that has no ending which reaches it for less."""
+    found = lower(group.controls, group.baselines)
+    ends = [(run.final, group.baselines[seed].final) for seed, run in found.items()]
+    gaps = [base.loss - final.loss for final, base in ends if final is not None and base is not None]
+    if not gaps:
+        return []
+    does = f"ends {min(gaps):.4f} nats below the baseline for no more FLOPs"
+    return [_said_of_smaller(group, list(found.values()), does, gaps)]
+
+
+def _said_of_smaller(group: Group, runs: Sequence[Run], does: str, values: Sequence[float]) -> str:
+    """Return what smaller models do, of how many seeds, and what that means; the least of `values` stands in `does`."""
+    sizes = {human(run.plan["levels"][0]["parameters"]) for run in runs}
+    of = "one seed" if len(group.baselines) == 1 else f"{len(values)} of {_seeds(len(group.baselines))}"
+    of += ", the least of them" if len(values) > 1 and min(values) < max(values) else ""
     passed = _passed(group)
     means = f"but {passed} with as many FLOPs" if passed else "the model is too large for this budget, cycle or none"
-    return [
-        f"A smaller model alone ({', '.join(sorted(sizes))} parameters), from scratch, reaches the baseline's "
-        f"loss with {_less(min(saved), bound)} ({of}): {means}."
-    ]
+    return f"A smaller model alone ({', '.join(sorted(sizes))} parameters), from scratch, {does} ({of}): {means}."
 
 
 def _passed(group: Group) -> str | None:
@@ -135,7 +172,11 @@ def _partly(row: Row, found: Spread) -> str:
     kinds = row.headline.kinds if _annealed(row) else [""] * found.count
     told = zip(kinds, found.values, strict=True)
     each = ", ".join(_less(value, kind == AT_LEAST) for kind, value in told if value is not None)
-    return f"in {found.reached} of {_seeds(found.count)} only ({each}), {_how(row)}"
+    there, known = found.reached + kinds.count(NOT_BRACKETED), f"{found.reached} of {_seeds(found.count)}"
+    if there == found.reached:
+        return f"in {known} only ({each}), {_how(row)}"
+    reached = "" if there == found.count else f"in {there} of {_seeds(found.count)} only, "
+    return f"{reached}with a saving that endings tell in {known} ({each}), {_how(row)}"
 
 
 def _how(row: Row) -> str:
@@ -146,7 +187,8 @@ def _how(row: Row) -> str:
 
 def _tuning(group: Group) -> str:
     if group.tuned:
-        return f"the baseline is the best of {group.tried} rates"
+        edge = ", at the edge of its sweep" if group.edge and not group.searched else ""
+        return f"the baseline is the best of {group.tried} rates{edge}"
     return "the baseline was not tuned" if group.tried < 2 else "a method had more settings to choose from"
 
 
