@@ -12,7 +12,7 @@ import pytest
 import toy
 from test_report import made, straight
 
-from mlrun.interop.told import SMALLER
+from mlrun.interop.told import SMALLER, _saving
 from mlrun.report import build, pairing
 from mlrun.report.compare import Group, Row, compare, neighbours
 from mlrun.report.curves import Point, read_every
@@ -519,6 +519,10 @@ def test_a_method_without_a_best_rate_is_not_passed_over_in_silence(tmp_path: Pa
         straight(tmp_path / f"b{seed}", "2level", [5, 3, None if seed == 2 else 2], fake.TWO, seed=seed)
     said = "2level: no saving can be told, since runs failed or diverged: 1 of 3 seeds at rate 0.001."
     assert sentences(group(tmp_path)) == [said]
+    (tmp_path / "report").mkdir()
+    build.write.write(tmp_path / "report", "report.json", build.write.as_dict([group(tmp_path)], [], []))
+    run = read(tmp_path / "b0")
+    assert run.summary is not None and _saving(run.folder, run.config, run.summary) == said, "on its model card"
     for seed in range(2):
         straight(tmp_path / f"c{seed}", "grow", [5, 3, 2], fake.GROW, seed=seed, lr=1e-3 * (1 + seed))
     assert "grow: no saving can be told, since its rates have no seed in common." in sentences(group(tmp_path))
