@@ -178,12 +178,13 @@ def _in_group(group: Mapping[str, Any], name: str, config: Mapping[str, Any], su
         return "not compared: it is a baseline, which others are compared with"
     for row in group["methods"]:
         if any(pair["run"] in mine for pair in row["seeds"]):
-            told = [line for line in group["summary"] if line.startswith(f"{row['method']} ")]
+            name, settled = row["method"], any(r["best"] for r in group["methods"] if r["method"] == row["method"])
+            told = [line for line in group["summary"] if line.startswith((f"{name} ", f"{name}: "))]
             # What a smaller model alone does belongs to every saving: it may be the better answer.
             told += [line for line in group["summary"] if line.startswith(SMALLER)]
             return (
                 " ".join(told)
-                if row["best"] and told
-                else f"{row['method']} was better at another learning rate than this"
+                if told and (row["best"] or not settled)
+                else f"{name} was better at another learning rate than this"
             )
     return "not compared: it has no matched baseline, or a better repeat"

@@ -120,7 +120,7 @@ class Row:
     @property
     def endings(self) -> tuple[Budget, ...]:
         """The annealed losses over the seeds, the smallest budget first; empty without branches."""
-        return endings.by_budget([pair.endings for pair in self.pairs])
+        return endings.by_budget([pair.endings for pair in self.pairs], len(self.failed))
 
     @property
     def timed(self) -> bool:
@@ -359,15 +359,16 @@ def _losses(runs: Sequence[Run]) -> Spread:
 def once(runs: Sequence[Run], best: bool = False) -> list[Run]:
     """Return one run per seed, by seed: the same settings run twice are no second seed.
 
-    Of finished ones that with the highest loss stays, with `best` that with the lowest: no repeat may flatter a method.
-    Of equal ones that with most branches, then the slowest (the fastest).
+    Of those that ended one that failed stays, then that with the highest loss; with `best` that with the lowest: no
+    repeat may flatter a method. Of equal ones that with most branches, then the slowest (the fastest).
     """
 
     def rank(run: Run) -> tuple[object, ...]:
         loss = float("inf") if run.final is None else run.final.loss
         seconds = float(run.last.get("seconds", 0.0))
         sign = -1 if best else 1
-        return run.finished, run.failed, sign * loss, len(run.branches), sign * seconds, str(run.folder)
+        ended = (run.finished, not run.failed) if best else (run.ended, run.failed)
+        return *ended, sign * loss, len(run.branches), sign * seconds, str(run.folder)
 
     kept = {run.seed: run for run in sorted(runs, key=rank)}
     return [kept[seed] for seed in sorted(kept)]
@@ -393,7 +394,7 @@ def pair(run: Run, baseline: Run) -> Pair:
         free = {m: saving(own[m], base[m]) if m in told else None for m in MEASURES}
     gap = None if run.final is None else run.final.loss - target
     matched = endings.match(run.endings, baseline.endings, run.source, untimed is None)
-    first = headline(run.annealed, baseline.annealed, target, run.source, untimed is None)
+    first = headline(run.annealed, baseline.annealed, target, run.source, untimed is None, base["flops"])
     return Pair(run, baseline, target, gap, cost, base, saved, free, untimed, every, matched, first)
 
 

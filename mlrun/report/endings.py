@@ -15,7 +15,7 @@ from mlrun.report.curves import AXES, Point, first_staying, saving
 from mlrun.report.stats import Spread, spread
 
 # Why an ending has no saving: the baseline's cheapest ending is better already, or its dearest one is not as good.
-NOT_REACHED, BEYOND, DIVERGED = "not reached", "beyond the baseline", "diverged"
+NOT_REACHED, BEYOND, DIVERGED, FAILED = "not reached", "beyond the baseline", "diverged", "failed"
 
 
 class Ending(NamedTuple):
@@ -48,15 +48,16 @@ class Match:
 
 @dataclass(frozen=True)
 class Budget:
-    """What the paired seeds of one method say at one budget."""
+    """What the paired seeds of one method say at one budget; `failed` more have no loss, so there is no mean."""
 
     budget: float
     matches: tuple[Match, ...]
+    failed: int = 0
 
     @property
     def loss(self) -> Spread:
         """The method's annealed loss."""
-        return spread([match.loss for match in self.matches])
+        return self._over_all([match.loss for match in self.matches])
 
     @property
     def baseline_loss(self) -> Spread:
@@ -66,20 +67,23 @@ class Budget:
     @property
     def gap(self) -> Spread:
         """Loss minus the baseline's, seed by seed."""
-        return spread([match.gap for match in self.matches])
+        return self._over_all([match.gap for match in self.matches])
 
     def saved(self, axis: str) -> Spread:
         """Return the saving at matched endings on one axis."""
-        return spread([match.saved[axis] for match in self.matches])
+        return self._over_all([match.saved[axis] for match in self.matches])
 
     def source_free(self, axis: str) -> Spread | None:
         """Return the saving without the source's cost; None where no source was declared."""
         free = [match.source_free for match in self.matches]
-        return None if any(f is None for f in free) else spread([f[axis] for f in free if f is not None])
+        return None if any(f is None for f in free) else self._over_all([f[axis] for f in free if f is not None])
+
+    def _over_all(self, values: Sequence[float | None]) -> Spread:
+        return spread([*values, *([None] * self.failed)])
 
     def why(self) -> dict[str, int]:
         """Return how many seeds have no saving, by the reason."""
-        reasons = [match.why for match in self.matches if match.why is not None]
+        reasons = [match.why for match in self.matches if match.why is not None] + [FAILED] * self.failed
         return {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)}
 
 
@@ -161,7 +165,7 @@ def _finite(loss: float) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-def by_budget(runs: Sequence[Sequence[Match]]) -> tuple[Budget, ...]:
-    """Return the matches of several seeds, the smallest budget first."""
+def by_budget(runs: Sequence[Sequence[Match]], failed: int = 0) -> tuple[Budget, ...]:
+    """Return the matches of several seeds, the smallest budget first; `failed` counts those without a loss."""
     budgets = sorted({match.budget for run in runs for match in run})
-    return tuple(Budget(b, tuple(m for run in runs for m in run if m.budget == b)) for b in budgets)
+    return tuple(Budget(b, tuple(m for run in runs for m in run if m.budget == b), failed) for b in budgets)

@@ -14,13 +14,15 @@ from typing import Any
 
 from mlrun.report import curves
 from mlrun.report.curves import first_staying, saving
-from mlrun.report.endings import DIVERGED, NOT_REACHED, Ending, charged, cost_at
+from mlrun.report.endings import DIVERGED, FAILED, NOT_REACHED, Ending, charged, cost_at
 from mlrun.report.stats import Spread, spread
 
 AXES = (*curves.AXES, "tokens")
 # What one run says beside "not reached" and "diverged": a number, a lower bound of it, or that there is none.
-BRACKETED, AT_LEAST, NOT_BRACKETED, FAILED = "bracketed", "at least", "not bracketed", "failed"
+BRACKETED, AT_LEAST, NOT_BRACKETED = "bracketed", "at least", "not bracketed"
 NUMBERS = (BRACKETED, AT_LEAST)
+# A baseline whose own curve stays at L* from before this share of what its endings say has not needed those endings.
+EARLY = 0.95
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,10 @@ class Headline:
     """What one run's smallest annealed budget that reaches L* saved against the baseline of its seed.
 
     `kind` is `bracketed` (two endings lie around L*), `at least` (the cheapest one that counts is there already: `cost`
-    is more than was needed, and `saved` a lower bound), `not bracketed` (only one ending, or a baseline whose cheapest
-    one is at L* already), `not reached` or `diverged`. Costs, one of `AXES` each, are those of a run that ends there,
-    a source charged; `saved` is one minus their ratio. None is no number, not known or, for seconds, not comparable.
-    `source_free` leaves out what the source cost; it is None where there is none.
+    is more than was needed, and `saved` a lower bound), `not bracketed` (only one ending, or a baseline that was at L*
+    before its endings say so), `not reached` or `diverged`. Costs, one of `AXES` each, are those of a run that ends
+    there, a source charged; `saved` is one minus their ratio. None is no number, not known or, for seconds, not
+    comparable. `source_free` leaves out what the source cost; it is None where there is none.
     """
 
     kind: str
@@ -69,14 +71,20 @@ class Headlines:
 
 
 def headline(
-    endings: Sequence[Ending], baseline: Sequence[Ending], target: float, source: Mapping[str, Any] | None, timed: bool
+    endings: Sequence[Ending],
+    baseline: Sequence[Ending],
+    target: float,
+    source: Mapping[str, Any] | None,
+    timed: bool,
+    crossed: float | None = None,
 ) -> Headline:
     """Return what a run saved by its endings, in the order of their cost, against those of its baseline.
 
-    Both sides follow one rule (`reach`). `target` is L*, in nats; seconds are left out unless `timed`.
+    Both sides follow one rule (`reach`). `target` is L*, in nats; seconds are left out unless `timed`. `crossed` is the
+    FLOPs from which the baseline's own curve, un-annealed, stays at L*.
     """
     kind = reach(endings, target)
-    if kind in NUMBERS and len(baseline) > 1 and _first(baseline, target) == 0:
+    if kind in NUMBERS and _there_before(baseline, target, crossed):
         kind = NOT_BRACKETED
     if kind not in NUMBERS:
         nothing: dict[str, float | None] = dict.fromkeys(AXES)
@@ -88,6 +96,14 @@ def headline(
     own = {axis: None if cost[axis] is None else price(endings, target, axis, None) for axis in AXES}
     free = {axis: saving(own[axis], told[axis]) for axis in AXES}
     return Headline(kind, cost, base, saved, None if source is None else free)
+
+
+def _there_before(baseline: Sequence[Ending], target: float, crossed: float | None) -> bool:
+    """Return whether a baseline was at L* for less than its endings say: it overfits, or does not learn any more."""
+    if len(baseline) > 1 and _first(baseline, target) == 0:
+        return True
+    needed = price(baseline, target, "flops", None)
+    return crossed is not None and needed is not None and crossed < EARLY * needed
 
 
 def reach(endings: Sequence[Ending], target: float) -> str:

@@ -12,7 +12,7 @@ from mlrun.report.figure import COLOURS
 from mlrun.report.freedom import NEIGHBOURS
 from mlrun.report.read import Run
 from mlrun.report.search import Search, caveats
-from mlrun.report.smaller import short
+from mlrun.report.smaller import short, size
 from mlrun.units import human
 
 HEADLINE = (
@@ -22,14 +22,15 @@ HEADLINE = (
     "of a run that ends there.",
     "`\N{GREATER-THAN OR EQUAL TO}`: the cheapest ending is at or below L* already (or the loss of the one before is "
     "not finite), so less would have done: a lower bound, without an interval, and a mean with one in it is a bound "
-    "too. `not bracketed` is a method with no ending but its last. `not reached`: its last ending is above L*, by the "
-    "loss gap.",
+    "too. `not bracketed` is a method with no ending but its last, or a baseline whose cheapest ending, or curve long "
+    "before its end, is at L* already. `not reached`: its last ending is above L*, by the loss gap.",
 )
 RULES = (
     "First crossing of the curve, un-annealed: 1 - cost(method) / cost(baseline), each taken where its held-out loss "
     "at level 1 first stays at or below L*, the final loss of the baseline of the same seed, on straight lines between "
     "evaluations. Before a run's decay its rate is high, and so is its curve.",
-    "Everything a run spent is charged, with coarse levels and sources (`init=`); `source free` leaves sources out.",
+    "Everything a run spent on training is charged, with coarse levels and sources (`init=`); `source free` leaves "
+    "sources out. Evaluations are charged to nobody, also not those that a cycle decides by (`cycle=auto`).",
     "A baseline is a from-scratch run of one stage at level 1 that spent the whole budget; any other run is a method.",
     "Of several learning rates the one with the lowest final loss counts: by the mean over seeds for a method (*), "
     "seed by seed for the baseline, which gains by it. A rate at which a seed failed is never the best.",
@@ -48,7 +49,8 @@ ENDINGS = (
     "The baseline's annealed loss is taken as a straight line over the logarithm of the cost between two of its "
     "endings. Saved is 1 - cost(ending) / cost at which the same seed's line first stays at or below the ending's "
     "loss. Nothing is extrapolated: `not reached` is a loss above that of the baseline's cheapest ending, `beyond the "
-    "baseline` one that the baseline had not reached with its whole budget.",
+    "baseline` one that the baseline had not reached with its whole budget. Losses between two endings mostly lie "
+    "below that line, so the price is rather high: the further apart the baseline's endings, the more it flatters.",
 )
 
 
@@ -70,6 +72,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         yield from _tuning(group, label) if not group.searched else _searched(group, label)
         yield from _better_elsewhere(group, label)
         yield from _control(group, label)
+        yield from _control_rates(group, groups, label)
         yield from _sure(group, label)
         yield from _one_sided(group, label)
         yield from _untimed(group, label)
@@ -129,13 +132,30 @@ def _better_elsewhere(group: Group, label: str) -> Iterator[str]:
 def _control(group: Group, label: str) -> Iterator[str]:
     """Say what is not known of smaller models alone: none was trained, or only with fewer FLOPs than the baseline."""
     if not group.controls:
-        yield f"{label}: no smaller model was trained alone (method=alone): whether this one is too large is not known."
+        where = "on these data at a seed of the baseline"
+        known = "whether this one is too large is not known"
+        yield f"{label}: no smaller model was trained alone (method=alone) {where}: {known}."
     elif group.smaller_on_all is None and (found := short(group.controls, group.baselines)):
         ends = (
             f"{human(one.parameters)} parameters: {one.gap:.4f} nats above L* with {one.share:.0%}" for one in found
         )
         given = "smaller models alone had fewer FLOPs than the baseline and may reach L* with as many (method=alone)"
         yield f"{label}: {given}: {'; '.join(ends)}."
+
+
+def _control_rates(group: Group, groups: Sequence[Group], label: str) -> Iterator[str]:
+    """Say which sizes of smaller models were tried at fewer rates than the baseline or a method."""
+    found: dict[int, dict[int, int]] = {}
+    for own in groups:
+        for seed, run in own.baselines.items():
+            if any(run is one for one in group.controls.get(seed, ())):
+                by_seed = found.setdefault(size(run), {})
+                by_seed[seed] = max(by_seed.get(seed, 0), len(own.swept(seed)))
+    most = max(group.tried, *(row.tried for row in group.rows))
+    tried = {parameters: min(by_seed.values()) for parameters, by_seed in sorted(found.items())}
+    if fewer := [f"{human(one)} parameters at {count}" for one, count in tried.items() if count < most]:
+        sizes = f"smaller models alone were tried at fewer rates than the {most} of whole ones"
+        yield f"{label}: {sizes}, and may do better at others: {', '.join(fewer)}."
 
 
 def _sure(group: Group, label: str) -> Iterator[str]:
@@ -263,7 +283,7 @@ def _left_out(group: Group, label: str) -> Iterator[str]:
     if doubles > 0:
         yield (
             f"{label}: {doubles} of the runs repeat another's settings and seed; of a method's the one with the "
-            "highest loss counts, of the baseline's that with the lowest."
+            "highest loss counts, or that failed, of the baseline's that with the lowest."
         )
 
 
@@ -308,7 +328,7 @@ def _unpaired(group: Group, label: str, baselines: Sequence[Run]) -> Iterator[st
     for run in group.runs:
         if pairing.baseline(run) or not run.finished or run.seed in group.baselines:
             continue
-        apart = [(pairing.differences(run, other) or [f"being {other.status}"], other) for other in baselines]
+        apart = [(pairing.told_apart(run, other) or [f"being {other.status}"], other) for other in baselines]
         if apart:
             why, nearest = min(apart, key=lambda item: len(item[0]))
             hint = f"the nearest, {nearest.folder}, differs in {', '.join(why)}"

@@ -217,6 +217,21 @@ def differences(one: Run, other: Run) -> list[str]:
     return found + (["seed"] if one.seed != other.seed else [])
 
 
+def told_apart(one: Run, other: Run) -> list[str]:
+    """Return what keeps two runs from being compared: sections with their keys that differ, or both classes."""
+    return [_told_section(name, one, other) for name in differences(one, other)]
+
+
+def _told_section(name: str, one: Run, other: Run) -> str:
+    a, b = (_without_own(name, _but_chosen(run).get(name)) for run in (one, other))
+    if name == "data" or not isinstance(a, Mapping) or not isinstance(b, Mapping):
+        return name
+    classes = [_last(str(section.get("_target_"))) for section in (a, b)]
+    keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+    told = [f"{classes[0]}, not {classes[1]}"] if classes[0] != classes[1] else keys
+    return f"{name} ({', '.join(told)})" if told else name
+
+
 def task(run: Run) -> str:
     """Return one key for what a run was to learn: model and data, whatever its optimizer and batch."""
     return _text({name: text for name, text in matched(run).items() if name not in TUNABLE})
@@ -254,7 +269,8 @@ def smaller(one: Run, other: Run) -> bool:
 def settings_apart(one: Run, other: Run) -> list[str]:
     """Return `key=value instead of value` for what two runs of one goal set otherwise, the learning rate included."""
     a, b = (dict(_flat(_training(run), own=True)) for run in (one, other))
-    return [f"{_last(k)}={a.get(k)} instead of {b.get(k)}" for k in {**a, **b} if a.get(k) != b.get(k)]
+    apart_in = {k: [one.get(k, UNNAMED.get(k)) for one in (a, b)] for k in {**a, **b}}
+    return [f"{_last(k)}={mine} instead of {theirs}" for k, (mine, theirs) in apart_in.items() if mine != theirs]
 
 
 def _training(run: Run) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from mlrun.report.compare import Group, Row
 from mlrun.report.elsewhere import better
-from mlrun.report.headline import AT_LEAST, NUMBERS
-from mlrun.report.smaller import Alone, below
+from mlrun.report.headline import AT_LEAST, NOT_BRACKETED, NUMBERS
+from mlrun.report.smaller import Alone, below, lower, size
 from mlrun.report.stats import Spread
 from mlrun.report.tables import ordered, percent
 from mlrun.units import human
@@ -21,21 +23,56 @@ def sentences(group: Group) -> list[str]:
     model that is too large for its budget, a smaller model saves without one.
     """
     found = [sentence(group, row) for row in ordered(group) if row.best and row.pairs]
-    return [*found[:1], *(_smaller(group) if found else []), *found[1:]]
+    return [*found[:1], *(_smaller(group) if found else []), *found[1:], *_failed(group)]
+
+
+def _failed(group: Group) -> list[str]:
+    """Say which methods have no rate that is their best: at each some seed failed, or none has the seeds of another."""
+    by_method: dict[str, list[Row]] = {}
+    for row in group.rows if group.baselines else ():
+        by_method.setdefault(row.method, []).append(row)
+    none = {name: rows for name, rows in by_method.items() if not any(row.best for row in rows)}
+    return [f"{name}: no saving can be told, since {_why(rows)}." for name, rows in none.items()]
+
+
+def _why(rows: Sequence[Row]) -> str:
+    """Return at which rates of a method how many seeds failed, or that its rates cannot be compared."""
+    gaps = {row.lr: row.gap for row in rows}
+    failed = [
+        f"{gap.count - gap.reached} of {_seeds(gap.count)} at rate {lr:g}"
+        for lr, gap in gaps.items()
+        if gap.reached < gap.count
+    ]
+    return f"runs failed or diverged: {', '.join(failed)}" if failed else "its rates have no seed in common"
 
 
 def _smaller(group: Group) -> list[str]:
     """Say with how much less a smaller model alone ends at the baseline's loss, over the seeds as of a method."""
     found = group.smaller
     if found is None:
-        return []
-    passed, lacking = _passed(group), len(group.baselines) - len(found.seeds)
-    means = f"but {passed} with as many FLOPs" if passed else "the model is too large for this budget, cycle or none"
+        return _lower(group)
+    lacking = len(group.baselines) - len(found.seeds)
     left = f"; left out: {_seeds(lacking)} of the baseline without it" if lacking else ""
-    return [
-        f"A smaller model alone ({human(found.parameters)} parameters), from scratch, reaches the baseline's loss "
-        f"{_alone(found)}{left}: {means}."
-    ]
+    return [_said_of_smaller(group, [found.parameters], f"reaches the baseline's loss {_alone(found)}{left}")]
+
+
+def _lower(group: Group) -> list[str]:
+    """Say by how much a smaller model alone ends below the baseline that has no ending which reaches it for less."""
+    found = lower(group.controls, group.baselines)
+    ends = [(run.final, group.baselines[seed].final) for seed, run in found.items()]
+    gaps = [base.loss - final.loss for final, base in ends if final is not None and base is not None]
+    if not gaps:
+        return []
+    of = "one seed" if len(group.baselines) == 1 else f"in {len(gaps)} of {_seeds(len(group.baselines))}"
+    does = f"ends {sum(gaps) / len(gaps):.4f} nats below the baseline for no more FLOPs ({of})"
+    return [_said_of_smaller(group, sorted({size(run) for run in found.values()}), does)]
+
+
+def _said_of_smaller(group: Group, sizes: Sequence[int], does: str) -> str:
+    """Return what a smaller model does, and what that means."""
+    passed = _passed(group)
+    means = f"but {passed} with as many FLOPs" if passed else "the model is too large for this budget, cycle or none"
+    return f"A smaller model alone ({', '.join(map(human, sizes))} parameters), from scratch, {does}: {means}."
 
 
 def _alone(found: Alone) -> str:
@@ -143,7 +180,11 @@ def _partly(row: Row, found: Spread) -> str:
     kinds = row.headline.kinds if _annealed(row) else [""] * found.count
     told = zip(kinds, found.values, strict=True)
     each = ", ".join(_less(value, kind == AT_LEAST) for kind, value in told if value is not None)
-    return f"in {found.reached} of {_seeds(found.count)} only ({each}), {_how(row)}"
+    there, known = found.reached + kinds.count(NOT_BRACKETED), f"{found.reached} of {_seeds(found.count)}"
+    if there == found.reached:
+        return f"in {known} only ({each}), {_how(row)}"
+    reached = "" if there == found.count else f"in {there} of {_seeds(found.count)} only, "
+    return f"{reached}with a saving that endings tell in {known} ({each}), {_how(row)}"
 
 
 def _how(row: Row) -> str:
@@ -155,10 +196,11 @@ def _how(row: Row) -> str:
 def _tuning(group: Group) -> str:
     """Say how the baseline was found, and which other run from scratch is a better one."""
     found = better(group)
-    lower = "" if found is None else f", and another run from scratch ({found.how}) ends {found.gap:.4f} nats lower"
+    below_it = "" if found is None else f", and another run from scratch ({found.how}) ends {found.gap:.4f} nats lower"
     if group.tuned:
-        return f"the baseline is the best of {group.tried} rates{lower}"
-    return ("the baseline was not tuned" if group.tried < 2 else "a method had more settings to choose from") + lower
+        edge = ", at the edge of its sweep" if group.edge and not group.searched else ""
+        return f"the baseline is the best of {group.tried} rates{edge}{below_it}"
+    return ("the baseline was not tuned" if group.tried < 2 else "a method had more settings to choose from") + below_it
 
 
 def _seeds(number: int) -> str:

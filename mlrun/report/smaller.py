@@ -62,12 +62,29 @@ def short(controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -
     ]
 
 
+def lower(controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -> dict[int, Run]:
+    """Return, by seed, the smaller model that ends lowest below its baseline for no more FLOPs than the budget."""
+    found = {}
+    for seed, runs in controls.items():
+        level = baselines[seed].final
+        ends = [
+            (run.final.loss, run) for run in runs if run.final and pairing.no_dearer(run.final.flops, baselines[seed])
+        ]
+        if level is not None and (under := [end for end in ends if end[0] < level.loss]):
+            found[seed] = min(under, key=lambda end: end[0])[1]
+    return found
+
+
 def below(run: Run, others: Iterable[Run]) -> float | None:
-    """Return by how many nats a run ends below the lowest of smaller models; None unless one had as many FLOPs."""
-    ends = [one.final for one in others if one.final is not None]
-    if run.final is None or not any(end.flops >= ALL * run.final.flops for end in ends):
+    """Return by how many nats a run ends below the lowest of smaller models; None unless each size had as many FLOPs.
+
+    One size that had them says nothing of another that had fewer, and may end lowest with as many.
+    """
+    ends = [(size(one), one.final) for one in others if one.final is not None]
+    if run.final is None or not ends:
         return None
-    return min(end.loss for end in ends) - run.final.loss
+    given = {own for own, end in ends if end.flops >= ALL * run.final.flops}
+    return min(end.loss for _, end in ends) - run.final.loss if given == {own for own, _ in ends} else None
 
 
 def controls(baselines: Mapping[int, Run], plain: Iterable[Run]) -> dict[int, tuple[Run, ...]]:

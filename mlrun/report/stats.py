@@ -10,6 +10,7 @@ from functools import cache
 
 CONFIDENCE = 0.95
 LEAST = 2  # one value has no deviation
+ROUNDING = 1e-9  # values that are no further apart, as a share of the largest, are the same
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Spread:
 
     `mean` and everything after it are None unless every seed has a value: a mean over those that reached
     would hide the ones that did not. `low` and `high` are the 95% interval of the mean, `p` the two-sided p-value of
-    a mean of 0, both by Student's t with n - 1 degrees of freedom.
+    a mean of 0, both by Student's t with n - 1 degrees of freedom; None where all values are the same, which have no
+    spread to judge by: costs at which a stage begins are those of the plan, whatever the seed.
     """
 
     values: tuple[float | None, ...]
@@ -42,8 +44,9 @@ class Spread:
 def spread(values: Sequence[float | None], bound: bool = False) -> Spread:
     """Return mean, standard deviation (n - 1), t interval of the mean and p-value; the last three from two seeds on.
 
-    With `bound` a value is a lower bound, and only the mean is known: a bound is the same for every seed whose cheapest
-    ending is there, so what they vary by is not known.
+    Values that are equal but for rounding have neither interval nor p-value. With `bound` a value is a lower bound, and
+    only the mean is known: a bound is the same for every seed whose cheapest ending is there, so what they vary by is
+    not known.
     """
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
@@ -52,9 +55,11 @@ def spread(values: Sequence[float | None], bound: bool = False) -> Spread:
     if len(known) < LEAST or bound:
         return Spread(tuple(values), mean, None, None, None, None)
     sd, freedom = statistics.stdev(known, mean), len(known) - 1
+    if sd <= ROUNDING * max(map(abs, known)):
+        return Spread(tuple(values), mean, sd, None, None, None)
     error = sd / math.sqrt(len(known))
     reach = t_quantile(CONFIDENCE, freedom) * error
-    p = 1 - t_inside(abs(mean) / error, freedom) if error > 0 else float(mean == 0)
+    p = 1 - t_inside(abs(mean) / error, freedom)
     return Spread(tuple(values), mean, sd, mean - reach, mean + reach, p)
 
 

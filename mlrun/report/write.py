@@ -113,6 +113,7 @@ def _ending_line(group: Group, row: Row, at: Budget) -> dict[str, Any]:
         "best": row.best,
         "budget": at.budget,
         "seeds": len(at.matches),
+        "failed": at.failed,
     }
     for name, found in (("baseline_loss", at.baseline_loss), ("loss", at.loss), ("gap", at.gap)):
         line |= _columns(name, found)

@@ -109,6 +109,14 @@ def test_of_a_smaller_model_above_l_star_the_table_says_what_it_was_given(tmp_pa
     assert cells[1:] == ("above L*\nwith 20% of the FLOPs", "above L*\nwith 10% of the FLOPs")
 
 
+def test_of_a_smaller_model_that_ends_lower_for_as_many_flops_the_table_says_that(tmp_path: Path) -> None:
+    two(tmp_path / "runs")
+    run(tmp_path / "small", "scratch", 500, 0.5)
+    (one,), (small,) = found(tmp_path / "runs"), read_all(find([tmp_path / "small"]))
+    cells = budgets.table(replace(one, groups=tuple(replace(g, controls={0: (small,)}) for g in one.groups))).rows[1]
+    assert cells[1] == "below L*\nwith as many FLOPs"
+
+
 def test_table_picture_page_and_json_have_it(tmp_path: Path) -> None:
     two(tmp_path / "runs")
     report = build([tmp_path / "runs"], tmp_path / "out")

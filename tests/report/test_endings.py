@@ -137,10 +137,24 @@ def test_seeds_are_paired_and_one_that_has_no_price_is_not_averaged_away(tmp_pat
     assert quarter.saved("flops").values == pytest.approx([1 - 2**-0.5] * 3)
     assert (half.saved("flops").sd, half.gap.sd) == pytest.approx((0.0, 0.0), abs=1e-12)
     assert half.loss.sd == pytest.approx(0.1)
-    assert half.saved("flops").low == pytest.approx(1 - 2**-0.5)
+    assert half.saved("flops").low is None, "what is the same for all seeds says nothing of how sure it is"
     assert (whole.saved("flops").mean, whole.saved("flops").reached, whole.why()) == (None, 1, {BEYOND: 2})
     text = " ".join(build.render(made(tmp_path)).split())
     assert "29.3%" in text and "(" in text and "2/3" in text
+
+
+def test_no_ending_has_a_mean_without_the_seeds_that_failed(tmp_path: Path) -> None:
+    for seed in range(3):
+        branched(tmp_path / f"a{seed}", "scratch", [4.0, 3.5, 3.0], seed=seed)
+        if seed < 2:
+            branched(tmp_path / f"b{seed}", "grow", [3.75, 3.25, 3.0], ((2, 0), (1, 1000)), seed=seed)
+    plan = fake.plan(((2, 0), (1, 1000)))
+    fake.write(tmp_path / "b2", fake.config("grow", seed=2), plan, fake.straight(plan, [5.0, 4.0]), "failed")
+    for at in rows(tmp_path).endings:
+        assert (at.loss.mean, at.gap.mean, at.saved("flops").mean) == (None, None, None)
+        assert (at.saved("flops").reached, at.why()) == (2, {"failed": 1})
+    lines = list(csv.DictReader((build.write.endings_csv(made(tmp_path).groups) or "").splitlines()))
+    assert {line["saving_flops"] for line in lines} == {""} and {line["failed"] for line in lines} == {"1"}
 
 
 def test_a_rate_and_a_budget_without_a_partner_are_matched_by_price_alone(tmp_path: Path) -> None:

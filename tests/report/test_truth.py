@@ -12,7 +12,7 @@ import pytest
 import toy
 from test_report import made, straight
 
-from mlrun.interop.told import SMALLER
+from mlrun.interop.told import SMALLER, _saving
 from mlrun.report import build, pairing
 from mlrun.report.compare import Group, Row, compare, neighbours
 from mlrun.report.curves import Point, read_every
@@ -500,13 +500,64 @@ def test_runs_of_one_method_with_names_of_their_own_stay_one_method(tmp_path: Pa
     assert set(rows(tmp_path)) == {"2level"}
 
 
+# Repeats, survivors, certainty and words
+
+
+def test_a_repeat_that_comes_to_its_end_hides_no_failure(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, None], fake.TWO, status="failed")
+    straight(tmp_path / "c", "2level", [5, 3, 2], fake.TWO)
+    (row,) = rows(tmp_path).values()
+    assert ([run.folder.name for run in row.failed], row.pairs, row.best) == (["b"], (), False)
+    (sentence,) = sentences(group(tmp_path))
+    assert sentence == "2level: no saving can be told, since runs failed or diverged: 1 of one seed at rate 0.001."
+    straight(tmp_path / "d", "scratch", [5, 4, None])
+    assert group(tmp_path).sweep[1e-3].mean == 3, "of the baseline's the best counts"
+
+
+def test_a_method_without_a_best_rate_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    for seed in range(3):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        straight(tmp_path / f"b{seed}", "2level", [5, 3, None if seed == 2 else 2], fake.TWO, seed=seed)
+    said = "2level: no saving can be told, since runs failed or diverged: 1 of 3 seeds at rate 0.001."
+    assert sentences(group(tmp_path)) == [said]
+    (tmp_path / "report").mkdir()
+    build.write.write(tmp_path / "report", "report.json", build.write.as_dict([group(tmp_path)], [], []))
+    run = read(tmp_path / "b0")
+    assert run.summary is not None and _saving(run.folder, run.config, run.summary) == said, "on its model card"
+    for seed in range(2):
+        straight(tmp_path / f"c{seed}", "grow", [5, 3, 2], fake.GROW, seed=seed, lr=1e-3 * (1 + seed))
+    assert "grow: no saving can be told, since its rates have no seed in common." in sentences(group(tmp_path))
+
+
+def test_what_is_the_same_for_every_seed_claims_nothing(tmp_path: Path) -> None:
+    """A cycle that is below L* as it comes to level 1 has the cost that its plan says there, whatever the seed."""
+    for seed in range(3):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3 + 0.1 * seed], seed=seed)
+        straight(tmp_path / f"b{seed}", "2level", [2.9 - 0.1 * seed, 2.5, 2], fake.TWO, seed=seed)
+    (row,) = rows(tmp_path).values()
+    found = row.spread("flops")
+    assert found.mean is not None and found.mean > 0.2 and found.values[0] == found.values[2]
+    assert (found.low, found.p, group(tmp_path).claims) == (None, None, {"2level": 1.0})
+    assert "fewer FLOPs (3 seeds), at the first crossing" in sentences(group(tmp_path))[0]
+
+
+def test_the_sentence_says_that_a_baseline_stands_at_the_edge_of_its_sweep(tmp_path: Path) -> None:
+    for lr in (1e-3, 2e-3):
+        straight(tmp_path / f"a{lr}", "scratch", [5, 4, 4 - 500 * lr], lr=lr)
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO)
+    assert sentences(group(tmp_path))[0].endswith("the baseline is the best of 2 rates, at the edge of its sweep.")
+
+
 # A baseline that a smaller model beats
 
 
-def small(folder: Path, losses: Sequence[float], share: float = 0.2, seed: int = 0, **changes: Any) -> Path:
-    """Write a from-scratch run of a model of one layer, at a share of the FLOPs."""
+def small(
+    folder: Path, losses: Sequence[float], share: float = 0.2, seed: int = 0, parameters: int = 5, **changes: Any
+) -> Path:
+    """Write a from-scratch run of a model of one layer, at a share of the FLOPs and one in so many parameters."""
     planned = fake.plan(fake.SCRATCH)
-    planned["levels"][0]["parameters"] //= 5
+    planned["levels"][0]["parameters"] //= parameters
     for node in (planned["budget"], *planned["stages"]):
         node["flops"] = int(node["flops"] * share)
     made_run = straight(folder, "scratch", losses, plan=planned, seed=seed, **{"model": {"layer": 1}, **changes})
@@ -530,15 +581,19 @@ def test_a_smaller_model_that_does_as_well_is_told_beside_every_saving(tmp_path:
     assert "with at least 90.0% fewer FLOPs" in build._told(made(tmp_path))[1]
 
 
-@pytest.mark.parametrize(("share", "ends", "passed"), [(1.0, 2.5, True), (1.0, 1.9, False), (0.5, 2.5, False)])
+@pytest.mark.parametrize(
+    ("share", "ends", "given", "passed"),
+    [(1.0, 2.5, True, True), (1.0, 1.9, True, False), (0.5, 2.5, True, False), (1.0, 2.5, False, False)],
+)
 def test_growth_that_ends_below_every_smaller_model_is_no_price_of_size(
-    tmp_path: Path, share: float, ends: float, passed: bool
+    tmp_path: Path, share: float, ends: float, given: bool, passed: bool
 ) -> None:
     for seed in range(2):
         straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
         straight(tmp_path / f"b{seed}", "2level", [3.2, 2.5, 2], fake.TWO, seed=seed)
         small(tmp_path / f"c{seed}", [4, 2.9, ends], share, seed)
         small(tmp_path / f"d{seed}", [4, 3, 2.4 if ends > 2 else ends], 0.4, seed)
+        small(tmp_path / f"e{seed}", [4, 3.9, 3.8], 1.0 if given else 0.4, seed, 10, model={"layer": 1, "ffn": 8})
     second = build._told(made(tmp_path))[1]
     assert (": but 2level ends 0.4000 nats below the lowest smaller one with as many FLOPs." in second) is passed
     assert second.endswith("the model is too large for this budget, cycle or none.") is not passed
@@ -571,6 +626,37 @@ def test_a_smaller_model_is_only_told_of_where_it_may_be_compared(tmp_path: Path
     short = f"0.1000 nats above L* with {share:.0%}"
     assert bool(told(tmp_path, short)) is (how == "worse")
     assert bool(told(tmp_path, "no smaller model was trained alone")) is (how in ("other data", "other seed"))
+
+
+def test_a_smaller_model_that_ends_lower_with_as_many_flops_and_no_cheaper_ending_is_told(tmp_path: Path) -> None:
+    for seed in range(2):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        straight(tmp_path / f"b{seed}", "2level", [3.2, 2.95, 2.9], fake.TWO, seed=seed)
+        small(tmp_path / f"c{seed}", [4, 3.5, 2.7 + 0.1 * seed], 1.0, seed)
+    _, second = sentences(group_of(tmp_path, "2level"))
+    assert (
+        second.startswith(SMALLER)
+        and ", from scratch, ends 0.2500 nats below the baseline for no more FLOPs (in 2 of 2 seeds)" in second
+    )
+    assert second.endswith("(2 of 2 seeds, the least of them): the model is too large for this budget, cycle or none.")
+    small(tmp_path / "d0", [4, 3.5, 2.6], 1.02, 0, 10, model={"layer": 1, "ffn": 8})
+    assert "ends 0.2000 nats" in sentences(group_of(tmp_path, "2level"))[1], "dearer is no comparison"
+
+
+def group_of(folder: Path, method: str) -> Group:
+    return next(g for g in compare(read_all(find([folder]))) if method in {row.method for row in g.rows})
+
+
+def test_a_smaller_model_at_fewer_rates_is_told(tmp_path: Path) -> None:
+    for lr in (1e-3, 2e-3, 4e-3):
+        straight(tmp_path / f"a{lr}", "scratch", [5, 4, 3], lr=lr)
+    straight(tmp_path / "b", "2level", [3.2, 2.5, 2], fake.TWO)
+    small(tmp_path / "c", [4, 3.5, 3], lr=1e-3)
+    (note,) = told(tmp_path, "smaller models alone were tried at fewer rates than the 3 of whole ones")
+    assert note.endswith("parameters at 1.")
+    for lr in (2e-3, 4e-3):
+        small(tmp_path / f"d{lr}", [4, 3.5, 3], lr=lr)
+    assert not told(tmp_path, "smaller models alone were tried")
 
 
 def test_of_a_smaller_model_above_l_star_it_is_told_what_it_was_given(tmp_path: Path) -> None:
