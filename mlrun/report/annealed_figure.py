@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlrun.report import figure, tables
-from mlrun.report.compare import Group, Row, once
+from mlrun.report.compare import Group, Row
 from mlrun.report.endings import charged
 from mlrun.report.read import Run
-from mlrun.report.smaller import size
+from mlrun.report.smaller import chosen
 from mlrun.report.stats import spread
 from mlrun.units import human
 
@@ -73,8 +73,7 @@ def alone(group: Group) -> list[Side]:
     """Return the smaller model that alone reaches L*, with the endings that all seeds have; nothing without one."""
     if group.smaller is None:
         return []
-    own = [run for runs in group.controls.values() for run in runs if size(run) == group.smaller.parameters]
-    found = once(own, best=True)
+    found = chosen(group.smaller, group.controls, group.baselines)
     name = f"a smaller model alone ({human(group.smaller.parameters)} parameters)"
     return [_side(figure.with_seeds(name, len(found)), ALONE, None, found)]
 

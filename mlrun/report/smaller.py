@@ -140,6 +140,14 @@ def alone(controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -
     return best(_one(run, seed, baselines[seed].final) for seed, runs in controls.items() for run in runs)
 
 
+def chosen(found: Alone, controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -> list[Run]:
+    """Return the run at each seed that is spoken of: of its size the one that saves most there."""
+    of_size = {seed: [run for run in controls[seed] if size(run) == found.parameters] for seed in found.seeds}
+    return [
+        max(runs, key=lambda run: _saved(_one(run, run.seed, baselines[run.seed].final))) for runs in of_size.values()
+    ]
+
+
 def _one(run: Run, seed: int, baseline: Point | None) -> One:
     assert baseline is not None, "a baseline came to its end"
     ends = [(ending.point.loss, ending.point.flops) for ending in run.annealed]

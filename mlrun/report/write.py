@@ -200,8 +200,9 @@ def _over(one: Budgets) -> dict[str, Any]:
 
 
 def _alone(found: Alone | None) -> dict[str, Any] | None:
-    told = None if found is None else {"parameters": found.parameters, "seeds": found.seeds, "bound": found.bound}
-    return None if found is None or told is None else told | _spread(found.saved)
+    if found is None:
+        return None
+    return {"parameters": found.parameters, "seeds": found.seeds, "bound": found.bound} | _spread(found.saved)
 
 
 def _search(one: Search, groups: Sequence[Group]) -> dict[str, Any]:

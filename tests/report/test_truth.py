@@ -13,7 +13,7 @@ import toy
 from test_report import made, straight
 
 from mlrun.interop.told import SMALLER, _saving
-from mlrun.report import build, pairing
+from mlrun.report import annealed_figure, build, pairing
 from mlrun.report.compare import Group, Row, compare, neighbours
 from mlrun.report.curves import Point, read_every
 from mlrun.report.read import find, read, read_all
@@ -597,6 +597,15 @@ def test_growth_that_ends_below_every_smaller_model_is_no_price_of_size(
     second = build._told(made(tmp_path))[1]
     assert (": but 2level ends 0.4000 nats below the lowest smaller one with as many FLOPs." in second) is passed
     assert second.endswith("the model is too large for this budget, cycle or none.") is not passed
+
+
+def test_the_figure_draws_the_smaller_run_that_the_sentence_speaks_of(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [3.2, 2.5, 2], fake.TWO)
+    small(tmp_path / "c", [4, 3.5, 3], share=0.2)
+    small(tmp_path / "d", [4, 3.5, 2.5], share=0.9)  # ends lower, and saves less
+    (side,) = annealed_figure.alone(group_of(tmp_path, "2level"))
+    assert side.losses == (3.0,)
 
 
 def test_a_smaller_model_is_told_of_over_the_seeds_as_a_method_is(tmp_path: Path) -> None:
