@@ -1,20 +1,28 @@
-"""A from-scratch run of the same model and data that ends lower than a baseline, for no more FLOPs."""
+"""A from-scratch run of the same model and data that ends lower than a baseline for no more FLOPs, and what is saved
+against that one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mlrun.report import pairing
-from mlrun.report.compare import Group
+from mlrun.report import pairing, smaller
+from mlrun.report.compare import Group, Row
+from mlrun.report.curves import crossing
 from mlrun.report.endings import Ending
+from mlrun.report.headline import Headline, Headlines, headline
 from mlrun.report.read import Run
+from mlrun.report.smaller import Alone
 
 
 class Better(NamedTuple):
-    """An ending of a from-scratch run, a branch's too, and the baseline that it ends below by `gap` nats."""
+    """An ending of a from-scratch run, a branch's too, and the baseline that it ends below by `gap` nats.
+
+    `group` is the one that it is a baseline of.
+    """
 
     gap: float
+    group: Group
     run: Run
     own: Run
     ending: Ending
@@ -47,4 +55,40 @@ def _below(group: Group, same_seed: bool) -> Iterator[Better]:
             for ending in run.annealed:
                 gap = own.final.loss - ending.point.loss
                 if gap > 0 and pairing.no_dearer(ending.point.flops, own):
-                    yield Better(gap, run, own, ending)
+                    yield Better(gap, other, run, own, ending)
+
+
+def against(group: Group, row: Row) -> Headlines | None:
+    """Return what a method saved against the better from-scratch runs elsewhere, by the rule of its headline.
+
+    It is over those of its seeds that both have; None without any, or where no from-scratch run is better. Theirs count
+    as far as they cost no more than the budget.
+    """
+    found = better(group)
+    if found is None:
+        return None
+    runs = found.group.baselines
+    told = [_headline(pair.run, _within(runs[pair.run.seed], pair.baseline), runs[pair.run.seed])
+            for pair in row.pairs
+            if pair.run.seed in runs and _within(runs[pair.run.seed], pair.baseline)]  # fmt: skip
+    return Headlines((*told, *([None] * len(row.failed)))) if told else None
+
+
+def _within(run: Run, own: Run) -> list[Ending]:
+    """Return the endings of a run that cost no more than another's budget, the cheapest first."""
+    return [ending for ending in run.annealed if pairing.no_dearer(ending.point.flops, own)]
+
+
+def _headline(run: Run, ends: list[Ending], other: Run) -> Headline:
+    target = ends[-1].point.loss
+    return headline(run.annealed, ends, target, run.source, False, crossing(other.evaluations, target, "flops"))
+
+
+def smaller_against(group: Group) -> Alone | None:
+    """Return what a smaller model alone saved against the better runs elsewhere, if each ends within the budget."""
+    found = better(group)
+    runs = {} if found is None else found.group.baselines
+    common = {seed: runs[seed] for seed in group.controls if seed in runs}
+    if any(len(_within(run, group.baselines[seed])) < len(run.annealed) for seed, run in common.items()):
+        return None
+    return smaller.alone({seed: group.controls[seed] for seed in common}, common)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlrun.report.compare import Group, Row
-from mlrun.report.elsewhere import better
-from mlrun.report.headline import AT_LEAST, NOT_BRACKETED, NUMBERS
+from mlrun.report.elsewhere import against, better, smaller_against
+from mlrun.report.headline import AT_LEAST, NOT_BRACKETED, NUMBERS, Headlines
 from mlrun.report.smaller import Alone, below, lower, size
 from mlrun.report.stats import Spread
 from mlrun.report.tables import ordered, percent
@@ -53,7 +53,9 @@ def _smaller(group: Group) -> list[str]:
         return _lower(group)
     lacking = len(group.baselines) - len(found.seeds)
     left = f"; left out: {_seeds(lacking)} of the baseline without it" if lacking else ""
-    return [_said_of_smaller(group, [found.parameters], f"reaches the baseline's loss {_alone(found)}{left}")]
+    lower_too = smaller_against(group)
+    besides = "" if lower_too is None else f"; the lower loss of another run {_alone(lower_too)}"
+    return [_said_of_smaller(group, [found.parameters], f"reaches the baseline's loss {_alone(found)}{left}{besides}")]
 
 
 def _lower(group: Group) -> list[str]:
@@ -104,7 +106,27 @@ def sentence(group: Group, row: Row) -> str:
         return _not_reached(row)
     found = row.claim if _annealed(row) else row.spread("flops")
     what = _reached(group, row, found) if found.mean is not None else _partly(row, found)
-    return f"{row.method} reaches the baseline's loss {what}; {_tuning(group)}{_declared(row)}{_one_sided(group, row)}."
+    told = f"{_tuning(group)}{_against(group, row)}{_declared(row)}{_one_sided(group, row)}"
+    return f"{row.method} reaches the baseline's loss {what}; {told}."
+
+
+def _against(group: Group, row: Row) -> str:
+    """Say what the method saves against the better run from scratch that is named just before."""
+    found = against(group, row)
+    return "" if found is None else f"; that lower loss it {_against_it(found)}"
+
+
+def _against_it(found: Headlines) -> str:
+    kinds, saved = found.kinds, found.saved("flops")
+    if saved.mean is not None:
+        return f"reaches with {_less(saved.mean, found.bound)} ({_interval(saved)})"
+    reached = saved.reached + kinds.count(NOT_BRACKETED)
+    if not reached:
+        return f"does not reach ({_seeds(saved.count)})"
+    told = zip(kinds, saved.values, strict=True)
+    each = ", ".join(_less(value, kind == AT_LEAST) for kind, value in told if value is not None)
+    where = "" if reached == saved.count else f" in {reached} of {_seeds(saved.count)} only"
+    return f"reaches{where}" + (f" ({each})" if each else ", by how much no ending tells")
 
 
 def _declared(row: Row) -> str:

@@ -16,6 +16,7 @@ from mlrun.report import budgets, commands, headline, pairing, search, tables
 from mlrun.report.budgets import Budgets, over_budgets
 from mlrun.report.compare import MEASURES, Group, Pair, Row
 from mlrun.report.curves import AXES, speedup
+from mlrun.report.elsewhere import against
 from mlrun.report.endings import BEYOND, NOT_REACHED, Budget
 from mlrun.report.quality import Quality, error, qualities
 from mlrun.report.read import Run
@@ -225,10 +226,16 @@ def _group(group: Group) -> dict[str, Any]:
         "summary": sentences(group),
         "p_holm": group.claims,
         "more_freedom": [asdict(freedom) for freedom in group.freer],
-        "methods": [_row(row) for row in tables.ordered(group)],
+        "methods": [_row(row) | {"against_better": _against(group, row)} for row in tables.ordered(group)],
         "quality": [_quality_line(one) for one in qualities(group, tables.ordered(group))],
         "runs": [_run(run) for run in group.runs],
     }
+
+
+def _against(group: Group, row: Row) -> dict[str, Any] | None:
+    """Return what a method saved of FLOPs against a from-scratch run elsewhere that ends lower, if there is one."""
+    found = against(group, row)
+    return None if found is None else {"kinds": found.kinds, "bound": found.bound} | _spread(found.saved("flops"))
 
 
 def _row(row: Row) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import yaml
 from test_endings import branched
 from test_leaderboard import FRESH, a_study, at, judged, result  # noqa: F401  (a fixture)
 from test_report import straight
-from test_truth import group, rows, source, told
+from test_truth import group, group_of, rows, source, told
 
 from mlrun.models.base import IN_TRAINING
 from mlrun.report import build, figure, pairing
@@ -181,6 +181,42 @@ def test_an_ending_of_a_longer_run_counts_and_its_dearer_end_does_not(tmp_path: 
     branched(tmp_path / "d", "scratch", [4.0, 2.8, 2.0])
     (note,) = told(tmp_path, "ends 0.2000 nats lower")
     assert "its ending at 50%" in note
+
+
+@pytest.mark.parametrize(
+    ("theirs", "seeds", "said"),
+    # By hand: L* is 2.8, of which 2.9 and 2.7 at 25% and 50% are the middle: 1 - 0.25 x sqrt(2) = 64.6%.
+    [([4.0, 3.5, 2.8], (0,), "that lower loss it reaches with 64.6% fewer FLOPs (one seed)"),
+     ([4.0, 3.5, 2.9], (0,), "that lower loss it reaches with at least 75.0% fewer FLOPs (one seed)"),
+     ([4.0, 3.5, 2.1], (0,), "that lower loss it does not reach (one seed)"),
+     ([4.0, 3.5, 2.8], (0, 1), "that lower loss it reaches with 64.6% fewer FLOPs (2 seeds)"),
+     ([4.0, 3.5, 2.8], (1,), "nats lower.")],
+)  # fmt: skip
+def test_what_a_method_saves_against_the_better_run_is_told(
+    tmp_path: Path, theirs: list[float], seeds: tuple[int, ...], said: str
+) -> None:
+    better = {"model": {**fake.MODEL, "parametrization": "completep"}}
+    for seed in {0, *seeds} if seeds != (1,) else {0}:
+        branched(tmp_path / f"a{seed}", "scratch", [4.0, 3.5, 3.0], seed=seed)
+        branched(tmp_path / f"b{seed}", "grow", [2.9, 2.7, 2.6], ((2, 0), (1, 1000)), seed=seed)
+    for seed in seeds:
+        branched(tmp_path / f"c{seed}", "scratch", theirs, seed=seed, **better)
+    told_of = group_of(tmp_path, "grow")
+    (first,) = [line for line in sentences(told_of) if line.startswith("grow ")]
+    assert said in first and (said == "nats lower." or "another run from scratch (parametrization=completep" in first)
+
+
+def test_what_a_smaller_model_saves_against_the_better_run_is_told(tmp_path: Path) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    branched(tmp_path / "b", "grow", [2.9, 2.7, 2.6], ((2, 0), (1, 1000)))
+    branched(tmp_path / "c", "scratch", [4.0, 3.5, 2.8], model={**fake.MODEL, "parametrization": "completep"})
+    assert "smaller" not in " ".join(sentences(group_of(tmp_path, "grow")))
+    small = branched(tmp_path / "d", "scratch", [2.9, 2.7, 2.65], model={**fake.MODEL, "layer": 1})
+    planned = json.loads((small / "plan.json").read_text())
+    planned["levels"][0]["parameters"] //= 2
+    (small / "plan.json").write_text(json.dumps(planned))
+    (line,) = [line for line in sentences(group_of(tmp_path, "grow")) if "smaller model alone" in line]
+    assert "at least 75.0% fewer FLOPs (one seed); the lower loss of another run with 64.6% fewer FLOPs" in line
 
 
 def test_what_acts_in_training_alone_is_known_to_reports() -> None:
