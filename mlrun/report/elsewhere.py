@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mlrun.report import pairing, smaller
-from mlrun.report.compare import Group, Row
+from mlrun.report.compare import Group, Pair, Row, pair
 from mlrun.report.curves import crossing
 from mlrun.report.endings import Ending
 from mlrun.report.headline import Headline, Headlines, headline
 from mlrun.report.read import Run
 from mlrun.report.smaller import Alone
+from mlrun.report.stats import Spread, spread
 
 
 class Better(NamedTuple):
@@ -33,6 +34,38 @@ class Better(NamedTuple):
         found = pairing.settings_apart(self.run, self.own)
         branch = [] if self.ending in self.run.annealed[-1:] else [f"its ending at {100 * self.ending.budget:.3g}%"]
         return ", ".join([*found, *branch]) or "other settings"
+
+
+class Variant(NamedTuple):
+    """The from-scratch runs of another setting beside the baselines of their seeds; `how` is what they set otherwise.
+
+    Spreads and bound are those of the headline, as of a method.
+    """
+
+    how: str
+    pairs: tuple[Pair, ...]
+
+    @property
+    def gap(self) -> Spread:
+        """Final loss minus L* over the seeds."""
+        return spread([one.gap for one in self.pairs])
+
+    @property
+    def headline(self) -> Headlines:
+        """What its smallest annealed budget that reaches L* saved."""
+        return Headlines(tuple(one.headline for one in self.pairs))
+
+
+def variants(group: Group) -> list[Variant]:
+    """Return what else was tried from scratch for the same FLOPs, at seeds of this group, the lowest loss first."""
+    found = []
+    for other in group.elsewhere:
+        common = [seed for seed in sorted(other.baselines) if seed in group.baselines]
+        if common and pairing.same_budget(other.runs[0], group.runs[0]):
+            run, own = other.baselines[common[0]], group.baselines[common[0]]
+            pairs = tuple(pair(other.baselines[seed], group.baselines[seed]) for seed in common)
+            found.append(Variant(", ".join(pairing.settings_apart(run, own)) or "other settings", pairs))
+    return sorted(found, key=lambda one: one.gap.mean or 0.0)
 
 
 def better(group: Group, same_seed: bool = False) -> Better | None:

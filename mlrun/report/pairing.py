@@ -267,10 +267,28 @@ def smaller(one: Run, other: Run) -> bool:
 
 
 def settings_apart(one: Run, other: Run) -> list[str]:
-    """Return `key=value instead of value` for what two runs of one goal set otherwise, the learning rate included."""
+    """Return `key=value instead of value` for what two runs of one goal set otherwise, the learning rate included.
+
+    A budget that is as many FLOPs in another unit is the same.
+    """
     a, b = (dict(_flat(_training(run), own=True)) for run in (one, other))
     apart_in = {k: [one.get(k, UNNAMED.get(k)) for one in (a, b)] for k in {**a, **b}}
-    return [f"{_last(k)}={mine} instead of {theirs}" for k, (mine, theirs) in apart_in.items() if mine != theirs]
+    sizes = one.config["model"]
+    return [
+        f"{_short(k, sizes)}={_written(mine)} instead of {_written(theirs)}"
+        for k, (mine, theirs) in apart_in.items()
+        if mine != theirs and not (k == "budget" and same_budget(one, other))
+    ]
+
+
+def _short(key: str, sizes: Mapping[str, Any]) -> str:
+    """Return the last part of a key, and the one above where that alone is the name of a size of the model."""
+    above, _, last = key.rpartition(".")
+    return f"{_last(above)}.{last}" if last in sizes and above not in ("", "model") else last
+
+
+def _written(value: Any) -> str:
+    return "null" if value is None else str(value)
 
 
 def _training(run: Run) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlrun.report.compare import Group, Row
-from mlrun.report.elsewhere import against, better, smaller_against
+from mlrun.report.elsewhere import Variant, against, better, smaller_against, variants
 from mlrun.report.headline import AT_LEAST, NOT_BRACKETED, NUMBERS, Headlines
 from mlrun.report.smaller import Alone, below, lower, size
 from mlrun.report.stats import Spread
@@ -13,6 +13,7 @@ from mlrun.report.tables import ordered, percent
 from mlrun.units import human
 
 SURE = 0.05
+MOST = 3  # from-scratch runs of other settings that have a sentence each
 CROSSING = "at the first crossing of its curve, un-annealed"
 
 
@@ -23,7 +24,22 @@ def sentences(group: Group) -> list[str]:
     model that is too large for its budget, a smaller model saves without one.
     """
     found = [sentence(group, row) for row in ordered(group) if row.best and row.pairs]
-    return [*found[:1], *(_smaller(group) if found else []), *found[1:], *_failed(group)]
+    return [*found[:1], *(_smaller(group) if found else []), *found[1:], *_failed(group), *_otherwise(group)]
+
+
+def _otherwise(group: Group) -> list[str]:
+    """Say what from scratch does with other settings for the same FLOPs; where no method is, only of those that win."""
+    tried = [one for one in variants(group) if group.rows or (one.gap.mean or 0.0) < 0]
+    return [f"From scratch with {one.how}: {_does(one)}." for one in tried[:MOST]]
+
+
+def _does(one: Variant) -> str:
+    saved, gap = one.headline.saved("flops"), one.gap
+    if saved.mean is not None:
+        return f"the baseline's loss with {_less(saved.mean, one.headline.bound)} ({_interval(saved)}), annealed"
+    assert gap.mean is not None, "a baseline has a final loss"
+    side = "below" if gap.mean < 0 else "above"
+    return f"it ends {abs(gap.mean):.4f} nats {side} the baseline ({_seeds(gap.count)})"
 
 
 def _failed(group: Group) -> list[str]:
@@ -54,7 +70,7 @@ def _smaller(group: Group) -> list[str]:
     lacking = len(group.baselines) - len(found.seeds)
     left = f"; left out: {_seeds(lacking)} of the baseline without it" if lacking else ""
     lower_too = smaller_against(group)
-    besides = "" if lower_too is None else f"; the lower loss of another run {_alone(lower_too)}"
+    besides = "" if lower_too is None else f", and the lower loss of another run from scratch {_alone(lower_too)}"
     return [_said_of_smaller(group, [found.parameters], f"reaches the baseline's loss {_alone(found)}{left}{besides}")]
 
 

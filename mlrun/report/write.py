@@ -16,7 +16,7 @@ from mlrun.report import budgets, commands, headline, pairing, search, tables
 from mlrun.report.budgets import Budgets, over_budgets
 from mlrun.report.compare import MEASURES, Group, Pair, Row
 from mlrun.report.curves import AXES, speedup
-from mlrun.report.elsewhere import against
+from mlrun.report.elsewhere import Variant, against, variants
 from mlrun.report.endings import BEYOND, NOT_REACHED, Budget
 from mlrun.report.quality import Quality, error, qualities
 from mlrun.report.read import Run
@@ -222,6 +222,7 @@ def _group(group: Group) -> dict[str, Any]:
             "tried": group.tried,
             "loss": _spread(group.loss),
             "runs": {seed: str(run.folder) for seed, run in group.baselines.items()},
+            "otherwise": [_otherwise(one) for one in variants(group)],
         },
         "summary": sentences(group),
         "p_holm": group.claims,
@@ -230,6 +231,13 @@ def _group(group: Group) -> dict[str, Any]:
         "quality": [_quality_line(one) for one in qualities(group, tables.ordered(group))],
         "runs": [_run(run) for run in group.runs],
     }
+
+
+def _otherwise(one: Variant) -> dict[str, Any]:
+    """Return what from scratch did with other settings, beside this baseline."""
+    saved = {"kinds": one.headline.kinds, "bound": one.headline.bound} | _spread(one.headline.saved("flops"))
+    seeds = [pair.run.seed for pair in one.pairs]
+    return {"settings": one.how, "seeds": seeds, "gap": _spread(one.gap), "saved_flops": saved}
 
 
 def _against(group: Group, row: Row) -> dict[str, Any] | None:

@@ -20,8 +20,9 @@ from test_truth import group, group_of, rows, source, told
 
 from mlrun.models.base import IN_TRAINING
 from mlrun.report import build, figure, pairing
+from mlrun.report.compare import compare
 from mlrun.report.leaderboard import rules, schema
-from mlrun.report.read import read
+from mlrun.report.read import find, read, read_all
 from mlrun.report.sentences import sentences
 
 RATES = (1e-3, 2e-3, 4e-3)
@@ -216,7 +217,41 @@ def test_what_a_smaller_model_saves_against_the_better_run_is_told(tmp_path: Pat
     planned["levels"][0]["parameters"] //= 2
     (small / "plan.json").write_text(json.dumps(planned))
     (line,) = [line for line in sentences(group_of(tmp_path, "grow")) if "smaller model alone" in line]
-    assert "at least 75.0% fewer FLOPs (one seed); the lower loss of another run with 64.6% fewer FLOPs" in line
+    assert "at least 75.0% fewer FLOPs (one seed), and the lower loss of another run from scratch with 64.6%" in line
+
+
+@pytest.mark.parametrize(
+    ("theirs", "said"),
+    # By hand: L* is 3.0, of which 3.2 and 2.8 at 50% and 100% are the middle: 1 - 0.5 x sqrt(2) = 29.3%.
+    [([4.0, 3.2, 2.8], "the baseline's loss with 29.3% fewer FLOPs (2 seeds), annealed."),
+     ([4.0, 3.5, 3.1], "it ends 0.1000 nats above the baseline (2 seeds)."),
+     ([2.9, 2.8, 2.7], "the baseline's loss with at least 75.0% fewer FLOPs (2 seeds), annealed.")],
+)  # fmt: skip
+@pytest.mark.parametrize("growth", [True, False])
+def test_what_from_scratch_does_with_other_settings_is_told(
+    tmp_path: Path, theirs: list[float], said: str, growth: bool
+) -> None:
+    other = {"model": {**fake.MODEL, "parametrization": "completep", "base": {"layer": 1}}}
+    for seed in (0, 1):
+        branched(tmp_path / f"a{seed}", "scratch", [4.0, 3.5, 3.0], seed=seed)
+        branched(tmp_path / f"c{seed}", "scratch", theirs, seed=seed, **other)
+    if growth:
+        branched(tmp_path / "b", "grow", [3.6, 3.3, 2.95], ((2, 0), (1, 1000)))
+    whole = compare(read_all(find([tmp_path])))
+    lines = [line for one in whole for line in sentences(one) if line.startswith("From scratch with")]
+    of = [line for line in lines if "parametrization=completep instead of " in line]
+    assert len(of) == (growth or theirs[-1] < 3.0)
+    assert all("base.layer=1 instead of null" in line and line.endswith(f": {said}") for line in of)
+    assert growth or len(lines) == 1, "without a method the one that wins alone is named"
+
+
+def test_a_budget_in_another_unit_is_no_other_setting(tmp_path: Path) -> None:
+    flops = int(fake.plan(fake.SCRATCH)["budget"]["flops"])
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "grow", [5, 3, 2.95], ((2, 0), (1, 1000)))
+    straight(tmp_path / "c", "scratch", [5, 4, 2.9], budget=f"{flops} flops", model={**fake.MODEL, "dropout": 0.3})
+    (note,) = told(tmp_path, "ends 0.1000 nats lower")
+    assert note.endswith("with dropout=0.3 instead of 0.0.")
 
 
 def test_what_acts_in_training_alone_is_known_to_reports() -> None:
