@@ -199,9 +199,14 @@ class Group:
         """True if the baseline's rate was chosen among several, and no method had more to choose from."""
         if self.searched:
             counts = [len(t) for run in self.baselines.values() for t in (run.search or {})["tried"].values()]
-            own = {len((run.search or {})["tried"].get("scratch", ())) for run in self.baselines.values()}
-            return min(own) > 1 and max(counts) <= min(own)
+            return self.settings > 1 and max(counts) <= self.settings
         return self.tried > 1 and not self.freer and all(row.tried <= self.tried for row in self.rows)
+
+    @property
+    def settings(self) -> int:
+        """How many settings a search tried of the baseline, the least over its seeds; 0 without a search."""
+        found = [(run.search or {"tried": {}})["tried"].get("scratch", ()) for run in self.baselines.values()]
+        return min(map(len, found), default=0)
 
     @property
     def searched(self) -> bool:

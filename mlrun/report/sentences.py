@@ -236,8 +236,9 @@ def _tuning(group: Group) -> str:
     found = better(group)
     below_it = "" if found is None else f", and another run from scratch ({found.how}) ends {found.gap:.4f} nats lower"
     if group.tuned:
-        edge = ", at the edge of its sweep" if group.edge and not group.searched else ""
-        return f"the baseline is the best of {group.tried} rates{edge}{below_it}"
+        edge = ", at the edge of its sweep" if group.edge else ""
+        of = f"{group.settings} settings of a search" if group.searched else f"{group.tried} rates{edge}"
+        return f"the baseline is the best of {of}{below_it}"
     return ("the baseline was not tuned" if group.tried < 2 else "a method had more settings to choose from") + below_it
 
 

@@ -123,6 +123,8 @@ def test_its_report_is_of_fresh_seeds_and_says_what_searching_cost(found: tuple[
     assert len(told["groups"]) == 1, "settings that the search chose are no reason not to compare"
     spent = [read(path).last["flops"] for path in folder.glob("search-*")]
     assert told["searches"][0]["flops"] == pytest.approx(sum(spent)) and told["groups"][0]["baseline"]["tuned"]
+    tried = len(json.loads((folder / "search.json").read_text())["tried"]["scratch"])
+    assert f"the baseline is the best of {tried} settings of a search" in " ".join(told["groups"][0]["summary"])
     assert "Finding it cost" in out and "settings tried: scratch 2, one_layer 2" in out
 
 
