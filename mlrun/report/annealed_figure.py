@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlrun.report import figure, tables
 from mlrun.report.compare import Group, Row
+from mlrun.report.elsewhere import Variant, variants
 from mlrun.report.endings import charged
 from mlrun.report.read import Run
 from mlrun.report.smaller import chosen
@@ -23,12 +26,19 @@ WIDTH, HEIGHT = 6.4, 4.2  # inches: a column and a half of a paper
 # Where the logarithmic axis may have a tick, as shares of the budget.
 TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
 ALONE = "#777777"  # the colour of a smaller model alone, which is neither baseline nor method
+DASHES = (0, (2.2, 1.2))  # short enough to be seen in a legend
+LABEL = 60  # characters of the settings in a legend
+WIDE = 52  # of two columns
+INSTEAD = re.compile(r" instead of [^,]*")
 LOWER = 0.09  # height between two arrows, as a share of the range of losses
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side as drawn: its name and colour, and per ending FLOPs with the source, mean loss and its deviation."""
+    """One side as drawn: its name and colour, and per ending FLOPs with the source, mean loss and its deviation.
+
+    What is from scratch with other settings than the baseline's is dashed, in its colour.
+    """
 
     name: str
     colour: str
@@ -36,6 +46,7 @@ class Side:
     flops: tuple[float, ...]
     losses: tuple[float, ...]
     deviations: tuple[float, ...]
+    dashed: bool = False
 
 
 def draw(group: Group, folder: Path, stem: str) -> list[Path]:
@@ -46,7 +57,7 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
     found = sides(group)
     if not group.annealed or not any(side.flops for side in found):
         return []
-    beside = [*found, *alone(group)]
+    beside = [*found, *otherwise(group), *alone(group)]
     with mpl.rc_context(figure.STYLE):
         picture = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
         panel = picture.subplots()
@@ -54,7 +65,8 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
             _line(panel, side, 4 - order / len(beside))  # the baseline on top
         _savings(panel, beside, group)
         _axes(panel, beside, float(group.runs[0].plan["budget"]["flops"]))
-        picture.legend(loc="outside upper center", ncols=2, frameon=False, handlelength=2.0, columnspacing=1.4)
+        columns = 2 if max(len(side.name) for side in beside) <= WIDE else 1
+        picture.legend(loc="outside upper center", ncols=columns, frameon=False, handlelength=2.0, columnspacing=1.4)
         return figure.written(picture, folder, stem)
 
 
@@ -67,6 +79,18 @@ def sides(group: Group) -> list[Side]:
         if runs:
             found.append(_side(figure.with_seeds(curve.name, len(runs)), curve.colour, row, runs))
     return found
+
+
+def otherwise(group: Group) -> list[Side]:
+    """Return from scratch with the other settings that end lowest, if that is below the baseline."""
+    lower = [one for one in variants(group)[:1] if (one.gap.mean or 0.0) < 0]
+    return [_otherwise(one) for one in lower]
+
+
+def _otherwise(one: Variant) -> Side:
+    runs = [pair.run for pair in one.pairs]
+    name = textwrap.shorten(f"from scratch, {INSTEAD.sub('', one.how)}", LABEL, placeholder=" ...")
+    return replace(_side(figure.with_seeds(name, len(runs)), figure.BASELINE, None, runs), dashed=True)
 
 
 def alone(group: Group) -> list[Side]:
@@ -99,7 +123,7 @@ def _line(panel: Axes, side: Side, above: float) -> None:
     wide, name = 1.9 if side.colour == figure.BASELINE else 1.4, figure.as_written(side.name)
     panel.errorbar(
         side.flops, side.losses, yerr=error, color=side.colour, label=name, lw=wide, marker="D", ms=4.6,
-        mfc="white", mew=1.2, elinewidth=0.9, capsize=2.0, zorder=above,
+        mfc="white", mew=1.2, elinewidth=0.9, capsize=2.0, zorder=above, ls=DASHES if side.dashed else "-",
     )  # fmt: skip
 
 

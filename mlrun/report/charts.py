@@ -86,9 +86,10 @@ def _annealed(group: Group, colours: dict[str | None, int]) -> dict[str, Any] | 
         {
             "name": side.name,
             "colour": colour(side),
+            "dashed": side.dashed,
             "points": [list(point) for point in zip(side.flops, side.losses, side.deviations, strict=True)],
         }
-        for side in (*sides, *annealed_figure.alone(group))
+        for side in (*sides, *annealed_figure.otherwise(group), *annealed_figure.alone(group))
     ]
     arrows = [
         {"colour": colour(side), "baseline": base, "cost": cost, "said": said}

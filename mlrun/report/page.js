@@ -368,7 +368,7 @@
       for (const side of shown().reverse()) {
         const own = shape("g", { class: `s${side.colour}` });
         into.append(own);
-        line(own, side.points, X, Y, { "stroke-width": 1.8 });
+        line(own, side.points, X, Y, { "stroke-width": 1.8, ...(side.dashed && { "stroke-dasharray": "6 4" }) });
         for (const [x, y, sd] of side.points) {
           if (sd > 0) own.append(shape("line", { x1: X(x), x2: X(x), y1: Y(y - sd), y2: Y(y + sd), class: "curve" }));
           diamond(own, X(x), Y(y));

@@ -19,7 +19,7 @@ from test_report import straight
 from test_truth import group, group_of, rows, source, told
 
 from mlrun.models.base import IN_TRAINING
-from mlrun.report import build, figure, pairing
+from mlrun.report import build, charts, figure, pairing
 from mlrun.report.compare import compare
 from mlrun.report.leaderboard import rules, schema
 from mlrun.report.read import find, read, read_all
@@ -243,6 +243,12 @@ def test_what_from_scratch_does_with_other_settings_is_told(
     assert len(of) == (growth or theirs[-1] < 3.0)
     assert all("base.layer=1 instead of null" in line and line.endswith(f": {said}") for line in of)
     assert growth or len(lines) == 1, "without a method the one that wins alone is named"
+    if growth:
+        drawn = (charts.charts(group_of(tmp_path, "grow"))["annealed"] or {})["sides"]
+        dashed = [side for side in drawn if side["dashed"]]
+        assert len(dashed) == (theirs[-1] < 3.0)
+        assert all(side["name"].startswith("from scratch, ") and "base.layer=1" in side["name"] and side["name"].endswith("2 seeds")
+                   and [point[1] for point in side["points"]] == theirs for side in dashed)  # fmt: skip
 
 
 def test_a_budget_in_another_unit_is_no_other_setting(tmp_path: Path) -> None:
