@@ -247,8 +247,8 @@ def test_what_from_scratch_does_with_other_settings_is_told(
         drawn = (charts.charts(group_of(tmp_path, "grow"))["annealed"] or {})["sides"]
         dashed = [side for side in drawn if side["dashed"]]
         assert len(dashed) == (theirs[-1] < 3.0)
-        assert all(side["name"].startswith("from scratch, ") and "base.layer=1" in side["name"] and side["name"].endswith("2 seeds")
-                   and [point[1] for point in side["points"]] == theirs for side in dashed)  # fmt: skip
+        assert all("from scratch, " in side["name"] and "base.layer=1" in side["name"] for side in dashed)
+        assert all([point[1] for point in side["points"]] == theirs for side in dashed)
 
 
 def test_a_budget_in_another_unit_is_no_other_setting(tmp_path: Path) -> None:
