@@ -170,12 +170,18 @@ def _above(lines: list[str], number: int, head: int) -> str:
 
 
 def _joined(lines: list[str]) -> str:
-    return " ".join(line.removeprefix("#").strip() for line in lines)
+    """Return a comment as one text, in which a line that is set in, a command mostly, stays a line."""
+    said, before = "", False
+    for text in (line.removeprefix("#") for line in lines):
+        set_in = text.startswith("  ")
+        said += ("\n" if set_in or before else " ") + text.strip()
+        before = set_in
+    return said.strip()
 
 
 def _sentence(comment: str) -> str:
-    """Return the first sentence of a comment."""
-    return re.split(r"(?<=[.:])\s+(?=[A-Z`])", comment, maxsplit=1)[0]
+    """Return the first sentence of a comment, with the commands that follow it."""
+    return re.split(r"(?<=[.:])\s+(?=[A-Z`])|\n(?=[A-Z`])", comment, maxsplit=1)[0]
 
 
 def _written(config: DictConfig, key: str, default: object = None) -> Any:
@@ -217,7 +223,11 @@ def _table(rows: list[tuple[str, str]]) -> Iterator[str]:
     width = max(fitting, default=_BESIDE) + 4
     columns = max(min(shutil.get_terminal_size().columns, _WIDEST) - width, 24)
     for key, comment in rows:
-        said = textwrap.wrap(comment, columns, break_long_words=False, break_on_hyphens=False)
+        said = [part for line in comment.split("\n") for part in _wrapped(line, columns)]
         start = f"  {key}".ljust(width) + (said.pop(0) if said and len(key) <= _BESIDE else "")
         yield start.rstrip()
         yield from (" " * width + line for line in said)
+
+
+def _wrapped(text: str, columns: int) -> list[str]:
+    return textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False)

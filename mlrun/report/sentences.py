@@ -208,7 +208,7 @@ def _stands(group: Group, row: Row) -> str:
     if found.p is None or found.mean is None:
         return ""
     p, many = group.claims[row.method], len(group.claims)
-    among = "alone" if many == 1 else f"with {many} methods compared"
+    among = "as the only method compared" if many == 1 else f"with {many} methods compared"
     sure = p < SURE and found.mean > 0
     return f"; {among} this {'stands' if sure else 'does not stand'} at 5% (p {p:.2g})"
 

@@ -9,7 +9,7 @@ import pytest
 
 from mlrun.__main__ import main
 from mlrun.cli import command, explain, points
-from mlrun.config import conf_dir
+from mlrun.config import GROUPS, conf_dir
 from mlrun.errors import UserError
 
 
@@ -76,14 +76,31 @@ def test_what_a_file_says_first_is_of_the_file_and_not_of_its_first_key() -> Non
     assert "explained once" not in shown("cycle") + shown("data")
 
 
+def test_what_is_said_of_a_choice_is_a_whole_sentence() -> None:
+    with points.hydra_loader() as loader:
+        files = explain.Files(loader, [])
+        groups = (*GROUPS, "method", "scale", "experiment")
+        said = {f"{group}={name}": text for group in groups for name, text in files.choices(group).items()}
+    assert len(said) > 100
+    assert [choice for choice, text in said.items() if not text or text.endswith((":", ","))] == []
+
+
+def test_commands_in_a_comment_have_lines_of_their_own() -> None:
+    text = explain.text(command.read(["--help", "data"]))
+    assert re.search(r"  data=text +Your own text files\.\n +mlrun data=text 'data\.files", text)
+    hardware = explain.text(command.read(["--help", "hardware"]))
+    slurm = hardware.partition("hardware=slurm ")[2].partition("hardware=slurm_cpu")[0]
+    assert re.search(r"\n +mlrun -m hardware=slurm", slurm) and "More for each run" not in slurm
+
+
 def test_the_file_that_explains_wins_over_one_that_is_about_a_value() -> None:
     text = shown("optimizer.schedule.warmup", "scale=tiny")
-    assert "20%" in text and "linear from 0" in text and "plateau" not in text
+    assert "20%" in text and "rises from 0" in text and "plateau" not in text
 
 
 def test_a_choice_without_a_place_of_its_own_shows_what_it_sets() -> None:
     text = shown("method", "method=vcycle")
-    assert "What method=vcycle sets:" in text and re.search(r"cycle.alpha=0.25 +Share of the decoalesced", text)
+    assert "What method=vcycle sets:" in text and re.search(r"cycle.alpha=0.25 +Share of what comes up", text)
     assert "What method" not in shown("method"), "nothing is chosen"
 
 
