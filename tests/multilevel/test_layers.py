@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import toy
@@ -18,7 +19,7 @@ from mlrun.config import Cycle, Row
 from mlrun.errors import UserError
 from mlrun.models.layers import Flops
 from mlrun.models.network import build
-from mlrun.multilevel import transfer
+from mlrun.multilevel import operators, transfer
 from mlrun.multilevel.coarsening.kept import InTurn, Kept
 from mlrun.multilevel.coarsening.shallow import Shallow
 from mlrun.multilevel.coarsening.uniform import Uniform
@@ -363,3 +364,26 @@ def test_snapshots_are_as_they_were() -> None:
     small = at_rest(*trained(coarse.model))
     grown = settings.growth.grow(Snapshot({"weights": small.weights}), fine, context(settings)).weights
     assert all(grown[n].data_ptr() != small.weights[n].data_ptr() for n in small.weights if n in grown)
+
+
+@pytest.mark.parametrize("rule", ["weight", "gradient", "square"])
+@pytest.mark.parametrize("depth_scale", ["copy", "ode", "identity"])
+def test_a_kept_layer_goes_down_as_it_is_whatever_its_copies_do(depth_scale: str, rule: Any) -> None:
+    """Against a map of numpy alone: layer c of the coarse model is layer `kept[c]`, and all else is what it was."""
+    model, kept = FAMILIES["gpt"], [0, 2]
+    model = replace(model, layer=4)
+    resize = Kept(layers=kept, depth_scale=depth_scale).resize(model.sizes())
+    state = {name: tensor.abs() for name, tensor in build(model, 3).state_dict().items()}
+    plain = {name: tensor.numpy() for name, tensor in state.items()}
+    found = {}
+    for name, value in plain.items():
+        head, _, rest = name.partition("blocks.")
+        layer, _, inner = rest.partition(".")
+        if head or not rest:
+            found[name] = value
+        elif int(layer) in kept:
+            found[f"blocks.{kept.index(int(layer))}.{inner}"] = value
+    down = operators.coalesce(state, model.params(), resize, rule=rule)
+    assert down.keys() == found.keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(down[name].numpy(), value, rtol=1e-6, err_msg=name)
