@@ -150,7 +150,7 @@ def _coalesce(state: State, params: Params, resize: Resize, rule: Rule) -> Itera
         merge = depth_merge(template, resize)
         for unit, group in enumerate(merge.groups):
             names, kind = [at_depth(template, member) for member in group], _depth_kind(param, resize, rule)
-            if kind == "first" or merge.keep == "first":  # a kept layer goes down as it is, also its last projections
+            if kind == "first" or (kind == "copy" and merge.keep == "first"):
                 names = names[:1]
             yield at_depth(template, unit), _merged(names, state, param, resize, rule)
 
