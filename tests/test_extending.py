@@ -101,7 +101,7 @@ SLIPS = [
         "Hits.of_batch(self, model, batch, loss): allowed",
     ),
     ("growth/jitter", "return grown", "return None", "run", "growth=None from Jitter.grow: allowed: Snapshot"),
-    ("growth/jitter", "return grown", "return coarse", "run", "norm.bias is [32] and not [64] (and "),
+    ("growth/jitter", "return grown", "return coarse", "run", "key.bias is [32] and not [64] (and "),
     (
         "growth/jitter",
         "return grown",
