@@ -19,6 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mlrun.errors import UserError, mistake, nearest
+from mlrun.own import PACKAGE, hold
 
 # What a `${...}` may raise when it is read.
 REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
@@ -220,6 +221,9 @@ SERVES = {
     "evaluation": ("applies", "measure"),
 }
 
+# What a class of a group is like that need not inherit from one of ours.
+PROTOCOLS = {"logger": "mlrun.log.sink.Logger"}
+
 # The sections of the settings that are dataclasses themselves.
 SECTIONS = tuple(f.name for f in fields(Settings) if is_dataclass(f.default_factory))
 
@@ -301,6 +305,7 @@ def build(node: DictConfig, key: str) -> Any:
         raise UserError(mistake(f"{key}._target_", "missing", "a class", remedy))
     found = locate(str(node["_target_"]), key)
     serves(found, key)
+    held(found, key)
     _complete(OmegaConf.to_container(node), f"{key}.")
     given = {str(name): value for name, value in node.items() if name != "_target_"}
     if unknown := _unknown(given, found, f"{key}."):
@@ -318,9 +323,20 @@ def literal(values: Mapping[str, Any], where: Path) -> DictConfig:
     return OmegaConf.create(dict(values))
 
 
+def held(found: type, key: str) -> None:
+    """Make a class of somebody else's keep to what ours of its group say (`mlrun.own`); UserError if it cannot."""
+    group = _group(key)
+    base = found_class(PROTOCOLS[group], key, [PACKAGE]) if group in PROTOCOLS else None
+    hold(found, group, base)
+
+
+def _group(key: str) -> str:
+    return "growth" if key.startswith("cycle.auto.probe") else key.partition(".")[0]
+
+
 def serves(found: type, key: str) -> None:
     """Raise UserError for a class of another group, which would fail only when it is used."""
-    group = "growth" if key.startswith("cycle.auto.probe") else key.partition(".")[0]
+    group = _group(key)
     if lacking := [name for name in SERVES.get(group, ()) if not hasattr(found, name)]:
         allowed = f"a class that serves as {group}: it has {', '.join(SERVES[group])}"
         given = f"{found.__module__}.{found.__qualname__}"

@@ -58,15 +58,107 @@ SLIPS = [
     ("coarsening/mirrored", "size // 2)", "size // 2 - 1)", "plan", "embed: groups must use each unit"),
     ("coarsening/mirrored", "size // 2)", "1)", "plan", "embed: groups must use each unit"),
     ("coarsening/mirrored", "(size // 2)", "(0)", "plan", "embed: groups of 0 units, but the axis has 64"),
-    ("coarsening/mirrored", "return Merge", "return", "plan", "a Merge; tuple is none"),
+    (
+        "coarsening/mirrored",
+        "return Merge",
+        "return",
+        "plan",
+        "coarsening=tuple of tuple of int from Mirrored.merge: allowed: Merge",
+    ),
+    (
+        "coarsening/mirrored",
+        "def merge(",
+        "def problems(self, sizes):\n        return None\n\n    def merge(",
+        "plan",
+        "None from Mirrored.p",
+    ),
     ("optimizer/lion", '"gradient"', '"grad"', "plan", "Lion.state['exp_avg']=grad: allowed: weight, gradient, square"),
     ("optimizer/lion", 'state = {"exp_avg": "gradient"}', "", "plan", "a class whose `state` is"),
     ("optimizer/lion", '"exp_avg"', '"average"', "run", "to keep average, as it declares; declare exp_avg"),
-    ("optimizer/lion", "return [", "return [None, ", "run", "a list of torch optimizers"),
+    ("optimizer/lion", "return [", "return [None, ", "run", "allowed: list[torch.optim.Optimizer]"),
     ("optimizer/lion", ', {"params": vectors, "decay": 0.0}]', "]", "run", "attention_norm.weight is in none"),
     ("evaluation/hits", '{"hits"', '{"loss"', "run", "evaluation=loss: allowed: a name of its own"),
     ("evaluation/hits", '{"hits"', '{"held_out"', "run", "evaluation=held_out: allowed: a name of its own"),
-    ("evaluation/hits", "(float(right.float().mean()), right.numel())", "1.0", "run", "dict from Hits.of_batch"),
+    (
+        "evaluation/hits",
+        "(float(right.float().mean()), right.numel())",
+        "1.0",
+        "run",
+        "dict of str to float from Hits.of_batch",
+    ),
+    (
+        "evaluation/hits",
+        "return {",
+        "return None and {",
+        "run",
+        "None from Hits.of_batch: allowed: Mapping[str, tuple[float",
+    ),
+    (
+        "evaluation/hits",
+        "batch, loss, logits):",
+        "batch, loss):",
+        "plan",
+        "Hits.of_batch(self, model, batch, loss): allowed",
+    ),
+    ("growth/jitter", "return grown", "return None", "run", "growth=None from Jitter.grow: allowed: Snapshot"),
+    ("growth/jitter", "return grown", "return coarse", "run", "key.bias is [32] and not [64] (and "),
+    (
+        "growth/jitter",
+        "return grown",
+        "del grown.weights['norm.bias']; return grown",
+        "run",
+        "it has weights without norm.b",
+    ),
+    (
+        "growth/jitter",
+        '["jitter moves every weight"]',
+        "None",
+        "plan",
+        "growth=None from Jitter.inexact: allowed: list[str]",
+    ),
+    (
+        "growth/jitter",
+        '["jitter moves every weight"]',
+        "'jitter'",
+        "plan",
+        "growth=str from Jitter.inexact: allowed: list",
+    ),
+    ("growth/jitter", "makes_equal_copies = False", "makes_equal_copies = None", "plan", "copies=None: allowed: bool"),
+    ("logger/table", "return sink", "return None", "run", "logger=None from Table.start: allowed: Sink"),
+    ("logger/table", "return []", "return None", "plan", "logger=None from Table.problems: allowed: list[str]"),
+    (
+        "data/sums",
+        "return Additions(self.pages)",
+        "return [1]",
+        "run",
+        "data=list of int from Sums.corpus: allowed: Corpus",
+    ),
+    ("data/sums", '"version": 1}', '"version": {1}}', "run", "data=facts of the corpus: allowed: what JSON can hold"),
+    (
+        "data/sums",
+        "return (self.page(number) for",
+        "return (number for",
+        "run",
+        "data=int from Additions.documents: allowed: Iter",
+    ),
+    (
+        "model/nope",
+        "return net.token.unembed(net.norm(x))",
+        "return net.norm(x)",
+        "run",
+        "[2, 64, 64] from NoPositions.forward",
+    ),
+    (
+        "model/nope",
+        "return net.token.unembed(net.norm(x))",
+        "return None",
+        "run",
+        "model=None from NoPositions.forward",
+    ),
+    ("model/nope", "return Flops(", "return None and Flops(", "plan", "None from NoPositions.flops: allowed: Flops"),
+    ("model/nope", '"ffn", "layer")', '"ffn", "layer", "depth")', "plan", "NoPositions.axes has depth: allowed: "),
+    ("optimizer/lion", "return [", "return None and [", "run", "optimizer=None from Lion.build: allowed: list["),
+    ("optimizer/lion", "state = {", "counted = 'step'\n    state = {", "plan", "Lion.counted=step: allowed: exp_avg"),
     ("method/widened", "noise:", "noises:", "plan", "Key 'noises' not in 'Cycle'"),
 ]
 
@@ -92,8 +184,9 @@ def test_a_slip_is_one_line_that_names_it(
     words = [f"{group}=[held_out,{name}]" if group == "evaluation" else f"{group}={name}", "data.sequence=64"]
     words += ["budget=20 steps", "batch=2", "data.validation_samples=4", "eval.every=100%", "hardware=cpu"]
     words += ["model=gpt_micro"] if group != "model" else []
+    cycle = "cycle=grow2" if group == "growth" else "cycle=scratch"
     with pytest.raises(UserError) as caught:
-        mlrun.plan(words) if asked == "plan" else mlrun.run([*words, "cycle=scratch", "run=outputs/x"])
+        mlrun.plan(words) if asked == "plan" else mlrun.run([*words, cycle, "cache=cache", "run=outputs/x"])
     assert all("\n" not in line for line in caught.value.problems)
     assert told in caught.value.problems[0]
 

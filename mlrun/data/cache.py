@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.errors import UserError
+from mlrun.errors import UserError, mistake
 
 CONTENTS = "contents.json"
 
 
 def digest(description: Mapping[str, Any]) -> str:
-    """Return 16 hex digits that name a JSON-able description."""
-    text = json.dumps(description, sort_keys=True)
+    """Return 16 hex digits that name a JSON-able description; UserError for facts of one's own that are none."""
+    try:
+        text = json.dumps(description, sort_keys=True)
+    except TypeError as error:
+        raise UserError(mistake("data", "facts of the corpus", "what JSON can hold", str(error))) from None
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -103,8 +103,11 @@ def _cost(spent: Ledger, told: Told | None) -> Iterator[str]:
     total = source("all", spent)
     rows = [(part.name + (" (declared)" if part.declared else ""), *_amounts(part.__dict__)) for part in spent]
     yield _table(("training", "FLOPs", "of the body", "seconds", "tokens"), [*rows, ("all", *_amounts(total))])
+    free = [part.name for part in spent if part.flops is None]
     if len(spent) > 1:
-        yield "The trainings before the last are what it started from; they are charged."
+        yield f"The trainings before the last are what it started from{'' if free else '; they are charged'}."
+    if free:
+        yield f"What {', '.join(free)} cost is unknown: no ledger.json lay beside it, so no sum is known, nor a saving."
     if told is None:
         return
     seconds = [stage["seconds"] for stage in told.summary.get("ledger", {}).get("stages", ())]

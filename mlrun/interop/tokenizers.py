@@ -54,7 +54,9 @@ def copy(source: Path, target: Path, model: Model) -> None:
     if not (source / OURS).is_file() and has_one(source):
         made = tokenizer.load(str(source)).to_str(pretty=True)
         (target / OURS).write_text(made, encoding="utf-8")
-        _frame(target, special_tokens(target, model))
+        special = special_tokens(target, model)
+        _frame(target, special)
+        _mask(target, special.get("mask_token"))
 
 
 def describe(folder: Path, model: Model, facts: Facts | None) -> None:
@@ -69,6 +71,7 @@ def describe(folder: Path, model: Model, facts: Facts | None) -> None:
         settings["model_max_length"] = model.sizes()["position"]
     special = special_tokens(folder, model) | _named(folder, facts or {})
     _frame(folder, special)
+    _mask(folder, special.get("mask_token"))
     (folder / THEIRS).write_text(json.dumps(settings | special, indent=2) + "\n")
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
 
@@ -99,6 +102,20 @@ def _frame(folder: Path, special: Mapping[str, str]) -> None:
     ids = [(name, tokenizer.token_to_id(name)) for name in used]
     tokenizer.post_processor = TemplateProcessing(single=single, pair=pair, special_tokens=ids)
     (folder / OURS).write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+
+
+def _mask(folder: Path, mask: str | None) -> None:
+    """Have the mask of a byte-level tokenizer.json stand for the blank in front of it too, as RoBERTa's does.
+
+    There the blank in front of a word belongs to the word's token, and a mask in training stands for the whole token.
+    """
+    said = read_json(folder / OURS)
+    steps = said.get("pre_tokenizer") or {}
+    if mask is None or "ByteLevel" not in {step.get("type") for step in (steps, *steps.get("pretokenizers", ()))}:
+        return
+    for token in said.get("added_tokens", ()):
+        token["lstrip"] = token["lstrip"] or token["content"] == mask
+    (folder / OURS).write_text(json.dumps(said, indent=2, ensure_ascii=False), encoding="utf-8")
 
 
 def facts_of_run(folder: Path, model: Model, end: int | None) -> Facts:

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
-from mlrun.errors import mistake
+from mlrun.errors import UserError, mistake
 from mlrun.models.axes import Param, Sizes, depth_axis
 from mlrun.models.layers import Block, Flops, Layer, Stack
 from mlrun.models.parametrization import COMPLETEP, STANDARD, completep, scaled_axes
+from mlrun.own import kind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,12 +174,25 @@ class Model(ABC):
 
     def loss_and_logits(self, net: Parts, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the mean loss over the batch's labels, a scalar, and the logits; 0 where there are no labels."""
-        logits = self.forward(net, batch)
+        logits = self._fitting(self.forward(net, batch), batch["labels"])
         return net.cross_entropy(logits, batch["labels"]), logits
 
     def loss(self, net: Parts, batch: Batch) -> Tensor:
         """Return the mean loss alone, as training needs it."""
         return self.loss_and_logits(net, batch)[0]
+
+    def _fitting(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return logits; UserError unless each label has a row of them, as wide as the vocabulary or the classes."""
+        sizes = self.sizes()
+        width = sizes.get("vocab", sizes.get("classes"))
+        rows = [*(labels.shape[:-1] if labels.is_floating_point() else labels.shape)]
+        given = [*getattr(logits, "shape", ())]
+        if not given or given[:-1] != rows or (width is not None and given[-1] != width):
+            told = f"a tensor {given}" if given else kind(logits)
+            allowed = f"logits {[*rows, width or 'classes']}, a row for each label"
+            where = f"{told} from {type(self).__name__}.forward"
+            raise UserError(mistake("model", where, allowed, "correct what it returns"))
+        return logits
 
     def label_count(self, batch: Batch) -> int:
         """Return how many labels the loss of a batch is the mean over; a distribution over classes is one."""
@@ -192,6 +206,10 @@ class Model(ABC):
         if self.objective not in get_args(Objective):
             known, name = ", ".join(get_args(Objective)), type(self).__name__
             return [mistake("model", f"{name}.objective={self.objective}", known, "correct it in that class")]
+        if lacking := [axis for axis in self.axes if not hasattr(self, axis)]:
+            known = ", ".join(sorted(vars(self)))
+            given, remedy = f"{type(self).__name__}.axes has {lacking[0]}", "declare it, or leave it out of axes"
+            return [mistake("model", given, f"fields of the class ({known})", remedy)]
         rates = [
             mistake(f"model.{rate}", value, "a number of at least 0 and under 1", "correct the value")
             for rate, value in ((rate, getattr(self, rate)) for rate in RATES)
@@ -256,7 +274,9 @@ class TextModel(Model):
         """Return the mean loss; where the logits are many they are never all held (`mlrun.models.vocabulary_loss`)."""
         x = self.before_head(net, batch)
         wide = net.vocabulary_loss(x, self.head_tensors(net), batch["labels"])
-        return net.cross_entropy(self.unembed(net, x), batch["labels"]) if wide is None else wide
+        if wide is not None:
+            return wide
+        return net.cross_entropy(self._fitting(self.unembed(net, x), batch["labels"]), batch["labels"])
 
 
 def _size(value: object) -> bool:

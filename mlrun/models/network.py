@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mlrun.errors import UserError, mistake
 from mlrun.models import vocabulary_loss
 from mlrun.models.axes import Param, Sizes, expand
 from mlrun.models.base import IGNORED, Model
 from mlrun.models.modules import Block, module
 from mlrun.models.seeds import seed_of
+from mlrun.own import kind
 
 
 class Network(nn.Module):
@@ -31,11 +33,25 @@ class Network(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the scalar loss of a batch, the mean over its labels."""
-        return self.model.loss(self, batch)
+        return self._checked(self.model.loss(self, batch), "loss")
 
     def loss_and_logits(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return both of a batch, from one forward pass."""
-        return self.model.loss_and_logits(self, batch)
+        told = self.model.loss_and_logits(self, batch)
+        if not isinstance(told, tuple) or len(told) != 2:
+            raise self._wrong(told, "loss_and_logits", "(loss, logits)")
+        return self._checked(told[0], "loss_and_logits"), told[1]
+
+    def _checked(self, loss: Tensor, method: str) -> Tensor:
+        """Return a loss; UserError for anything but a scalar, which a model of one's own may return."""
+        if not isinstance(loss, Tensor) or loss.ndim != 0:
+            raise self._wrong(loss, method, "a scalar tensor as loss")
+        return loss
+
+    def _wrong(self, told: object, method: str, allowed: str) -> UserError:
+        given = f"a tensor {list(told.shape)}" if isinstance(told, Tensor) else kind(told)
+        where = f"{given} from {type(self.model).__name__}.{method}"
+        return UserError(mistake("model", where, allowed, "correct what it returns"))
 
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Return the logits of a batch; the last dim is vocab or classes."""

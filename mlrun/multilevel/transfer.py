@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlrun.errors import UserError
-from mlrun.models.axes import Params, Resize, Rule, at_depth, depth_axis
+from mlrun import own
+from mlrun.errors import UserError, mistake
+from mlrun.models.axes import Params, Resize, Rule, at_depth, depth_axis, expand
+from mlrun.models.base import Model
 from mlrun.multilevel import operators
 from mlrun.plan.stages import Level
 from mlrun.train.parallel.placement import REPLICATED, Placement, local, rewrapped
@@ -129,6 +131,24 @@ def moving(snapshot: Snapshot, params: Params, carried: Mapping[str, Rule]) -> d
     return found
 
 
+def whole(grown: Snapshot, model: Model, method: str) -> None:
+    """Raise UserError unless what a growing method returned has the tensors of the model, in their shapes, alone."""
+    sizes, wrong = model.sizes(), []
+    shapes = {name: param.shape(sizes) for name, param in expand(model.params(), sizes)}
+    for kind, named in grown.tensors.items():
+        for name in sorted({*named, *(shapes if kind == "weights" else ())}):
+            if name not in named or name not in shapes:
+                wrong.append(f"{kind} {'with' if name in named else 'without'} {name}")
+            elif not isinstance(named[name], Tensor):
+                wrong.append(f"{kind} whose {name} is {own.kind(named[name])}")
+            elif kind != STEP and tuple(named[name].shape) != shapes[name]:
+                wrong.append(f"{kind} whose {name} is {list(named[name].shape)} and not {list(shapes[name])}")
+    if wrong:
+        given, more = f"a Snapshot from {method}.grow", f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        allowed = f"the tensors of {type(model).__name__} at the finer level"
+        raise UserError(mistake("growth", given, allowed, f"it has {wrong[0]}{more}: correct what it returns"))
+
+
 def interpolate(kept: Snapshot, grown: Snapshot, alpha: float) -> Snapshot:
     """Return (1 - alpha) * kept + alpha * grown, for what both have; of shards, each process its own.
 
@@ -206,7 +226,8 @@ def receipt(
     change = relative_change(logits_before, logits_grown)
     if exact and not change <= TOLERANCE:
         line = f"decoalesce to level {level.number} changed the logits by {change:.2e} of their largest"
-        raise UserError(f"{line}; {TOLERANCE:.0e} is allowed where the function is kept exactly: report this as a bug")
+        remedy = "report this as a bug, or say why in `inexact` of a growing method of your own"
+        raise UserError(f"{line}; {TOLERANCE:.0e} is allowed where the function is kept exactly: {remedy}")
     return {
         "operator": operator,
         "alpha": alpha,

@@ -105,6 +105,7 @@ class Transition:
         whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.optimizer_steps)
         with self.clock.during("training" if stage.entry_flops.total > 0 else "transfer"):
             grown: Snapshot = growth.grow(whole, self.plan.pair(stage), context)
+        transfer.whole(grown, self.plan.pair(stage).model, type(growth).__name__)
         return grown
 
     def _blended(self, stage: Stage, grown: Snapshot) -> Snapshot:

@@ -52,6 +52,10 @@ def _kept(config: Config) -> list[str]:
     rules, remedy = get_args(Rule), "correct `state` in that class"
     if not isinstance(state, Mapping):
         return [mistake("optimizer", name, "a class whose `state` is {tensor that it keeps: rule}", remedy)]
+    counted = config.optimizer.counted
+    if counted is not None and counted not in state:
+        allowed = ", ".join([*state, "None"])
+        return [mistake("optimizer", f"{name}.counted={counted}", allowed, "name one of its `state`")]
     return [
         mistake("optimizer", f"{name}.state[{kind!r}]={rule}", ", ".join(rules), remedy)
         for kind, rule in state.items()

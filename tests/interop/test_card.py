@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from fake_runs import RECORDED
 from omegaconf import OmegaConf
@@ -92,7 +93,7 @@ def test_everything_that_led_to_the_weights_is_charged_and_unknown_stays_unknown
     run = a_run(tmp_path / "run")
     ledger.write(run / "model", (ledger.Training("b", "theirs", 10**9), SPENT))
     text = exported(run, tmp_path / "hf").text
-    assert "| theirs | 1e+09 | unknown | unknown | unknown |" in text
+    assert "| theirs | 1e+09 | unknown | unknown | unknown |" in text and "they are charged" in text
     assert f"| all | {10**9 + SPENT.flops:.6g} | unknown |" in text  # type: ignore[operator]
 
 
@@ -215,3 +216,24 @@ def test_a_damaged_run_is_one_line_and_nothing_is_written(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"plan\.json"):
         export_hf(run, tmp_path / "hf")
     assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("trained_on", [True, False])
+def test_weights_of_unknown_cost_are_named_and_nothing_is_summed(trained_on: bool, tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run")
+    foreign = tmp_path / "someones-gpt"
+    foreign.mkdir()
+    save_file({"x": torch.ones(2)}, foreign / "model.safetensors")
+    (unknown,) = ledger.read(foreign)
+    assert unknown.flops is None
+    both = (unknown, SPENT) if trained_on else (unknown,)
+    ledger.write(run / "model", both)
+    cost = exported(run, tmp_path / "hf").text.partition("## Cost")[2].partition("\n## ")[0]
+    lines = [line.strip("|").split("|") for line in cost.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line] for line in lines]
+    named = {row[0]: row[1:] for row in rows}
+    assert named["someones-gpt"][:4] == ["unknown"] * 4
+    assert named["all"] == ["unknown"] * 4 and "they are charged" not in cost
+    assert "What someones-gpt cost is unknown: no ledger.json lay beside it" in cost
+    if trained_on:
+        assert named["run"][0] == "4.22511e+08" and "are what it started from" in cost

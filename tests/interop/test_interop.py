@@ -344,6 +344,31 @@ def test_a_tokenizer_travels_out_and_back(name: str, objective: str, tmp_path: P
     assert all(back.encode(t, add_special_tokens=False).ids == tokenizer.encode(t).ids for t in WORDS)
 
 
+@pytest.mark.parametrize("name", ["bert", "roberta"])
+def test_a_mask_takes_the_blank_in_front_of_it(name: str, tmp_path: Path) -> None:
+    tokenizer = a_tokenizer("mlm")
+    ours_at(tmp_path / "run", replace(TINY[name], vocab=300))
+    tokenizer.save(str(tmp_path / "run" / "model" / "tokenizer.json"))
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    # In a run the blank in front of a word belongs to its token, which the mask stands for; that behind it stays.
+    cls, sep, mask = (tokenizer.token_to_id(name) for name in ("[CLS]", "[SEP]", "[MASK]"))
+    told = [cls, *tokenizer.encode("the union").ids, mask, *tokenizer.encode(" union").ids, mask, sep]
+    assert theirs("the union [MASK] union [MASK]").input_ids == told
+    theirs.save_pretrained(tmp_path / "again")
+    again = transformers.AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert again("the union [MASK] union [MASK]").input_ids == told
+
+
+def test_a_mask_of_word_pieces_stays_as_it_is(tmp_path: Path) -> None:
+    ours_at(tmp_path / "run", TINY["bert"])
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "un", "##ion"]
+    (tmp_path / "run" / "model" / "vocab.txt").write_text("\n".join(words))
+    export_hf(tmp_path / "run", tmp_path / "hf")
+    added = json.loads((tmp_path / "hf" / "tokenizer.json").read_text())["added_tokens"]
+    assert [token["lstrip"] for token in added if token["content"] == "[MASK]"] == [False]
+
+
 def test_a_vocabulary_without_tokenizer_json_becomes_one(tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 

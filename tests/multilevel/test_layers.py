@@ -7,6 +7,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import toy
@@ -18,7 +19,7 @@ from mlrun.config import Cycle, Row
 from mlrun.errors import UserError
 from mlrun.models.layers import Flops
 from mlrun.models.network import build
-from mlrun.multilevel import transfer
+from mlrun.multilevel import operators, transfer
 from mlrun.multilevel.coarsening.kept import InTurn, Kept
 from mlrun.multilevel.coarsening.shallow import Shallow
 from mlrun.multilevel.coarsening.uniform import Uniform
@@ -363,3 +364,24 @@ def test_snapshots_are_as_they_were() -> None:
     small = at_rest(*trained(coarse.model))
     grown = settings.growth.grow(Snapshot({"weights": small.weights}), fine, context(settings)).weights
     assert all(grown[n].data_ptr() != small.weights[n].data_ptr() for n in small.weights if n in grown)
+
+
+@pytest.mark.parametrize("depth_scale", ["copy", "ode", "identity"])
+def test_a_kept_layer_goes_down_as_it_is_with_copy_and_else_with_the_last_projections_of_its_group(
+    depth_scale: str,
+) -> None:
+    """Against a map of numpy alone: of layers 0 and 1 the first is kept, and of 2 and 3."""
+    model = replace(FAMILIES["gpt"], layer=4)
+    resize = Kept(layers=[0, 2], depth_scale=depth_scale).resize(model.sizes())
+    state = build(model, 3).state_dict()
+    plain = {name: tensor.numpy() for name, tensor in state.items()}
+    found = {name: value for name, value in plain.items() if not name.startswith("blocks.")}
+    for name in (name.removeprefix("blocks.0.") for name in plain if name.startswith("blocks.0.")):
+        summed = depth_scale != "copy" and name.startswith(("attention.output.", "mlp.down."))
+        for coarse, (kept, skipped) in enumerate(((0, 1), (2, 3))):
+            value = plain[f"blocks.{kept}.{name}"]
+            found[f"blocks.{coarse}.{name}"] = value + plain[f"blocks.{skipped}.{name}"] if summed else value
+    down = operators.coalesce(state, model.params(), resize)
+    assert down.keys() == found.keys()
+    for name, value in found.items():
+        np.testing.assert_allclose(down[name].numpy(), value, rtol=1e-6, err_msg=name)

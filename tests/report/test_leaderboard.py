@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import fake_runs as fake
 import pytest
+import yaml
 from test_endings import branched
 from test_truth import small
 
@@ -18,6 +19,7 @@ from mlrun.report.leaderboard import board as boards
 from mlrun.report.leaderboard import rules, schema
 from mlrun.report.leaderboard.board import Board, from_files, from_runs, table
 from mlrun.report.leaderboard.smaller import told
+from mlrun.report.public import named
 
 WHOLE = ((2, 0), (1, 1000))
 RATES = (1e-3, 2e-3, 4e-3)
@@ -67,6 +69,57 @@ def test_a_study_on_fresh_seeds_gets_in_with_all_that_redoing_it_needs(result: A
     assert run["config"]["cycle"]["stages"] and run["config"]["seed"] == 1 and "run" not in run["config"]
     assert run["data"]["identity"] == fake.IDENTITY and run["starts"][0]["commit"] == fake.MACHINE["commit"]
     assert run["starts"][0]["processor"] and run["ledger"]["stages"] and result["target"]["mean"] == 3.0
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Yield every string of a file, keys included."""
+    below = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    yield from [value] if isinstance(value, str) else [text for one in below for text in strings(one)]
+
+
+def test_a_result_names_no_place_of_the_machine_that_it_comes_from(tmp_path: Path) -> None:
+    study = a_study(tmp_path / "study")
+    for run in study.iterdir():
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["data"]["files"] = ["/home/zelda/my texts/train.txt", "~/own/more.txt"]
+        (run / "config.yaml").write_text(yaml.safe_dump(config | {"init_flops": None, "cache": "/home/zelda/cache"}))
+        plan = json.loads((run / "plan.json").read_text())
+        plan["data"]["tokenizer"] = "/home/zelda/cache/text/0123/tokenizer.json"
+        (run / "plan.json").write_text(json.dumps(plan))
+        told = ["data.files=[/home/zelda/my texts/train.txt,~/own/more.txt]", f"run={run}", "cache=/home/zelda/cache"]
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        lines[0] |= {"overrides": told, "host": "zeldas-laptop"}
+        (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    board = judged(study)
+    assert board.refused == []
+    found = json.loads(next(iter(board.accepted)).read_text())
+    assert [text for text in strings(found) if any(word in text for word in ("/home", "~", "zelda"))] == []
+    run = found["seeds"][0]["run"]
+    assert run["config"]["data"]["files"] == ["train.txt", "more.txt"]
+    assert run["starts"][0]["overrides"][0] == "data.files=[train.txt,more.txt]"
+    assert run["starts"][0]["overrides"][1] == f"run={run['name']}" and "tokenizer" not in run["data"]
+    assert run["starts"][0]["host"] == found["seeds"][0]["baseline"]["starts"][0]["host"]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("/a/b c/d.txt", "d.txt"),
+        ("~/x", "x"),
+        ("~ada/x/", "x"),
+        ("init=/a/b", "init=b"),
+        ("+data={'path': '/a/b'}", "+data={'path': 'b'}"),
+        ("grow, init=/a/b", "grow, init=b"),
+        ("read /a/b c (/d/e)", "read b c (e)"),
+        ("hf://a/b", "hf://a/b"),
+        ("https://a.org/b", "https://a.org/b"),
+        ("c4/en", "c4/en"),
+        ("1/2", "1/2"),
+        ("steps / s", "steps / s"),
+    ],
+)
+def test_a_path_becomes_its_last_name(text: str, left: str) -> None:
+    assert named(text) == left
 
 
 def test_files_from_elsewhere_are_judged_and_shown(tmp_path: Path, result: Any) -> None:

@@ -12,11 +12,11 @@ from omegaconf import MISSING
 from mlrun.data.images.augment import Augment
 from mlrun.data.images.frame import Frame
 from mlrun.data.images.mixup import Mix
+from mlrun.data.source import Source
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
     from mlrun.data.images.source import ImageSource, Recipe
-    from mlrun.data.source import Source
     from mlrun.models.base import Model
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlrun.data.source import Source
 from mlrun.data.text import prepare, tokenizer
+from mlrun.data.text.corpus import Corpus
 from mlrun.data.text.objectives import SHORTEST, SpanSizes, masked_count, shorter, span_sizes
 from mlrun.data.text.prepare import ModelSide, Recipe
 from mlrun.errors import UserError, mistake
 
 if TYPE_CHECKING:
-    from mlrun.data.source import Source
-    from mlrun.data.text.corpus import Corpus
     from mlrun.models.base import Model
 
 OBJECTIVES = ("causal", "mlm", "span")

@@ -35,6 +35,9 @@ class Coarsening(ABC):
         if problems:
             raise UserError(problems)
         merges = self.merges(sizes)
+        if strange := [axis for axis in merges if axis not in sizes]:
+            remedy = f"the model has no {strange[0]}; correct its `merges`"
+            raise UserError(mistake("coarsening", f"{type(self).__name__}: {strange[0]}", ", ".join(sizes), remedy))
         if wrong := [line for axis, merge in merges.items() for line in _unlike(axis, merge, sizes[axis])]:
             raise UserError(f"coarsening={type(self).__name__}: {line}" for line in wrong)
         coarse = {axis: merges[axis].coarse if axis in merges else size for axis, size in sizes.items()}
@@ -46,9 +49,7 @@ class Coarsening(ABC):
 
 
 def _unlike(axis: str, merge: Merge, size: int) -> list[str]:
-    """Return why a merge is none of an axis of this size; a coarsening of one's own may say anything."""
-    if not isinstance(merge, Merge):
-        return [f"{axis}: allowed: a Merge; {type(merge).__name__} is none: return Merge(groups)"]
+    """Return why a merge is none of an axis of this size; a coarsening of one's own may name any units."""
     other = [] if merge.fine == size else [f"groups of {merge.fine} units, but the axis has {size}"]
     found = merge.problems() or other
     return [f"{axis}: {line}; correct its `merge`" for line in found]

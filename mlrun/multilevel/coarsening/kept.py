@@ -1,4 +1,4 @@
-"""A level made of some of the layers of the one above, each as it is; the width stays."""
+"""A level made of some of the layers of the one above, each as it is (depth_scale copy); the width stays."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
+from mlrun.report import public
 from mlrun.report.compare import Group, Pair, Row
 from mlrun.report.curves import Point
 from mlrun.report.elsewhere import better
@@ -31,9 +32,12 @@ def on_fresh(row: Row, chosen: Choice) -> Row:
 
 
 def entry(group: Group, row: Row, chosen: Choice, p_holm: float | None, compared: int) -> dict[str, Any]:
-    """Return the result of a row whose seeds are fresh; `p_holm` is its p-value among so many methods compared."""
+    """Return the result of a row whose seeds are fresh; `p_holm` is its p-value among so many methods compared.
+
+    It is for everybody, so nothing in it says where on this machine anything lay (`public.named`).
+    """
     first = row.pairs[0]
-    return {
+    found = {
         "format": FORMAT,
         "method": row.method,
         "task": {
@@ -53,6 +57,7 @@ def entry(group: Group, row: Row, chosen: Choice, p_holm: float | None, compared
         "failed": [run.folder.name for run in (*row.failed, *row.unfinished)],
         "seeds": [_pair(pair, group.controls.get(pair.run.seed, ())) for pair in row.pairs],
     }
+    return {key: public.named(value) for key, value in found.items()}
 
 
 def _better(group: Group) -> str | None:
@@ -82,9 +87,10 @@ def _run(run: Run) -> dict[str, Any]:
         "status": run.status,
         "config": {key: value for key, value in run.config.items() if key not in PLACE},
         "plan": {key: run.plan.get(key) for key in ("budget", "levels", "stages", "totals", "lacking")},
-        "data": dict(run.data),
+        # The tokenizer's file lay in a cache; its digest is in `identity`.
+        "data": {key: value for key, value in run.data.items() if key != "tokenizer"},
         "source": run.source,
-        "starts": [{key: value for key, value in start.items() if key not in Point._fields} for start in run.starts],
+        "starts": [_start(start) for start in run.starts],
         "machine": summary.get("machine"),
         "ledger": summary.get("ledger"),
         "receipts": summary.get("receipts"),
@@ -93,6 +99,12 @@ def _run(run: Run) -> dict[str, Any]:
         "held_out_error": run.held_out_error,
         "endings": [{"budget": ending.budget, **ending.point._asdict()} for ending in run.annealed],
     }
+
+
+def _start(start: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run ran on and the words of its command; of the host only what tells it from others."""
+    kept = {key: value for key, value in start.items() if key not in Point._fields}
+    return kept | {"host": public.host(start.get("host"))}
 
 
 def _spread(found: Spread) -> dict[str, Any]:
