@@ -48,29 +48,6 @@ def free(folder: Path) -> bool:
         os.close(descriptor)
 
 
-def held(folder: Path) -> bool | None:
-    """Return whether another process holds a folder; None where its file system cannot tell.
-
-    Looks for a moment only, and two that look at once do not see each other: the lock that it asks for is shared. Needs
-    no permission to write. A run that starts in this moment tries again.
-    """
-    try:
-        descriptor = os.open(folder / files.LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def _locked(descriptor: int, after: float = 0.0) -> bool:
     """Return whether the lock could be had; OSError where there are no locks."""
     time.sleep(after)

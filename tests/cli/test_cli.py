@@ -847,9 +847,9 @@ def test_sending_again_looks_at_all_runs_first_and_says_which_were_not_taken(
     assert (outcome.code, sent) == (1, ["runs/a", "runs/b"])
     assert outcome.out == ["sent: runs/a, 3 records", "not all sent: runs/b, 3 records"]
     assert outcome.err == ["mlrun: W&B did not take all of runs/b"]
-    monkeypatch.setattr("mlrun.train.lock.held", lambda run: run.name == "b")
+    monkeypatch.setattr("mlrun.files.held", lambda run: run.name == "b")
     assert "runs=runs/b: allowed: runs that no process trains" in mlrun("task=resend", "runs=runs").err[0]
-    monkeypatch.setattr("mlrun.train.lock.held", lambda run: False)
+    monkeypatch.setattr("mlrun.files.held", lambda run: False)
     Path("runs/b/config.yaml").write_text("logger: {}\n")
     outcome = mlrun("task=resend", "runs=runs")
     assert outcome.code == 2 and outcome.err[0].startswith("mlrun: runs=runs/b: allowed: runs that were trained with")
