@@ -6,6 +6,7 @@ A file is written aside, under a hidden name that ends in `.tmp`, forced to the 
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -196,6 +197,29 @@ def remove_leftovers(folder: Path) -> None:
 
 
 # Reading
+
+
+def held(folder: Path) -> bool | None:
+    """Return whether another process holds a folder; None where its file system cannot tell.
+
+    Looks for a moment only, and two that look at once do not see each other: the lock that it asks for is shared. Needs
+    no permission to write. A run that starts in this moment tries again.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def read_json(path: Path, remedy: str = "restore the file") -> dict[str, Any]:

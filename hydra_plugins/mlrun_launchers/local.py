@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.utils import JobReturn
@@ -25,11 +24,13 @@ from hydra_plugins.mlrun_launchers.jobs import Job, resolved
 from mlrun.cli import capacity, said
 from mlrun.cli.command import override
 from mlrun.cli.jobs import forget_failure, note_failure
-from mlrun.cli.messages import IN_USE
+from mlrun.cli.messages import IN_USE, print_error
 
 # What says how to sweep; a single run has no use for it.
 OF_THE_SWEEP = ("hydra/launcher", "hydra.launcher", "hydra/sweeper", "hydra.sweeper", "hydra.sweep.", "hydra.mode")
 PAUSE = 0.2
+# What ends a sweep: what stops a run does.
+ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2, signal.SIGINT)
 
 
 @dataclass
@@ -84,16 +85,21 @@ class LocalLauncher(Launcher):
 
     def _work_off(self, runs: list[Run], free: list[capacity.Share]) -> None:
         waiting, running, ended = list(runs), list[tuple[Started, capacity.Share]](), 0
-        with _stopped_with_us(running):
-            while waiting or running:
-                while waiting and free:
-                    running.append((Started(waiting.pop(0), free[-1]), free.pop()))
-                time.sleep(PAUSE)
-                for started, share in [pair for pair in running if pair[0].process.poll() is not None]:
-                    running.remove((started, share))
-                    free.append(share)
-                    ended += 1
-                    print(f"{ended}/{len(runs)} {started.run.folder.name}: {started.outcome()}", flush=True)
+        with _asked() as came:
+            try:
+                while (waiting or running) and not came:
+                    while waiting and free and not came:
+                        running.append((Started(waiting.pop(0), free[-1]), free.pop()))
+                    time.sleep(PAUSE)
+                    for started, share in [] if came else [r for r in running if r[0].process.poll() is not None]:
+                        running.remove((started, share))
+                        free.append(share)
+                        ended += 1
+                        print(f"{ended}/{len(runs)} {started.run.folder.name}: {started.outcome()}", flush=True)
+            finally:
+                _end([started.process for started, _ in running], came)
+        if came:
+            raise KeyboardInterrupt if came[0] == signal.SIGINT else SystemExit(128 + came[0])
 
 
 class Started:
@@ -132,22 +138,34 @@ def _ending(code: int) -> str:
 
 
 @contextlib.contextmanager
-def _stopped_with_us(running: list[tuple[Started, Any]]) -> Iterator[None]:
-    """Ask what still runs to save and stop, and wait for it, whatever ends this process before its time."""
+def _asked() -> Iterator[list[int]]:
+    """Give a list of the signals that came so far and ask to end; what was ignored stays ignored (`nohup`).
 
-    def leave(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    None of them breaks off what is done: a run that was just started would be lost to us.
+    """
+    came: list[int] = []
+    before = {number: handler for number in ENDING if (handler := signal.getsignal(number)) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, lambda number, frame: came.append(number))
     try:
-        yield
+        yield came
     finally:
-        for started, _ in running:
-            started.process.terminate()
-        for started, _ in running:
-            started.process.wait()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end(processes: list[subprocess.Popen[bytes]], came: list[int]) -> None:
+    """Let runs save and stop, and wait for them; a Ctrl-C that is not the first signal ends them at once."""
+    for process in processes:
+        process.terminate()
+    if processes:
+        print_error(f"mlrun: {len(processes)} runs save, then stop; Ctrl-C again ends them at once")
+    while any(process.poll() is None for process in processes):
+        time.sleep(PAUSE)
+        if signal.SIGINT in came[1:]:
+            for process in processes:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)  # each leads a session: what it started ends too
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="local_schema", node=LocalConf, provider="mlrun")

@@ -8,7 +8,9 @@ keeps those, so a search that was killed goes on as if it had not been. What a r
 
 # No postponed annotations: Hydra reads a plugin before it is a module, and dataclasses look theirs up there.
 import hashlib
+import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,6 +79,17 @@ class OptunaSweeper(Sweeper):
         self.wanted = search(self.config.hydra.sweeper, parsed(arguments), int(self.config.seed))
         if lines := begun_with(self.folder, self._identity()):
             raise UserError(lines)
+        journal = self.folder / JOURNAL
+        try:
+            with lock.alone(journal) as held:
+                if held:
+                    _mend(journal)
+                self._search()
+        except OSError as error:
+            error.filename = error.filename or str(journal)  # Optuna does not say
+            raise
+
+    def _search(self) -> None:
         self.studies = {method: _study(self.folder / JOURNAL, method) for method in self.wanted.methods}
         self.launched = 0
         self._write({})
@@ -99,7 +112,6 @@ class OptunaSweeper(Sweeper):
 
     def _ask(self) -> list[Trial]:
         """Return the next round: what was under way when the search was stopped, then new trials."""
-        from optuna.samplers import TPESampler
         from optuna.trial import Trial as Asked
         from optuna.trial import TrialState
 
@@ -109,15 +121,27 @@ class OptunaSweeper(Sweeper):
             under_way = [Asked(study, t._trial_id) for t in before if t.state == TrialState.RUNNING]
             due = min(self.wanted.at_a_time, self.wanted.trials - len(before) + len(under_way)) - len(under_way)
             for number in range(len(before), len(before) + max(0, due)):
-                study.sampler = TPESampler(
-                    n_startup_trials=AT_RANDOM, seed=_drawn(self.wanted.seed, method, number), constant_liar=True
-                )
+                study.sampler = self._sampler(method, number)
                 under_way.append(study.ask())
             found += [Trial(method, t.number, self._settings(method, t)) for t in under_way]
         return found
 
+    def _sampler(self, method: str, number: int) -> Any:
+        from optuna.samplers import TPESampler
+
+        seed = _drawn(self.wanted.seed, method, number)
+        return TPESampler(n_startup_trials=AT_RANDOM, seed=seed, constant_liar=True)
+
     def _settings(self, method: str, asked: Any) -> tuple[str, ...]:
-        return tuple(d.override(_suggested(asked, d)) for d in self.wanted.methods[method])
+        """Return what a trial sets; what a killed search had not drawn of it is what it would have drawn."""
+        dimensions, drawn, study = self.wanted.methods[method], asked.distributions, self.studies[method]
+        if any(d.key not in drawn for d in dimensions):
+            study.sampler = self._sampler(method, asked.number)
+            (frozen,) = [t for t in study.get_trials() if t.number == asked.number]
+            for key, distribution in drawn.items():
+                if not distribution.single():  # of one value none is drawn
+                    study.sampler.sample_independent(study, frozen, key, distribution)
+        return tuple(d.override(_suggested(asked, d)) for d in dimensions)
 
     def _twin(self, trial: Trial) -> Any:
         """Return an earlier trial of the same settings: it is told again, and not trained."""
@@ -207,6 +231,27 @@ def _suggested(asked: Any, d: Dimension) -> Any:
 def _drawn(seed: int, method: str, number: int) -> int:
     """Return the sampler's seed for one trial, so that a search that goes on draws what it would have drawn."""
     return int.from_bytes(hashlib.sha256(f"{seed} {method} {number}".encode()).digest()[:4], "big")
+
+
+def _mend(journal: Path) -> None:
+    """Clear up what a process that was killed, or found the disk full, left: half a record, and Optuna's own lock.
+
+    Raises:
+        UserError: a record in the middle is damaged.
+    """
+    for left in journal.parent.glob(f"{journal.name}.lock*"):
+        left.unlink()
+    lines = journal.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        print(f"mlrun: {journal}: its last record is half written; it is left out", flush=True)
+        os.truncate(journal, sum(map(len, lines[:-1])))
+        lines.pop()
+    for number, line in enumerate(lines, 1):
+        try:
+            json.loads(line)
+        except (ValueError, RecursionError):
+            told = f"{journal}: line {number} is no record; restore the file, or start a new folder"
+            raise UserError(told) from None
 
 
 def _study(journal: Path, name: str) -> Any:

@@ -20,7 +20,7 @@ from mlrun.cli.messages import Failed, common, disk_errors, first, print_error, 
 from mlrun.cli.objective import objective
 from mlrun.cli.preflight import Checked
 from mlrun.errors import InUse, UserError
-from mlrun.files import ERROR, LOG, SEARCH, read_json
+from mlrun.files import ERROR, LOG, SEARCH, read_json, write_text
 from mlrun.train import lock
 
 
@@ -66,7 +66,18 @@ class Jobs:
                 _failed(folder, "".join(f"mlrun: {line}\n" for line in str(error).splitlines()))
         except Exception:
             _failed(folder, traceback.format_exc())
+        if tasks.TASKS[settings.task].trains:
+            _heed_signals(folder.parent)
         return objective(folder, settings.find) if settings.task == "train" else None
+
+
+def _heed_signals(sweep: Path) -> None:
+    """End a sweep where a signal asked its last run to stop when there was nothing left to stop."""
+    from mlrun.train.signals import Signals
+
+    if Signals.unheeded:
+        print_error(f"mlrun: stopped by a signal; the same command with run={sweep} goes on")
+        raise SystemExit(tasks.STOPPED)
 
 
 def _overrides(point: points.Point) -> tuple[str, ...]:
@@ -95,7 +106,7 @@ def note_failure(folder: Path, text: str) -> None:
     """Write why a run failed: into its folder, or beside it while another process holds that."""
     note = folder / ERROR if lock.free(folder) else folder.with_name(f"{folder.name}.{ERROR}")
     note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(text)
+    write_text(note, text)
 
 
 def forget_failure(folder: Path) -> None:

@@ -38,8 +38,12 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     config, planned, folder = _checked(overrides, "train")
     from mlrun.run import train
+    from mlrun.train.signals import Signals, Stopped
 
-    return train(config, planned, folder)
+    summary = train(config, planned, folder)
+    if Signals.unheeded:  # a loop over runs must end too
+        raise Stopped(f"a signal came when the run in {folder} had ended; the same call returns what it gave")
+    return summary
 
 
 def _checked(overrides: Sequence[str], task: str) -> tuple[Config, Plan, Path]:

@@ -236,24 +236,22 @@ def report(settings: DictConfig, folder: Path | None) -> None:
 def status(settings: DictConfig, folder: Path | None) -> None:
     """List the runs that `runs` names: how far each is, and whether a process holds it. Writes nothing."""
     from mlrun.report.status import look, render
-    from mlrun.train.lock import held
 
     columns = [shutil.get_terminal_size().columns] if sys.stdout.isatty() else []
-    print_once(render(look(_paths(settings.runs), held), *columns))
+    print_once(render(look(_paths(settings.runs), files.held), *columns))
 
 
 def resend(settings: DictConfig, folder: Path | None) -> None:
     """Send the logs of the runs that `runs` names to W&B once more; all of them are looked at first."""
     from mlrun.log import resend as again
     from mlrun.report.read import find
-    from mlrun.train.lock import held
 
     if others := [name for name in settings.logger if name != "wandb"]:
         remedy = "logs are sent to W&B alone; other files are written anew when a run starts"
         raise UserError(mistake("logger", ", ".join(others), "wandb, none", remedy))
     given = build(settings.logger.wandb, "logger.wandb") if "wandb" in settings.logger else None
     folders = find(_paths(settings.runs), again.is_run, ", ".join(again.READS))
-    if busy := [str(one) for one in folders if held(one)]:
+    if busy := [str(one) for one in folders if files.held(one)]:
         raise UserError(mistake("runs", ", ".join(busy), "runs that no process trains", "wait until it has ended"))
     chosen, problems = {}, []
     for one in folders:

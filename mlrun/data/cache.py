@@ -41,8 +41,8 @@ def _size_and_hash(file: str | Path) -> dict[str, Any]:
 def build(folder: Path, make: Callable[[Path], None]) -> Path:
     """Return `folder`, made by `make(temporary folder)` and renamed into place, unless it is there and whole.
 
-    A killed process leaves only its temporary folder behind. Of two processes, one waits for the other;
-    where the file system has no locks, the later one finds the name taken and drops its own copy.
+    A killed process leaves only its temporary folder behind, which the next one removes. Of two processes, one waits
+    for the other; where the file system has no locks, the later one finds the name taken and drops its own copy.
     A folder whose files are not those that were written is made anew, with a word; who reads it goes on
     with the files that he has opened.
 
@@ -53,7 +53,9 @@ def build(folder: Path, make: Callable[[Path], None]) -> Path:
         return folder
     with _one_line(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder):
+        with _locked(folder) as alone:
+            for left in folder.parent.glob(f"{_making(folder)}*") if alone else ():
+                shutil.rmtree(left)
             if folder.is_dir():
                 reason = damage(folder)
                 if reason is None:
@@ -64,8 +66,13 @@ def build(folder: Path, make: Callable[[Path], None]) -> Path:
     return folder
 
 
+def _making(folder: Path) -> str:
+    """Return how the names of folders begin that become `folder`."""
+    return f".making-{folder.name}-"
+
+
 def _build(folder: Path, make: Callable[[Path], None]) -> None:
-    temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=_making(folder), dir=folder.parent))
     try:
         make(temporary)
         made = sorted(file for file in temporary.rglob("*") if file.is_file())
@@ -101,8 +108,9 @@ def damage(folder: Path) -> str | None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock beside a folder; where the file system has no locks, say so and go on."""
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the lock beside a folder; where the file system has no locks, give False, say so and go on."""
+    alone = True
     with open(f"{folder}.lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -111,7 +119,8 @@ def _locked(folder: Path) -> Iterator[None]:
                 raise
             told = "this file system has no locks; several processes may prepare the same data at once"
             print(f"mlrun: {folder.parent}: {told}", file=sys.stderr, flush=True)
-        yield
+            alone = False
+        yield alone
 
 
 @contextmanager

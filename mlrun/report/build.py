@@ -23,7 +23,8 @@ summary.json   written once, at the end of a run: status ("finished" | "interrup
                ledger: {stages: [{stage, level, steps, tokens, flops, flops_body, seconds}],
                         seconds: {training, transfer, evaluation, startup}},
                machine (optional): what the seconds were measured on, in words.
-               A run without it is "running" while its log still grows, else "unfinished".
+               A run without it is "running" while a process holds its lock (or, where locks do not show
+               that, its log grows), else "unfinished".
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import glob
 import json
 import math
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -282,7 +283,9 @@ def read(folder: Path) -> Run:
         plan = files.read_json(folder / files.PLAN)
         summary = _summary(folder)
         told, measured = _log(folder / files.LOG)
-        run = Run(folder, config, plan, summary, _status(folder, summary), *told)
+        run = Run(folder, config, plan, summary, str((summary or {}).get("status")), *told)
+        if summary is None:
+            run = replace(run, status="running" if at_work(run, files.held(folder)) else "unfinished")
         with blamed(lambda: f"{folder / files.CONFIG} or {files.PLAN}"):
             _ = run.level_one, run.seed, run.lr, run.lacking
         with blamed(lambda: f"{folder / files.PLAN} or {files.LOG}"):
@@ -349,11 +352,27 @@ def _search(folder: Path) -> dict[str, Any] | None:
     return found if folder.name in found.get("fresh", {}) else None
 
 
-def _status(folder: Path, summary: Mapping[str, Any] | None) -> str:
-    if summary is not None:
-        return str(summary["status"])
-    quiet = time.time() - (folder / files.LOG).stat().st_mtime
-    return "running" if quiet < RUNNING_SECONDS else "unfinished"
+def at_work(run: Run, held: bool | None) -> bool:
+    """Return whether a process works on a run that has not finished: it holds the lock, as far as locks can tell.
+
+    Some file systems have none, or do not show those of other machines: there a log that grows says it.
+    """
+    return held is True or ((held is None or _elsewhere(run)) and _grows(run))
+
+
+def _grows(run: Run) -> bool:
+    """Return whether the log was written a short while ago, and after what was said when the run was last left.
+
+    One from the future was written before a clock was set back, and says nothing of now.
+    """
+    written = (run.folder / files.LOG).stat().st_mtime
+    left = [path.stat().st_mtime for name in (files.SUMMARY, files.ERROR) if (path := run.folder / name).exists()]
+    return written > max(left, default=-math.inf) and abs(time.time() - written) < RUNNING_SECONDS
+
+
+def _elsewhere(run: Run) -> bool:
+    """Return whether the run was last started on another machine, whose locks some file systems do not show here."""
+    return bool(run.starts) and run.starts[-1].get("host") != socket.gethostname()
 
 
 Records = tuple[Mapping[str, Any], ...]

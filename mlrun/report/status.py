@@ -10,8 +10,6 @@ import json
 import math
 import os
 import re
-import socket
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,7 +27,7 @@ from mlrun.report.curves import target_level
 from mlrun.report.endings import NOT_REACHED
 from mlrun.report.headline import AT_LEAST
 from mlrun.report.pairing import baseline
-from mlrun.report.read import RUNNING_SECONDS, Run
+from mlrun.report.read import Run, at_work
 from mlrun.report.tables import MINUS, WIDTH
 
 STATES = ("running", "waiting", "stopped", "failed", "pruned", "finished", "damaged")
@@ -38,6 +36,8 @@ NUMBERS = ("done", "time left", "loss", "saved")
 UNKNOWN, ELLIPSIS, GAP = "n/a", "\N{HORIZONTAL ELLIPSIS}", "  "
 # The newest records lie in so many bytes at the end of a log.
 TAIL_BYTES = 2**16
+# Seconds that the clocks of a run and of its file system may lie apart.
+_APART = 1.0
 # Columns of a host's name, and the least of a run's folder.
 _HOST, _NAME = 12, 16
 
@@ -133,23 +133,11 @@ def _state(run: Run, held: bool | None) -> str:
         return "failed"
     if run.finished:
         return "finished"
-    if held or ((held is None or _elsewhere(run)) and _grows(run)):
+    if at_work(run, held):
         return "running"
     if run.failed or run.status == "pruned":
         return run.status
     return "failed" if (run.folder / files.ERROR).exists() else "stopped"
-
-
-def _grows(run: Run) -> bool:
-    """Return whether the log was written a short while ago, and after what the run said when it was last left."""
-    written = (run.folder / files.LOG).stat().st_mtime
-    left = (run.folder / files.SUMMARY).stat().st_mtime if run.summary is not None else -math.inf
-    return written > left and time.time() - written < RUNNING_SECONDS
-
-
-def _elsewhere(run: Run) -> bool:
-    """Return whether the run was last started on another machine, whose locks some file systems do not show here."""
-    return bool(run.starts) and run.starts[-1].get("host") != socket.gethostname()
 
 
 # Time left
@@ -159,7 +147,8 @@ def seconds_left(run: Run) -> float | None:
     """Return the seconds until the plan's end at the speed of the newest records; None before any is measured.
 
     Each level goes on at its own FLOP/s; one that has not run yet is taken to run at those of the others together. What
-    evaluations, transfers and checkpoints took beside the training, since the last start, they take from now on.
+    evaluations, transfers and checkpoints took beside the training, since the last start, they take from now on. None
+    too where that is unknown, as a clock was set back since then.
     """
     rates = _rates(run)
     if not rates or not run.last:
@@ -167,7 +156,8 @@ def seconds_left(run: Run) -> float | None:
     overall = sum(flops for flops, _ in rates.values()) / sum(seconds for _, seconds in rates.values())
     speeds = {level: flops / seconds for level, (flops, seconds) in rates.items()}
     left = sum(flops / speeds.get(level, overall) for level, flops in _flops_left(run))
-    return left * _beside_training(run)
+    beside = _beside_training(run)
+    return None if beside is None else left * beside
 
 
 def _rates(run: Run) -> dict[int, tuple[float, float]]:
@@ -208,13 +198,18 @@ def _flops_left(run: Run) -> list[tuple[int, float]]:
     return [now, *((stage["level"], stage["flops"]) for stage in stages[here + 1 :])]
 
 
-def _beside_training(run: Run) -> float:
-    """Return wall-clock seconds by training seconds since the last start; 1 where it is not told."""
+def _beside_training(run: Run) -> float | None:
+    """Return wall-clock seconds by training seconds since the last start; 1 where it is not told.
+
+    None where there are fewer of them: a clock was set back in between, or the log lies on a machine of another time.
+    """
     start = run.starts[-1] if run.starts else {}
     trained = float(run.last.get("seconds", 0.0)) - float(start.get("seconds", 0.0))
     if "time" not in start or trained <= 0:
         return 1.0
     wall = (run.folder / files.LOG).stat().st_mtime - datetime.fromisoformat(start["time"]).timestamp()
+    if wall < trained - _APART:
+        return None
     return max(1.0, wall / trained)
 
 

@@ -48,29 +48,6 @@ def free(folder: Path) -> bool:
         os.close(descriptor)
 
 
-def held(folder: Path) -> bool | None:
-    """Return whether another process holds a folder; None where its file system cannot tell.
-
-    Looks for a moment only, and two that look at once do not see each other: the lock that it asks for is shared. Needs
-    no permission to write. A run that starts in this moment tries again.
-    """
-    try:
-        descriptor = os.open(folder / files.LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(descriptor)
-    return False
-
-
 def _locked(descriptor: int, after: float = 0.0) -> bool:
     """Return whether the lock could be had; OSError where there are no locks."""
     time.sleep(after)
@@ -92,6 +69,29 @@ def _claim(folder: Path, held: ExitStack) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = _open(folder / files.LOCK)
     held.callback(os.close, descriptor)
+    if _taken(descriptor, folder):
+        for place in (folder, folder / files.CHECKPOINTS, folder / files.MODEL):
+            files.remove_leftovers(place)
+    return descriptor
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[bool]:
+    """Hold a file beside runs, made if need be, into which one process writes at a time; False without locks.
+
+    Raises:
+        InUse: another process holds it.
+        UserError: it is no file that may be locked.
+    """
+    descriptor = _open(file)
+    try:
+        yield _taken(descriptor, file.parent)
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int, folder: Path) -> bool:
+    """Take a lock, or raise InUse; return False, with a line, where there are no locks."""
     try:
         if not (_locked(descriptor) or _locked(descriptor, after=0.2)):  # `free` may have looked just now
             raise InUse(mistake("run", folder, "a folder that no other process uses", "wait for it"))
@@ -99,10 +99,8 @@ def _claim(folder: Path, held: ExitStack) -> int:
         if error.errno not in files.NO_LOCKS:
             raise
         print(f"mlrun: {folder}: this file system has no locks; see to it that no other process uses it", flush=True)
-        return descriptor
-    for place in (folder, folder / files.CHECKPOINTS, folder / files.MODEL):
-        files.remove_leftovers(place)
-    return descriptor
+        return False
+    return True
 
 
 def _open(path: Path) -> int:

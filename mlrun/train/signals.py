@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 from mlrun.train.parallel import environment, processes
 
@@ -26,10 +27,15 @@ class Signals:
     they are (`nohup`, a job in the background). Where a launcher listened before us (submitit does), SIGTERM only
     saves, for SLURM sends it to a preempted job ahead of SIGUSR2; and SIGUSR2 stops, then goes on to the launcher,
     which puts the job back into the queue.
+
+    `unheeded` says of the last run of this process that a signal asked it to stop and it ended otherwise: it was at its
+    end, had diverged, or could not be saved. Whoever has more runs to start must not.
     """
 
+    unheeded: ClassVar[bool] = False
+
     def __init__(self) -> None:
-        self.asked = NOTHING
+        self.asked, Signals.unheeded = NOTHING, False
         self._to_launcher = False
         self._interrupted = False
 
@@ -47,6 +53,7 @@ class Signals:
         def hear(number: int, frame: object) -> None:
             if number == signal.SIGINT:
                 self._interrupt()
+            Signals.unheeded |= not launcher  # a launcher that starts one run has nothing else to start
             ask = SAVE if launcher and number == signal.SIGTERM else STOP
             self.asked = max(self.asked, ask)
             self._to_launcher |= launcher and number == signal.SIGUSR2

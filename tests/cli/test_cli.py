@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tomllib
@@ -17,9 +18,10 @@ from typing import Any
 
 import pytest
 import yaml
+from toy import SMALL
 
 from mlrun import __main__
-from mlrun.cli import command, initial, points, preflight, tasks
+from mlrun.cli import command, initial, points, preflight, python, tasks
 from mlrun.cli.messages import Failed
 from mlrun.config import Config, conf_dir
 from mlrun.errors import InUse, UserError
@@ -28,6 +30,7 @@ from mlrun.plan.table import WIDTH
 from mlrun.report import read
 from mlrun.train import lock
 from mlrun.train.checkpoint.store import ALONE
+from mlrun.train.signals import Stopped
 
 PACKAGE = Path(__main__.__file__).parent
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PACKAGE.parent)}
@@ -844,10 +847,40 @@ def test_sending_again_looks_at_all_runs_first_and_says_which_were_not_taken(
     assert (outcome.code, sent) == (1, ["runs/a", "runs/b"])
     assert outcome.out == ["sent: runs/a, 3 records", "not all sent: runs/b, 3 records"]
     assert outcome.err == ["mlrun: W&B did not take all of runs/b"]
-    monkeypatch.setattr("mlrun.train.lock.held", lambda run: run.name == "b")
+    monkeypatch.setattr("mlrun.files.held", lambda run: run.name == "b")
     assert "runs=runs/b: allowed: runs that no process trains" in mlrun("task=resend", "runs=runs").err[0]
-    monkeypatch.setattr("mlrun.train.lock.held", lambda run: False)
+    monkeypatch.setattr("mlrun.files.held", lambda run: False)
     Path("runs/b/config.yaml").write_text("logger: {}\n")
     outcome = mlrun("task=resend", "runs=runs")
     assert outcome.code == 2 and outcome.err[0].startswith("mlrun: runs=runs/b: allowed: runs that were trained with")
     assert len(sent) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_when_a_run_is_at_its_end_ends_the_sweep_all_the_same(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    from mlrun import run
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    write = run.save_model
+
+    def asked(*given: Any) -> None:
+        os.kill(os.getpid(), number)
+        write(*given)
+
+    monkeypatch.setattr(run, "save_model", asked)
+    grid = ["-m", *SMALL, "budget=2 steps", "cycle=scratch", "seed=0,1", "run=s"]
+    try:
+        outcome = mlrun(*grid)
+        assert outcome.code == 143 and outcome.err[-1].endswith("; the same command with run=s goes on"), outcome.err
+        assert [path.parent.name for path in Path("s").glob("*/summary.json")] == ["0-seed=0"]
+        with pytest.raises(Stopped, match="the same call returns what it gave"):
+            python.run([*SMALL, "budget=2 steps", "cycle=scratch", "run=a"])
+        assert python.run([*SMALL, "budget=2 steps", "cycle=scratch", "run=a"])["status"] == "finished"
+        monkeypatch.setattr(run, "save_model", write)
+        assert mlrun(*grid).code == 0 and len(list(Path("s").glob("*/summary.json"))) == 2
+        monkeypatch.setattr(run, "save_model", asked)
+        assert mlrun(*SMALL, "budget=2 steps", "cycle=scratch", "run=b").code == 0, "a run alone is finished"
+    finally:
+        signal.signal(signal.SIGINT, before)

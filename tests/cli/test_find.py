@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
@@ -10,19 +12,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from optuna.storages.journal import JournalFileBackend
 from toy import SMALL
 
 from hydra_plugins.mlrun_launchers.jobs import Job
+from hydra_plugins.mlrun_sweepers import optuna as optuna_sweeper
+from hydra_plugins.mlrun_sweepers.optuna import OptunaSweeper
 from mlrun.cli import command, points
 from mlrun.cli.objective import objective, status
 from mlrun.cli.space import search
-from mlrun.errors import UserError
+from mlrun.errors import InUse, UserError
 from mlrun.report.build import build, render
 from mlrun.report.read import read
+from mlrun.train import lock
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
@@ -171,3 +178,89 @@ def test_another_search_is_refused_and_a_grid_of_hydra_s_own_prunes(found: tuple
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 0 and "pruned: held-out loss" in out and "is pruned at" in out, out
     assert sorted(status(path) for path in (folder / "basic").glob("[01]-*")) == ["finished", "pruned"]
+
+
+class Died(BaseException):
+    """The process is killed here."""
+
+
+def sweeper(folder: Path, at_a_time: int) -> OptunaSweeper:
+    """Return a search of two methods whose runs end at once, by what they set."""
+    made = OptunaSweeper()
+    told = {**SWEEPER, "trials": 4, "at_a_time": at_a_time}
+    told["space"] = {**SWEEPER["space"], "batch": "8", "optimizer.clip": "1,2", "optimizer.beta1": "interval(0.5, 0.9)"}
+    made.config = OmegaConf.create({
+        "hydra": {"sweep": {"dir": str(folder)}, "sweeper": told}, "seed": 0, "find": {"objective": "loss"},
+    })  # fmt: skip
+    made.launcher = SimpleNamespace(launch=lambda points, initial_job_idx: None)
+    return made
+
+
+def searched(folder: Path, at_a_time: int) -> dict[str, Any]:
+    folder.mkdir(exist_ok=True)
+    sweeper(folder, at_a_time).sweep([])
+    return dict(json.loads((folder / "search.json").read_text()))
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optuna_sweeper, "status", lambda folder: "finished")
+    number = lambda folder: int(hashlib.sha256(folder.name.encode()).hexdigest()[:6], 16)  # noqa: E731
+    monkeypatch.setattr(optuna_sweeper, "objective", lambda folder, find: float(number(folder)))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("at_a_time", [1, 3])
+@pytest.mark.parametrize("half", [True, False])
+def test_a_search_killed_at_any_record_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_a_time: int, half: bool
+) -> None:
+    whole = searched(tmp_path / "whole", at_a_time)
+    real, lives = JournalFileBackend.append_logs, 0
+
+    def append(self: Any, logs: list[dict[str, Any]]) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            with open(tmp_path / "cut/search.journal", "ab") as journal:
+                journal.write(json.dumps(logs[0]).encode()[:9] if half else b"")
+            (tmp_path / "cut/search.journal.lock").symlink_to("of one that was killed")
+            raise Died
+        real(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", append)
+    while lives < 80:
+        left, lives = 4 + lives % 3, lives + 1  # two records are of the opening, one to three more get through
+        try:
+            assert searched(tmp_path / "cut", at_a_time) == whole
+            break
+        except Died:
+            continue
+    assert 10 < lives < 80
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_second_search_in_the_folder_is_refused(tmp_path: Path) -> None:
+    with lock.alone(tmp_path / "search.journal"), pytest.raises(InUse, match="a folder that no other process uses"):
+        searched(tmp_path, 1)
+    assert (tmp_path / "search.journal").read_bytes() == b"" and not (tmp_path / "search.json").exists()
+    searched(tmp_path, 1)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_journal_is_one_line_and_a_full_disk_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched(tmp_path, 1)
+    lines = (tmp_path / "search.journal").read_text().splitlines(keepends=True)
+    (tmp_path / "search.journal").write_text("".join([*lines[:2], "{]\n", *lines[3:]]))
+    with pytest.raises(UserError, match=r"search\.journal: line 3 is no record; restore the file"):
+        searched(tmp_path, 1)
+
+    def full(*given: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(OSError) as caught:
+        searched(tmp_path / "full", 1)
+    assert caught.value.filename == str(tmp_path / "full/search.journal")

@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from toy import SMALL
 
-from hydra_plugins.mlrun_launchers.local import Run, Started
+from hydra_plugins.mlrun_launchers.local import ENDING, LocalLauncher, Run, Started
 from mlrun.cli.capacity import Share, shares, spin_briefly
 from mlrun.errors import UserError
 
@@ -115,6 +117,76 @@ def test_a_sweep_that_is_stopped_saves_its_runs_and_goes_on(tmp_path: Path, numb
         trained = [r["step"] for r in map(json.loads, log.read_text().splitlines()) if r["kind"] == "train"]
         assert trained == list(range(1, max(trained) + 1)), "it went on where it was: no step twice, none left out"
     assert all(a > b for a, b in zip(second, first, strict=True))
+
+
+SLOW_TO_SAVE = """
+import pathlib, signal, sys, time
+def save(number, frame):
+    time.sleep(float(sys.argv[2]))
+    pathlib.Path(sys.argv[1], "saved").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+pathlib.Path(sys.argv[1], "ready").touch()
+time.sleep(600)
+"""
+
+
+def hurried(folder: Path, seconds: float, *numbers: signal.Signals) -> type[BaseException] | None:
+    """Send signals to a sweep of one run that takes some seconds to save; return what the sweep ends by."""
+    folder.mkdir()
+    run = Run([sys.executable, "-c", SLOW_TO_SAVE, str(folder), str(seconds)], folder, folder / ".console" / "run.txt")
+
+    def send() -> None:
+        while not (folder / "ready").exists():
+            time.sleep(0.05)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.5)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    try:
+        LocalLauncher(1, 1)._work_off([run, run], [Share({})])
+    except BaseException as error:
+        return type(error)
+    finally:
+        sender.join()
+    return None
+
+
+@pytest.fixture
+def usual() -> Iterator[None]:
+    """Give signals their usual handlers: a shell's background job, or nohup, ignores some."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in ENDING}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("usual")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
+def test_a_second_signal_takes_no_run_the_time_to_save(tmp_path: Path, number: signal.Signals) -> None:
+    assert hurried(tmp_path / "run", 1.5, number, number) is SystemExit
+    assert (tmp_path / "run/saved").exists() and not (tmp_path / "run/error.txt").exists()
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("usual")
+def test_a_second_interrupt_ends_the_runs_at_once(tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert hurried(tmp_path / "run", 60, signal.SIGINT, signal.SIGINT) is KeyboardInterrupt
+    assert time.monotonic() - began < 40 and not (tmp_path / "run/saved").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.usefixtures("usual")
+def test_a_sweep_under_nohup_goes_on_to_its_next_run(tmp_path: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    command = [sys.executable, "-c", "import os, signal; os.kill(os.getppid(), signal.SIGHUP)"]
+    runs = [Run(command, tmp_path / name, tmp_path / ".console" / f"{name}.txt") for name in "ab"]
+    LocalLauncher(1, 1)._work_off(runs, [Share({})])
+    assert len(list((tmp_path / ".console").iterdir())) == 2
 
 
 def test_shares_share_out_gpus_and_cores() -> None:

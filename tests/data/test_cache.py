@@ -51,6 +51,29 @@ def test_a_damaged_file_is_prepared_anew(
     assert spec.open(gpt(), 0, str(tmp_path)).samples == whole.samples and capsys.readouterr().err == ""
 
 
+def test_what_a_killed_process_left_of_a_folder_is_removed_by_the_next_that_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = os.fork()
+    if child == 0:
+        cached.build(tmp_path / "data", lambda new: ((new / "half").touch(), os._exit(9))[0])
+    os.waitpid(child, 0)
+    (tmp_path / ".making-data2-x").mkdir()
+    assert len(list(tmp_path.glob(".making-data-*/half"))) == 1
+    with monkeypatch.context() as patch:  # without locks another process may be at it
+
+        def none(*given: Any) -> None:
+            raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+        patch.setattr(fcntl, "flock", none)
+        cached.build(tmp_path / "data", lambda new: (new / "whole").touch())
+    assert len(list(tmp_path.glob(".making-data-*"))) == 1
+    shutil.rmtree(tmp_path / "data")
+    cached.build(tmp_path / "data", lambda new: (new / "whole").touch())
+    assert (tmp_path / "data/whole").exists() and not list(tmp_path.glob(".making-data-*"))
+    assert (tmp_path / ".making-data2-x").exists(), "of another folder"
+
+
 def test_a_damaged_trained_tokenizer_is_trained_anew(spec: Files, tmp_path: Path) -> None:
     before = next(spec.open(gpt(), 0, str(tmp_path)).batches(0, 32))
     (trained,) = (tmp_path / "tokenizers").glob("*/tokenizer.json")

@@ -23,6 +23,8 @@ from mlrun.report.curves import Point, crossing, saving, speedup, thin, unrest
 from mlrun.report.notes import notes
 from mlrun.report.read import find, read, read_all
 from mlrun.report.stats import spread
+from mlrun.train.checkpoint.store import ALONE
+from mlrun.train.lock import claimed
 
 
 def curve(*losses: float, stage: int = 0, level: int = 1, start: float = 0.0) -> list[Point]:
@@ -419,13 +421,14 @@ def test_unfinished_runs_are_labelled_and_in_no_mean(tmp_path: Path) -> None:
     stale = straight(tmp_path / "d", "2level", [5, 1, 1], fake.TWO, seed=1, status=None)
     os.utime(stale / "log.jsonl", (time.time() - 7200,) * 2)
     straight(tmp_path / "e", "scratch", [5, 1, 1], status="interrupted", lr=2e-3)
-    assert (read(running).status, read(stale).status) == ("running", "unfinished")
-    found = made(tmp_path)
-    (group,) = found.groups
-    assert group.rates == (1e-3,), "an interrupted baseline has no final loss"
-    assert {row.lr: len(row.pairs) for row in group.rows} == {1e-3: 1, 2e-3: 0}
-    assert sum("in no mean" in note for note in found.notes) == 3
-    assert "running" in build.render(found)
+    with claimed(running, ALONE):  # as a process that trains it does
+        assert (read(running).status, read(stale).status) == ("running", "unfinished")
+        found = made(tmp_path)
+        (group,) = found.groups
+        assert group.rates == (1e-3,), "an interrupted baseline has no final loss"
+        assert {row.lr: len(row.pairs) for row in group.rows} == {1e-3: 1, 2e-3: 0}
+        assert sum("in no mean" in note for note in found.notes) == 3
+        assert "running" in build.render(found)
 
 
 def test_a_half_written_last_line_is_left_out(tmp_path: Path) -> None:

@@ -22,11 +22,12 @@ from omegaconf import OmegaConf
 
 from mlrun.cli import tasks
 from mlrun.errors import UserError
+from mlrun.files import held
 from mlrun.report import status
 from mlrun.report.compare import compare
 from mlrun.report.read import RUNNING_SECONDS, read_all
 from mlrun.report.status import Line, look, render
-from mlrun.train.lock import claimed, held
+from mlrun.train.lock import claimed
 from mlrun.train.parallel.processes import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -104,6 +105,8 @@ def test_states(tmp_path: Path, said: dict[str, Any] | None, held: status.Held, 
     (0, "elsewhere", nobody, "running"),
     (RUNNING_SECONDS + 60, "elsewhere", nobody, "stopped"),
     (0, None, nobody, "stopped"),
+    (-RUNNING_SECONDS - 60, "elsewhere", nobody, "stopped"),
+    (-60, "elsewhere", nobody, "running"),
 ])  # fmt: skip
 def test_where_locks_say_nothing_the_log_does(
     tmp_path: Path, age: float, host: str | None, held: status.Held, state: str
@@ -147,6 +150,35 @@ def test_time_left_is_that_of_the_newest_records_and_of_each_level(tmp_path: Pat
     assert line.seconds_left == pytest.approx(2 * (half / 100 + third / 200))
     assert line.done == pytest.approx((first + half) / plan["totals"]["flops"])
     assert line.stage == "2/3 level 2"
+
+
+def test_a_clock_that_was_set_back_makes_no_time_left_shorter(tmp_path: Path) -> None:
+    folder = cut(tmp_path, "2level", 12)
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    trained = lines[-1]["seconds"] - lines[0]["seconds"]
+    told = one(folder, somebody)
+    assert told.seconds_left is not None
+    for wall, known in ((trained + 5, True), (trained - 5, False), (-3600, False)):
+        began = datetime.fromisoformat(lines[0]["time"]).timestamp()
+        os.utime(folder / "log.jsonl", (began + wall,) * 2)
+        assert (one(folder, somebody).seconds_left is not None) == known
+    assert "n/a" in render([one(folder, somebody)])
+
+
+def test_a_run_whose_failure_was_noted_is_at_work_nowhere(tmp_path: Path) -> None:
+    folder = cut(tmp_path, "2level", 12, host="elsewhere")
+    assert one(folder).state == "running" and read_all([folder])[0].status == "running"
+    (folder / "error.txt").write_text("mlrun: No space left on device\n")
+    os.utime(folder / "log.jsonl", (time.time() - 1,) * 2)
+    assert one(folder).state == "failed" and read_all([folder])[0].status == "unfinished"
+
+
+def test_what_a_report_calls_running_holds_its_lock_where_locks_can_tell(tmp_path: Path) -> None:
+    folder = cut(tmp_path, "2level", 12)
+    assert read_all([folder])[0].status == "unfinished", "it was killed just now"
+    with claimed(folder, ALONE):
+        os.utime(folder / "log.jsonl", (time.time() - RUNNING_SECONDS - 60,) * 2)
+        assert read_all([folder])[0].status == "running", "its evaluation takes long"
 
 
 def test_time_left_is_unknown_before_anything_is_measured(tmp_path: Path) -> None:
