@@ -78,10 +78,19 @@ def _hold(own: type, name: str, above: Sequence[type], group: str) -> None:
         getter, told = member.fget, ours.fget
         if inspect.isfunction(getter) and inspect.isfunction(told) and not hasattr(getter, "__wrapped__"):
             setattr(own, name, property(_watched(own, getter, told, group)))
-    elif isinstance(text := vars(theirs).get("__annotations__", {}).get(name), str) and "ClassVar" in text:
-        hint = _resolved(_inner(text), vars(sys.modules[theirs.__module__]))
-        if not fits(member, hint):
-            raise UserError(_line(group, f"{own.__name__}.{name}={member!r}"[:80], _inner(text), "correct it"))
+    else:
+        _same_kind(own, name, above, group)
+
+
+def _same_kind(own: type, name: str, above: Sequence[type], group: str) -> None:
+    """Raise UserError if an attribute of a class is not what the first class of ours that says so takes it for."""
+    declared = ((c, vars(c).get("__annotations__", {}).get(name)) for c in above)
+    theirs, text = next(((c, said) for c, said in declared if isinstance(said, str)), (None, ""))
+    member = vars(own)[name]
+    if theirs is None or "ClassVar" not in text:
+        return
+    if not fits(member, _resolved(_inner(text), vars(sys.modules[theirs.__module__]))):
+        raise UserError(_line(group, f"{own.__name__}.{name}={member!r}"[:80], _inner(text), "correct it"))
 
 
 def _same_arguments(own: type, member: Callable[..., Any], ours: Callable[..., Any], group: str) -> None:

@@ -146,7 +146,7 @@ SLIPS = [
         "return net.token.unembed(net.norm(x))",
         "return net.norm(x)",
         "run",
-        "[2, 64, 64] from NoPositions.forward",
+        "64, 64] from NoPositions.forward",
     ),
     (
         "model/nope",
