@@ -1,9 +1,9 @@
-"""A from-scratch run of the same model and data that ends lower than a baseline for no more FLOPs, and what is saved
-against that one."""
+"""Runs from scratch of the same model and data with other settings: which end lower, and what is saved against them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
 from typing import NamedTuple
 
 from mlrun.report import pairing, smaller
@@ -14,6 +14,8 @@ from mlrun.report.headline import Headline, Headlines, headline
 from mlrun.report.read import Run
 from mlrun.report.smaller import Alone
 from mlrun.report.stats import Spread, spread
+
+MOST = 3  # from-scratch runs of other settings that are spoken of
 
 
 class Better(NamedTuple):
@@ -57,15 +59,27 @@ class Variant(NamedTuple):
 
 
 def variants(group: Group) -> list[Variant]:
-    """Return what else was tried from scratch for the same FLOPs, at seeds of this group, the lowest loss first."""
-    found = []
-    for other in group.elsewhere:
-        common = [seed for seed in sorted(other.baselines) if seed in group.baselines]
-        if common and pairing.same_budget(other.runs[0], group.runs[0]):
-            run, own = other.baselines[common[0]], group.baselines[common[0]]
-            pairs = tuple(pair(other.baselines[seed], group.baselines[seed]) for seed in common)
-            found.append(Variant(", ".join(pairing.settings_apart(run, own)) or "other settings", pairs))
-    return sorted(found, key=lambda one: one.gap.mean or 0.0)
+    """Return what else was tried from scratch for the same FLOPs, at seeds of this group: the three that end lowest."""
+    found = [(gap, other) for other in group.elsewhere if (gap := _mean_gap(other, group)) is not None]
+    return [_variant(other, group) for _, other in sorted(found, key=lambda one: one[0])[:MOST]]
+
+
+def _mean_gap(other: Group, group: Group) -> float | None:
+    """Return how far other baselines end above those of their seeds; None of another budget, or without such a seed."""
+    if not pairing.same_budget(other.runs[0], group.runs[0]):
+        return None
+    ends = [
+        (other.baselines[seed].final, run.final) for seed, run in group.baselines.items() if seed in other.baselines
+    ]
+    gaps = [theirs.loss - own.loss for theirs, own in ends if theirs is not None and own is not None]
+    return fmean(gaps) if gaps else None
+
+
+def _variant(other: Group, group: Group) -> Variant:
+    common = [seed for seed in sorted(other.baselines) if seed in group.baselines]
+    run, own = other.baselines[common[0]], group.baselines[common[0]]
+    pairs = tuple(pair(other.baselines[seed], group.baselines[seed]) for seed in common)
+    return Variant(", ".join(pairing.settings_apart(run, own)) or "other settings", pairs)
 
 
 def better(group: Group, same_seed: bool = False) -> Better | None:

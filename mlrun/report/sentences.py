@@ -13,7 +13,6 @@ from mlrun.report.tables import ordered, percent
 from mlrun.units import human
 
 SURE = 0.05
-MOST = 3  # from-scratch runs of other settings that have a sentence each
 CROSSING = "at the first crossing of its curve, un-annealed"
 
 
@@ -30,7 +29,7 @@ def sentences(group: Group) -> list[str]:
 def _otherwise(group: Group) -> list[str]:
     """Say what from scratch does with other settings for the same FLOPs; where no method is, only of those that win."""
     tried = [one for one in variants(group) if group.rows or (one.gap.mean or 0.0) < 0]
-    return [f"From scratch with {one.how}: {_does(one)}." for one in tried[:MOST]]
+    return [f"From scratch with {one.how}: {_does(one)}." for one in tried]
 
 
 def _does(one: Variant) -> str:
