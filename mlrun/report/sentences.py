@@ -20,16 +20,21 @@ def sentences(group: Group) -> list[str]:
     """Return a sentence for each method with a baseline, at its best rate, the largest saving first.
 
     Where a smaller model alone does as well as the baseline, that is said after the first: what a cycle saves against a
-    model that is too large for its budget, a smaller model saves without one.
+    model that is too large for its budget, a smaller model saves without one. Then come other ways from scratch that
+    end lower.
     """
     found = [sentence(group, row) for row in ordered(group) if row.best and row.pairs]
-    return [*found[:1], *(_smaller(group) if found else []), *found[1:], *_failed(group), *_otherwise(group)]
+    won, lost = _otherwise(group)
+    return [*found[:1], *(_smaller(group) if found else []), *won, *found[1:], *_failed(group), *lost]
 
 
-def _otherwise(group: Group) -> list[str]:
-    """Say what from scratch does with other settings for the same FLOPs; where no method is, only of those that win."""
-    tried = [one for one in variants(group) if group.rows or (one.gap.mean or 0.0) < 0]
-    return [f"From scratch with {one.how}: {_does(one)}." for one in tried]
+def _otherwise(group: Group) -> tuple[list[str], list[str]]:
+    """Say what from scratch does with other settings for the same FLOPs, of those that end lower and of the others.
+
+    Where no method is, the others have no sentence.
+    """
+    tried = [((one.gap.mean or 0.0) < 0, f"From scratch with {one.how}: {_does(one)}.") for one in variants(group)]
+    return [line for wins, line in tried if wins], [line for wins, line in tried if not wins and group.rows]
 
 
 def _does(one: Variant) -> str:

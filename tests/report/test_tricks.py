@@ -244,6 +244,8 @@ def test_what_from_scratch_does_with_other_settings_is_told(
     assert all("base.layer=1 instead of null" in line and line.endswith(f": {said}") for line in of)
     assert growth or len(lines) == 1, "without a method the one that wins alone is named"
     if growth:
+        order = [line.split()[0] for line in sentences(group_of(tmp_path, "grow"))]
+        assert order.index("From") == 1 if theirs[-1] < 3.0 else order[-1] == "From"
         drawn = (charts.charts(group_of(tmp_path, "grow"))["annealed"] or {})["sides"]
         dashed = [side for side in drawn if side["dashed"]]
         assert len(dashed) == (theirs[-1] < 3.0)
