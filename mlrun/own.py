@@ -12,7 +12,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, Self, Union, get_args, get_origin
@@ -22,7 +22,7 @@ from mlrun.errors import UserError, mistake
 PACKAGE = "mlrun"
 # Methods that are given a network's parts: torch may compile them, so whoever calls them looks at what they return.
 COMPILED = "Parts"
-_ITERATORS = (Iterator, Iterable)
+HELD = "_held_to_ours"  # marks a method that is looked at already; decorators of one's own leave other marks
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,11 @@ def _hold(own: type, name: str, above: Sequence[type], group: str) -> None:
     member, ours = vars(own)[name], vars(theirs).get(name)
     if inspect.isfunction(member) and inspect.isfunction(ours):
         _same_arguments(own, member, ours, group)
-        if not hasattr(member, "__wrapped__") and COMPILED not in ours.__annotations__.values():
+        if not hasattr(member, HELD) and COMPILED not in ours.__annotations__.values():
             setattr(own, name, _watched(own, member, ours, group))
     elif isinstance(member, property) and isinstance(ours, property):
         getter, told = member.fget, ours.fget
-        if inspect.isfunction(getter) and inspect.isfunction(told) and not hasattr(getter, "__wrapped__"):
+        if inspect.isfunction(getter) and inspect.isfunction(told) and not hasattr(getter, HELD):
             setattr(own, name, property(_watched(own, getter, told, group)))
     else:
         _same_kind(own, name, above, group)
@@ -90,7 +90,7 @@ def _same_kind(own: type, name: str, above: Sequence[type], group: str) -> None:
     if theirs is None or "ClassVar" not in text:
         return
     if not fits(member, _resolved(_inner(text), vars(sys.modules[theirs.__module__]))):
-        raise UserError(_line(group, f"{own.__name__}.{name}={member!r}"[:80], _inner(text), "correct it"))
+        raise UserError(mistake(group, f"{own.__name__}.{name}={member!r}"[:80], _inner(text), "correct it"))
 
 
 def _same_arguments(own: type, member: Callable[..., Any], ours: Callable[..., Any], group: str) -> None:
@@ -101,7 +101,7 @@ def _same_arguments(own: type, member: Callable[..., Any], ours: Callable[..., A
         given.bind(*names)
     except TypeError:
         shown = f"{own.__name__}.{member.__name__}({', '.join(given.parameters)})"
-        raise UserError(_line(group, shown, f"({', '.join(names)})", "correct its arguments")) from None
+        raise UserError(mistake(group, shown, f"({', '.join(names)})", "correct its arguments")) from None
 
 
 def _watched(own: type, member: Callable[..., Any], ours: Callable[..., Any], group: str) -> Callable[..., Any]:
@@ -115,6 +115,7 @@ def _watched(own: type, member: Callable[..., Any], ours: Callable[..., Any], gr
     def watched(*args: Any, **kwargs: Any) -> Any:
         return checked(member(*args, **kwargs), hint, text, f"{own.__name__}.{member.__name__}", group)
 
+    setattr(watched, HELD, True)
     return watched
 
 
@@ -125,17 +126,13 @@ def checked(told: Any, hint: Any, text: str, where: str, group: str) -> Any:
         UserError: it does not; of an iterator, as soon as it yields what does not.
     """
     if not fits(told, hint):
-        raise UserError(_line(group, f"{kind(told)} from {where}", text, "correct what it returns"))
+        raise UserError(mistake(group, f"{kind(told)} from {where}", text, "correct what it returns"))
     if _protocol(hint):
         hold(type(told), group, hint)
     origin, inner = _parts(hint)
-    if origin in _ITERATORS and inner:
+    if origin is Iterator and inner:
         return (checked(one, inner[0], text, where, group) for one in told)
     return told
-
-
-def _line(group: str, given: str, text: str, remedy: str) -> str:
-    return mistake(group, given, text, remedy)
 
 
 def kind(told: Any) -> str:

@@ -123,6 +123,13 @@ SLIPS = [
         "plan",
         "growth=str from Jitter.inexact: allowed: list",
     ),
+    (
+        "growth/jitter",
+        'def inexact(self, resize, post_norm):\n        return ["jitter moves every weight"]',
+        "@torch.no_grad()\n    def inexact(self, resize, post_norm):\n        return None",
+        "plan",
+        "growth=None from Jitter.inexact: allowed: list[str]",
+    ),
     ("growth/jitter", "makes_equal_copies = False", "makes_equal_copies = None", "plan", "copies=None: allowed: bool"),
     ("logger/table", "return sink", "return None", "run", "logger=None from Table.start: allowed: Sink"),
     ("logger/table", "return []", "return None", "plan", "logger=None from Table.problems: allowed: list[str]"),

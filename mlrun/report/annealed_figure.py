@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,6 @@ ALONE = "#777777"  # the colour of a smaller model alone, which is neither basel
 DASHES = (0, (2.2, 1.2))  # short enough to be seen in a legend
 LABEL = 60  # characters of the settings in a legend
 WIDE = 52  # of two columns
-INSTEAD = re.compile(r" instead of [^,]*")
 LOWER = 0.09  # height between two arrows, as a share of the range of losses
 
 
@@ -89,7 +87,7 @@ def otherwise(group: Group) -> list[Side]:
 
 def _otherwise(one: Variant) -> Side:
     runs = [pair.run for pair in one.pairs]
-    name = textwrap.shorten(f"from scratch, {INSTEAD.sub('', one.how)}", LABEL, placeholder=" ...")
+    name = textwrap.shorten(f"from scratch, {one.name}", LABEL, placeholder=" ...")
     return replace(_side(figure.with_seeds(name, len(runs)), figure.BASELINE, None, runs), dashed=True)
 
 

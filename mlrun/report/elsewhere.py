@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from statistics import fmean
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from mlrun.report.read import Run
 from mlrun.report.smaller import Alone
 from mlrun.report.stats import Spread, spread
 
+OTHERWISE = "other settings"
 MOST = 3  # from-scratch runs of other settings that are spoken of
 
 
@@ -33,19 +34,30 @@ class Better(NamedTuple):
     @property
     def how(self) -> str:
         """What it sets otherwise, in words."""
-        found = pairing.settings_apart(self.run, self.own)
+        found = _in_words(pairing.settings_apart(self.run, self.own))
         branch = [] if self.ending in self.run.annealed[-1:] else [f"its ending at {100 * self.ending.budget:.3g}%"]
-        return ", ".join([*found, *branch]) or "other settings"
+        return ", ".join([*found, *branch]) or OTHERWISE
 
 
 class Variant(NamedTuple):
-    """The from-scratch runs of another setting beside the baselines of their seeds; `how` is what they set otherwise.
+    """The from-scratch runs of another setting beside the baselines of their seeds.
 
-    Spreads and bound are those of the headline, as of a method.
+    `apart` is what they set otherwise, and the baselines' own value. Spreads and bound are those of the headline, as of
+    a method.
     """
 
-    how: str
+    apart: tuple[tuple[str, str], ...]
     pairs: tuple[Pair, ...]
+
+    @property
+    def how(self) -> str:
+        """What they set otherwise, in words."""
+        return ", ".join(_in_words(self.apart)) or OTHERWISE
+
+    @property
+    def name(self) -> str:
+        """What they set, for a legend."""
+        return ", ".join(setting for setting, _ in self.apart) or OTHERWISE
 
     @property
     def gap(self) -> Spread:
@@ -79,7 +91,11 @@ def _variant(other: Group, group: Group) -> Variant:
     common = [seed for seed in sorted(other.baselines) if seed in group.baselines]
     run, own = other.baselines[common[0]], group.baselines[common[0]]
     pairs = tuple(pair(other.baselines[seed], group.baselines[seed]) for seed in common)
-    return Variant(", ".join(pairing.settings_apart(run, own)) or "other settings", pairs)
+    return Variant(tuple(pairing.settings_apart(run, own)), pairs)
+
+
+def _in_words(apart: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"{setting} instead of {theirs}" for setting, theirs in apart]
 
 
 def better(group: Group, same_seed: bool = False) -> Better | None:
@@ -115,9 +131,9 @@ def against(group: Group, row: Row) -> Headlines | None:
     if found is None:
         return None
     runs = found.group.baselines
-    told = [_headline(pair.run, _within(runs[pair.run.seed], pair.baseline), runs[pair.run.seed])
-            for pair in row.pairs
-            if pair.run.seed in runs and _within(runs[pair.run.seed], pair.baseline)]  # fmt: skip
+    both = [(pair, runs[pair.run.seed]) for pair in row.pairs if pair.run.seed in runs]
+    ends = [(pair.run, _within(other, pair.baseline), other) for pair, other in both]
+    told = [_headline(run, within, other) for run, within, other in ends if within]
     return Headlines((*told, *([None] * len(row.failed)))) if told else None
 
 
@@ -132,10 +148,14 @@ def _headline(run: Run, ends: list[Ending], other: Run) -> Headline:
 
 
 def smaller_against(group: Group) -> Alone | None:
-    """Return what a smaller model alone saved against the better runs elsewhere, if each ends within the budget."""
-    found = better(group)
+    """Return what the smaller model of the group alone saved against the better runs elsewhere, of its own size.
+
+    None without such a model or such runs, or where one of theirs cost more than the budget.
+    """
+    found, size = better(group), None if group.smaller is None else group.smaller.parameters
     runs = {} if found is None else found.group.baselines
     common = {seed: runs[seed] for seed in group.controls if seed in runs}
     if any(len(_within(run, group.baselines[seed])) < len(run.annealed) for seed, run in common.items()):
         return None
-    return smaller.alone({seed: group.controls[seed] for seed in common}, common)
+    of_size = {seed: [run for run in group.controls[seed] if smaller.size(run) == size] for seed in common}
+    return smaller.alone(of_size, common)

@@ -266,8 +266,8 @@ def smaller(one: Run, other: Run) -> bool:
     return len(kinds) == 1 and sizes[0] < sizes[1] and data(one) == data(other)
 
 
-def settings_apart(one: Run, other: Run) -> list[str]:
-    """Return `key=value instead of value` for what two runs of one goal set otherwise, the learning rate included.
+def settings_apart(one: Run, other: Run) -> list[tuple[str, str]]:
+    """Return (`key=value`, the other's value) for what two runs of one goal set otherwise, the learning rate included.
 
     A budget that is as many FLOPs in another unit is the same.
     """
@@ -275,7 +275,7 @@ def settings_apart(one: Run, other: Run) -> list[str]:
     apart_in = {k: [one.get(k, UNNAMED.get(k)) for one in (a, b)] for k in {**a, **b}}
     sizes = one.config["model"]
     return [
-        f"{_short(k, sizes)}={_written(mine)} instead of {_written(theirs)}"
+        (f"{_short(k, sizes)}={_written(mine)}", _written(theirs))
         for k, (mine, theirs) in apart_in.items()
         if mine != theirs and not (k == "budget" and same_budget(one, other))
     ]

@@ -40,7 +40,7 @@ def _otherwise(group: Group) -> tuple[list[str], list[str]]:
 def _does(one: Variant) -> str:
     saved, gap = one.headline.saved("flops"), one.gap
     if saved.mean is not None:
-        return f"the baseline's loss with {_less(saved.mean, one.headline.bound)} ({_interval(saved)}), annealed"
+        return f"the baseline's loss {_with(saved.mean, one.headline.bound, saved)}, annealed"
     assert gap.mean is not None, "a baseline has a final loss"
     side = "below" if gap.mean < 0 else "above"
     return f"it ends {abs(gap.mean):.4f} nats {side} the baseline ({_seeds(gap.count)})"
@@ -101,9 +101,14 @@ def _alone(found: Alone) -> str:
     """Return what a smaller model saved, and how sure that is; or what each seed has, where one has nothing."""
     saved = found.saved
     if saved.mean is not None:
-        return f"with {_less(saved.mean, found.bound)} ({_interval(saved)})"
+        return _with(saved.mean, found.bound, saved)
     each = ", ".join(_less(value, found.bound) for value in saved.values if value is not None)
     return f"in {saved.reached} of {_seeds(saved.count)} only ({each})"
+
+
+def _with(mean: float, bound: bool, over: Spread) -> str:
+    """Return with how much less, and how sure that is."""
+    return f"with {_less(mean, bound)} ({_interval(over)})"
 
 
 def _passed(group: Group) -> str | None:
@@ -139,7 +144,7 @@ def _against(group: Group, row: Row) -> str:
 def _against_it(found: Headlines) -> str:
     kinds, saved = found.kinds, found.saved("flops")
     if saved.mean is not None:
-        return f"reaches with {_less(saved.mean, found.bound)} ({_interval(saved)})"
+        return f"reaches {_with(saved.mean, found.bound, saved)}"
     reached = saved.reached + kinds.count(NOT_BRACKETED)
     if not reached:
         return f"does not reach ({_seeds(saved.count)})"
