@@ -1,4 +1,4 @@
-"""The coordinate check of CompleteP (arXiv 2505.01618): how far AdamW moves activations, over width and depth.
+"""The coordinate check of CompleteP (arXiv 2505.01618): how far an optimizer moves activations, over width and depth.
 
 A GPT of each size takes the same few steps on batches of the embedded speeches. Measured are the hidden states behind
 the last block, and the logits: the root mean square of their change since the start. A parametrisation whose rates
@@ -22,16 +22,21 @@ from mlrun.models.base import Model
 from mlrun.models.gpt import GPT
 from mlrun.models.network import Network, build
 from mlrun.train.optimizers.adamw import AdamW
+from mlrun.train.optimizers.base import Optimizer
+from mlrun.train.optimizers.muon import Muon
 from mlrun.train.optimizers.stepping import Stepping
 
 SEQUENCE, BATCH, STEPS = 64, 8, 10
 BASE = GPT(vocab=2048, position=SEQUENCE, embed=32, head=2, head_dim=16, ffn=128, layer=2)
 WIDTHS, DEPTHS = (32, 64, 128, 256, 512), (2, 4, 8, 16, 32)
 PARAMETRIZATIONS = ("standard", "completep")
+OPTIMIZERS: Mapping[str, type[Optimizer]] = {"AdamW": AdamW, "Muon": Muon}
 LR = 4e-3
 FIGURE = Path("docs/figures/coordinate_check.png")
 TITLES = {"hidden": "hidden states", "logits": "logits"}
 Batches = Sequence[Mapping[str, Tensor]]
+# Optimizer, parametrisation, axis.
+Line = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,10 @@ def parametrized(model: GPT, base: GPT, name: str) -> GPT:
     return replace(base, parametrization=name).resize(model.sizes())
 
 
-def moved(model: Model, batches: Batches, lr: float = LR, seed: int = 0) -> Moved:
-    """Return how far one step of AdamW for each batch but the last moved what the model computes for the last."""
+def moved(model: Model, batches: Batches, kind: type[Optimizer] = AdamW, lr: float = LR, seed: int = 0) -> Moved:
+    """Return how far one step for each batch but the last moved what the model computes for the last."""
     net = build(model, seed)
-    stepping = Stepping(AdamW(lr=lr), net)
+    stepping = Stepping(kind(lr=lr), net)
     stepping.set_rate(lr)
     before = _computed(net, batches[-1])
     for batch in batches[:-1]:
@@ -79,17 +84,20 @@ def _computed(net: Network, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor
     return seen[0], logits
 
 
-def measured(batches: Batches) -> dict[tuple[str, str], dict[int, Moved]]:
-    """Return what moved, by parametrisation and axis, at each size."""
+def measured(batches: Batches) -> dict[Line, dict[int, Moved]]:
+    """Return what moved, by optimizer, parametrisation and axis, at each size."""
     models = {"width": {n: wider(BASE, n) for n in WIDTHS}, "depth": {n: replace(BASE, layer=n) for n in DEPTHS}}
     return {
-        (name, axis): {size: moved(parametrized(model, BASE, name), batches) for size, model in sizes.items()}
+        (optimizer, name, axis): {
+            size: moved(parametrized(model, BASE, name), batches, kind) for size, model in sizes.items()
+        }
+        for optimizer, kind in OPTIMIZERS.items()
         for name in PARAMETRIZATIONS
         for axis, sizes in models.items()
     }
 
 
-def draw(found: Mapping[tuple[str, str], Mapping[int, Moved]], path: Path) -> None:
+def draw(found: Mapping[Line, Mapping[int, Moved]], path: Path) -> None:
     """Write the figure: a row for what is measured, a column for the axis, a line for each parametrisation."""
     from matplotlib.figure import Figure
 
@@ -97,13 +105,14 @@ def draw(found: Mapping[tuple[str, str], Mapping[int, Moved]], path: Path) -> No
     panels = figure.subplots(2, 2, sharex="col", sharey="row")
     for row, field in enumerate(("hidden", "logits")):
         for column, axis in enumerate(("width", "depth")):
-            _panel(panels[row][column], {name: found[name, axis] for name in PARAMETRIZATIONS}, field, axis)
-    panels[0][0].legend()
+            lines = {f"{name}, {kind}": found[kind, name, axis] for kind in OPTIMIZERS for name in PARAMETRIZATIONS}
+            _panel(panels[row][column], lines, field, axis)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=4, fontsize=9)
     figure.savefig(path, dpi=120)
 
 
 def _panel(panel: Any, found: Mapping[str, Mapping[int, Moved]], field: str, axis: str) -> None:
-    for (name, sizes), marker in zip(found.items(), "os", strict=True):
+    for (name, sizes), marker in zip(found.items(), "osDv", strict=True):
         panel.plot(list(sizes), [getattr(at, field) for at in sizes.values()], marker=marker, label=name)
         panel.set_xscale("log", base=2)
         panel.set_xticks(list(sizes), labels=list(map(str, sizes)))
@@ -121,16 +130,16 @@ def main() -> str:
         batches = open_data("sotu", BASE, Path(cache)).batches(0, BATCH)
         found = measured([next(batches) for _ in range(STEPS + 1)])
     draw(found, FIGURE)
-    how = f"{STEPS} steps of AdamW at {LR:g} on {BATCH} samples; root mean square of the change. Written to {FIGURE}."
+    how = f"{STEPS} steps at {LR:g} on {BATCH} samples; root mean square of the change. Written to {FIGURE}."
     return f"{tabled(found)}\n\n{how}"
 
 
-def tabled(found: Mapping[tuple[str, str], Mapping[int, Moved]]) -> str:
+def tabled(found: Mapping[Line, Mapping[int, Moved]]) -> str:
     """Return the table; sizes are over the base's."""
     ratios = [f"{size // BASE.embed}x" for size in WIDTHS]
     rows = [
-        [TITLES[field], axis, name, *(f"{getattr(at, field):.2f}" for at in sizes.values())]
+        [TITLES[field], axis, kind, name, *(f"{getattr(at, field):.2f}" for at in sizes.values())]
         for field in TITLES
-        for (name, axis), sizes in found.items()
+        for (kind, name, axis), sizes in found.items()
     ]
-    return table(["change of", "over", "parametrisation", *ratios], rows)
+    return table(["change of", "over", "optimizer", "parametrisation", *ratios], rows)

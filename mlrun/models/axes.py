@@ -61,7 +61,8 @@ class Param:
     """One learned tensor: its dims and how it starts (normal with `mean` and `std`; std 0 is a constant).
 
     `residual` marks the last projection of a residual branch: the ODE view scales it in depth. `rate` and `eps` are
-    factors on the optimizer's own, its weight decay has 1 / rate (see `mlrun.models.parametrization`).
+    factors on the optimizer's own, its weight decay has 1 / rate; `orthogonal` is in place of `rate` where steps are
+    orthogonal matrices (see `mlrun.models.parametrization`).
     """
 
     dims: tuple[str, ...]
@@ -71,6 +72,7 @@ class Param:
     place: Place = ""
     rate: float = 1.0
     eps: float = 1.0
+    orthogonal: float = 1.0
 
     @property
     def factors(self) -> tuple[Factor, ...]:

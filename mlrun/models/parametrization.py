@@ -17,6 +17,12 @@ the forward pass here: a branch's last projection, a head (or the norm in front 
 have their factor in start, rate and eps. What a model computes with given weights is then the same under every
 parametrisation: operators keep what they promise, and exported folders need nothing.
 
+Under Muon a matrix inside has another rate. Its steps are orthogonal, times the root of the larger side to be as large
+as Adam's, so their largest singular value grows with that; it should grow as sqrt(m_out / m_in) does (Yang, Simon and
+Bernstein 2023, arXiv 2310.17813; with depth: Qiu et al. 2025, arXiv 2512.05620). So the rate's factor is the root of
+m_out / m_in / m_max, with m_max the ratio of the larger side. Factors in front are folded as for Adam: the size of a
+gradient does not matter to an orthogonal step either.
+
 Two things are not the paper's. The gradient's norm, as clipping sees it, is that of the weights with their factors in
 them. And in a post-norm model, which the paper does not have, the norms that the whole residual stream goes through
 have the rate 1 / m_L, since their moves add up over the depth.
@@ -25,6 +31,7 @@ have the rate 1 / m_L, since their moves add up over the depth.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +53,7 @@ def _scaled(template: str, param: Param, sizes: Sizes, base: Sizes) -> Param:
     forward = _forward(param, read, layers, sizes, base)
     start = forward / math.sqrt(read) if matrix else forward
     rate = forward / read if matrix else forward
+    orthogonal = forward * math.sqrt(made / read / _larger(param, sizes, base)) if matrix else rate
     stream = param.place == "stream"
     # A head's gradient follows from what it reads alone, and that has the factor 1 / m_in in front.
     eps = 1 / (made if _has(param, "out") or not _has(param, "in") else read) / (1 if stream else layers)
@@ -55,6 +63,7 @@ def _scaled(template: str, param: Param, sizes: Sizes, base: Sizes) -> Param:
         std=param.std * start,
         rate=rate / layers if stream else rate,
         eps=eps / forward,
+        orthogonal=orthogonal,
     )
 
 
@@ -65,6 +74,11 @@ def _forward(param: Param, read: float, layers: float, sizes: Sizes, base: Sizes
     if param.place == "scores":
         return math.sqrt(base["head_dim"] / sizes["head_dim"])
     return 1 / read if _has(param, "in") and not _has(param, "out") else 1.0
+
+
+def _larger(param: Param, sizes: Sizes, base: Sizes) -> float:
+    """Return how much larger than at the base the larger side of a matrix is."""
+    return max(param.shape(sizes)) / max(param.shape(base))
 
 
 def _has(param: Param, role: str) -> bool:
@@ -87,11 +101,11 @@ def scaled_axes(params: Params) -> tuple[str, ...]:
     return tuple(sorted({axis for axis in found if axis is not None}))
 
 
-def rates(params: Params, sizes: Sizes) -> list[dict[str, Any]]:
+def rates(params: Params, sizes: Sizes, factor: Callable[[Param], float]) -> list[dict[str, Any]]:
     """Return, for each kind of tensor and each factor on its rate, {kind, rate, parameters}."""
     found: dict[tuple[str, float], int] = {}
     for _, param in expand(params, sizes):
-        key = _kind(param), param.rate
+        key = _kind(param), factor(param)
         found[key] = found.get(key, 0) + param.count(sizes)
     return [{"kind": kind, "rate": rate, "parameters": count} for (kind, rate), count in sorted(found.items())]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from mlrun.config import Config, Cycle, Row
 from mlrun.errors import UserError, mistake
+from mlrun.models import parametrization
 from mlrun.models.axes import DEPTH, Resize, parameter_count
 from mlrun.models.layers import Flops, Stack
 from mlrun.plan import auto, branches, check, check_auto, schedule
@@ -68,9 +69,17 @@ def _levels(config: Config) -> tuple[Level, ...]:
         state, update = config.optimizer.state_bytes(model), config.optimizer.update_flops(model)
         flops = model.flops(whole.sequence, whole.targets)
         turns = () if resize is None else config.coarsening.turns(model.sizes())
-        levels.append(Level(number, model, parameters, flops, resize, inexact, state, update, turns))
+        levels.append(
+            Level(number, model, parameters, flops, resize, inexact, state, update, turns, _rates(config, model))
+        )
         model = model.resize(resize.coarse) if resize is not None else model
     return tuple(levels)
+
+
+def _rates(config: Config, model: Any) -> tuple[Mapping[str, Any], ...]:
+    if model.parametrization == parametrization.STANDARD:
+        return ()
+    return tuple(parametrization.rates(model.params(), model.sizes(), config.optimizer.rate))
 
 
 def _post_norm(model: Any) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mlrun.models import parametrization
 from mlrun.plan.stages import Lacking, Level, Open, Plan, Stage
 
 
@@ -58,10 +57,9 @@ def _level_dict(plan: Plan, level: Level) -> dict[str, Any]:
 def _parametrized(level: Level) -> dict[str, Any]:
     """Return the factors on the learning rate by kind of tensor, where there are any."""
     model = level.model
-    if model.parametrization == parametrization.STANDARD:
+    if not level.rates:
         return {}
-    rates = parametrization.rates(model.params(), model.sizes())
-    return {"parametrization": model.parametrization, "base": model.base_sizes(), "rates": rates}
+    return {"parametrization": model.parametrization, "base": model.base_sizes(), "rates": list(level.rates)}
 
 
 def _stage_dict(plan: Plan, stage: Stage) -> dict[str, Any]:

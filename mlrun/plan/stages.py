@@ -21,6 +21,7 @@ class Level:
     `inexact` says why growing into this level changes the function, one line each; empty if it does not.
     `flops` are those of one sample, `update_flops` those that the optimizer adds to each step, whatever its batch.
     `state_bytes` is what training keeps of it in float32: weights, gradients and the optimizer's state.
+    `rates` are the factors on the learning rate by kind of tensor; empty with the standard parametrisation.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Level:
     state_bytes: int = 0
     update_flops: int = 0
     turns: tuple[Resize, ...] = ()
+    rates: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def sizes(self) -> Sizes:

@@ -39,7 +39,7 @@ class AdamW(Optimizer):
 
         alike: dict[tuple[bool, float, float], list[torch.nn.Parameter]] = {}
         for param, p in tensors:
-            alike.setdefault((len(param.dims) >= 2, param.rate, param.eps), []).append(p)
+            alike.setdefault((len(param.dims) >= 2, self.rate(param), param.eps), []).append(p)
         groups = [
             {"params": found, "rate": rate, "eps": self.eps * eps, "weight_decay": decays * self.weight_decay / rate}
             for (decays, rate, eps), found in alike.items()

@@ -39,7 +39,7 @@ class Optimizer(ABC):
         operator. What is carried between levels, checkpoints and the plan's bytes follow from it.
     counted: the one of them that comes with the number of its steps, torch's `step`; None if none does.
     parametrizations: those of a model whose rates it knows how to apply. A group of parameters that moves at another
-        rate than the run's has the factor in `rate` (see `Param.rate`).
+        rate than the run's has the factor in `rate` (see the method of this name).
     """
 
     state: ClassVar[Mapping[str, Rule]]
@@ -58,6 +58,10 @@ class Optimizer(ABC):
     def kinds(self, param: Param) -> Sequence[str]:
         """Return the state that one tensor has."""
         return tuple(self.state)
+
+    def rate(self, param: Param) -> float:
+        """Return the factor on the rate with which one tensor moves."""
+        return param.rate
 
     def problems(self, hardware: Hardware) -> list[str]:
         """Return what is wrong with the settings, one line each; the schedule's are judged by the plan."""

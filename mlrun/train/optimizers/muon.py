@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 from mlrun.config import Hardware
 from mlrun.errors import mistake
 from mlrun.models.axes import Param, Rule, repeated
-from mlrun.models.parametrization import STANDARD
 from mlrun.train.optimizers.adamw import AdamW
 from mlrun.train.optimizers.base import SHARE, judged
 
@@ -37,19 +36,25 @@ class Muon(AdamW):
     nesterov: bool = True
     ns_steps: int = 5
 
-    # An orthogonal step of a given size has another norm at another width than AdamW's: no paper's rule covers both.
-    parametrizations = (STANDARD,)
-
     state: ClassVar[Mapping[str, Rule]] = {"momentum_buffer": "gradient", **AdamW.state}
 
     def build(self, tensors: Declared) -> list[torch.optim.Optimizer]:
         from mlrun.train.optimizers.orthogonal import Orthogonal
 
         rest = super().build([(param, p) for param, p in tensors if not param.hidden])
-        hidden = [p for param, p in tensors if param.hidden]
+        hidden: dict[float, list[torch.nn.Parameter]] = {}
+        for param, p in tensors:
+            if param.hidden:
+                hidden.setdefault(self.rate(param), []).append(p)
         if not hidden:  # a level without layers
             return rest
-        return [Orthogonal(hidden, self.lr, self.weight_decay, self.momentum, self.nesterov, self.ns_steps), *rest]
+        groups = [
+            {"params": found, "rate": rate, "weight_decay": self.weight_decay / rate} for rate, found in hidden.items()
+        ]
+        return [Orthogonal(groups, self.lr, self.weight_decay, self.momentum, self.nesterov, self.ns_steps), *rest]
+
+    def rate(self, param: Param) -> float:
+        return param.orthogonal if param.hidden else param.rate
 
     def kinds(self, param: Param) -> Sequence[str]:
         return ("momentum_buffer",) if param.hidden else tuple(AdamW.state)

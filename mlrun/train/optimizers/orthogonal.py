@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,14 @@ SMALLEST = 1e-7
 
 
 class Orthogonal(torch.optim.Optimizer):
-    """What torch.optim.Muon (from torch 2.9) computes with `adjust_lr_fn="match_rms_adamw"`, many matrices at once."""
+    """What torch.optim.Muon (from torch 2.9) computes with `adjust_lr_fn="match_rms_adamw"`, many matrices at once.
+
+    `matrices` may be groups with settings of their own, as torch's optimizers take them.
+    """
 
     def __init__(
         self,
-        matrices: Sequence[Tensor],
+        matrices: Sequence[Tensor] | Sequence[dict[str, Any]],
         lr: float,
         weight_decay: float,
         momentum: float,
