@@ -191,13 +191,17 @@ def test_the_grid_for_ones_own_model_needs_no_scale() -> None:
     assert [point.settings.cycle.name for point in found] == [
         "scratch",
         "scratch",
+        "scratch",
         "one_layer",
         "late_copies",
         "2level",
         "scratch",
     ]
     assert {point.settings.optimizer.schedule.shape for point in found} == {"wsd"}
-    assert [point.settings.model.parametrization for point in found].index("completep") == 1
+    completep = [point.settings.model.parametrization == "completep" for point in found]
+    assert completep == [False, True, True, False, False, False, False]
+    muon = [hasattr(point.settings.optimizer, "ns_steps") for point in found]
+    assert muon == [False, False, True, False, False, False, False]
     assert all(point.shares_machine for point in found)
     (one,) = points.of(command.read([*words, "method=vcycle"]))
     assert one.launcher is None, "one of its runs is a run"
