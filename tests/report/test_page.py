@@ -597,15 +597,43 @@ addEventListener("message", (event) => {
 </script>"""
 
 
+def on_a_phone(text: str, script: str, folder: Path) -> Any:
+    """Return what a script says of the page in a frame as wide as a phone."""
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    (folder / "phone.html").write_text(free.replace("</body>", script + "</body>"))
+    (folder / "index.html").write_text(f"<!doctype html><body>{FRAME}")
+    dom = opened(folder / "index.html", folder / "profile")
+    return json.loads(html.unescape(re.findall(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[0]))
+
+
+# Points at the whole first chart, and says how far what is read out there sticks out of the page.
+TIPS = """<script>
+const svg = document.querySelector("svg.plot"), box = svg.getBoundingClientRect(), said = { read: 0, out: 0 };
+const tip = document.querySelector(".tip");
+for (let x = 50; x < box.width; x += 9) for (let y = 40; y < box.height; y += 9) {
+  svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + x, clientY: box.top + y }));
+  if (tip.hidden) continue;
+  const { left, right } = tip.getBoundingClientRect();
+  said.read += 1;
+  said.out = Math.max(said.out, right - innerWidth, -left);
+}
+parent.postMessage(JSON.stringify(said), "*");
+</script>"""
+
+
+@browser
+def test_on_a_phone_what_is_read_out_stays_on_the_page(tmp_path: Path) -> None:
+    fake.run(tmp_path / "runs/a", "scratch", fake.SCRATCH)
+    fake.run(tmp_path / "runs/b", "2level", fake.TWO, cycle={"name": "a_name_without_a_place_to_break_it_" * 2})
+    seen = on_a_phone(read(tmp_path / "runs")[2], TIPS, tmp_path)
+    assert seen["read"] > 100 and seen["out"] <= 0
+
+
 @browser
 def test_on_a_phone_the_difference_of_settings_is_seen_and_no_line_of_code_is_cut(
     recorded: Any, tmp_path: Path
 ) -> None:
-    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", recorded[2])
-    (tmp_path / "phone.html").write_text(free.replace("</body>", PHONE + "</body>"))
-    (tmp_path / "index.html").write_text(f"<!doctype html><body>{FRAME}")
-    dom = opened(tmp_path / "index.html", tmp_path / "profile")
-    seen = json.loads(html.unescape(re.findall(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[0]))
+    seen = on_a_phone(recorded[2], PHONE, tmp_path)
     assert seen["settings"] > 0 and seen["scroll"] > 0
     many = {"scroll": seen["scroll"], "reached": seen["scroll"], "stays": seen["scroll"]}
     assert seen == {"width": 400, "settings": seen["settings"], "cut": [], "wide": False, **many}
