@@ -147,10 +147,10 @@ def _savings(panel: Axes, found: Sequence[Side], group: Group) -> None:
         f"$L^*$\n{target:.3f}", (1.0, target), xycoords=("axes fraction", "data"), xytext=(3, 0),
         textcoords="offset points", ha="left", va="center", fontsize=7.5, color="#555555",
     )  # fmt: skip
-    losses = [loss for side in found for loss in side.losses]
-    apart = LOWER * max(max(losses) - min(losses), 1e-6)
+    low, high = reach(found)
+    apart = LOWER * (high - low)
     for number, (side, base, cost, said) in enumerate(arrows(found)):
-        height = min(losses) - number * apart if number else target
+        height = low - number * apart if number else target
         for x, colour in ((base, figure.BASELINE), (cost, side.colour)):
             panel.plot([x, x], [target, height], color=colour, lw=0.6, alpha=0.6, zorder=2)
             panel.plot([x], [target], "o", ms=5.0, color=colour, mec="white", mew=0.8, zorder=6)
@@ -163,17 +163,24 @@ def _savings(panel: Axes, found: Sequence[Side], group: Group) -> None:
         )  # fmt: skip
 
 
+def reach(found: Sequence[Side]) -> tuple[float, float]:
+    """Return the lowest and the highest loss, with the deviations over seeds; they are never equal."""
+    ends = [(loss, sd) for side in found for loss, sd in zip(side.losses, side.deviations, strict=True)]
+    low, high = min(loss - sd for loss, sd in ends), max(loss + sd for loss, sd in ends)
+    return low, max(high, low + figure.LEAST)
+
+
 def _axes(panel: Axes, found: Sequence[Side], budget: float) -> None:
     """Scale and name the axes: FLOPs in logarithms, marked at shares of the budget."""
     flops = [cost for side in found for cost in side.flops]
-    losses = [loss for side in found for loss in side.losses]
     low, high = min(flops) / 1.12, max(flops) * 1.12
-    size = max(max(losses) - min(losses), 1e-6)
+    least, most = reach(found)
     ticks = [share * budget for share in TICKS if low <= share * budget <= high]
     panel.set_xscale("log")
     panel.set_xticks(ticks, [f"{human(tick)}\n{tick / budget:.0%}" for tick in ticks])
     panel.set_xticks([], minor=True)
     panel.set_xlim(low, high)
-    panel.set_ylim(min(losses) - (0.06 + LOWER * (figure.ARROWS - 1)) * size, max(losses) + 0.08 * size)
+    lower = 0.06 + LOWER * max(0, len(arrows(found)) - 1)
+    panel.set_ylim(least - lower * (most - least), most + 0.08 * (most - least))
     panel.set_xlabel("training FLOPs of a fully annealed run, and their share of the budget")
     panel.set_ylabel("annealed validation loss (nats)")

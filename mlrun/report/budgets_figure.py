@@ -34,6 +34,7 @@ def draw(one: Budgets, folder: Path, stem: str) -> list[Path]:
         for (name, rows), colour in zip(one.methods.items(), figure.COLOURS, strict=False):
             _line(panel, name, colour, one.tokens, [None if row is None else _claim(row) for row in rows])
             _crosses(panel, colour, one.tokens, rows)
+        _marks(panel, [rows for rows, _ in zip(one.methods.values(), figure.COLOURS, strict=False)])
         smaller = [group.smaller_on_all for group in one.groups]
         if any(found is not None for found in smaller):
             marks = [None if found is None else (found.saved, found.bound) for found in smaller]
@@ -52,6 +53,15 @@ def _crosses(panel: Axes, colour: str, tokens: Sequence[float], rows: Sequence[R
     for x, row in zip(tokens, rows, strict=True):
         if row is not None and row.claim.mean is None:
             panel.plot([x], [0.02], "x", color=colour, ms=6, mew=1.4, transform=panel.get_xaxis_transform())
+
+
+def _marks(panel: Axes, methods: Sequence[Sequence[Row | None]]) -> None:
+    """Name the marks that are drawn beside dots."""
+    rows = [row for each in methods for row in each if row is not None]
+    if any(row.claim.mean is None for row in rows):
+        panel.plot([], [], "x", color=GREY, ms=6, mew=1.4, label="L* not reached")
+    if any(row.claim.mean is not None and _claim(row)[1] for row in rows):
+        panel.plot([], [], "^", color=GREY, ms=8, mfc="white", label="at least")
 
 
 def _line(panel: Axes, name: str, colour: str, tokens: Sequence[float], marks: Sequence[Mark | None]) -> None:

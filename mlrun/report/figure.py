@@ -23,6 +23,7 @@ from mlrun.report.stats import spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 BASELINE = "#222222"
 # Okabe and Ito's palette, told apart by the colour-blind; their yellow is too pale for a line.
@@ -33,9 +34,11 @@ ANNEALED: dict[str, Any] = {"ls": (0, (2.2, 1.4)), "lw": 1.0, "marker": "D", "ms
                             "zorder": 5}  # fmt: skip
 PANELS = ("flops", "seconds", "tokens")
 WIDTH, HEIGHT = 10.4, 3.6  # inches: two columns of a paper
+LINE = 0.17  # inches of a line of the legend
 ARROWS = 3  # savings drawn in a panel; the table has them all
 ARROW = 0.075  # height of one, as a share of the range of losses
-TRANSIENT = 0.06  # share of the baseline's cost whose steep fall the y axis leaves out
+TRANSIENT = 0.06  # share of the largest cost whose steep fall, after a stage's start, the y axis leaves out
+LEAST = 0.01  # nats that the y axis has at least
 STYLE: dict[Any, Any] = {
     "font.size": 8.5,
     "axes.spines.top": False,
@@ -86,13 +89,18 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
     if not any(math.isfinite(p.loss) for curve in curves for seed in curve.seeds for p in seed):
         return []
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        handles, columns = _handles(curves)
+        high = HEIGHT + LINE * max(0, -(-len(handles) // columns) - 2)  # a long legend takes no room of the panels
+        figure = Figure(figsize=(WIDTH, high), layout="constrained")
         panels = figure.subplots(1, len(PANELS), sharey=True)
-        low, high = limits(curves, len(saving(curves, "flops")))
+        range_ = limits(curves, len(saving(curves, "flops")))
         for panel, axis in zip(panels, PANELS, strict=True):
-            _panel(panel, axis, curves, group, (low, high))
+            _panel(panel, axis, curves, group, range_)
         panels[0].set_ylabel("validation loss (nats)")
-        _legend(figure, curves)
+        figure.legend(
+            handles=handles, loc="outside upper center", ncols=columns, frameon=False, handlelength=2.0,
+            columnspacing=1.4,
+        )  # fmt: skip
         return written(figure, folder, stem)
 
 
@@ -138,15 +146,21 @@ def as_written(name: str) -> str:
 
 
 def limits(curves: Sequence[Curve], arrows: int) -> tuple[float, float]:
-    """Return the y range: from room for the arrows below the lowest loss, up to where the first steep fall is over."""
+    """Return the y range: from room for the arrows below the lowest loss, up to where the steep falls are over.
+
+    One is at the start, one after each change of level: what jumps there stands high above all that is compared.
+    """
     finite = [p for curve in curves for seed in curve.seeds for p in seed if math.isfinite(p.loss)]
     annealed = [p.loss for curve in curves for seeds in curve.annealed() for p in seeds if math.isfinite(p.loss)]
     low = min([p.loss for p in finite] + annealed)
-    total = max(p.flops for p in finite)
-    late = [p.loss for p in finite if p.flops >= TRANSIENT * total and p.level == 1] or [p.loss for p in finite]
-    high = max([float(np.quantile(late, 0.97)), *annealed])
-    size = max(high - low, 1e-6)
-    return low - (0.05 + ARROW * arrows) * size, high + 0.06 * size
+    apart = TRANSIENT * max(p.flops for p in finite)
+    stages = [
+        seed[part] for curve in curves for seed in curve.seeds for part in _stages(seed) if seed[part.start].level == 1
+    ]
+    settled = [p.loss for stage in stages for p in stage if p.flops - stage[0].flops >= apart and math.isfinite(p.loss)]
+    high = max([float(np.quantile(settled or [p.loss for p in finite], 0.97)), *annealed])
+    size = max(high - low, LEAST)
+    return low - (0.05 + ARROW * arrows) * size, low + 1.06 * size
 
 
 def _panel(panel: Axes, axis: str, curves: Sequence[Curve], group: Group, ylim: tuple[float, float]) -> None:
@@ -292,8 +306,8 @@ def _arrow(panel: Axes, start: float, end: float, heights: tuple[float, float], 
     )  # fmt: skip
 
 
-def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
-    """Name the methods, and what the strokes mean, above the panels where no data is."""
+def _handles(curves: Sequence[Curve]) -> tuple[list[Line2D], int]:
+    """Return what the legend names, the methods and what the strokes mean, and in how many columns it does."""
     from matplotlib.lines import Line2D
 
     grey = "#777777"
@@ -311,10 +325,7 @@ def _legend(figure: Figure, curves: Sequence[Curve]) -> None:
     if any(c.endings for c in curves):
         handles.append(Line2D([], [], color=grey, mec=grey, label="annealed ending", **ANNEALED))
     inches = [0.5 + 0.066 * len(str(handle.get_label())) for handle in handles]
-    columns = len(handles) if sum(inches) < WIDTH else max(1, int(WIDTH / max(inches)))
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=columns, frameon=False, handlelength=2.0, columnspacing=1.4
-    )
+    return handles, len(handles) if sum(inches) < WIDTH else max(1, int(WIDTH / max(inches)))
 
 
 def with_seeds(name: str, count: int) -> str:

@@ -77,18 +77,19 @@
 
   function plot(box, spec) {
     const canvas = el("div", { class: "canvas" });
-    const tip = el("div", { class: "tip", hidden: "" });
+    const tip = el("div", { class: "tip", role: "status", hidden: "" });
     const reset = el("button", { type: "button", class: "reset", hidden: "" }, "whole range");
-    let zoom = null, start = null, frame = null;
-    const svg = shape("svg", { class: "plot", role: "img" });
+    let zoom = null, start = null, frame = null, told = null; // the last is which point the arrow keys have come to
+    const svg = shape("svg", { class: "plot", role: "img", tabindex: 0 });
     canvas.append(svg, tip);
     box.insertBefore(canvas, box.querySelector("figcaption"));
     box.querySelector(".controls").append(reset);
 
     function draw() {
       const now = spec(), width = Math.max(240, canvas.clientWidth), height = width < 520 ? 300 : 400;
-      const margin = { left: 52, right: 14, top: 10 + (now.top || 0), bottom: 42 };
-      const [x0, x1, y0, y1] = zoom || now.view;
+      const [x0, x1, y0, y1] = zoom || now.view, ys = evenly(y0, y1, 5);
+      const longest = Math.max(...ys.map((y) => digits(y, places(ys)).length));
+      const margin = { left: 30 + 7 * Math.max(3, longest), right: 14, top: 10 + (now.top || 0), bottom: 42 };
       const across = now.log ? Math.log : (x) => x, back = now.log ? Math.exp : (x) => x;
       const wide = width - margin.left - margin.right, high = height - margin.top - margin.bottom;
       const X = (x) => margin.left + (wide * (across(x) - across(x0))) / (across(x1) - across(x0));
@@ -127,10 +128,11 @@
         svg.append(shape("line", { x1: margin.left, x2: width - margin.right, y1: Y(y), y2: Y(y), class: "grid" }));
         svg.append(shape("text", { x: margin.left - 6, y: Y(y) + 4, "text-anchor": "end" }, digits(y, places(ys))));
       }
-      const xs = now.log ? byDecade(x0, x1, count) : evenly(x0, x1, count);
+      const tried = (now.ticks || []).filter((x) => x >= x0 && x <= x1);
+      const xs = tried.length ? tried : now.log ? byDecade(x0, x1, count) : evenly(x0, x1, count);
       let last = -Infinity;
       for (const x of xs) {
-        if (X(x) - last < 58 || X(x) > width - 22) continue;
+        if (X(x) - last < (tried.length ? 40 : 58) || X(x) > width - 22) continue;
         last = X(x);
         svg.append(shape("line", { x1: last, x2: last, y1: margin.top, y2: low, class: "grid" }));
         svg.append(shape("text", { x: last, y: low + 16, "text-anchor": "middle" }, now.form(x, now.log ? 3 : places(xs), x1)));
@@ -152,6 +154,9 @@
         const far = Math.hypot(frame.X(point.x) - px, frame.Y(point.y) - py);
         if (far < nearest) [best, nearest] = [point, far];
       }
+      tell(best);
+    }
+    function tell(best) {
       tip.hidden = best === null;
       frame.ring.setAttribute("visibility", best === null ? "hidden" : "visible");
       if (best === null) return;
@@ -169,9 +174,9 @@
       const { margin, wide, high } = frame;
       const inside = (v, low, size) => Math.min(Math.max(v, low), low + size);
       const xs = [start[0], px].map((x) => inside(x, margin.left, wide)).sort((a, b) => a - b);
-      const flat = touch || Math.abs(py - start[1]) < 3 * DRAG;
-      const ys = flat ? [margin.top, margin.top + high] : [start[1], py].map((y) => inside(y, margin.top, high));
-      return [...xs, ...ys.sort((a, b) => a - b)];
+      const ys = [start[1], py].map((y) => inside(y, margin.top, high)).sort((a, b) => a - b);
+      const flat = touch || ys[1] - ys[0] < 3 * DRAG; // also one outside the plot, whose ends come to the same edge
+      return [...xs, ...(flat ? [margin.top, margin.top + high] : ys)];
     }
     svg.addEventListener("pointerdown", (event) => {
       if (event.button !== 0) return;
@@ -197,6 +202,19 @@
     svg.addEventListener("pointercancel", () => { start = null; frame.band.setAttribute("visibility", "hidden"); });
     svg.addEventListener("pointerleave", () => { tip.hidden = true; frame.ring.setAttribute("visibility", "hidden"); });
     const whole = () => { zoom = null; draw(); };
+    svg.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (event.key === "Escape") return whole();
+      if (step === undefined) return;
+      event.preventDefault();
+      const { X, Y, margin, wide, high } = frame, within = (at, low, size) => at >= low - 1 && at <= low + size + 1;
+      const seen = ({ x, y }) => y !== null && within(X(x), margin.left, wide) && within(Y(y), margin.top, high);
+      const points = [...frame.now.points()].filter(seen);
+      if (!points.length) return;
+      told = told === null ? 0 : (told + step + points.length) % points.length;
+      tell(points[told]);
+    });
+    svg.addEventListener("blur", () => tell(null));
     svg.addEventListener("dblclick", whole);
     reset.addEventListener("click", whole);
     window.addEventListener("resize", draw);
@@ -205,8 +223,8 @@
   }
   plot.count = 0;
 
-  function choice(names, chosen, change) {
-    const group = el("div", { class: "switch", role: "group" });
+  function choice(label, names, chosen, change) {
+    const group = el("div", { class: "switch", role: "group", "aria-label": label });
     for (const [value, name] of names) {
       const button = el("button", { type: "button", "data-value": value, "aria-pressed": value === chosen }, name);
       button.addEventListener("click", () => {
@@ -218,9 +236,10 @@
     return group;
   }
   function legend(entries, hidden, change) {
-    const group = el("div", { class: "legend" });
+    const group = el("div", { class: "legend", role: "group", "aria-label": "what is drawn" });
     entries.forEach((entry, index) => {
-      const button = el("button", { type: "button", class: `s${entry.colour}`, "aria-pressed": true });
+      const kind = `s${entry.colour}${entry.dashed ? " dashed" : ""}`;
+      const button = el("button", { type: "button", class: kind, "aria-pressed": true });
       button.append(el("i"), el("span", {}, entry.name));
       button.addEventListener("click", () => {
         if (!hidden.delete(index)) hidden.add(index);
@@ -250,8 +269,9 @@
     const tall = down ? 8 : -8;
     into.append(shape("path", { d: `M${x - 5} ${y - tall / 2}h10l-5 ${tall}z`, class: "mark" }));
   }
+  // Draws L* and returns its name, which goes on top of whatever is drawn later, where it hides the fewest points.
   function targetLine(into, target, X, Y, [x0, x1, y0, y1], points) {
-    if (target === null) return;
+    if (target === null) return [];
     const y = Y(target), said = `L* = ${target.toFixed(3)}`, wide = 7 * said.length;
     into.append(shape("line", { x1: X(x0), x2: X(x1), y1: y, y2: y, class: "target" }));
     const places = [false, true].flatMap((end) => [14, -5].map((off) => ({ x: end ? X(x1) - 5 - wide : X(x0) + 5, y: y + off, end })));
@@ -261,7 +281,7 @@
     }).length;
     const best = (inside.length ? inside : places).reduce((a, b) => (hits(b) < hits(a) ? b : a)); // the first of equals
     const anchor = best.end ? { x: best.x + wide, "text-anchor": "end" } : { x: best.x };
-    into.append(shape("text", { ...anchor, y: best.y, class: "on" }, said));
+    return [shape("text", { ...anchor, y: best.y, class: "on" }, said)];
   }
 
   // Held-out loss against what was spent
@@ -292,7 +312,7 @@
     function drawCurves(into, X, Y, view) {
       const at = AXES[axis].at;
       const ends = seeds().flatMap(({ seed }) => [...seed.points, ...seed.endings]).filter((p) => p[LOSS] !== null);
-      targetLine(into, group.target, X, Y, view, ends.map((p) => [X(p[at]), Y(p[LOSS])]));
+      const named = targetLine(into, group.target, X, Y, view, ends.map((p) => [X(p[at]), Y(p[LOSS])]));
       for (const { curve, seed } of seeds().reverse()) {
         const own = shape("g", { class: `s${curve.colour}` });
         into.append(own);
@@ -307,6 +327,7 @@
         const x = curve.crossing[axis];
         if (x != null) own.append(shape("circle", { cx: X(x), cy: Y(group.target), r: 5, class: "mark" }));
       }
+      into.append(...named);
     }
     function trunk(into, parts, X, Y, at) {
       parts.forEach((part, index) => {
@@ -347,7 +368,7 @@
     const controls = el("div", { class: "controls" });
     let drawn = null;
     const names = [["flops", "FLOPs"], ["seconds", "time"], ["tokens", "tokens"]];
-    controls.append(choice(names, axis, (value) => { axis = value; drawn.whole(); }));
+    controls.append(choice("what it is drawn against", names, axis, (value) => { axis = value; drawn.whole(); }));
     box.prepend(controls, legend(group.curves, hidden, () => drawn.draw()));
     drawn = plot(box, spec);
   }
@@ -358,13 +379,14 @@
     const { sides, arrows } = group.annealed, hidden = new Set();
     const shown = () => sides.filter((_, index) => !hidden.has(index));
     const all = sides.flatMap((side) => side.points);
-    const xs = all.map((p) => p[0]), ys = all.map((p) => p[1]);
+    const xs = all.map((p) => p[0]), ys = all.flatMap(([, y, sd]) => [y - sd, y + sd]);
     const size = Math.max(Math.max(...ys) - Math.min(...ys), 0.01), apart = 0.09 * size;
     const low = Math.min(...ys, group.target);
     const view = [Math.min(...xs) / 1.15, Math.max(...xs) * 1.15,
       low - 0.06 * size - apart * Math.max(0, arrows.length - 1), Math.max(...ys) + 0.08 * size];
     function draw(into, X, Y) {
-      targetLine(into, group.target, X, Y, view, shown().flatMap((side) => side.points.map(([x, y]) => [X(x), Y(y)])));
+      const at = shown().flatMap((side) => side.points.map(([x, y]) => [X(x), Y(y)]));
+      const named = targetLine(into, group.target, X, Y, view, at);
       for (const side of shown().reverse()) {
         const own = shape("g", { class: `s${side.colour}` });
         into.append(own);
@@ -376,6 +398,7 @@
       }
       const kept = arrows.filter((arrow) => shown().some((side) => side.colour === arrow.colour));
       kept.forEach((arrow, index) => saving(into, arrow, index ? low - index * apart : group.target, X, Y));
+      into.append(...named);
     }
     function saving(into, arrow, height, X, Y) {
       const own = shape("g", { class: `s${arrow.colour}` });
@@ -436,7 +459,7 @@
     let drawn = null;
     box.prepend(el("div", { class: "controls" }), legend(group.rates, hidden, () => drawn.draw()));
     drawn = plot(box, () => ({ label: "final loss against the learning rate", view, log: true, form: plain, points, draw,
-      xname: "learning rate", yname: "final loss (nats)" }));
+      ticks: [...new Set(xs)].sort((a, b) => a - b), xname: "learning rate", yname: "final loss (nats)" }));
   }
 
   // Lines over FLOPs: how alike copies are, and what is known of each layer
@@ -454,7 +477,7 @@
         for (const one of shown()) {
           const own = shape("g", { class: `s${one.colour}` });
           into.append(own);
-          line(own, one.points, X, Y, { "stroke-width": 1.6 });
+          line(own, one.points, X, Y, { "stroke-width": 1.6, ...(one.dashed && { "stroke-dasharray": "6 4" }) });
           for (const [x, y] of one.points) if (y !== null) own.append(shape("circle", { cx: X(x), cy: Y(y), r: 2.5, class: "mark" }));
         }
       }
@@ -484,13 +507,13 @@
     let quantity = "gradient", run = 0, change = () => {};
     const now = () => {
       const { moved, quantities } = group.health[run];
-      return { moved, yname: names[quantity], lines: quantities[quantity].map((one, index) => ({ ...one, colour: index % 9 })) };
+      return { moved, yname: names[quantity], lines: quantities[quantity].map((one, index) => ({ ...one, colour: index % 9, dashed: index % 18 > 8 })) };
     };
     const controls = el("div", { class: "controls" }), set = (act) => (value) => { act(value); change(); };
-    controls.append(choice(Object.entries(names), quantity, set((value) => { quantity = value; })));
+    controls.append(choice("quantity", Object.entries(names), quantity, set((value) => { quantity = value; })));
     if (group.health.length > 1) {
       const runs = group.health.map((one, index) => [String(index), one.name]);
-      controls.append(choice(runs, "0", set((value) => { run = Number(value); })));
+      controls.append(choice("run", runs, "0", set((value) => { run = Number(value); })));
     }
     change = lines(box, controls, now);
   }
@@ -511,9 +534,18 @@
       }
     }
     const controls = el("div", { class: "controls" });
-    controls.append(choice([["saving", "FLOPs saved"], ["loss", "final loss"]], "saving", show));
+    controls.append(choice("number in the cells", [["saving", "FLOPs saved"], ["loss", "final loss"]], "saving", show));
     box.prepend(controls);
     show("saving");
+  }
+
+  // What scrolls can be reached by the keyboard
+
+  function scrollers() {
+    for (const box of document.querySelectorAll(".wide")) {
+      if (box.scrollWidth <= box.clientWidth) box.removeAttribute("tabindex");
+      else filled(box, { tabindex: 0, role: "region", "aria-label": "a table that scrolls" }, null);
+    }
   }
 
   // Light and dark
@@ -543,4 +575,7 @@
   for (const box of document.querySelectorAll("figure[data-kind]")) {
     kinds[box.dataset.kind](box, data.groups[box.dataset.group]);
   }
+  scrollers();
+  window.addEventListener("resize", scrollers);
+  document.addEventListener("toggle", scrollers, true); // a table in what is unfolded has no width before
 })();

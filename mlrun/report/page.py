@@ -17,7 +17,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from mlrun.report import budgets, charts, commands, figure, grid, layers, pairing, search, tables
+from mlrun.report import annealed_figure, budgets, charts, commands, figure, grid, layers, pairing, search, tables
 from mlrun.report.compare import Group, Row
 from mlrun.report.notes import DEFINITIONS
 from mlrun.report.read import Run
@@ -29,6 +29,7 @@ from mlrun.units import duration, human
 FOLDER = Path(__file__).parent
 CHARTED = 6  # groups with charts, as many as have figures
 LISTED = 3  # sentences of methods that are seen at once
+SEEN = 12  # bars, rows or methods of a kind that are seen at once where there are many
 LEDGERS = 100  # runs of a group whose stages are listed
 # Where a run says what it ran on, and with what.
 VERSIONS = ("commit", "mlrun", "torch", "python", "host", "processor", "cores", "gpu", "precision", "processes")
@@ -43,7 +44,8 @@ def page(groups: Sequence[Group], notes: Sequence[str], found: Sequence[Search] 
     body += [_section("budgets", "As the budget grows", shown) for shown in [_budgets(groups)] if shown]
     for group in groups:
         shown = picture if group is first else ""
-        body.append(_group(group, drawn.get(str(group.number)), told=group is not first, shown=shown))
+        told = group is not first
+        body.append(_group(group, drawn.get(str(group.number)), told=told, shown=shown, of=_controls_of(group, groups)))
     body += [_search(number, one, groups) for number, one in enumerate(found, 1)]
     body += [_section("notes", "Notes", _notes(notes)), _reproduce(groups), _runs(groups)]
     script = _asset("page.js")
@@ -78,6 +80,12 @@ def _island(value: Any) -> str:
 # The answer
 
 NOTHING = "No method stands beside a finished baseline yet, so no saving can be told."
+NEXT = "A baseline is what method=scratch trains: run it, and another method with the same model, data and budget."
+WHY = ("no matched baseline", " failed at ", " in no mean")  # what notes say of such runs
+APART = (
+    "of other models, data or settings. Where a sentence compares two of them that is sound; other numbers of two "
+    "groups may not be compared."
+)
 
 
 def _picture(drawn: Mapping[str, Any] | None) -> str:
@@ -94,32 +102,42 @@ def _top(
     """
     links = f"<nav>{_links(groups, found)}</nav>"
     if first is None:
-        unpaired = [note for note in notes if "has no matched baseline" in note][:3]
-        return f'<p class="answer">{NOTHING}</p>{_list(unpaired)}{links}<p class="hint">{HINT}</p>'
+        unpaired = [note for note in notes if any(why in note for why in WHY)][:3]
+        return f'<p class="answer">{NOTHING}</p>{_list(unpaired or [NEXT])}{links}{HANDS}'
     answer, *others = sentences(first)
     before = len(others) if not picture else 1 if first.smaller else 0
     after = _folded(others[before:])
     if len(groups) > 1:
-        after += _list(
-            [f"There are {len(groups)} groups of runs, which may not be compared with each other; see below."]
-        )
-    parts = [_answer(answer), _folded(others[:before]), f'<p class="hint">{escape(tables.baseline_line(first))}</p>']
-    parts += [_chart(first, picture) if picture else "", after, links, f'<p class="hint">{HINT}</p>']
+        after += _list([f"There are {len(groups)} groups of runs, {APART}"])
+    against = f'<p class="hint">{escape(tables.baseline_line(first))}</p>'
+    parts = [_answer(answer, first), _folded(others[:before]), against]
+    parts += [_chart(first, picture) if picture else "", after, links, HANDS]
     return "".join(parts)
 
 
-def _answer(sentence: str) -> str:
-    """Return a sentence with what was found large, and how sure that is after it, smaller."""
-    found, bracket, sure = sentence.partition(" (")
+def _answer(sentence: str, group: Group) -> str:
+    """Return a sentence with what was found large, and how sure that is after it, smaller.
+
+    What is found ends at the first bracket behind the method's name, which may have one of its own.
+    """
+    named = max((len(row.method) for row in group.rows if sentence.startswith(row.method)), default=0)
+    rest, bracket, sure = sentence[named:].partition(" (")
+    found = sentence[:named] + rest
     return f'<p class="answer">{escape(found)}<span class="sure">{escape(bracket + sure)}</span></p>'
 
 
 def _links(groups: Sequence[Group], found: Sequence[Search]) -> str:
     places = [("budgets", "As the budget grows")] if budgets.over_budgets(groups) else []
-    places += [(f"group-{group.number}", f"Group {group.number}") for group in groups]
+    told = [f": {escape(_short(group))}" if len(groups) > 1 else "" for group in groups]
+    places += [(f"group-{one.number}", f"Group {one.number}{what}") for one, what in zip(groups, told, strict=True)]
     places += [(f"search-{number}", "Search") for number, _ in enumerate(found, 1)]
     places += [("notes", "Notes"), ("reproduce", "How to reproduce"), ("runs", "All runs")]
     return "".join(f'<a href="#{place}">{name}</a>' for place, name in places)
+
+
+def _short(group: Group) -> str:
+    """Return what tells most groups apart: the model and the budget."""
+    return f"{tables.model(group.runs[0])}, {group.runs[0].config['budget']}"
 
 
 def _notes(notes: Sequence[str]) -> str:
@@ -158,16 +176,19 @@ def _section(place: str, title: str, content: str) -> str:
 # One group
 
 
-def _group(group: Group, drawn: Mapping[str, Any] | None, told: bool, shown: str) -> str:
+def _group(group: Group, drawn: Mapping[str, Any] | None, told: bool, shown: str, of: Sequence[int]) -> str:
     """Return all of one group: what was saved, the charts, and what they are made of.
 
-    The page's top has the sentences unless they are to be `told` here, and the chart of the kind `shown`.
+    The page's top has the sentences unless they are to be `told` here, and the chart of the kind `shown`. `of` are the
+    groups whose smaller model alone it has.
     """
     annealed, crossing = tables.annealed(group), tables.savings(group)
     first = annealed if annealed.rows else crossing
-    parts = [_folded(sentences(group)) if told else "", _table(first)]
-    if not first.rows:
-        parts.append(f'<p class="title">{escape(tables.baseline_line(group))}</p>')
+    parts = [_folded(sentences(group)) if told else "", _list([_control(of)] if of and not group.rows else [])]
+    if first.rows:
+        parts.append(_table(replace(first, title=first.title.removeprefix(tables.group_line(group)).strip())))
+    else:
+        parts.append(f'<p class="title">{escape(tables.reference(group))}</p>')
     parts += [_map(one) for one in grid.maps(group)]
     if drawn is None:
         parts.append(f'<p class="hint">Charts are drawn for the {CHARTED} groups with most runs.</p>')
@@ -175,8 +196,21 @@ def _group(group: Group, drawn: Mapping[str, Any] | None, told: bool, shown: str
         parts += [_chart(group, kind) for kind in TITLES if drawn[kind] and kind != shown]
     parts += [_table(crossing)] if annealed.rows else []
     parts += [_quality(tables.quality(group)), _table(tables.endings(group)), _table(tables.sweep(group))]
-    parts += [_table(tables.transfers(group)), _settings(group), _ledger(group)]
-    return _section(f"group-{group.number}", f"Group {group.number}", "\n".join(parts))
+    parts += [_long(tables.transfers(group)), _settings(group), _ledger(group)]
+    return _section(f"group-{group.number}", escape(tables.group_line(group).removesuffix(".")), "\n".join(parts))
+
+
+def _controls_of(group: Group, groups: Sequence[Group]) -> list[int]:
+    """Return the numbers of the groups that have runs of this one as their smaller models alone."""
+    own = {run.folder for run in group.runs}
+    known = {one.number: {run.folder for runs in one.controls.values() for run in runs} for one in groups}
+    return [number for number, folders in known.items() if own & folders]
+
+
+def _control(of: Sequence[int]) -> str:
+    """Say what a group is there for that has no method: the numbers of others are read against it."""
+    where = f"group{'' if len(of) == 1 else 's'} {', '.join(map(str, of))}"
+    return f"No method is here. It is a smaller model alone for {where}, where what it saves is told."
 
 
 # The kinds of charts, in the order of the page.
@@ -199,16 +233,19 @@ def _chart(group: Group, kind: str) -> str:
         "health": lambda _: layers.HINT,
     }[kind](group)
     return (
-        f'<h3>{TITLES[kind]}</h3><figure class="chart" data-kind="{kind}" data-group="{group.number}">'
+        f'<h3 class="drawn">{TITLES[kind]}</h3><figure class="chart" data-kind="{kind}" data-group="{group.number}">'
         f"<figcaption>{escape(hint)}</figcaption></figure>"
     )
 
 
-HINT = (
-    "In every chart: point at a mark to read it, drag to zoom, double-click for the whole range, press a name to hide "
-    "it."
+HANDS = (
+    '<p class="hint hands">In every chart: point at a mark to read it, or press the arrow keys; drag to zoom, '
+    "double-click or press Escape for the whole range; press a name to hide it.</p>"
 )
-RATES_HINT = "The final loss at each learning rate, one dot a seed; a rate at which a seed failed has no point."
+RATES_HINT = (
+    "The final loss at each learning rate: a dot a seed, a line through the means. Where a seed failed there is no "
+    "point."
+)
 SYMMETRY_HINT = (
     "How alike the units still are that began as copies of one coarse unit: the mean cosine between them, 1 for "
     "mirrored ones, which learn the same. A line a run after its return to a finer level, of each method's first seed."
@@ -216,20 +253,25 @@ SYMMETRY_HINT = (
 
 
 def _annealed_hint(group: Group) -> str:
-    told = ["Each diamond is the loss of a run that ends there. Arrows are savings at L*, the baseline's end."]
-    told += ["The smaller model alone is trained from scratch, and ends at or below L*."] if group.smaller else []
+    """Return what is drawn of the annealed losses, and nothing that is not."""
+    every = annealed_figure.sides(group)
+    alone, other = annealed_figure.alone(group), annealed_figure.otherwise(group)
+    told = ["Each diamond is the loss of a run that ends there.", TARGET]
+    told += ["Arrows are savings at that loss."] if annealed_figure.arrows(every) else []
+    told += ["Bars are the standard deviation over seeds."] if any(any(one.deviations) for one in every + alone) else []
+    told += ["The grey line is a smaller model alone, from scratch."] if alone else []
+    told += ["The dashed line is from scratch with other settings."] if other else []
     told += ["What sources cost is in them."] if any(run.source for run in group.runs) else []
     return " ".join(told)
 
 
+TARGET = "The dotted line is L*, the loss at which the baseline ends."
+
+
 def _curves_hint(group: Group) -> str:
     """Return how the curves are to be read, and what of them is left out."""
-    told = ["Losses before a run's own decay stand higher than those of a run that ends there."]
-    if group.rows:
-        told.append(
-            "Strips above the plot are the stages of the first seed: pale ones are coarser levels, dashed in the "
-            "curve. Triangles are transfers, diamonds annealed endings, dots first crossings of L*, un-annealed."
-        )
+    told = [] if group.loss.mean is None else [TARGET]
+    told += _marks_hint(group)
     if any(len(charts.thinned(run.evaluations)) < len(run.evaluations) for run in group.runs):
         told.append(f"Runs with more than {charts.POINTS} evaluations are thinned to about as many.")
     methods = len({row.method for row in group.rows})
@@ -243,11 +285,39 @@ def _curves_hint(group: Group) -> str:
     return " ".join(told)
 
 
+def _marks_hint(group: Group) -> list[str]:
+    """Return what each kind of mark is that the curves of a group have."""
+    curves = figure.chosen(group)
+    told = []
+    if any(point.level > 1 for curve in curves for seed in curve.seeds for point in seed):
+        told.append(
+            "The strips on top are the stages of each first seed. Pale in them and dashed in the curve is a smaller "
+            "model on the way (a coarser level); a triangle is the change to another level, where the loss jumps."
+        )
+    if figure.saving(curves, "flops"):
+        told.append("A dot is the first crossing: from there on a curve stays at or below L*, un-annealed.")
+    if any(curve.endings for curve in curves):
+        told.append(
+            "Diamonds are losses of runs that end there, with their own decay of the learning rate, joined by a fine "
+            "line; before its decay a run's loss stands higher."
+        )
+    return told
+
+
 def _table(table: Table) -> str:
     """Return a table that scrolls by itself where the page is narrow; nothing for one without rows."""
     if not table.rows:
         return ""
     return f'<p class="title">{escape(table.title)}</p>{_cells(table.header, table.rows, table.numbers)}'
+
+
+def _long(table: Table) -> str:
+    """Return a table of which only the first rows are seen at once, where it has many."""
+    if len(table.rows) <= SEEN + 1:
+        return _table(table)
+    told = f"<summary>{len(table.rows) - SEEN} more rows</summary>"
+    rest = _cells(table.header, table.rows[SEEN:], table.numbers)
+    return f"{_table(replace(table, rows=table.rows[:SEEN]))}<details>{told}{rest}</details>"
 
 
 def _quality(table: Table) -> str:
@@ -263,7 +333,7 @@ def _quality(table: Table) -> str:
 
 def _cells(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -> str:
     def cell(tag: str, text: str, at: int) -> str:
-        word = ' class="word"' if at < numbers else ""
+        word = ' class="word"' if at < numbers else ' class="each"' if text.count(", ") > 1 else ""
         return f"<{tag}{word}>{escape(text)}</{tag}>"
 
     head = "".join(cell("th", text, at) for at, text in enumerate(header))
@@ -281,12 +351,13 @@ def _map(one: grid.Map) -> str:
     corner = f"{escape(one.y)} \N{DOWNWARDS ARROW}\n{escape(one.x)} \N{RIGHTWARDS ARROW}"
     fixed = f" At {one.fixed}." if one.fixed else ""
     told = (
-        f"Across: {one.x}. Down: {one.y}.{fixed} A saving is the headline where a method has endings, else that of the"
+        f"The greener the better; orange costs more than the baseline.{fixed} A saving is the headline where a method "
+        "has endings, else that of the first crossing; losses are means over the seeds."
     )
     return (
         f'<h3>{escape(one.y)} and {escape(one.x)}</h3><figure data-kind="map"><div class="wide"><table class="map">'
         f'<tr><th class="word">{corner}</th>{head}</tr>{"".join(lines)}</table></div>'
-        f"<figcaption>{escape(told)} first crossing; losses are means over the seeds.</figcaption></figure>"
+        f"<figcaption>{escape(told)}</figcaption></figure>"
     )
 
 
@@ -322,7 +393,9 @@ def _settings(group: Group) -> str:
         return ""
     hint = "Of the first seed. Coarsening, growth and a cycle's policies do nothing in a baseline, which has one stage."
     title = "<h3>Settings that differ from the baseline's</h3>"
-    return "".join([title, f'<p class="hint">{hint}</p>', *parts])
+    rest = "".join(parts[SEEN:])
+    more = f"<details><summary>{len(parts) - SEEN} more methods</summary>{rest}</details>" if rest else ""
+    return "".join([title, f'<p class="hint">{hint}</p>', *parts[:SEEN], more])
 
 
 def _said(value: Any) -> str:
@@ -333,7 +406,7 @@ def _said(value: Any) -> str:
 
 
 def _ledger(group: Group) -> str:
-    """Return what each stage cost: FLOPs as bars for what is drawn first, everything as a table."""
+    """Return what each stage cost: FLOPs as bars, of many runs the first few, and everything as a table."""
     runs = [run for run in group.runs if run.summary is not None and "ledger" in run.summary]
     if not runs:
         return ""
@@ -415,7 +488,9 @@ def _bars(runs: Sequence[Run], names: Mapping[Path, str]) -> str:
         "FLOPs by stage: pale is a coarser level, grey a branch to an annealed ending or a probe that was not kept. "
         "All of it was spent."
     )
-    return f'<p class="title">{told}</p><div class="bars">{"".join(lines)}</div>' if lines else ""
+    shown, rest = (f'<div class="bars">{"".join(part)}</div>' for part in (lines[:SEEN], lines[SEEN:]))
+    more = f"<details><summary>{len(lines) - SEEN} more runs</summary>{rest}</details>" if lines[SEEN:] else ""
+    return f'<p class="title">{told}</p>{shown}{more}' if lines else ""
 
 
 def _piece(stage: Mapping[str, Any], largest: float) -> str:
@@ -455,8 +530,10 @@ def _reproduce(groups: Sequence[Group]) -> str:
         "The same settings, seed and versions on the same kind of machine give the same numbers."
     )
     again = shlex.join(["mlrun", "task=report", "runs=" + ",".join(_above(runs))])
-    each = "\n".join(commands.lines(runs))
-    parts = [f"<p>{told}</p>", f"<pre>{escape(each)}</pre>"]
+    each = f"<pre>{escape(chr(10).join(commands.lines(runs)))}</pre>"
+    if len(runs) > SEEN:
+        each = f"<details><summary>The commands of {len(runs)} runs</summary>{each}</details>"
+    parts = [f"<p>{told}</p>", each]
     parts += ["<p>This page again:</p>", f"<pre>{escape(again)}</pre>", _versions(runs)]
     for group in groups:
         run = next(iter(group.baselines.values()), group.runs[0])
@@ -471,11 +548,17 @@ def _above(runs: Sequence[Run]) -> list[str]:
     return sorted({str(run.folder.parent) for run in runs})
 
 
+def _short_commit(commit: str) -> str:
+    """Return as much of a commit as tells it apart; a plus behind it are changes that were in no commit."""
+    return commit[:10] + ("+" if commit.endswith("+") and len(commit) > 10 else "")
+
+
 def _versions(runs: Sequence[Run]) -> str:
     """Return the versions and machines that runs were started with, and how many starts had each."""
     counted: dict[tuple[str, ...], int] = {}
     for start in (start for run in runs for start in run.starts):
         key = tuple(_said(start.get(name)) for name in VERSIONS)
+        key = (_short_commit(key[0]), *key[1:])
         counted[key] = counted.get(key, 0) + 1
     if not counted:
         return '<p class="hint">No run says what it was started with.</p>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from mlrun.report.headline import AXES as SPENT
 from mlrun.report.quality import Quality, error, qualities
 from mlrun.report.read import Run
 from mlrun.report.stats import Spread
+from mlrun.units import duration, human
 
 WIDTH = 110
 MINUS = "\N{MINUS SIGN}"
@@ -258,9 +260,17 @@ def _with_error(found: Spread, signed: bool = False) -> str:
     """Return a mean over seeds with its standard error; n/a unless every seed has a value."""
     if found.mean is None:
         return "n/a"
-    shown = _signed(found.mean, "+.4g" if signed else ".4g")
     reach = error(found)
-    return shown if reach is None else f"{shown}\n\N{PLUS-MINUS SIGN} {reach:.2g}"
+    places = _places(found.mean, reach)
+    shown = _signed(found.mean, f"+.{places}f" if signed else f".{places}f")
+    return shown if reach is None else f"{shown}\n\N{PLUS-MINUS SIGN} {reach:.{places}f}"
+
+
+def _places(value: float, reach: float | None) -> int:
+    """Return how many digits behind the point say something: two of the error, four figures where there is none."""
+    known = reach is not None and reach > 1e-9 * abs(value)
+    of, figures, most = (reach or 1.0, 2, 6) if known else (abs(value) or 1.0, 4, 4)
+    return min(most, max(0, figures - 1 - math.floor(math.log10(of))))
 
 
 def _level(found: Spread) -> str:
@@ -311,16 +321,25 @@ def _nats(found: Spread) -> str:
 
 def baseline_line(group: Group) -> str:
     """Return what the group is and which baseline everything is measured against."""
+    return f"{group_line(group)} {reference(group)}"
+
+
+def group_line(group: Group) -> str:
+    """Return what all runs of a group share."""
     run = group.runs[0]
-    what = f"Group {group.number}: {model(run)}, budget {run.config['budget']}, batch {run.config['batch']}."
+    return f"Group {group.number}: {model(run)}, budget {run.config['budget']}, batch {run.config['batch']}."
+
+
+def reference(group: Group) -> str:
+    """Return which baseline everything is measured against."""
     if not group.baselines:
-        return f"{what} No finished baseline."
+        return "No finished baseline."
     best = next(iter(group.baselines.values()))
     rates = ", ".join(f"{lr:g}" for lr in sorted({b.lr for b in group.baselines.values()}))
     loss, seeds = group.loss, len(group.baselines)
     spread = "" if loss.sd is None else f" ± {loss.sd:.4f}"
     level = f"L* = {loss.mean:.4f}{spread} ({count(seeds, 'seed')})"
-    return f"{what} Baseline {pairing.called([best])} at rate {rates} ({tuning(group)}), {level}."
+    return f"Baseline {pairing.called([best])} at rate {rates} ({tuning(group)}), {level}."
 
 
 def tuning(group: Group) -> str:
@@ -346,11 +365,11 @@ def model(run: Run) -> str:
 
 def runs(found: Sequence[Run]) -> Table:
     """Return every run that was read."""
-    header = ("run", "cycle", "seed", "rate", "status", "val loss", "FLOPs", "tokens", "seconds", "all seconds")
+    header = ("run", "cycle", "seed", "rate", "status", "val loss", "FLOPs", "tokens", "training", "in all")
     rows = tuple(_run_row(run, name) for run, name in zip(found, names(found), strict=True))
-    title = "Runs (seconds are of training; all seconds also of start-up, transfers, evaluation, ...)"
+    title = "Runs (time in training, and in all: also start-up, transfers, evaluation, ...)"
     if any(run.branches for run in found):
-        title = title.replace(")", "; costs are with all branches)")
+        title = title.replace("...)", "...; costs are with all branches)")
     return Table(title, header, rows, 2)
 
 
@@ -360,16 +379,12 @@ def _run_row(run: Run, name: str) -> tuple[str, ...]:
     cycle, last = pairing.called([run]), run.last
     seconds = last.get("seconds")
     every = None if seconds is None or run.overhead is None else seconds + run.overhead
-    costs = (_amount(last.get("flops")), _amount(last.get("tokens")), _seconds(seconds), _seconds(every))
+    costs = (_amount(last.get("flops")), _amount(last.get("tokens")), duration(seconds), duration(every))
     return (name, cycle, str(run.seed), f"{run.lr:g}", status, loss, *costs)
 
 
 def _amount(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.4g}".replace("e+", "e")
-
-
-def _seconds(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.1f}"
+    return "n/a" if value is None else human(value)
 
 
 def names(found: Sequence[Run]) -> list[str]:
@@ -398,7 +413,7 @@ def _transfer(method: str, found: Sequence[Mapping[str, Any]]) -> tuple[str, ...
     before, after = (_mean(record[key] for record in found) for key in ("loss_before", "loss_after"))
     jump = None if before is None or after is None else after - before
     changes = [record["relative_logit_change"] for record in found]
-    change = "n/a" if any(c is None for c in changes) else f"{max(changes):.1e}"
+    change = "n/a" if any(c is None for c in changes) else f"{max(changes):.2g}"
     alpha = "" if first.get("alpha") is None else f"{first['alpha']:g}"
     place = (str(first["stage"] + 1), first["operator"], alpha, str(len(found)))
     alone = _mean(record.get("loss_operator") for record in found)

@@ -11,7 +11,7 @@ import fake_runs as fake
 import pytest
 from test_report import straight
 
-from mlrun.report import budgets, pairing
+from mlrun.report import budgets, budgets_figure, figure, pairing
 from mlrun.report.build import build
 from mlrun.report.compare import compare
 from mlrun.report.read import find, read_all
@@ -136,3 +136,14 @@ def test_seeds_that_were_stopped_stand_in_the_cell(tmp_path: Path) -> None:
     run(tmp_path / "g1", "grow", 500, 2.5, seed=1, status="interrupted")
     (one,) = found(tmp_path)
     assert budgets.table(one).rows[2][1].endswith("1 seed (+1 unfinished), un-annealed")
+
+
+def test_the_figure_names_the_marks_that_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two(tmp_path)
+    pictures: list[Any] = []
+    monkeypatch.setattr(figure, "written", lambda picture, *_: pictures.append(picture) or [])
+    (one,) = found(tmp_path)
+    budgets_figure.draw(one, tmp_path, "budgets")
+    (legend,) = pictures[0].legends
+    told = [text.get_text() for text in legend.get_texts()]
+    assert "L* not reached" in told and "at least" not in told

@@ -15,7 +15,7 @@ import fake_runs as fake
 import pytest
 from test_endings import BUDGET, GROW, branched, ending, made, rows
 
-from mlrun.report import annealed_figure, build, charts, smaller, tables
+from mlrun.report import annealed_figure, build, charts, figure, smaller, tables
 from mlrun.report.compare import compare
 from mlrun.report.endings import DIVERGED, FAILED, NOT_REACHED, Ending, cost_at
 from mlrun.report.headline import AT_LEAST, BRACKETED, NOT_BRACKETED, headline, reach
@@ -415,3 +415,10 @@ def logged(path: Path) -> list[tuple[float, float]]:
     branch = next(r for r in records if r["kind"] == "val" and "branch" in r)
     end = [r for r in records if r["kind"] == "val" and "branch" not in r][-1]
     return [(branch["own_flops"], branch["loss"]), (end["flops"], end["loss"])]
+
+
+def test_the_figure_has_room_for_the_deviations_over_seeds() -> None:
+    side = annealed_figure.Side("a", figure.BASELINE, None, (1.0, 2.0), (4.0, 3.9), (0.0, 0.2))
+    assert annealed_figure.reach([side]) == (pytest.approx(3.7), pytest.approx(4.1))
+    flat = replace(side, losses=(4.0, 4.0), deviations=(0.0, 0.0))
+    assert annealed_figure.reach([flat]) == (4.0, pytest.approx(4.0 + figure.LEAST))

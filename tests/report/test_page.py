@@ -10,12 +10,14 @@ import math
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import fake_runs as fake
 import pytest
+import yaml
 
 from mlrun.report import charts, grid, layers, page, tables
 from mlrun.report.build import build
@@ -99,6 +101,83 @@ def test_the_answer_comes_first(swept: Any) -> None:
     answer = re.findall(r'<p class="answer">(.*?)</p>', top)
     assert [html.unescape(re.sub("<[^>]*>", "", one)) for one in answer] == [sentences(groups[0])[0]]
     assert top.count('<figure class="chart"') == 1 and text.count('data-kind="curves" data-group="1"') == 1
+
+
+def test_a_method_whose_name_has_a_bracket_does_not_cut_the_answer_off(tmp_path: Path) -> None:
+    fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
+    folder = fake.run(tmp_path / "b", "grow", fake.GROW, quality=0.1)
+    (folder / "config.yaml").write_text(yaml.safe_dump(fake.config("grow") | {"name": "stairs"}))
+    answer = re.findall(r'<p class="answer">(.*?)<span', read(tmp_path)[2])
+    assert re.fullmatch(r"stairs \(grow\) reaches the baseline&#x27;s loss with [\d.]+% fewer FLOPs", answer[0])
+
+
+def test_captions_explain_what_is_drawn_and_nothing_else(recorded: Any, swept: Any) -> None:
+    of = {kind: f'data-kind="{kind}".*?<figcaption>(.*?)</figcaption>' for kind in ("annealed", "curves")}
+    (annealed,), (curves,) = (re.findall(of[kind], recorded[2], re.DOTALL) for kind in of)
+    assert "Diamonds" in curves and "strips" in curves and "dotted line is L*" in curves
+    assert "dotted line is L*" in annealed and "grey line" not in annealed and "dashed" not in annealed
+    (plain,) = re.findall(of["curves"], swept[2], re.DOTALL)
+    assert "Diamonds" not in plain and "strips" in plain and "A dot is the first crossing" in plain
+
+
+def test_groups_are_called_by_what_they_are(tmp_path: Path) -> None:
+    fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
+    fake.run(tmp_path / "b", "2level", fake.TWO)
+    fake.run(tmp_path / "c", "scratch", fake.SCRATCH, batch=16)
+    groups, _, text = read(tmp_path)
+    heads = re.findall(r'<section id="group-\d+"><h2>(.*?)</h2>', text)
+    assert heads == [tables.group_line(group).removesuffix(".") for group in groups] and "batch 16" in heads[1]
+    links = re.findall(r'<a href="#group-\d+">(.*?)</a>', text)
+    assert all(tables.model(group.runs[0]) in link for group, link in zip(groups, links, strict=True))
+
+
+def test_a_group_that_is_there_as_a_control_says_so(tmp_path: Path) -> None:
+    fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
+    fake.run(tmp_path / "b", "scratch", fake.SCRATCH, batch=16)
+    groups = read(tmp_path)[0]
+    (run,) = groups[1].runs
+    first = replace(groups[0], controls={run.seed: (run,)})
+    told = page._control([1])
+    assert told in words(page.page((first, groups[1]), [])) and told not in words(page.page(groups, []))
+
+
+@pytest.mark.parametrize("status", ["failed", None])
+def test_a_page_without_an_answer_says_what_is_missing(tmp_path: Path, status: str | None) -> None:
+    plan = fake.plan(fake.SCRATCH)
+    fake.write(tmp_path / "a", fake.config(), plan, fake.straight(plan, [5.0, 4.0, 3.0])[:-1], status)
+    top = words(read(tmp_path)[2].partition("<section")[0])
+    assert page.NOTHING in top and f"{tmp_path / 'a'} is" in top.replace("failed", "is")
+
+
+def test_a_baseline_alone_says_what_to_run_next(tmp_path: Path) -> None:
+    fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
+    assert page.NEXT in words(read(tmp_path)[2].partition("<section")[0])
+
+
+def test_of_many_runs_and_methods_the_first_are_seen_and_the_rest_is_there(tmp_path: Path) -> None:
+    fake.run(tmp_path / "scratch", "scratch", fake.SCRATCH)
+    many = page.SEEN + 3
+    for k in range(many):
+        fake.run(tmp_path / f"m{k:02}", "2level", fake.TWO, cycle={"alpha": 0.5 + k / 100})
+    text = read(tmp_path)[2]
+    bars = text.partition("Ledger by stage")[2].partition("stages of")[0].split("<details>")
+    assert [part.count('class="bar"') for part in bars[:2]] == [page.SEEN, many + 1 - page.SEEN]
+    settings = text.partition("Settings that differ")[2].partition("<h3>")[0].split("<details>")
+    assert [part.count('class="settings"') for part in settings] == [page.SEEN, many - page.SEEN]
+    receipts = text.partition("Transfers:")[2].partition("<h3>")[0].split("<details>")
+    assert [part.count("<tr>") - 1 for part in receipts] == [page.SEEN, 2 * many - page.SEEN]
+    assert f"The commands of {many + 1} runs" in words(text)
+
+
+def test_numbers_are_written_for_people(swept: Any) -> None:
+    groups, _, text = swept
+    rows = [row for of in (tables.transfers(groups[0]), tables.runs(groups[0].runs)) for row in of.rows]
+    assert not [cell for row in rows for cell in row if re.fullmatch(r"[\d.]+e[-+]?0?\d+", cell)]
+    run = groups[0].runs[0]
+    assert run.last["flops"] and tables.runs(groups[0].runs).rows[0][6] == human(run.last["flops"])
+    commit = fake.MACHINE["commit"]
+    versions = text.partition("Starts, by commit")[2].partition("</table>")[0]
+    assert commit not in versions and commit[:10] in versions
 
 
 def test_the_rules_of_every_report_are_folded_and_what_is_true_of_these_runs_is_not(swept: Any) -> None:
@@ -258,6 +337,66 @@ def test_text_of_a_user_is_text(tmp_path: Path) -> None:
     assert "<img" not in text and "<b>" not in text and text.count("<script") == text.count("</script") == 2
 
 
+def themes() -> dict[str, dict[str, str]]:
+    """Return the colours of each theme, and of what is printed."""
+    css = page._asset("page.css")
+    blocks = {
+        "light": css.partition(":root {")[2],
+        "dark": css.partition(':root[data-theme="dark"] {')[2],
+        "dark of the system": css.partition(":root:not([data-theme]) {")[2],
+        "paper": css.partition("@media print")[2],
+    }
+    return {name: dict(re.findall(r"--(\w+): ([^;]*);", block.partition("}")[0])) for name, block in blocks.items()}
+
+
+def luminance(colour: str) -> float:
+    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def blend(over: str, under: str, share: float) -> str:
+    """Return a colour that covers a share of another."""
+    pairs = [(int(over[at : at + 2], 16), int(under[at : at + 2], 16)) for at in (1, 3, 5)]
+    return "#" + "".join(f"{round(share * a + (1 - share) * b):02x}" for a, b in pairs)
+
+
+def hexed(parts: str) -> str:
+    return "#" + "".join(f"{int(part):02x}" for part in parts.split(","))
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_and_lines_have_the_contrast_of_wcag_aa(theme: str) -> None:
+    found, css = themes()[theme], page._asset("page.css")
+    ground, ink, soft, mark = (found[name] for name in ("ground", "ink", "soft", "mark"))
+    off = float(re.findall(r'aria-pressed="false"\] \{ opacity: ([.\d]+)', css)[0])
+    pale = {kind: float(re.findall(rf"\.bar i\.{kind} .*?opacity: ([.\d]+)", css)[0]) for kind in ("coarse", "branch")}
+    text = [(ink, ground), (soft, ground), (soft, found["card"]), (mark, ground), (blend(ink, ground, off), ground)]
+    text += [(ink, blend(hexed(found[cell]), ground, 0.55)) for cell in ("good", "bad")]
+    assert [pair for pair in text if contrast(*pair) < 4.5] == []
+    lines = [found[f"c{number}"] for number in range(1, 8)]
+    lines += [blend(mark, ground, pale["coarse"]), blend(soft, ground, pale["branch"])]
+    assert [line for line in lines if contrast(line, ground) < 3] == []
+    assert "svg text.said { font-size: 13px; font-weight: 700; fill: var(--ink)" in css, "no text in a line's colour"
+
+
+def test_the_system_gives_the_same_dark_and_paper_is_light() -> None:
+    found = themes()
+    assert found["dark"] == found["dark of the system"] and found["light"] == found["paper"] and found["light"]
+
+
+def test_without_a_script_nothing_is_offered_that_needs_one(swept: Any) -> None:
+    without = swept[2].partition("<noscript>")[2].partition("</noscript>")[0]
+    assert "#theme, .hands, .drawn, .chart { display: none; }" in without and "loss.png" in without
+    charts_ = re.findall(r'<h3 class="drawn">[^<]*</h3><figure class="chart"', swept[2])
+    assert len(charts_) == swept[2].count('<figure class="chart"') > 0 and 'class="hint hands"' in swept[2]
+
+
 def test_nothing_is_asked_of_a_network(recorded: Any, swept: Any) -> None:
     for _, _, text in (recorded, swept):
         assert not re.search(r"https?:|//[a-z]|\bsrc=|@import|fetch\(|XMLHttp|import\(|url\((?!#)", text)
@@ -326,6 +465,26 @@ seen.whole = [reset.hidden, texts("curves").join() === before];
 const mark = one("svg.plot .mark", chart("curves")).getBoundingClientRect();
 send("pointermove", mark.left + mark.width / 2 - box.left, mark.top + mark.height / 2 - box.top);
 seen.tip = one(".tip", chart("curves")).textContent;
+one(".switch button[data-value=flops]", chart("curves")).click();
+const press = (key) => svg.dispatchEvent(new KeyboardEvent("keydown", { key, cancelable: true }));
+const shown = () => [one(".tip", chart("curves")).hidden, one(".tip", chart("curves")).textContent].join();
+svg.focus({ preventScroll: true });
+seen.keys = ["ArrowRight", "ArrowRight", "ArrowLeft"].map((key) => { press(key); return shown(); });
+seen.keys.unshift(document.activeElement === svg);
+send("pointerdown", 300, 150); send("pointermove", 500, 250); send("pointerup", 500, 250); press("Escape");
+seen.escaped = reset.hidden;
+const low = box.height - 30; // under the axis
+send("pointerdown", 300, low); send("pointermove", 500, low + 28); send("pointerup", 500, low + 28);
+seen.below = !reset.hidden;
+press("Escape");
+seen.unnamed = all("[role=group], svg.plot").filter((node) => !node.getAttribute("aria-label")).length;
+seen.rates = chart("rates") && texts("rates");
+const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+seen.over = all("svg.plot").flatMap((plot) => {
+  const title = one("text[transform]", plot).getBoundingClientRect();
+  const ticks = all("text[text-anchor=end]:not(.on)", plot).map((node) => [node, node.getBoundingClientRect()]);
+  return ticks.filter(([, rect]) => rect.left < title.left || meet(rect, title)).map(([node]) => node.textContent);
+});
 seen.map = !chart("map") ? null : all(".switch button", chart("map")).map((button) => {
   button.click();
   const cells = all("td[data-loss]", chart("map"));
@@ -369,6 +528,24 @@ def test_each_switch_of_the_page_works_in_a_browser(recorded: Any, tmp_path: Pat
     assert seen["hidden"] and all(gone and back for _, gone, back in seen["hidden"])
     assert (seen["zoomed"], seen["whole"]) == ([True, True], [True, True])
     assert "seed 0" in seen["tip"] and "loss " in seen["tip"]
+    focused, first, second, again = seen["keys"]
+    assert focused and first == again != second and first.startswith("false,") and "loss " in first
+    assert (seen["escaped"], seen["below"], seen["unnamed"], seen["over"]) == (True, True, 0, [])
+
+
+@browser
+def test_axes_have_the_rates_that_were_tried_and_no_number_lies_on_another_text(swept: Any, tmp_path: Path) -> None:
+    seen = used(swept[2], tmp_path)
+    assert {"0.001", "0.002", "0.004"} <= set(seen["rates"]) and "0.003" not in seen["rates"]
+    (tmp_path / "flat").mkdir()
+    plan = fake.plan(fake.SCRATCH)
+    for lr in (1e-3, 2e-3):
+        for seed, loss in ((0, 3.3571), (1, 3.3573)):
+            log = fake.straight(plan, [3.36, 3.3575, loss])
+            fake.write(tmp_path / f"runs/{lr}-{seed}", fake.config("scratch", seed, lr), plan, log)
+    fake.run(tmp_path / "runs/grow", "grow", fake.GROW)
+    seen = used(read(tmp_path / "runs")[2], tmp_path / "flat")
+    assert (seen["faults"], seen["over"]) == ([], []) and any(len(text) > 4 for text in seen["rates"])
 
 
 @browser
@@ -402,6 +579,15 @@ const cut = all.filter((node) => node.scrollWidth > node.clientWidth);
 const said = { width: innerWidth, settings: document.querySelectorAll(".settings .wide").length };
 said.cut = cut.map((node) => node.textContent.slice(0, 40));
 said.wide = document.documentElement.scrollWidth > innerWidth;
+dispatchEvent(new Event("resize"));
+const boxes = [...document.querySelectorAll(".wide")].filter((node) => node.scrollWidth > node.clientWidth);
+said.scroll = boxes.length;
+said.reached = boxes.filter((node) => node.tabIndex === 0 && node.getAttribute("aria-label")).length;
+said.stays = boxes.filter((node) => {
+  const first = node.querySelector("tbody td"), before = first.getBoundingClientRect().left;
+  node.scrollLeft = 60;
+  return Math.abs(first.getBoundingClientRect().left - before) < 1 && before + first.offsetWidth < innerWidth / 2;
+}).length;
 parent.postMessage(JSON.stringify(said), "*");
 </script>"""
 FRAME = """<iframe src="phone.html" width="400" height="900"></iframe><script>
@@ -411,16 +597,46 @@ addEventListener("message", (event) => {
 </script>"""
 
 
+def on_a_phone(text: str, script: str, folder: Path) -> Any:
+    """Return what a script says of the page in a frame as wide as a phone."""
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    (folder / "phone.html").write_text(free.replace("</body>", script + "</body>"))
+    (folder / "index.html").write_text(f"<!doctype html><body>{FRAME}")
+    dom = opened(folder / "index.html", folder / "profile")
+    return json.loads(html.unescape(re.findall(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[0]))
+
+
+# Points at the whole first chart, and says how far what is read out there sticks out of the page.
+TIPS = """<script>
+const svg = document.querySelector("svg.plot"), box = svg.getBoundingClientRect(), said = { read: 0, out: 0 };
+const tip = document.querySelector(".tip");
+for (let x = 50; x < box.width; x += 9) for (let y = 40; y < box.height; y += 9) {
+  svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + x, clientY: box.top + y }));
+  if (tip.hidden) continue;
+  const { left, right } = tip.getBoundingClientRect();
+  said.read += 1;
+  said.out = Math.max(said.out, right - innerWidth, -left);
+}
+parent.postMessage(JSON.stringify(said), "*");
+</script>"""
+
+
+@browser
+def test_on_a_phone_what_is_read_out_stays_on_the_page(tmp_path: Path) -> None:
+    fake.run(tmp_path / "runs/a", "scratch", fake.SCRATCH)
+    fake.run(tmp_path / "runs/b", "2level", fake.TWO, cycle={"name": "a_name_without_a_place_to_break_it_" * 2})
+    seen = on_a_phone(read(tmp_path / "runs")[2], TIPS, tmp_path)
+    assert seen["read"] > 100 and seen["out"] <= 0
+
+
 @browser
 def test_on_a_phone_the_difference_of_settings_is_seen_and_no_line_of_code_is_cut(
     recorded: Any, tmp_path: Path
 ) -> None:
-    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", recorded[2])
-    (tmp_path / "phone.html").write_text(free.replace("</body>", PHONE + "</body>"))
-    (tmp_path / "index.html").write_text(f"<!doctype html><body>{FRAME}")
-    dom = opened(tmp_path / "index.html", tmp_path / "profile")
-    seen = json.loads(html.unescape(re.findall(r'<pre id="seen">(.*?)</pre>', dom, re.DOTALL)[0]))
-    assert seen["settings"] > 0 and seen == {"width": 400, "settings": seen["settings"], "cut": [], "wide": False}
+    seen = on_a_phone(recorded[2], PHONE, tmp_path)
+    assert seen["settings"] > 0 and seen["scroll"] > 0
+    many = {"scroll": seen["scroll"], "reached": seen["scroll"], "stays": seen["scroll"]}
+    assert seen == {"width": 400, "settings": seen["settings"], "cut": [], "wide": False, **many}
 
 
 def test_what_rules_have_between_backticks_is_code_and_nothing_of_a_user_is_let_through() -> None:

@@ -17,6 +17,7 @@ from mlrun.report import quality, tables
 from mlrun.report.build import build, render
 from mlrun.report.compare import Group, compare
 from mlrun.report.read import find, read_all
+from mlrun.report.stats import spread
 
 
 def told(value: float | None, **changes: Any) -> dict[str, Any]:
@@ -142,3 +143,17 @@ def test_results_that_cannot_be_read_are_a_line(tmp_path: Path) -> None:
     write(tmp_path, [told(0.6)], [{"metric": "accuracy"}])
     with pytest.raises(UserError, match="leave it out or restore it"):
         group(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ([0.6, 0.7, 0.8], "0.700\n± 0.058"),
+        ([0.36, 0.36, 0.36], "0.3600\n± 0.0000"),
+        ([0.1, 0.1, 0.1], "0.1000\n± 0.0000"),
+        ([12345.678], "12346"),
+        ([0.0], "0.000"),
+    ],
+)
+def test_a_mean_has_as_many_digits_as_its_error(values: list[float], said: str) -> None:
+    assert tables._with_error(spread(values)) == said

@@ -532,6 +532,33 @@ def test_the_figure_draws_levels_stages_and_savings(built: build.Report) -> None
     assert built.figure.read_bytes()[:4] == b"\x89PNG"
 
 
+def curve_of(*points: tuple[int, int, float, float]) -> figure.Curve:
+    """Return a curve of one seed with these (stage, level, FLOPs, loss)."""
+    seed = [Point(stage, level, int(flops), flops, flops, flops, flops, loss) for stage, level, flops, loss in points]
+    return figure.Curve("a", figure.BASELINE, (seed,), None)
+
+
+def test_the_y_axis_leaves_out_what_jumps_after_a_change_of_level_and_is_never_flat() -> None:
+    fall = [(0, 2, 0.0, 9.0), (0, 2, 40.0, 4.2)]
+    jump = [(1, 1, 40.0, 8.0), (1, 1, 44.0, 6.0), (1, 1, 60.0, 4.1), (1, 1, 100.0, 4.0)]
+    low, high = figure.limits([curve_of(*fall, *jump)], 0)
+    assert low < 4.0 and 4.1 < high < 5
+    low, high = figure.limits([curve_of((0, 1, 0.0, 9.0), (0, 1, 100.0, 4.0))], 0)
+    assert high - low >= figure.LEAST
+
+
+def test_a_long_legend_leaves_the_panels_their_height(tmp_path: Path) -> None:
+    def height(name: str, folder: Path) -> int:
+        fake.run(folder / "runs/a", "scratch", fake.SCRATCH)
+        for k in range(7):
+            fake.run(folder / f"runs/{k}", "2level", fake.TWO, cycle={"name": f"{name}{k}"})
+        png = build.build([folder / "runs"], folder / "out").figure
+        assert png is not None
+        return int.from_bytes(png.read_bytes()[20:24], "big")
+
+    assert height("a_name_that_takes_a_whole_line_of_it_" * 3, tmp_path / "b") > height("m", tmp_path / "a") + 200
+
+
 @pytest.mark.parametrize(
     ("axis", "largest", "label"),
     [

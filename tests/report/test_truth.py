@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import fake_runs as fake
 import pytest
@@ -16,6 +17,7 @@ from mlrun.interop.told import SMALLER, _saving
 from mlrun.report import annealed_figure, build, pairing
 from mlrun.report.compare import Group, Row, compare, neighbours
 from mlrun.report.curves import Point, read_every
+from mlrun.report.notes import _untimed
 from mlrun.report.read import find, read, read_all
 from mlrun.report.sentences import sentences
 from mlrun.report.stats import holm, t_inside, t_quantile
@@ -676,3 +678,9 @@ def test_of_a_smaller_model_above_l_star_it_is_told_what_it_was_given(tmp_path: 
     assert "0.2000 nats above L* with 30%" in line and line.count("parameters") == 1
     small(tmp_path / "d", [4, 3.5, 3.1], share=0.99)
     assert not told(tmp_path, "smaller models alone had fewer FLOPs")
+
+
+def test_reasons_why_times_are_not_compared_are_counted(tmp_path: Path) -> None:
+    for many, said in ((2, "and 1 more such reason."), (3, "and 2 more such reasons.")):
+        pairs = [SimpleNamespace(untimed=f"why {k}") for k in range(many)]
+        assert next(_untimed(cast(Group, SimpleNamespace(rows=[SimpleNamespace(pairs=pairs)])), "1")).endswith(said)
