@@ -529,6 +529,7 @@ def test_a_method_without_a_best_rate_is_not_passed_over_in_silence(tmp_path: Pa
     for seed in range(2):
         straight(tmp_path / f"c{seed}", "grow", [5, 3, 2], fake.GROW, seed=seed, lr=1e-3 * (1 + seed))
     assert "grow: no saving can be told, since its rates have no seed in common." in sentences(group(tmp_path))
+    assert told(tmp_path, "edge of those tried") == [], "where no rate is the best, none is the best at an edge"
 
 
 def test_what_is_the_same_for_every_seed_claims_nothing(tmp_path: Path) -> None:
