@@ -62,7 +62,7 @@ def entry(group: Group, row: Row, chosen: Choice, p_holm: float | None, compared
 
 def _better(group: Group) -> str | None:
     """Return the from-scratch run of the same model and data that ends lower than this baseline on its seed."""
-    found = better(group, same_seed=True)
+    found = better(group, list(group.baselines))
     return None if found is None else f"{found.run.folder.name} ({found.how})"
 
 
