@@ -316,7 +316,7 @@ def _copied(group: Group, label: str) -> Iterator[str]:
     seen: dict[tuple[float, ...], Run] = {}
     for run in group.runs:
         losses = tuple(point.loss for point in run.evaluations)
-        other = seen.setdefault((run.lr, *losses), run)
+        other = seen.setdefault(losses, run)
         if run.ended and other.seed != run.seed and len(losses) > 1:
             yield f"{label}: {run.folder} and {other.folder} have other seeds and the same losses: is one a copy?"
 

@@ -47,12 +47,17 @@ def _does(one: Variant) -> str:
 
 
 def _failed(group: Group) -> list[str]:
-    """Say which methods have no rate that is their best: at each some seed failed, or none has the seeds of another."""
+    """Say which methods have no rate that is their best."""
+    found = without_best(group) if group.baselines else {}
+    return [f"{name}: no saving can be told, since {why}." for name, why in found.items()]
+
+
+def without_best(group: Group) -> dict[str, str]:
+    """Return why methods have no best rate: at each some seed failed, or none has the seeds of another."""
     by_method: dict[str, list[Row]] = {}
-    for row in group.rows if group.baselines else ():
+    for row in group.rows:
         by_method.setdefault(row.method, []).append(row)
-    none = {name: rows for name, rows in by_method.items() if not any(row.best for row in rows)}
-    return [f"{name}: no saving can be told, since {_why(rows)}." for name, rows in none.items()]
+    return {name: _why(rows) for name, rows in by_method.items() if not any(row.best for row in rows)}
 
 
 def _why(rows: Sequence[Row]) -> str:
