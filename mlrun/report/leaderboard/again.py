@@ -85,7 +85,7 @@ def _by_budget(endings: Sequence[Entry]) -> list[Entry]:
 
 
 def _shared(run: Entry, fork: int) -> tuple[float, float]:
-    """Return between which FLOPs the trunk was at a fork; layer dropout, which is drawn, leaves the whole stage open."""
+    """Return between which FLOPs the trunk was at a fork; layer dropout, which is drawn, leaves the stage open."""
     *before, last = (stage for stage in run["plan"]["stages"] if "branch" not in stage)
     first, start = sum(stage["steps"] for stage in before), sum(stage["flops"] for stage in before)
     if run["config"]["cycle"].get("layer_dropout"):
