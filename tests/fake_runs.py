@@ -193,6 +193,8 @@ def write(
         last = [record for record in log if record["kind"] == "val" and "branch" not in record][-1]
         base = recorded("scratch")[3] | {"status": status, "val_loss": last["loss"], "data": plan_["data"]}
         seconds = {"startup": 2.0, "training": log[-1]["seconds"], "transfer": 3.0, "evaluation": 9.0}
+        kept = ("stage", "level", "steps", *AXES)
+        base["ledger"] |= {"stages": [{key: row[key] for key in kept} | {"seconds": 1.0} for row in plan_["stages"]]}
         base["ledger"] |= {"seconds": base["ledger"]["seconds"] | seconds | {"checkpoint": 0.0}}
         (folder / "summary.json").write_text(json.dumps(base | summary))
     return folder

@@ -298,7 +298,7 @@ def _beside(groups: Sequence[Group]) -> list[Group]:
 def _with_smaller(group: Group, plain: Sequence[Run]) -> Group:
     """Return a group that knows the smaller models that ran alone, and which of them do what its baselines do."""
     tried = smaller.controls(group.baselines, plain)
-    return replace(group, controls=tried, smaller=smaller.alone(tried, group.baselines))
+    return replace(group, controls=tried, smaller=smaller.alone(tried, smaller.levels(group.baselines)))
 
 
 def _group(number: int, runs: Sequence[Run]) -> Group:

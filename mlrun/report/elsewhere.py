@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
 from statistics import fmean
 from typing import NamedTuple
 
@@ -36,7 +37,8 @@ class Better(NamedTuple):
         """What it sets otherwise, in words."""
         found = _in_words(pairing.settings_apart(self.run, self.own))
         branch = [] if self.ending in self.run.annealed[-1:] else [f"its ending at {100 * self.ending.budget:.3g}%"]
-        return ", ".join([*found, *branch]) or OTHERWISE
+        seed = [] if self.run.seed == self.own.seed else ["at another seed"]
+        return ", ".join([*found, *branch, *seed]) or OTHERWISE
 
 
 class Variant(NamedTuple):
@@ -98,42 +100,48 @@ def _in_words(apart: Iterable[tuple[str, str]]) -> list[str]:
     return [f"{setting} instead of {theirs}" for setting, theirs in apart]
 
 
-def better(group: Group, same_seed: bool = False) -> Better | None:
+def better(group: Group, seeds: Collection[int] | None = None) -> Better | None:
     """Return the ending that is furthest below this group's baseline, None if none is.
 
-    Seeds that savings are of come first; without `same_seed`, where the other run has none of these, any counts.
+    Given seeds are all that count. Without, those that savings are of come first: of a run elsewhere that has none of
+    these, any counts.
     """
-    return max(_below(group, same_seed), key=lambda one: one.gap, default=None)
+    return max(_below(group, seeds), key=lambda one: one.gap, default=None)
 
 
-def _below(group: Group, same_seed: bool) -> Iterator[Better]:
+def beside(group: Group) -> Better | None:
+    """Return the same at the seeds that savings are of alone: what is saved can be told against no other."""
+    return better(group, group.paired)
+
+
+def _below(group: Group, seeds: Collection[int] | None) -> Iterator[Better]:
     if not group.baselines:
         return
     first = next(iter(group.baselines.values()))
     for other in group.elsewhere:
-        common = sorted(set(other.baselines) & set(group.baselines if same_seed else group.paired))
-        for seed in common or ([] if same_seed else sorted(other.baselines)):
+        common = sorted(set(other.baselines) & set(group.paired if seeds is None else seeds))
+        for seed in common or (sorted(other.baselines) if seeds is None else []):
             run, own = other.baselines[seed], group.baselines.get(seed, first)
             assert own.final is not None
-            for ending in run.annealed:
+            for ending in _within(run, own):
                 gap = own.final.loss - ending.point.loss
-                if gap > 0 and pairing.no_dearer(ending.point.flops, own):
+                if gap > 0:
                     yield Better(gap, other, run, own, ending)
 
 
 def against(group: Group, row: Row) -> Headlines | None:
-    """Return what a method saved against the better from-scratch runs elsewhere, by the rule of its headline.
+    """Return what a method saved against the better from-scratch runs `beside` it, by the rule of its headline.
 
-    It is over those of its seeds that both have; None without any, or where no from-scratch run is better. Theirs count
-    as far as they cost no more than the budget.
+    It is over those of its seeds that both have; None without any, or where no from-scratch run is better. Each of
+    theirs counts to its lowest ending that costs no more than the budget.
     """
-    found = better(group)
+    found = beside(group)
     if found is None:
         return None
     runs = found.group.baselines
     both = [(pair, runs[pair.run.seed]) for pair in row.pairs if pair.run.seed in runs]
-    ends = [(pair.run, _within(other, pair.baseline), other) for pair, other in both]
-    told = [_headline(run, within, other) for run, within, other in ends if within]
+    ends = [(pair.run, _lowest(other, pair.baseline), other) for pair, other in both]
+    told = [_headline(run, lowest, other) for run, lowest, other in ends if lowest]
     return Headlines((*told, *([None] * len(row.failed)))) if told else None
 
 
@@ -142,20 +150,28 @@ def _within(run: Run, own: Run) -> list[Ending]:
     return [ending for ending in run.annealed if pairing.no_dearer(ending.point.flops, own)]
 
 
+def _lowest(run: Run, own: Run) -> list[Ending]:
+    """Return the same up to the lowest, as of a run that was to end there; none where no loss is finite."""
+    ends = [ending for ending in _within(run, own) if math.isfinite(ending.point.loss)]
+    return ends[: 1 + ends.index(min(ends, key=lambda ending: ending.point.loss))] if ends else []
+
+
 def _headline(run: Run, ends: list[Ending], other: Run) -> Headline:
     target = ends[-1].point.loss
     return headline(run.annealed, ends, target, run.source, False, crossing(other.evaluations, target, "flops"))
 
 
 def smaller_against(group: Group) -> Alone | None:
-    """Return what the smaller model of the group alone saved against the better runs elsewhere, of its own size.
+    """Return what the smaller model of the group alone saved against the better runs `beside`, by the same rule.
 
-    None without such a model or such runs, or where one of theirs cost more than the budget.
+    None without such a model or such runs.
     """
-    found, size = better(group), None if group.smaller is None else group.smaller.parameters
-    runs = {} if found is None else found.group.baselines
-    common = {seed: runs[seed] for seed in group.controls if seed in runs}
-    if any(len(_within(run, group.baselines[seed])) < len(run.annealed) for seed, run in common.items()):
+    found = beside(group)
+    if found is None or group.smaller is None:
         return None
-    of_size = {seed: [run for run in group.controls[seed] if smaller.size(run) == size] for seed in common}
-    return smaller.alone(of_size, common)
+    runs = found.group.baselines
+    lowest = {seed: _lowest(runs[seed], group.baselines[seed]) for seed in group.controls if seed in runs}
+    levels = {seed: ends[-1].point for seed, ends in lowest.items() if ends}
+    size = group.smaller.parameters
+    of_size = {seed: [run for run in group.controls[seed] if smaller.size(run) == size] for seed in levels}
+    return smaller.alone(of_size, levels)

@@ -222,12 +222,11 @@ def _data(group: Group, label: str) -> Iterator[str]:
 
 
 def _swept(group: Group) -> Iterator[tuple[str, list[float], float]]:
-    """Yield the methods that were tried at several learning rates, those rates, and the best of them."""
-    for name in dict.fromkeys(row.method for row in group.rows):
-        rows = [row for row in group.rows if row.method == name]
-        if rows[0].tried > 1:
-            tried = [row for row in rows if row.pairs] or rows
-            yield name, [row.lr for row in tried], next(row.lr for row in rows if row.best)
+    """Yield the methods that were tried at several learning rates and have a best one, those rates, and the best."""
+    for best in (row for row in group.rows if row.best and row.tried > 1):
+        rows = [row for row in group.rows if row.method == best.method]
+        tried = [row for row in rows if row.pairs] or rows
+        yield best.method, [row.lr for row in tried], best.lr
 
 
 def _unmatched(group: Group, label: str) -> Iterator[str]:
@@ -318,7 +317,7 @@ def _copied(group: Group, label: str) -> Iterator[str]:
     seen: dict[tuple[float, ...], Run] = {}
     for run in group.runs:
         losses = tuple(point.loss for point in run.evaluations)
-        other = seen.setdefault((run.lr, *losses), run)
+        other = seen.setdefault(losses, run)
         if run.ended and other.seed != run.seed and len(losses) > 1:
             yield f"{label}: {run.folder} and {other.folder} have other seeds and the same losses: is one a copy?"
 

@@ -307,8 +307,8 @@ def _judged(run: Run) -> Run:
     """Return the run; one that says that it is finished, and whose log is not whole, with what is wrong."""
     if run.summary is None or not run.finished:
         return run
-    budgets = [ending.budget for ending in run.branches]
-    fault = whole.fault(run.plan, run.summary["val_loss"], run.evaluations, budgets)
+    fault = whole.fault(run.plan, run.summary["val_loss"], run.evaluations, run.branches)
+    fault = fault or whole.contradiction(run.config, run.starts)
     return run if fault is None else replace(run, status="not whole", fault=fault)
 
 

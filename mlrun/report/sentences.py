@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlrun.report.compare import Group, Row
-from mlrun.report.elsewhere import Variant, against, better, smaller_against, variants
+from mlrun.report.elsewhere import Variant, against, beside, better, smaller_against, variants
 from mlrun.report.headline import AT_LEAST, NOT_BRACKETED, NUMBERS, Headlines
 from mlrun.report.smaller import Alone, below, lower, size
 from mlrun.report.stats import Spread
@@ -47,12 +47,17 @@ def _does(one: Variant) -> str:
 
 
 def _failed(group: Group) -> list[str]:
-    """Say which methods have no rate that is their best: at each some seed failed, or none has the seeds of another."""
+    """Say which methods have no rate that is their best."""
+    found = without_best(group) if group.baselines else {}
+    return [f"{name}: no saving can be told, since {why}." for name, why in found.items()]
+
+
+def without_best(group: Group) -> dict[str, str]:
+    """Return why methods have no best rate: at each some seed failed, or none has the seeds of another."""
     by_method: dict[str, list[Row]] = {}
-    for row in group.rows if group.baselines else ():
+    for row in group.rows:
         by_method.setdefault(row.method, []).append(row)
-    none = {name: rows for name, rows in by_method.items() if not any(row.best for row in rows)}
-    return [f"{name}: no saving can be told, since {_why(rows)}." for name, rows in none.items()]
+    return {name: _why(rows) for name, rows in by_method.items() if not any(row.best for row in rows)}
 
 
 def _why(rows: Sequence[Row]) -> str:
@@ -242,13 +247,23 @@ def _how(row: Row) -> str:
 
 def _tuning(group: Group) -> str:
     """Say how the baseline was found, and which other run from scratch is a better one."""
-    found = better(group)
-    below_it = "" if found is None else f", and another run from scratch ({found.how}) ends {found.gap:.4f} nats lower"
+    below_it = _lower_elsewhere(group)
     if group.tuned:
         edge = ", at the edge of its sweep" if group.edge else ""
         of = f"{group.settings} settings of a search" if group.searched else f"{group.tried} rates{edge}"
         return f"the baseline is the best of {of}{below_it}"
     return ("the baseline was not tuned" if group.tried < 2 else "a method had more settings to choose from") + below_it
+
+
+def _lower_elsewhere(group: Group) -> str:
+    """Say which other run from scratch ends lower, and last the one at these seeds, which savings are told against."""
+    found, own = better(group), beside(group)
+    if found is None:
+        return ""
+    told = f", and another run from scratch ({found.how}) ends {found.gap:.4f} nats lower"
+    if own is None or own.group is found.group:
+        return told
+    return f"{told}, one at the same seeds ({own.how}) {own.gap:.4f} nats lower"
 
 
 def _seeds(number: int) -> str:

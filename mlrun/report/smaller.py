@@ -135,23 +135,29 @@ def _saved(run: One) -> float:
     return -math.inf if run.saved is None else run.saved
 
 
-def alone(controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -> Alone | None:
-    """Return the smaller model that alone saves most of what the baselines spent; None if none saves anything."""
-    return best(_one(run, seed, baselines[seed].final) for seed, runs in controls.items() for run in runs)
+def alone(controls: Mapping[int, Sequence[Run]], ended: Mapping[int, Point]) -> Alone | None:
+    """Return the smaller model that alone saves most of what runs spent that ended there, by seed.
+
+    None if none saves anything.
+    """
+    return best(_one(run, seed, ended[seed]) for seed, runs in controls.items() for run in runs)
+
+
+def levels(baselines: Mapping[int, Run]) -> dict[int, Point]:
+    """Return where baselines ended, by seed."""
+    return {seed: run.final for seed, run in baselines.items() if run.final is not None}
 
 
 def chosen(found: Alone, controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -> list[Run]:
     """Return the run at each seed that is spoken of: of its size the one that saves most there."""
     of_size = {seed: [run for run in controls[seed] if size(run) == found.parameters] for seed in found.seeds}
-    return [
-        max(runs, key=lambda run: _saved(_one(run, run.seed, baselines[run.seed].final))) for runs in of_size.values()
-    ]
+    ended = levels(baselines)
+    return [max(runs, key=lambda run: _saved(_one(run, run.seed, ended[run.seed]))) for runs in of_size.values()]
 
 
-def _one(run: Run, seed: int, baseline: Point | None) -> One:
-    assert baseline is not None, "a baseline came to its end"
-    ends = [(ending.point.loss, ending.point.flops) for ending in run.annealed]
-    return one(size(run), seed, ends, baseline.loss, baseline.flops)
+def _one(run: Run, seed: int, level: Point) -> One:
+    found = [(ending.point.loss, ending.point.flops) for ending in run.annealed]
+    return one(size(run), seed, found, level.loss, level.flops)
 
 
 def size(run: Run) -> int:

@@ -41,23 +41,27 @@ def branched(
 ) -> Path:
     """Write a run whose endings at the budgets and at the end have these losses; its curve falls evenly to the last.
 
-    An ending's own costs are shares of the trunk's, and of 100 seconds.
+    An ending's own costs are shares of the trunk's, and of 100 seconds; it forks where the last stage begins.
     """
     plan = fake.plan(stages, source)
     trunk, last = dict(plan["totals"]), losses[-1]
+    fork = plan["stages"][-1]["first_step"]
+    before = {axis: trunk[axis] - plan["stages"][-1][axis] for axis in fake.AXES}
     assert last is not None
     log = fake.straight(plan, [last + (4 - i) for i in range(5)])
     ended = fake.template("val", "scratch-branch")
     row = next(stage for stage in fake.recorded("scratch-branch")[1]["stages"] if "branch" in stage)
     for budget, loss in zip(budgets, losses[:-1], strict=True):
-        decay = {axis: 50 * fake.COST[1][axis] for axis in fake.AXES} | {"steps": 50, "samples": 200}
+        decay = {axis: budget * trunk[axis] - before[axis] for axis in fake.AXES}
+        decay["steps"] = max(1, round(decay["flops"] / fake.FLOPS[1]))
+        decay["samples"] = 4 * decay["steps"]
         number, first = len(plan["stages"]), plan["totals"]["steps"]
-        plan["stages"].append(row | decay | {"stage": number, "first_step": first, "fork": 1, "branch": budget})
+        plan["stages"].append(row | decay | {"stage": number, "first_step": first, "fork": fork, "branch": budget})
         plan["totals"] |= {key: plan["totals"][key] + decay[key] for key in decay}
         spent = {axis: plan["totals"][axis] for axis in fake.AXES} | {"seconds": 150.0}
         own = {f"own_{axis}": budget * trunk[axis] for axis in fake.AXES} | {"own_seconds": 100 * budget}
         place = {"stage": number, "level": 1, "step": plan["totals"]["steps"], "branch": budget, "loss": loss}
-        log.append(ended | place | spent | own | {"own_step": round(budget * trunk["steps"])})
+        log.append(ended | place | spent | own | {"own_step": fork + decay["steps"]})
     starts = changes.pop("starts", (fake.MACHINE,))
     return fake.write(folder, fake.config(name, **changes), plan, log, starts=starts)
 

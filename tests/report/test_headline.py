@@ -347,7 +347,7 @@ def test_a_smaller_model_reaches_l_star_by_the_rule_of_the_headline(built: build
     run = group.rows[0].pairs[0].run
     first, second, last = (ending.point for ending in run.annealed)
     assert first.loss > 3.0 > second.loss > last.loss and second.flops < last.flops
-    found = smaller.alone({0: [run]}, group.baselines)
+    found = smaller.alone({0: [run]}, smaller.levels(group.baselines))
     wanted = headline(run.annealed, group.baselines[0].annealed, 3.0, None, True).saved["flops"]
     assert found is not None and wanted is not None
     assert found == Alone(smaller.size(run), (0,), spread([wanted]), False) and 1 - second.flops / BUDGET < wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mlrun.errors import UserError
 from mlrun.report.leaderboard import board as boards
 from mlrun.report.leaderboard import rules, schema
 from mlrun.report.leaderboard.board import Board, from_files, from_runs, table
+from mlrun.report.leaderboard.entry import claim
 from mlrun.report.leaderboard.smaller import told
 from mlrun.report.public import named
 
@@ -28,7 +30,7 @@ FRESH = (1, 2, 3)
 
 def a_pair(folder: Path, seed: int, lr: float, worse: float = 0.0, noise: float = 0.0) -> None:
     """Write a baseline and a cycle that needs less; by hand, 3.2 at 50% and 2.9 at 100% bracket its L* of 3."""
-    branched(folder / f"s{seed}-{lr}", "scratch", [4.0 + worse, 3.5 + worse, 3.0 + worse], seed=seed, lr=lr)
+    branched(folder / f"s{seed}-{lr}", "scratch", [4.0 + worse + noise, 3.5 + worse, 3.0 + worse], seed=seed, lr=lr)
     found = [3.9 + worse, 3.2 + worse + noise, 2.9 + worse]
     branched(folder / f"g{seed}-{lr}", "grow", found, WHOLE, seed=seed, lr=lr)
 
@@ -165,6 +167,49 @@ def each_run(key: str, value: Any) -> Callable[[Any], None]:
     return at("seeds", 1, "run", key, value=value)
 
 
+def bound_as_a_number(found: Any) -> None:
+    """Let the cheapest ending of two seeds be at L* already, and the claim be what its values would be."""
+    for seed, loss in zip(found["seeds"], (2.96, 2.97, 3.05), strict=True):
+        for ending, lower in zip(seed["run"]["endings"][:2], (0, 0.1), strict=True):
+            ending["loss"] = loss - lower
+    told = claim(found["seeds"])
+    assert told.low is not None and told.low > 0
+    found["claim"] |= {"values": list(told.values), "mean": told.mean, "low": told.low, "high": told.high, "p": told.p}
+    found["claim"]["p_holm"] = told.p
+
+
+def half_an_ending(found: Any) -> None:
+    run = found["seeds"][0]["run"]
+    taken = run["plan"]["stages"][2]["flops"] // 2
+    run["plan"]["stages"][2]["flops"] -= taken
+    run["endings"][0]["flops"] -= taken
+
+
+def dearer_baseline(found: Any) -> None:
+    """Double all that a baseline is said to have spent."""
+    run = found["seeds"][0]["baseline"]
+    for row in (*run["plan"]["stages"], *run["ledger"]["stages"], *run["endings"], run["plan"]["budget"]):
+        row["flops"] *= 2
+
+
+def dearer_model(found: Any) -> None:
+    dearer_baseline(found)
+    found["seeds"][0]["baseline"]["plan"]["levels"][0]["flops_per_sample"] *= 2
+
+
+def copied_seed(found: Any) -> None:
+    for mine, other in zip(*(found["seeds"][i]["run"]["endings"] for i in (1, 0)), strict=True):
+        mine["loss"] = other["loss"]
+
+
+def each_start(word: str) -> Callable[[Any], None]:
+    return lambda found: found["seeds"][1]["run"]["starts"][0].update(overrides=[word])
+
+
+def stranger(found: Any) -> None:
+    found["seeds"][0]["smaller"] = [copy.deepcopy(found["seeds"][0]["baseline"])]
+
+
 BREAKS = {
     "first crossing": (at("claim", "measure", value="first crossing"), "no stopping on validation", "cycle.branches"),
     "pruning": (at("seeds", 0, "run", "config", "find", value={"prune": 0.1}), "no stopping on validation", "prune"),
@@ -188,6 +233,18 @@ BREAKS = {
     "made up": (at("claim", "mean", value=0.5), "recomputed", "its endings say"),
     "made up seed": (at("claim", "values", 0, value=0.5), "recomputed", "its endings say"),
     "another L*": (at("seeds", 0, "target", value=3.1), "recomputed", "its baseline ended at 3.0"),
+    "a bound as a number": (bound_as_a_number, "recomputed", "at_least is False; its endings say True"),
+    "another mean of L*": (at("target", "mean", value=2.0), "recomputed", "L* is 2.0 over the seeds"),
+    "ending made cheaper": (at("seeds", 0, "run", "endings", 1, "flops", value=9), "recomputed", "not as planned"),
+    "its plan and ending made cheaper": (half_an_ending, "recomputed", "its ledger has other FLOPs than its plan"),
+    "fork moved": (at("seeds", 0, "run", "plan", "stages", 2, "fork", value=9), "recomputed", "not as planned"),
+    "without a fork": (at("seeds", 0, "run", "plan", "stages", 2, "fork", value=None), "recomputed", "not those of"),
+    "dearer baseline": (dearer_baseline, "recomputed", "its model's others"),
+    "dearer model": (dearer_model, "matched baseline", "other FLOPs than that of its method"),
+    "copied seed": (copied_seed, "fresh seeds", "seeds 1 and 2: the losses of the method are the same"),
+    "another seed in the command": (each_start("seed=9"), "recomputed", "config.yaml has seed=2, its command seed=9"),
+    "another rate in the command": (each_start("optimizer.lr=0.5"), "recomputed", "its command optimizer.lr=0.5"),
+    "a control that is none": (stranger, "matched baseline", "is no smaller model alone on its data"),
     "p too good": (at("claim", "p_holm", value=0.0), "recomputed", "below that of this one"),
 }
 
@@ -280,6 +337,13 @@ def test_a_smaller_model_that_is_as_good_before_its_end_saves_what_that_ending_s
         ends = [{"loss": 2.95, "flops": 0.3 * flops}, {"loss": 2.9, "flops": 0.5 * flops}]
         seed["smaller"] = [{**seed["baseline"], "val_loss": 2.9, "endings": ends}]
     assert "70.0% fewer FLOPs (3 of 3 seeds)" in told(found["seeds"])
+
+
+def test_a_method_without_a_best_rate_is_refused_and_not_passed_over(tmp_path: Path) -> None:
+    a_study(tmp_path)
+    shutil.rmtree(tmp_path / "g0-0.002")
+    (line,) = judged(tmp_path).refused
+    assert line == "grow: rule 'whole': none of its rates is the best, since its rates have no seed in common"
 
 
 def test_without_a_sweep_of_the_baseline_there_is_no_result(tmp_path: Path) -> None:

@@ -207,6 +207,32 @@ def test_what_a_method_saves_against_the_better_run_is_told(
     assert said in first and (said == "nats lower." or "another run from scratch (parametrization=completep" in first)
 
 
+def test_a_still_better_run_at_another_seed_hides_none_at_the_same(tmp_path: Path) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    branched(tmp_path / "b", "grow", [2.9, 2.7, 2.6], ((2, 0), (1, 1000)))
+    branched(tmp_path / "c", "scratch", [4.0, 3.5, 2.8], model={**fake.MODEL, "parametrization": "completep"})
+    branched(tmp_path / "d", "scratch", [4.0, 3.5, 2.5], seed=1, model={**fake.MODEL, "dropout": 0.3})
+    (first,) = [line for line in sentences(group_of(tmp_path, "grow")) if line.startswith("grow ")]
+    assert "at another seed) ends 0.5000 nats lower, one at the same seeds (parametrization=completep" in first
+    assert "0.2000 nats lower; that lower loss it reaches with 64.6% fewer FLOPs (one seed)" in first
+
+
+def test_a_better_run_that_rises_again_counts_where_it_is_lowest(tmp_path: Path) -> None:
+    """Its last ending may lie above the very baseline, and would be no lower loss."""
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    branched(tmp_path / "b", "grow", [2.9, 2.7, 2.6], ((2, 0), (1, 1000)))
+    branched(tmp_path / "c", "scratch", [3.5, 2.8, 3.1], model={**fake.MODEL, "parametrization": "completep"})
+    small = branched(tmp_path / "d", "scratch", [3.2, 2.75, 2.7], model={**fake.MODEL, "layer": 1})
+    planned = json.loads((small / "plan.json").read_text())
+    planned["levels"][0]["parameters"] //= 2
+    (small / "plan.json").write_text(json.dumps(planned))
+    first, second, *_ = sentences(group_of(tmp_path, "grow"))
+    # By hand: of the middle between 2.9 and 2.7, at 25% and 50%, what it cost at 50%: 1 - 0.25 x sqrt(2) / 0.5 = 29.3%.
+    assert "its ending at 50%) ends 0.2000 nats lower; that lower loss it reaches with 29.3% fewer FLOPs" in first
+    # 2.8 is 0.4 of 0.45 nats on the way from 25% to 50%: 1 - 0.25 x 2^(8/9) / 0.5 = 7.4%.
+    assert "the lower loss of another run from scratch with 7.4% fewer FLOPs (one seed)" in second
+
+
 def test_what_a_smaller_model_saves_against_the_better_run_is_told(tmp_path: Path) -> None:
     branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
     branched(tmp_path / "b", "grow", [2.9, 2.7, 2.6], ((2, 0), (1, 1000)))

@@ -11,6 +11,7 @@ from typing import Any, cast
 import fake_runs as fake
 import pytest
 import toy
+from test_endings import branched
 from test_report import made, straight
 
 from mlrun.interop.told import SMALLER, _saving
@@ -304,6 +305,8 @@ def test_a_copy_is_no_second_seed(tmp_path: Path) -> None:
     straight(tmp_path / "a", "scratch", [5, 4, 3])
     straight(tmp_path / "b", "scratch", [5, 4, 3], seed=1)
     assert told(tmp_path, "have other seeds and the same losses")
+    straight(tmp_path / "c", "scratch", [5, 4, 3], seed=2, lr=2e-3)
+    assert len(told(tmp_path, "have other seeds and the same losses")) == 2, "another rate has other losses too"
 
 
 # 6. How sure
@@ -389,6 +392,36 @@ def test_a_log_that_was_cut_or_edited_is_one_line_and_in_no_mean(tmp_path: Path,
     (note,) = told(tmp_path, "says that it is finished, but")
     assert why in note and "in no mean" in note
     assert not group(tmp_path).baselines
+
+
+@pytest.mark.parametrize(
+    ("edit", "why"),
+    [({"own_flops": 0.4}, "FLOPs for the ending at 50%, plan.json has others"),
+     ({"own_step": 0.9}, "for the ending at")],
+)  # fmt: skip
+def test_an_ending_costs_what_its_fork_and_its_decay_cost(tmp_path: Path, edit: dict[str, float], why: str) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    folder = branched(tmp_path / "b", "grow", [3.5, 3.1, 2.9], ((2, 400), (1, 640)))
+    assert group(tmp_path).rows[0].pairs
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    (at,) = [i for i, line in enumerate(log) if line.get("branch") == 0.5]
+    log[at] |= {key: share * log[at][key] for key, share in edit.items()}
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
+    (note,) = told(tmp_path, "says that it is finished, but")
+    assert why in note and not group(tmp_path).rows[0].pairs
+
+
+@pytest.mark.parametrize("key", ["seed", "optimizer.lr", "optimizer.weight_decay"])
+def test_settings_that_are_not_those_of_the_command_were_edited_afterwards(tmp_path: Path, key: str) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    words = [f"{key}=0.7", "seed=9", "seed=0", "optimizer.lr=1e-3", "batch=${x}", "eval.every=3%"]
+    given = {**fake.MACHINE, "overrides": words[1:]}
+    straight(tmp_path / "b", "2level", [5, 3, 2], fake.TWO, starts=(given,))
+    assert told(tmp_path, "its command") == []
+    given["overrides"] = [*words[1:], words[0]]
+    straight(tmp_path / "c", "grow", [5, 3, 2], fake.GROW, starts=(given,))
+    (note,) = told(tmp_path, "its command")
+    assert f"config.yaml has {key}=" in note and f"its command {key}=0.7" in note and "in no mean" in note
 
 
 @pytest.mark.parametrize("name", ["scratch", "scratch-branch", "2level", "2level-branch", "grow", "grow-branch"])
@@ -531,6 +564,7 @@ def test_a_method_without_a_best_rate_is_not_passed_over_in_silence(tmp_path: Pa
     for seed in range(2):
         straight(tmp_path / f"c{seed}", "grow", [5, 3, 2], fake.GROW, seed=seed, lr=1e-3 * (1 + seed))
     assert "grow: no saving can be told, since its rates have no seed in common." in sentences(group(tmp_path))
+    assert told(tmp_path, "edge of those tried") == [], "where no rate is the best, none is the best at an edge"
 
 
 def test_what_is_the_same_for_every_seed_claims_nothing(tmp_path: Path) -> None:
@@ -560,7 +594,10 @@ def small(
 ) -> Path:
     """Write a from-scratch run of a model of one layer, at a share of the FLOPs and one in so many parameters."""
     planned = fake.plan(fake.SCRATCH)
-    planned["levels"][0]["parameters"] //= parameters
+    level = planned["levels"][0]
+    level["parameters"] //= parameters
+    level["flops_per_sample"] = level["flops_per_sample"] * share
+    level["update_flops"] = level.get("update_flops", 0) * share
     for node in (planned["budget"], *planned["stages"]):
         node["flops"] = int(node["flops"] * share)
     made_run = straight(folder, "scratch", losses, plan=planned, seed=seed, **{"model": {"layer": 1}, **changes})

@@ -18,6 +18,7 @@ from mlrun.report.leaderboard.fresh import choice
 from mlrun.report.leaderboard.smaller import told
 from mlrun.report.pairing import plainly
 from mlrun.report.read import find, place, read_all
+from mlrun.report.sentences import without_best
 from mlrun.report.stats import holm
 from mlrun.report.tables import Table, percent
 from mlrun.report.write import nulled, write
@@ -62,8 +63,10 @@ def from_runs(board: Board, runs: Sequence[Path], out: Path | None) -> None:
 
 
 def _entries(group: Group, board: Board) -> dict[str, dict[str, Any]]:
-    """Return the result of each method; one without a pair on a fresh seed is refused here."""
+    """Return the result of each method; one without a best rate, or a pair on a fresh seed, is refused here."""
     rows, found = {}, {}
+    board.refused += [f"{name}: rule 'whole': none of its rates is the best, since {why}"
+                      for name, why in without_best(group).items()]  # fmt: skip
     for row in (row for row in group.rows if row.best):
         chosen = choice(group, row) if row.pairs else None
         kept = None if chosen is None else on_fresh(row, chosen)

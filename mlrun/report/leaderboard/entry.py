@@ -12,7 +12,7 @@ from mlrun.report.compare import Group, Pair, Row
 from mlrun.report.curves import Point
 from mlrun.report.elsewhere import better
 from mlrun.report.endings import Ending
-from mlrun.report.headline import NUMBERS, Headline, headline
+from mlrun.report.headline import NUMBERS, Headline, Headlines, headline
 from mlrun.report.leaderboard.fresh import Choice
 from mlrun.report.read import Run
 from mlrun.report.stats import Spread, spread
@@ -62,7 +62,7 @@ def entry(group: Group, row: Row, chosen: Choice, p_holm: float | None, compared
 
 def _better(group: Group) -> str | None:
     """Return the from-scratch run of the same model and data that ends lower than this baseline on its seed."""
-    found = better(group, same_seed=True)
+    found = better(group, list(group.baselines))
     return None if found is None else f"{found.run.folder.name} ({found.how})"
 
 
@@ -120,6 +120,11 @@ def recomputed(seed: Mapping[str, Any]) -> Headline:
 def claim(seeds: Sequence[Mapping[str, Any]]) -> Spread:
     """Return the FLOPs saving over the seeds of a result, as its endings say."""
     return spread([one.saved["flops"] if one.kind in NUMBERS else None for one in map(recomputed, seeds)])
+
+
+def bound(seeds: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the saving over the seeds of a result is a lower bound, as its endings say."""
+    return Headlines(tuple(map(recomputed, seeds))).bound
 
 
 def _endings(run: Mapping[str, Any]) -> list[Ending]:

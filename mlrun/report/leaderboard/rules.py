@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from statistics import fmean
 from typing import Any
 
 from mlrun.report.leaderboard import again
-from mlrun.report.leaderboard.entry import claim
+from mlrun.report.leaderboard.entry import bound, claim
 
 LEAST_SEEDS = 3
 LEVEL = 0.05
@@ -50,6 +51,7 @@ def fresh(found: Entry) -> Iterator[str]:
     for seed in found["seeds"]:
         if {seed[side]["config"].get("seed") for side in ("run", "baseline")} != {seed["seed"]}:
             yield f"seed {seed['seed']}: its runs have another seed"
+    yield from again.copied(found)
 
 
 def significant(found: Entry) -> Iterator[str]:
@@ -80,6 +82,8 @@ def matched(found: Entry) -> Iterator[str]:
         yield "the baseline's best rate is at the edge of its sweep; a better one may lie outside"
     for seed in found["seeds"]:
         yield from again.unmatched(seed, searched=chosen["best"] is None)
+        yield from again.other_costs(seed)
+        yield from again.no_control(seed)
     yield from again.untold(found)
     if chosen["better_elsewhere"] is not None:
         yield f"a from-scratch run ends lower than this baseline: {chosen['better_elsewhere']}"
@@ -106,15 +110,22 @@ def known(found: Entry) -> Iterator[str]:
 def honest(found: Entry) -> Iterator[str]:
     """The claim is what the endings in the file say."""
     told, said = claim(found["seeds"]), found["claim"]
-    if said["measure"] == "annealed" and not said["at_least"]:
+    if said["at_least"] != bound(found["seeds"]):
+        yield f"at_least is {said['at_least']}; its endings say {bound(found['seeds'])}"
+    elif said["measure"] == "annealed" and not said["at_least"]:
         pairs = [(said[key], getattr(told, key)) for key in ("mean", "low", "high", "p")]
         if any(not _same(a, b) for a, b in (*pairs, *zip(said["values"], told.values, strict=False))):
             yield f"the saving is {said['mean']}; its endings say {told.mean}"
     for seed in found["seeds"]:
         if not _same(seed["target"], seed["baseline"]["val_loss"]):
             yield f"seed {seed['seed']}: L* is {seed['target']}, its baseline ended at {seed['baseline']['val_loss']}"
-    for run in _runs(found):
+    if not _same(found["target"]["mean"], fmean(seed["target"] for seed in found["seeds"])):
+        yield f"L* is {found['target']['mean']} over the seeds; they say another"
+    for run in [*_runs(found), *(run for seed in found["seeds"] for run in seed["smaller"])]:
         yield from again.unlike_its_plan(run)
+        yield from again.unlike_its_records(run)
+    for run in [one for seed in found["seeds"] for one in (seed["baseline"], *seed["smaller"])]:
+        yield from again.unlike_its_model(run)
     if said["p"] is not None and said["p_holm"] is not None and said["p_holm"] < said["p"]:
         yield "the p-value for all methods is below that of this one"
 

@@ -26,10 +26,11 @@ _RUN: dict[str, Any] = {
         "optimizer": {"lr": NUMBER},
         "eval": Mapping,
         "cycle": {"name": str, "stages": [Mapping]},
+        "batch": int,
     },
     "plan": {
         "budget": {"flops": NUMBER},
-        "levels": [{"parameters": int}, ...],
+        "levels": [{"parameters": int, "flops_per_sample": NUMBER}, ...],
         "stages": [{"level": int, "steps": int, "flops": NUMBER}, ...],
     },
     "data": Mapping,
