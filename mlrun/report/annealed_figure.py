@@ -80,9 +80,8 @@ def sides(group: Group) -> list[Side]:
 
 
 def otherwise(group: Group) -> list[Side]:
-    """Return from scratch with the other settings that end lowest, if that is below the baseline."""
-    lower = [one for one in variants(group)[:1] if (one.gap.mean or 0.0) < 0]
-    return [_otherwise(one) for one in lower]
+    """Return from scratch with the other settings that end lowest, if they win."""
+    return [_otherwise(one) for one in variants(group)[:1] if one.wins]
 
 
 def _otherwise(one: Variant) -> Side:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator
-from statistics import fmean
 from typing import NamedTuple
 
 from mlrun.report import pairing, smaller
@@ -45,11 +44,13 @@ class Variant(NamedTuple):
     """The from-scratch runs of another setting beside the baselines of their seeds.
 
     `apart` is what they set otherwise, and the baselines' own value. Spreads and bound are those of the headline, as of
-    a method.
+    a method. `gap` is how far they end above L* for no more FLOPs: where an optimizer's own work makes their budget
+    dearer, at an ending before its end.
     """
 
     apart: tuple[tuple[str, str], ...]
     pairs: tuple[Pair, ...]
+    gap: Spread
 
     @property
     def how(self) -> str:
@@ -62,38 +63,37 @@ class Variant(NamedTuple):
         return ", ".join(setting for setting, _ in self.apart) or OTHERWISE
 
     @property
-    def gap(self) -> Spread:
-        """Final loss minus L* over the seeds."""
-        return spread([one.gap for one in self.pairs])
-
-    @property
     def headline(self) -> Headlines:
         """What its smallest annealed budget that reaches L* saved."""
         return Headlines(tuple(one.headline for one in self.pairs))
 
+    @property
+    def wins(self) -> bool:
+        """Whether it reaches L* for fewer FLOPs, or ends below it where that cannot be told."""
+        saved = self.headline.saved("flops").mean
+        return (self.gap.mean or 0.0) < 0 if saved is None else saved > 0
+
 
 def variants(group: Group) -> list[Variant]:
-    """Return what else was tried from scratch for the same FLOPs, at seeds of this group: the three that end lowest."""
-    found = [(gap, other) for other in group.elsewhere if (gap := _mean_gap(other, group)) is not None]
-    return [_variant(other, group) for _, other in sorted(found, key=lambda one: one[0])[:MOST]]
+    """Return what else was tried from scratch for the budget, at seeds of this group: the three that end lowest."""
+    found = [one for other in group.elsewhere if (one := _variant(other, group)) is not None]
+    return sorted(found, key=lambda one: one.gap.mean or 0.0)[:MOST]
 
 
-def _mean_gap(other: Group, group: Group) -> float | None:
-    """Return how far other baselines end above those of their seeds; None of another budget, or without such a seed."""
-    if not pairing.same_budget(other.runs[0], group.runs[0]):
+def _variant(other: Group, group: Group) -> Variant | None:
+    """Return other baselines beside those of their seeds; None of another budget, or without an ending within it."""
+    if not pairing.as_long(other.runs[0], group.runs[0]):
         return None
-    ends = [
-        (other.baselines[seed].final, run.final) for seed, run in group.baselines.items() if seed in other.baselines
-    ]
-    gaps = [theirs.loss - own.loss for theirs, own in ends if theirs is not None and own is not None]
-    return fmean(gaps) if gaps else None
+    both = [(run, group.baselines[seed]) for seed, run in sorted(other.baselines.items()) if seed in group.baselines]
+    gaps = [_gap(ends[-1], own) for run, own in both if (ends := _within(run, own))]
+    if not gaps or len(gaps) < len(both):
+        return None
+    return Variant(tuple(pairing.settings_apart(*both[0])), tuple(pair(*one) for one in both), spread(gaps))
 
 
-def _variant(other: Group, group: Group) -> Variant:
-    common = [seed for seed in sorted(other.baselines) if seed in group.baselines]
-    run, own = other.baselines[common[0]], group.baselines[common[0]]
-    pairs = tuple(pair(other.baselines[seed], group.baselines[seed]) for seed in common)
-    return Variant(tuple(pairing.settings_apart(run, own)), pairs)
+def _gap(ending: Ending, own: Run) -> float:
+    assert own.final is not None, "a baseline has a final loss"
+    return ending.point.loss - own.final.loss
 
 
 def _in_words(apart: Iterable[tuple[str, str]]) -> list[str]:

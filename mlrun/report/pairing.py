@@ -254,6 +254,12 @@ def same_budget(one: Run, other: Run) -> bool:
     return abs(flops[0] - flops[1]) <= ROUNDING * max(flops)
 
 
+def as_long(one: Run, other: Run) -> bool:
+    """Return whether two budgets are the same FLOPs or the same tokens, which an optimizer's own work makes dearer."""
+    tokens = [run.plan["budget"]["tokens"] for run in (one, other)]
+    return tokens[0] == tokens[1] or same_budget(one, other)
+
+
 def no_dearer(flops: float, run: Run) -> bool:
     """Return whether a cost is at most a run's budget, but for the rounding of a batch."""
     return flops <= (1 + ROUNDING) * float(run.plan["budget"]["flops"])
@@ -269,16 +275,25 @@ def smaller(one: Run, other: Run) -> bool:
 def settings_apart(one: Run, other: Run) -> list[tuple[str, str]]:
     """Return (`key=value`, the other's value) for what two runs of one goal set otherwise, the learning rate included.
 
-    A budget that is as many FLOPs in another unit is the same.
+    A budget that is as many FLOPs in another unit is the same. Of another optimizer only its name is told, and what
+    both have.
     """
     a, b = (dict(_flat(_training(run), own=True)) for run in (one, other))
+    mine, theirs = (_last(str(flat.pop("optimizer._target_", None))) for flat in (a, b))
+    if mine != theirs:
+        a, b = _in_both(a, b), _in_both(b, a)
     apart_in = {k: [one.get(k, UNNAMED.get(k)) for one in (a, b)] for k in {**a, **b}}
     sizes = one.config["model"]
-    return [
+    return [(f"optimizer {mine}", theirs)] * (mine != theirs) + [
         (f"{_short(k, sizes)}={_written(mine)}", _written(theirs))
         for k, (mine, theirs) in apart_in.items()
         if mine != theirs and not (k == "budget" and same_budget(one, other))
     ]
+
+
+def _in_both(flat: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those of an optimizer that the other one does not have."""
+    return {key: value for key, value in flat.items() if not key.startswith("optimizer.") or key in other}
 
 
 def _short(key: str, sizes: Mapping[str, Any]) -> str:

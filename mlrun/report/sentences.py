@@ -29,11 +29,11 @@ def sentences(group: Group) -> list[str]:
 
 
 def _otherwise(group: Group) -> tuple[list[str], list[str]]:
-    """Say what from scratch does with other settings for the same FLOPs, of those that end lower and of the others.
+    """Say what from scratch does with other settings for the same budget, of those that end lower and of the others.
 
     Where no method is, the others have no sentence.
     """
-    tried = [((one.gap.mean or 0.0) < 0, f"From scratch with {one.how}: {_does(one)}.") for one in variants(group)]
+    tried = [(one.wins, f"From scratch with {one.how}: {_does(one)}.") for one in variants(group)]
     return [line for wins, line in tried if wins], [line for wins, line in tried if not wins and group.rows]
 
 
@@ -43,7 +43,7 @@ def _does(one: Variant) -> str:
         return f"the baseline's loss {_with(saved.mean, one.headline.bound, saved)}, annealed"
     assert gap.mean is not None, "a baseline has a final loss"
     side = "below" if gap.mean < 0 else "above"
-    return f"it ends {abs(gap.mean):.4f} nats {side} the baseline ({_seeds(gap.count)})"
+    return f"for no more FLOPs it ends {abs(gap.mean):.4f} nats {side} the baseline ({_seeds(gap.count)})"
 
 
 def _failed(group: Group) -> list[str]:

@@ -19,7 +19,7 @@ from test_report import straight
 from test_truth import group, group_of, rows, source, told
 
 from mlrun.models.base import IN_TRAINING
-from mlrun.report import build, charts, figure, pairing
+from mlrun.report import build, charts, elsewhere, figure, pairing
 from mlrun.report.compare import compare
 from mlrun.report.leaderboard import rules, schema
 from mlrun.report.read import find, read, read_all
@@ -249,10 +249,37 @@ def test_what_a_smaller_model_saves_against_the_better_run_is_told(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    ("theirs", "said", "gap"),
+    # By hand: their endings cost 31.25, 62.5 and 125%. Of 3.2 and 2.8 the middle is L*: 1 - 0.3125 x sqrt(2) = 55.8%.
+    [([3.2, 2.8, 2.5], "the baseline's loss with 55.8% fewer FLOPs (2 seeds), annealed.", -0.2),
+     ([4.0, 3.2, 2.8], "the baseline's loss with 11.6% fewer FLOPs (2 seeds), annealed.", 0.2),
+     ([4.0, 3.5, 3.1], "for no more FLOPs it ends 0.5000 nats above the baseline (2 seeds).", 0.5)],
+)  # fmt: skip
+def test_an_optimizer_whose_own_work_makes_the_same_tokens_dearer_is_told_too(
+    tmp_path: Path, theirs: list[float], said: str, gap: float
+) -> None:
+    muon = fake.config("scratch")["optimizer"] | {"_target_": "mlrun.train.optimizers.muon.Muon", "ns_steps": 5}
+    for seed in (0, 1):
+        branched(tmp_path / f"a{seed}", "scratch", [4.0, 3.5, 3.0], seed=seed)
+        branched(tmp_path / f"c{seed}", "scratch", theirs, ((1, 1250),), seed=seed, optimizer=muon)
+        path = tmp_path / f"c{seed}/plan.json"
+        planned = json.loads(path.read_text())
+        # In steps of the baseline's cost, so that there are more of them: the tokens are the same.
+        planned["budget"] |= {key: planned["budget"][key] * 5 // 4 for key in ("steps", "flops")}
+        path.write_text(json.dumps(planned))
+    branched(tmp_path / "b", "grow", [3.6, 3.3, 2.95], ((2, 0), (1, 1000)))
+    group = group_of(tmp_path, "grow")
+    (line,) = [line for line in sentences(group) if line.startswith("From scratch with")]
+    assert line == f"From scratch with optimizer Muon instead of AdamW: {said}"
+    (one,) = elsewhere.variants(group)
+    assert one.gap.mean == pytest.approx(gap) and one.wins == (said.startswith("the"))
+
+
+@pytest.mark.parametrize(
     ("theirs", "said"),
     # By hand: L* is 3.0, of which 3.2 and 2.8 at 50% and 100% are the middle: 1 - 0.5 x sqrt(2) = 29.3%.
     [([4.0, 3.2, 2.8], "the baseline's loss with 29.3% fewer FLOPs (2 seeds), annealed."),
-     ([4.0, 3.5, 3.1], "it ends 0.1000 nats above the baseline (2 seeds)."),
+     ([4.0, 3.5, 3.1], "for no more FLOPs it ends 0.1000 nats above the baseline (2 seeds)."),
      ([2.9, 2.8, 2.7], "the baseline's loss with at least 75.0% fewer FLOPs (2 seeds), annealed.")],
 )  # fmt: skip
 @pytest.mark.parametrize("growth", [True, False])
