@@ -47,9 +47,19 @@ def make_plan(config: Config, sources: bool = True, decisions: Sequence[auto.Dec
     plan = auto.settled(config, trunk, decisions)
     _refuse_overspending(plan)
     warmups = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy)
-    notes = _recipe(settings.recipe) + warmups + _left_out(config, plan.stages)
+    notes = _recipe(settings.recipe) + warmups + _left_out(config, plan.stages) + _remarks(config, plan)
     found, lacking = branches.stages(config, plan)
     return replace(plan, stages=(*plan.stages, *found), notes=tuple(notes), lacking=tuple(lacking))
+
+
+def _remarks(config: Config, plan: Plan) -> list[str]:
+    """Return what the growing methods say of themselves with these settings."""
+    resizes = [plan.pair(stage).resize for stage in plan.stages if stage.transfer == "decoalesce"]
+    methods = config.probes or (config.growth,)
+    lines = (
+        line for one in methods for resize in resizes if resize is not None for line in one.remarks(config, resize)
+    )
+    return list(dict.fromkeys(lines))
 
 
 def _recipe(recipe: str | None) -> list[str]:

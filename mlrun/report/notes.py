@@ -185,7 +185,8 @@ def _untimed(group: Group, label: str) -> Iterator[str]:
     """Say why times are n/a, one reason for all rows that share it."""
     reasons = [pair.untimed for row in group.rows for pair in row.pairs if pair.untimed is not None]
     if reasons:
-        more = f", and {len(set(reasons)) - 1} more such reasons" if len(set(reasons)) > 1 else ""
+        others = len(set(reasons)) - 1
+        more = f", and {others} more such reason{'s' if others > 1 else ''}" if others else ""
         yield f"{label}: times are n/a where they may not be compared: {reasons[0]}{more}."
     unchecked = [row.method for row in group.rows if row.pairs and row.timed and not timing.plain(row.pairs[0].run)]
     if unchecked:

@@ -40,6 +40,8 @@ class Muon(AdamW):
     # An orthogonal step of a given size has another norm at another width than AdamW's: no paper's rule covers both.
     parametrizations = (STANDARD,)
 
+    whole_matrices = True
+
     state: ClassVar[Mapping[str, Rule]] = {"momentum_buffer": "gradient", **AdamW.state}
 
     def build(self, tensors: Declared) -> list[torch.optim.Optimizer]:
