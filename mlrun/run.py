@@ -552,6 +552,7 @@ class Run:
 
     def _write_plan(self) -> dict[str, Any]:
         """Write plan.json, which has all that is decided; return what it says."""
-        plan = as_dict(self.plan) | {"data": self.source.describe(), begun.CODE: begun.code(self.config)}
+        own = begun.code(self.config)
+        plan = as_dict(self.plan) | {"data": self.source.describe()} | ({begun.CODE: own} if own else {})
         files.write_json(self.folder / files.PLAN, plan)
         return plan
