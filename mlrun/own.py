@@ -71,13 +71,18 @@ def _hold(own: type, name: str, above: Sequence[type], group: str) -> None:
         return
     member, ours = vars(own)[name], vars(theirs).get(name)
     if inspect.isfunction(member) and inspect.isfunction(ours):
+        if getattr(ours, "__final__", False):  # what whoever calls it never asks of a class below
+            remedy = f"nothing calls it there: remove it, or inherit from what {theirs.__name__} inherits from"
+            raise UserError(mistake(group, f"{own.__name__}.{name}", f"that of {theirs.__name__}", remedy))
         _same_arguments(own, member, ours, group)
-        if not hasattr(member, HELD) and COMPILED not in ours.__annotations__.values():
+        told = ours.__annotations__
+        # What ought to return nothing may return anything: nobody looks at it.
+        if not hasattr(member, HELD) and COMPILED not in told.values() and told.get("return") != "None":
             setattr(own, name, _watched(own, member, ours, group))
     elif isinstance(member, property) and isinstance(ours, property):
-        getter, told = member.fget, ours.fget
-        if inspect.isfunction(getter) and inspect.isfunction(told) and not hasattr(getter, HELD):
-            setattr(own, name, property(_watched(own, getter, told, group)))
+        getter, asked = member.fget, ours.fget
+        if inspect.isfunction(getter) and inspect.isfunction(asked) and not hasattr(getter, HELD):
+            setattr(own, name, property(_watched(own, getter, asked, group)))
     else:
         _same_kind(own, name, above, group)
 
@@ -127,8 +132,8 @@ def checked(told: Any, hint: Any, text: str, where: str, group: str) -> Any:
     """
     if not fits(told, hint):
         raise UserError(mistake(group, f"{kind(told)} from {where}", text, "correct what it returns"))
-    if _protocol(hint):
-        hold(type(told), group, hint)
+    if inspect.isclass(hint) and _ours(hint):
+        hold(type(told), group, hint if _protocol(hint) else None)
     origin, inner = _parts(hint)
     if origin is Iterator and inner:
         return (checked(one, inner[0], text, where, group) for one in told)

@@ -20,18 +20,18 @@ from mlrun.errors import UserError, mistake
 from mlrun.evaluate import words
 from mlrun.evaluate.base import Benchmark, Context, measure, recorded, unfit
 from mlrun.interop import initial, ledger, published, tokenizers
-from mlrun.log import log
+from mlrun.log import jsonl, log
 from mlrun.log.doing import evaluating
 from mlrun.models.network import Network, blocks, initials
 from mlrun.multilevel.transition import Transition, copy_similarity
-from mlrun.plan import rule
+from mlrun.plan import begun, rule
 from mlrun.plan.auto import Decision
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.rule import Course, Look, Verdict
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train import compiled, health, loop, machine, memory, pruning, summary
-from mlrun.train.checkpoint import store
+from mlrun.train.checkpoint import layout, store
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
 from mlrun.train.lock import claimed
@@ -146,6 +146,7 @@ class Run:
             raise Pruned(before["reason"])
         self._charge()
         self.carried = self._carried()
+        self.ranks.together(lambda: self._same_plan() if self.ranks.first else None)
         found = self.checkpoints.load()
         if found is None:
             if (note := self.checkpoints.begin()) is not None and self.ranks.first:
@@ -215,12 +216,26 @@ class Run:
         if not self.ranks.first:
             return
         stage = self.plan.stages[min(self.progress.stage, len(self.plan.stages) - 1)]
-        facts = machine.facts(self.ranks, self.config.settings.hardware) | {"overrides": self.config.overrides}
-        self._write(record(job, stage, self.progress.step, "start", **facts))
+        facts = machine.facts(self.ranks, self.config.settings.hardware)
+        before = jsonl.records(self.folder / files.LOG, self.progress.log_bytes)
+        started = [found for found in before if found["kind"] == "start"]
+        if changed := machine.changed(started[-1], facts) if started else []:
+            print(f"mlrun: goes on otherwise than before ({'; '.join(changed)}): last digits may differ", flush=True)
+        self._write(record(job, stage, self.progress.step, "start", **facts, overrides=self.config.overrides))
 
     def _micro_batches(self) -> dict[int, int]:
         """Return what memory had left of the micro-batches before a resume, by level; every process the same."""
         return self.ranks.together(lambda: memory.logged(self.folder / files.LOG) if self.ranks.first else {})[0]
+
+    def _same_plan(self) -> None:
+        """Raise UserError if a run that has begun was planned otherwise, or own code of it has changed since."""
+        path = self.folder / files.PLAN
+        begins = not layout.present(self.folder / files.CHECKPOINTS, layout.LAST, layout.BEFORE)
+        if begins or not path.exists():
+            return
+        there = files.read_json(path, "restore it, or remove it: it is written anew")
+        if problems := begun.problems(there, self.plan, self.config, path):
+            raise UserError(problems)
 
     def _same_data(self) -> None:
         """Raise UserError if the data is no longer what the run began with."""
@@ -537,6 +552,7 @@ class Run:
 
     def _write_plan(self) -> dict[str, Any]:
         """Write plan.json, which has all that is decided; return what it says."""
-        plan = as_dict(self.plan) | {"data": self.source.describe()}
+        own = begun.code(self.config)
+        plan = as_dict(self.plan) | {"data": self.source.describe()} | ({begun.CODE: own} if own else {})
         files.write_json(self.folder / files.PLAN, plan)
         return plan

@@ -166,6 +166,80 @@ SLIPS = [
     ("model/nope", '"ffn", "layer")', '"ffn", "layer", "depth")', "plan", "NoPositions.axes has depth: allowed: "),
     ("optimizer/lion", "return [", "return None and [", "run", "optimizer=None from Lion.build: allowed: list["),
     ("optimizer/lion", "state = {", "counted = 'step'\n    state = {", "plan", "Lion.counted=step: allowed: exp_avg"),
+    (
+        "model/nope",
+        "return Flops(",
+        "return Flops(-1, 5) or Flops(",
+        "plan",
+        "body=-1, head=5) from NoPositions.flops: allowed: whole numbers",
+    ),
+    (
+        "model/nope",
+        "return Flops(",
+        "return Flops(float('nan'), 5) or Flops(",
+        "plan",
+        "head=5) from NoPositions.flops: allowed: whole",
+    ),
+    (
+        "model/nope",
+        "return Flops(",
+        "return Flops(0, 0) or Flops(",
+        "plan",
+        "from NoPositions.flops: allowed: at least 1 FLOP",
+    ),
+    ("model/nope", "return Flops(", "return Flops(1.5, 0) or Flops(", "plan", "from NoPositions.flops: allowed: whole"),
+    (
+        "growth/jitter",
+        "    makes_equal",
+        "    def step_flops(self, model, resize, samples):\n        from mlrun.models.layers import Flops\n"
+        "        return ()\n\n    makes_equal",
+        "plan",
+        "growth=() from Jitter.step_flops: allowed: at least one",
+    ),
+    (
+        "growth/jitter",
+        "    makes_equal",
+        "    def step_flops(self, model, resize, samples):\n        from mlrun.models.layers import Flops\n"
+        "        return (Flops(-3, 3),)\n\n    makes_equal",
+        "plan",
+        "body=-3, head=3) from Jitter.step_flops: allowed: whole",
+    ),
+    (
+        "growth/jitter",
+        "    makes_equal",
+        "    def entry_flops(self, model, resize, samples):\n        from mlrun.models.layers import Flops\n"
+        "        return Flops(-1, 0)\n\n    makes_equal",
+        "plan",
+        "head=0) from Jitter.entry_flops: allowed: whole",
+    ),
+    (
+        "evaluation/hits",
+        "    def applies",
+        "    def measure(self, net, context):\n        return {}\n\n    def applies",
+        "plan",
+        "evaluation=Hits.measure: allowed: that of HeldOutMeans; nothing calls it there: remove it",
+    ),
+    (
+        "logger/table",
+        "def write(self, record):",
+        "def write(self):",
+        "run",
+        "Losses.write(self): allowed: (self, record)",
+    ),
+    (
+        "logger/table",
+        "def close(self, exit_code):",
+        "def close(self):",
+        "run",
+        "Losses.close(self): allowed: (self, exit",
+    ),
+    (
+        "optimizer/lion",
+        "    state = {",
+        "    def update_flops(self, model):\n        return -1\n\n    state = {",
+        "plan",
+        "from Lion.update_flops: allowed: whole",
+    ),
     ("method/widened", "noise:", "noises:", "plan", "Key 'noises' not in 'Cycle'"),
 ]
 

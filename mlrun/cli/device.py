@@ -53,6 +53,8 @@ def settled(asked: Hardware, folder: Path | None) -> tuple[Hardware, str]:
     began = _began_with(folder)
     if began is not None and asked.device in (AUTO, began["device"]):
         return _filled(asked, began), "as this run began"
+    if began is not None:
+        asked = _filled(asked, {"precision": began["precision"]})  # elsewhere it computes as exactly as before
     found = gpus() if AUTO in asdict(asked).values() and asked.device != "cpu" else ()
     why = _why_not(found) if asked.device == AUTO else ""
     device = asked.device if asked.device != AUTO else "cpu" if why else "cuda"

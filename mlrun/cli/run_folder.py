@@ -130,7 +130,17 @@ def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
         f"{key} (there {old.get(key, 'absent')}, here {new.get(key, 'absent')})"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and not (key in LATER and old.get(key) is None)
-    ]
+    ] + _other_precision(there, here)
+
+
+def _other_precision(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Return the precision if it differs: of what a run computes on it alone moves the losses, and reports match by it.
+
+    `auto` is what the run began with.
+    """
+    old, new = ((settings.get("hardware") or {}).get("precision") for settings in (there, here))
+    differ = old != new and not {old, new} & {None, "auto"}
+    return [f"hardware.precision (there {old}, here {new})"] if differ else []
 
 
 def _lasting(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -12,7 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 from mlrun.errors import UserError, mistake
 from mlrun.files import sha256
@@ -179,6 +179,7 @@ class HeldOutMeans(Evaluation):
         """Return what is reported of the means over the whole set, which has `count` samples."""
         return {name: Result(name, mean, n=count, version=self.version) for name, mean in means.items()}
 
+    @final
     def measure(self, net: Network, context: Context) -> Results:
         return measure([self], net, context)
 

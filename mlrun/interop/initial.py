@@ -167,8 +167,10 @@ def _told_since(began: Mapping[str, Any], init: str, init_flops: str | None) -> 
 
 def declare(run: Path, plan: Plan, resolved: Mapping[str, Any]) -> None:
     """Write what a start had cost where a run tells it, if it was declared after the run had written it."""
-    there = files.read_json(run / PLAN) if (run / PLAN).is_file() else {}
-    if plan.source is None or there.get("source") in (None, plan.source):
+    if plan.source is None or not (run / PLAN).is_file():
+        return
+    there = files.read_json(run / PLAN)
+    if there.get("source") in (None, plan.source):
         return
     model = run / files.MODEL
     if (model / ledger.FILE).is_file() and not ledger.known(parts := ledger.read(model)):

@@ -11,8 +11,9 @@ The `val` record where a stage (as planned) or a branch ends has `results` as we
 {task: {metric, value, stderr, n, version}}, as evaluate.json has it.
 Every start, the first and each that resumes, has a `start` record, by which seconds may be told to be comparable:
 `time` (ISO, UTC), `host`, `processor` (its model), `cores` (that this process may use), `threads` (torch's), `gpu`
-(its name, or null), `precision`, `processes`, and the versions `mlrun`, `commit` (of a checkout, `+` if changed; else
-null), `torch`, `python`; and `overrides`, the words of the command that make this run again (null from Python).
+(its name, or null), `precision`, `compile`, `processes`, and the versions `mlrun`, `commit` (of a checkout, `+` if
+changed; else null), `torch`, `python`; and `overrides`, the words of the command that make this run again (null from
+Python).
 Where memory ran out a `micro_batch` record has the `samples` of one forward pass from that step on, at its level.
 A `health` record (`health=true`) follows each `val` record: by layer the `gradient`, `weight` and `activation`, the
 least `gain` of a norm and the largest attention `logit` (see `mlrun.train.health`); `health_flops` is what that look

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import Any
 
 from mlrun.config import Config, Cycle, Row
@@ -48,9 +50,19 @@ def make_plan(config: Config, sources: bool = True, decisions: Sequence[auto.Dec
     plan = auto.settled(config, trunk, decisions)
     _refuse_overspending(plan)
     warmups = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy)
-    notes = _recipe(settings.recipe) + warmups + _left_out(config, plan.stages)
+    notes = _recipe(settings.recipe) + warmups + _left_out(config, plan.stages) + _remarks(config, plan)
     found, lacking = branches.stages(config, plan)
     return replace(plan, stages=(*plan.stages, *found), notes=tuple(notes), lacking=tuple(lacking))
+
+
+def _remarks(config: Config, plan: Plan) -> list[str]:
+    """Return what the growing methods say of themselves with these settings."""
+    resizes = [plan.pair(stage).resize for stage in plan.stages if stage.transfer == "decoalesce"]
+    methods = config.probes or (config.growth,)
+    lines = (
+        line for one in methods for resize in resizes if resize is not None for line in one.remarks(config, resize)
+    )
+    return list(dict.fromkeys(lines))
 
 
 def _recipe(recipe: str | None) -> list[str]:
@@ -66,8 +78,8 @@ def _levels(config: Config) -> tuple[Level, ...]:
         resize = _coarser(config, model, number) if number < deepest else None
         parameters = parameter_count(model.params(), model.sizes())
         inexact = () if resize is None else tuple(config.growth.inexact(resize, _post_norm(model)))
-        state, update = config.optimizer.state_bytes(model), config.optimizer.update_flops(model)
-        flops = model.flops(whole.sequence, whole.targets)
+        state, update = config.optimizer.state_bytes(model), _update_flops(config, model)
+        flops = _model_flops(model, whole)
         turns = () if resize is None else config.coarsening.turns(model.sizes())
         levels.append(
             Level(number, model, parameters, flops, resize, inexact, state, update, turns, _rates(config, model))
@@ -223,8 +235,37 @@ def _cost(config: Config, level: Level, transfer: str | None, samples: Samples) 
     """Return the FLOPs per sample of a stage's steps, in turn, and what entering it costs."""
     model, growth = level.model, config.growth
     if transfer != "decoalesce":
-        return (model.flops(samples.sequence, samples.targets),), Flops(0, 0)
-    return growth.step_flops(model, level.resize, samples), growth.entry_flops(model, level.resize, samples)
+        return (_model_flops(model, samples),), Flops(0, 0)
+    steps, entry = growth.step_flops(model, level.resize, samples), growth.entry_flops(model, level.resize, samples)
+    name = type(growth).__name__
+    if not steps:
+        raise UserError(mistake("growth", f"() from {name}.step_flops", "at least one", "correct what it returns"))
+    costs = tuple(_possible(one, "growth", f"{name}.step_flops", 1) for one in steps)
+    return costs, _possible(entry, "growth", f"{name}.entry_flops", 0)
+
+
+def _model_flops(model: Any, samples: Samples) -> Flops:
+    """Return the FLOPs per sample of a step of plain training."""
+    told = model.flops(samples.sequence, samples.targets)
+    return _possible(told, "model", f"{type(model).__name__}.flops", 1)
+
+
+def _update_flops(config: Config, model: Any) -> int:
+    """Return the FLOPs of the optimizer's own products in a step."""
+    told = Flops(config.optimizer.update_flops(model), 0)
+    return _possible(told, "optimizer", f"{type(config.optimizer).__name__}.update_flops", 0).body
+
+
+def _possible(told: Flops, group: str, where: str, least: int) -> Flops:
+    """Return the FLOPs that a class tells; UserError for what no work can cost."""
+    numbers = (told.body, told.head)
+    # 0 <= nan is false; a numpy integer is fine, and becomes one of Python.
+    if not all(isinstance(one, Real) and 0 <= one < math.inf and one == int(one) for one in numbers):
+        given, allowed = f"{told} from {where}", "whole numbers of at least 0"
+        raise UserError(mistake(group, given, allowed, "correct what it returns"))
+    if told.total < least:
+        raise UserError(mistake(group, f"{told} from {where}", f"at least {least} FLOP", "correct what it returns"))
+    return Flops(int(told.body), int(told.head))
 
 
 def _refuse_growth(config: Config, levels: tuple[Level, ...], transfers: list[str | None]) -> None:

@@ -11,7 +11,8 @@ from mlrun.report.read import Run
 
 # What a start record says of a machine, and of the code that ran on it.
 FACTS = (
-    "host", "processor", "cores", "threads", "gpu", "precision", "processes", "mlrun", "commit", "torch", "python",
+    "host", "processor", "cores", "threads", "gpu", "precision", "compile", "processes", "mlrun", "commit", "torch",
+    "python",
 )  # fmt: skip
 # What a run is asked to do beside training; a cycle's branches are evaluated too.
 BESIDE = ("eval", "evaluation", "checkpoint", "health", "logger", "log_every")

@@ -7,6 +7,7 @@ import platform
 import re
 import socket
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -41,12 +42,19 @@ def facts(ranks: Ranks, hardware: Hardware) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpu": gpu,
         "precision": hardware.precision,
+        "compile": hardware.compile,
         "processes": ranks.world,
         "mlrun": mlrun.__version__,
         "commit": _commit(Path(mlrun.__path__[0]).parent),
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return in words what a start's facts have otherwise than those of the start before, as far as these go."""
+    known = [key for key in now if key != "time" and key in before]
+    return [f"{key}: {before[key]}, now {now[key]}" for key in known if before[key] != now[key]]
 
 
 def processor() -> str:

@@ -6,6 +6,7 @@ import ctypes
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import yaml
 from toy import SMALL
 
-from mlrun.cli import command, device, points, preflight
+from mlrun.cli import command, device, points, preflight, run_folder
 from mlrun.cli.capacity import shares
 from mlrun.cli.device import Gpu, settled
 from mlrun.config import Hardware
@@ -146,6 +147,22 @@ def test_a_run_goes_on_with_what_it_began_with(machine: Any, tmp_path: Path) -> 
     assert meant(folder=tmp_path)[0] == "cuda"
 
 
+def test_a_run_keeps_its_precision_on_another_device(machine: Any, tmp_path: Path) -> None:
+    began = {"device": "cpu", "precision": "fp32", "compile": False, "micro_batch": None}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"hardware": began}))
+    machine(H200)
+    assert meant(replace(ASKED, device="cuda"), tmp_path)[:3] == ("cuda", "fp32", True)
+
+
+def test_a_precision_that_is_not_that_of_the_run_is_refused() -> None:
+    def differing(there: str | None, here: str) -> list[str]:
+        return run_folder.differences({"hardware": {"precision": there}}, {"hardware": {"precision": here}})
+
+    assert differing("fp32", "bf16") == ["hardware.precision (there fp32, here bf16)"]
+    assert differing("fp32", "fp32") == differing("fp32", "auto") == differing(None, "bf16") == []
+    assert run_folder.differences({}, {"hardware": {"precision": "bf16"}}) == []
+
+
 def test_a_run_that_began_on_a_gpu_is_a_line_where_there_is_none(tmp_path: Path) -> None:
     config, _ = planned(tmp_path / "new")
     there = config.resolved | {"hardware": config.resolved["hardware"] | {"device": "cuda", "precision": "bf16"}}
@@ -153,7 +170,10 @@ def test_a_run_that_began_on_a_gpu_is_a_line_where_there_is_none(tmp_path: Path)
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(there))
     with pytest.raises(UserError, match=r"hardware\.device=cuda: allowed: cpu; torch sees no GPU here"):
         planned(tmp_path / "run")
-    assert planned(tmp_path / "run", "hardware=cpu")[0].settings.hardware.device == "cpu"
+    with pytest.raises(UserError, match=r"undo: hardware\.precision \(there bf16, here fp32\)"):
+        planned(tmp_path / "run", "hardware=cpu")
+    hardware = planned(tmp_path / "run", "hardware=cpu", "hardware.precision=auto")[0].settings.hardware
+    assert (hardware.device, hardware.precision) == ("cpu", "bf16")
 
 
 def test_runs_side_by_side_get_a_gpu_each(machine: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

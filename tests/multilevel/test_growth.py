@@ -29,6 +29,7 @@ from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth import frozen, ligo_mapping, stage_losses
 from mlrun.multilevel.growth.aki import AKI
 from mlrun.multilevel.growth.base import Context
+from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.multilevel.growth.expand import Expand
 from mlrun.multilevel.growth.fresh import Fresh
 from mlrun.multilevel.growth.inherit import Inherit
@@ -38,6 +39,7 @@ from mlrun.multilevel.growth.staged import Staged
 from mlrun.plan.make import make_plan
 from mlrun.plan.stages import Level, Samples
 from mlrun.train.optimizers.adamw import AdamW
+from mlrun.train.optimizers.muon import Muon
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.snapshot import Snapshot
@@ -268,6 +270,21 @@ def test_staged_growth_keeps_the_next_step() -> None:
         block = tuple(slice(0, size) for size in small[name].shape)
         assert torch.allclose(large[name][block], small[name], atol=2e-5), name
         assert not torch.allclose(grown.weights[name][block], small[name], atol=2e-4), f"{name} must have moved"
+
+
+def test_staged_growth_says_where_the_next_step_is_another() -> None:
+    def told(coarsening: Any = WIDTH, growth: Any = None, parametrization: str = "standard", **changes: Any) -> Any:
+        settings = config(growth or Staged(), coarsening, policy="carry", **changes)
+        model = replace(settings.model, parametrization=parametrization)
+        return [line for line in make_plan(replace(settings, model=model)).notes if "next step" in line]
+
+    muon = {"optimizer": Muon(lr=1e-2)}
+    assert told() == told(STACK, **muon) == told(growth=Decoalesce(), **muon) == []
+    assert told(**muon) == [
+        "staged keeps the function, but not the next step: "
+        "Muon moves a matrix as a whole, not each copied block as before"
+    ]
+    assert "completep has other rates" in told(parametrization="completep")[0]
 
 
 # MSLT

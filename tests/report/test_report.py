@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fake_runs as fake
@@ -20,7 +21,7 @@ from mlrun.errors import UserError
 from mlrun.report import build, figure, pairing
 from mlrun.report.compare import compare
 from mlrun.report.curves import Point, crossing, saving, speedup, thin, unrest
-from mlrun.report.notes import notes
+from mlrun.report.notes import _untimed, notes
 from mlrun.report.read import find, read, read_all
 from mlrun.report.stats import spread
 from mlrun.train.checkpoint.store import ALONE
@@ -590,3 +591,13 @@ def test_the_report_imports_neither_torch_nor_hydra() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("reasons", "told"),
+    [("a", "compared: a."), ("ab", "compared: a, and 1 more such reason."), ("abbc", "a, and 2 more such reasons.")],
+)
+def test_reasons_for_no_times_are_counted(reasons: str, told: str) -> None:
+    row = SimpleNamespace(pairs=[SimpleNamespace(untimed=reason) for reason in reasons], timed=False, method="m")
+    (line,) = _untimed(SimpleNamespace(rows=[row]), "all")  # type: ignore[arg-type]
+    assert line.endswith(told)

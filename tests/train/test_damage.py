@@ -15,6 +15,7 @@ from typing import Any
 
 import pair
 import pytest
+import torch
 import toy
 from pair import Part
 from safetensors.torch import load_file, save_file
@@ -274,6 +275,51 @@ def test_a_garbage_line_in_the_log_is_found_before_training(
     monkeypatch.setattr(loop, "_gradients", None)
     line = refusal(cut)
     assert "log.jsonl" in line and ("line 3 is no record" in line or len(garbage) > 50_000)
+
+
+# What follows from code: the plan, and what runs
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "told"),
+    [
+        ("levels", "flops_per_sample", "level 1: flops_per_sample=7: allowed: "),
+        ("stages", "steps", "stage 1: steps=7: allowed: "),
+        ("stages", "lr_scale", "stage 1: lr_scale=7: allowed: "),
+    ],
+)
+def test_a_plan_that_is_another_now_is_refused(cut: Path, whole: Path, part: str, key: str, told: str) -> None:
+    """As an mlrun of another version, or a model of one's own whose FLOPs were corrected, would plan it."""
+    genuine = (cut / "plan.json").read_text()
+    plan = json.loads(genuine)
+    plan[part][0][key] = 7
+    (cut / "plan.json").write_text(json.dumps(plan))
+    before = (cut / "log.jsonl").read_bytes()
+    assert told in refusal(cut) and (cut / "log.jsonl").read_bytes() == before
+    (cut / "plan.json").write_text(json.dumps({**plan, part: plan[part][1:]}))
+    assert f"other {part}" in refusal(cut)
+    (cut / "plan.json").write_text(genuine[:90])
+    assert "remove it" in refusal(cut)
+    (cut / "plan.json").unlink()
+    go_on(cut)
+    same_end(cut, whole)
+    assert json.loads((cut / "plan.json").read_text()) == json.loads(genuine)
+
+
+def test_a_start_on_something_else_is_told(cut: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    log = cut / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    lines[0] = lines[0].replace(b'"torch": "2', b'"torch": "1')
+    log.write_bytes(b"".join(lines))
+    assert json.loads(lines[0])["torch"] != torch.__version__
+    go_on(cut)
+    said = capsys.readouterr().out
+    assert f"goes on otherwise than before (torch: 1{torch.__version__[1:]}, now {torch.__version__})" in said
+
+
+def test_a_start_on_the_same_tells_nothing(cut: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    go_on(cut)
+    assert "otherwise" not in capsys.readouterr().out
 
 
 def test_a_log_keeps_whole_records_only(tmp_path: Path) -> None:

@@ -89,6 +89,10 @@ class Growth(ABC):
             found.append(mistake("hardware.sharding", settings.hardware.sharding, "none", remedy))
         return found
 
+    def remarks(self, config: Config, resize: Resize) -> list[str]:
+        """Return what a reader of the plan should know of this method with these settings, one line each."""
+        return []
+
     def inexact(self, resize: Resize, post_norm: bool) -> list[str]:
         """Return why growing changes the function, one line each; empty: it is kept exactly."""
         return [f"{type(self).__name__} does not keep the function"]

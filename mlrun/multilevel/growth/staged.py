@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING
 from mlrun.errors import mistake
 from mlrun.models.axes import Merge, Param, Params, Resize, Rule, depth_axis, expand
 from mlrun.models.base import Model
+from mlrun.models.parametrization import STANDARD
 from mlrun.multilevel.coarsening.base import inexact
 from mlrun.multilevel.growth.base import Context, Growth, layers_to_copy, one_stack
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from mlrun.config import Config
     from mlrun.plan.stages import Level
     from mlrun.train.snapshot import Snapshot
 
@@ -60,6 +62,14 @@ class Staged(Growth):
                 mistake("growth", "staged", allowed, "diag(W, W) needs as many copies of inputs as of outputs")
             )
         return found
+
+    def remarks(self, config: Config, resize: Resize) -> list[str]:
+        if not any(axis in resize.merges for axis in WIDTHS):
+            return []
+        name, given = type(config.optimizer).__name__, config.model.parametrization
+        why = [f"{name} moves a matrix as a whole, not each copied block as before"] * config.optimizer.whole_matrices
+        why += [f"{given} has other rates at each width"] * (given != STANDARD)
+        return [f"staged keeps the function, but not the next step: {line}" for line in why]
 
     def inexact(self, resize: Resize, post_norm: bool) -> list[str]:
         return inexact(resize, post_norm)

@@ -40,11 +40,13 @@ class Optimizer(ABC):
     counted: the one of them that comes with the number of its steps, torch's `step`; None if none does.
     parametrizations: those of a model whose rates it knows how to apply. A group of parameters that moves at another
         rate than the run's has the factor in `rate` (see the method of this name).
+    whole_matrices: how far an element of a matrix moves follows from all of it, and not from its own gradients alone.
     """
 
     state: ClassVar[Mapping[str, Rule]]
     counted: ClassVar[str | None] = None
     parametrizations: ClassVar[Sequence[str]] = (STANDARD,)
+    whole_matrices: ClassVar[bool] = False
 
     lr: float
     clip: float | None = 1.0

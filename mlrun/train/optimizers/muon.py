@@ -36,6 +36,8 @@ class Muon(AdamW):
     nesterov: bool = True
     ns_steps: int = 5
 
+    whole_matrices = True
+
     state: ClassVar[Mapping[str, Rule]] = {"momentum_buffer": "gradient", **AdamW.state}
 
     def build(self, tensors: Declared) -> list[torch.optim.Optimizer]:
