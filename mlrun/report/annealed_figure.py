@@ -80,7 +80,7 @@ def sides(group: Group) -> list[Side]:
 
 
 def otherwise(group: Group) -> list[Side]:
-    """Return from scratch with the other settings that end lowest, if they win."""
+    """Return from scratch with the other settings that save most, if they win."""
     return [_otherwise(one) for one in variants(group)[:1] if one.wins]
 
 

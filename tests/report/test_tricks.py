@@ -275,6 +275,20 @@ def test_an_optimizer_whose_own_work_makes_the_same_tokens_dearer_is_told_too(
     assert one.gap.mean == pytest.approx(gap) and one.wins == (said.startswith("the"))
 
 
+def test_of_other_settings_the_one_that_saves_most_is_told_first_and_not_the_one_that_ends_lowest(
+    tmp_path: Path,
+) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    branched(tmp_path / "b", "grow", [3.6, 3.3, 2.95], ((2, 0), (1, 1000)))
+    for place, (warmup, losses) in enumerate(
+        (("5%", [4.0, 3.4, 2.7]), ("6%", [3.2, 2.95, 2.9]), ("7%", [4, 3.5, 3.1]))
+    ):
+        schedule = fake.config("scratch")["optimizer"]["schedule"] | {"warmup": warmup}
+        branched(tmp_path / f"c{place}", "scratch", losses, optimizer={"schedule": schedule})
+    lines = [line for line in sentences(group_of(tmp_path, "grow")) if line.startswith("From scratch with warmup=")]
+    assert [line.split("=")[1].split()[0] for line in lines] == ["6%", "5%", "7%"]
+
+
 @pytest.mark.parametrize(
     ("theirs", "said"),
     # By hand: L* is 3.0, of which 3.2 and 2.8 at 50% and 100% are the middle: 1 - 0.5 x sqrt(2) = 29.3%.
