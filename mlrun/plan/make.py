@@ -24,6 +24,8 @@ from mlrun.units import parse
 
 # More steps than any machine will take; Python cannot count much further in a range.
 MOST_STEPS = 10**15
+# The share of a step's FLOPs from which an optimizer's own work is told.
+MUCH = 0.1
 
 
 def make_plan(config: Config, sources: bool = True, decisions: Sequence[auto.Decision] = ()) -> Plan:
@@ -50,7 +52,8 @@ def make_plan(config: Config, sources: bool = True, decisions: Sequence[auto.Dec
     plan = auto.settled(config, trunk, decisions)
     _refuse_overspending(plan)
     warmups = schedule.short_warmups(plan, config.optimizer, settings.cycle.lr_policy)
-    notes = _recipe(settings.recipe) + warmups + _left_out(config, plan.stages) + _remarks(config, plan)
+    remarks = _remarks(config, plan) + _own_work(plan)
+    notes = _recipe(settings.recipe) + warmups + _left_out(config, plan.stages) + remarks
     found, lacking = branches.stages(config, plan)
     return replace(plan, stages=(*plan.stages, *found), notes=tuple(notes), lacking=tuple(lacking))
 
@@ -63,6 +66,15 @@ def _remarks(config: Config, plan: Plan) -> list[str]:
         line for one in methods for resize in resizes if resize is not None for line in one.remarks(config, resize)
     )
     return list(dict.fromkeys(lines))
+
+
+def _own_work(plan: Plan) -> list[str]:
+    """Return a line where the optimizer's own products are much of a step: they are charged, and grow with no batch."""
+    level = plan.level(1)
+    share = level.update_flops / level.step_flops(plan.batch)
+    if share < MUCH:
+        return []
+    return [f"{share:.0%} of a step's FLOPs at level 1 are the optimizer's own; at a larger batch they are less of it"]
 
 
 def _recipe(recipe: str | None) -> list[str]:
