@@ -316,6 +316,11 @@ def _training(run: Run) -> dict[str, Any]:
     }
 
 
+def training(run: Run) -> str:
+    """Return one key for how a run of one goal is trained."""
+    return _text(_training(run))
+
+
 def apart(one: Run, other: Run) -> list[tuple[str, Any, Any]]:
     """Return (dotted key, value of the one, of the other) of all settings that may change what two runs compute.
 

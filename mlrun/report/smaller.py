@@ -149,10 +149,16 @@ def levels(baselines: Mapping[int, Run]) -> dict[int, Point]:
 
 
 def chosen(found: Alone, controls: Mapping[int, Sequence[Run]], baselines: Mapping[int, Run]) -> list[Run]:
-    """Return the run at each seed that is spoken of: of its size the one that saves most there."""
-    of_size = {seed: [run for run in controls[seed] if size(run) == found.parameters] for seed in found.seeds}
-    ended = levels(baselines)
-    return [max(runs, key=lambda run: _saved(_one(run, run.seed, ended[run.seed]))) for runs in of_size.values()]
+    """Return runs of its size that were trained alike: those at the most seeds, of such those that save most."""
+    ended, alike = levels(baselines), dict[str, dict[int, Run]]()
+
+    def saved(run: Run) -> float:
+        return _saved(_one(run, run.seed, ended[run.seed]))
+
+    for seed in found.seeds:
+        for run in sorted((run for run in controls[seed] if size(run) == found.parameters), key=saved):
+            alike.setdefault(pairing.training(run), {})[seed] = run
+    return list(max(alike.values(), key=lambda runs: (len(runs), fmean(map(saved, runs.values())))).values())
 
 
 def _one(run: Run, seed: int, level: Point) -> One:

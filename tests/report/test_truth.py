@@ -648,6 +648,17 @@ def test_the_figure_draws_the_smaller_run_that_the_sentence_speaks_of(tmp_path: 
     assert side.losses == (3.0,)
 
 
+def test_the_figure_draws_smaller_runs_that_were_trained_alike(tmp_path: Path) -> None:
+    """At one seed another way to train saves more; drawn with the others of its size it would be nobody's curve."""
+    for seed in (0, 1):
+        straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
+        straight(tmp_path / f"b{seed}", "2level", [3.2, 2.5, 2], fake.TWO, seed=seed)
+        small(tmp_path / f"c{seed}", [4, 3.5, 2.9], 0.3, seed)
+    small(tmp_path / "d", [4, 3.5, 2.0], 0.1, 0, optimizer={"weight_decay": 0.3})
+    (side,) = annealed_figure.alone(group_of(tmp_path, "2level"))
+    assert side.losses == (pytest.approx(2.9),)
+
+
 def test_a_smaller_model_is_told_of_over_the_seeds_as_a_method_is(tmp_path: Path) -> None:
     for seed in range(3):
         straight(tmp_path / f"a{seed}", "scratch", [5, 4, 3], seed=seed)
