@@ -35,7 +35,7 @@ def main() -> None:
         checked = preflight.check(found)
         if checked[0].planned is None:
             for point in found:
-                perform(point.settings, Path(point.settings.run).expanduser() if point.own_run else None)
+                perform(point.settings, files.expanded(point.settings.run) if point.own_run else None)
             return
         with _no_trace(found[0].base):
             files.make(found[0].base)

@@ -373,7 +373,7 @@ def load(
     """
     shared = {} if shared is None else shared
     plain = _resolved(settings, constant or {})
-    problems = _unknown(plain, Settings, "") + _choice_problems(plain)
+    problems = _unknown(plain, Settings, "") + choice_problems(plain)
 
     def made(node: Any, key: str) -> Any:
         try:
@@ -518,7 +518,8 @@ def _unknown(plain: Mapping[Any, Any], schema: type, prefix: str) -> list[str]:
     return problems
 
 
-def _choice_problems(plain: Mapping[Any, Any]) -> list[str]:
+def choice_problems(plain: Mapping[Any, Any]) -> list[str]:
+    """Return a line for each of the settings in CHOICES that has another value."""
     problems = []
     for key, allowed in CHOICES.items():
         given: Any = plain

@@ -123,6 +123,21 @@ def ordinary(path: Path) -> None:
     os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~mask)
 
 
+# Places
+
+
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home folder that its `~` or `~name` stands for.
+
+    Raises:
+        UserError: no such home is known; a folder that is called `~` is nobody's wish.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: allowed: a path whose ~ is a home that is known here; write it in full") from None
+
+
 # Writing
 
 

@@ -56,7 +56,7 @@ def machine(config: Config, env: Mapping[str, str] = os.environ) -> dict[str, An
 
 def place(config: Config) -> Path:
     """Return the file of the calibration that fits a configuration, whether it is there or not."""
-    return Path(config.settings.cache).expanduser() / FOLDER / f"{cache.digest(machine(config))}.json"
+    return files.expanded(config.settings.cache) / FOLDER / f"{cache.digest(machine(config))}.json"
 
 
 def keep(config: Config, found: Calibration) -> Path:

@@ -35,6 +35,7 @@ from mlrun.cli.command import Command, parsed
 from mlrun.cli.tasks import TASKS
 from mlrun.config import GROUPS, REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
 from mlrun.errors import UserError, mistake, nearest
+from mlrun.files import expanded
 from mlrun.plan.unused import Said
 
 CONFIG = "config"
@@ -204,7 +205,7 @@ def _single(config: DictConfig, place: str, label: str, launcher: DictConfig | N
     assert isinstance(written, dict)
     own_run, words = "${now:" not in str(written["run"]), as_said(config.hydra.overrides.task)
     known = {"model": config.hydra.runtime.choices.get("model"), "diffs": said.diffs(config.hydra)}
-    base = Path(os.path.expanduser(str(config.run)))
+    base = expanded(str(config.run))
     return Point(_settings(config), base, folder, label, own_run, launcher, said=words, **known)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -80,6 +81,8 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
         return _weighed(point, shared)
     unwritable = run_folder.unwritable(point.folder) if task.writes and point.own_run else []
     if problems := reference_problems(settings) or tasks.missing(settings, point.own_run) + strays or unwritable:
+        raise UserError(problems)
+    if problems := tasks.wrong(settings):
         raise UserError(problems)
     return Checked(point)
 
@@ -167,8 +170,9 @@ def _room(checked: Sequence[Checked]) -> None:
 
 def _cache_problems(cache: str) -> list[str]:
     """Prepared data needs a place, and the working folder is not one by accident."""
-    if cache and run_folder.writable(Path(os.path.expanduser(cache))):
-        return []
+    with suppress(UserError):  # of a home that is not known
+        if cache and run_folder.writable(files.expanded(cache)):
+            return []
     return [mistake("cache", cache, "a folder that can be written", "choose another cache=..., such as ~/.cache/mlrun")]
 
 

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from mlrun import files
 from mlrun.cli import calibrated, device, said
 from mlrun.cli.messages import Failed, first, print_error, print_once
-from mlrun.config import ARGUMENTS, Config, Hardware, Sample, Settings, build, load
+from mlrun.config import ARGUMENTS, Config, Hardware, Sample, Settings, build, choice_problems, load
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import untold
-from mlrun.plan import alone
+from mlrun.plan import alone, check
 from mlrun.plan.calibration import Calibration
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
@@ -29,6 +29,8 @@ from mlrun.plan.unused import Said
 from mlrun.units import human
 
 STOPPED = 143  # 128 + SIGTERM, as a shell reports it
+# What a model needs of `hardware` to be asked.
+MACHINE = ("hardware.device", "hardware.precision", "hardware.threads")
 # Choices that say nothing by themselves: their files may give any setting.
 DIFFS = ("experiment", "method", "scale", "recipe")
 
@@ -118,6 +120,16 @@ def missing(settings: DictConfig, own_run: bool) -> list[str]:
 def stray(settings: DictConfig, words: Mapping[str, Said]) -> list[str]:
     """Return a line for each argument of other tasks, and each word of a training, that would do nothing."""
     return _arguments(settings) + _of_a_training(settings, words)
+
+
+def wrong(settings: DictConfig) -> list[str]:
+    """Return what is wrong with the values of a training that a task without a plan reads, a line each."""
+    if not TASKS[settings.task].settings:
+        return []
+    hardware = OmegaConf.to_object(settings.hardware)
+    assert isinstance(hardware, Hardware)
+    numbers = check.small(settings.seed, settings.eval.batch, hardware)
+    return numbers + choice_problems({"hardware": asdict(hardware)})
 
 
 def _of_a_training(settings: DictConfig, words: Mapping[str, Said]) -> list[str]:
@@ -225,12 +237,12 @@ def outcome(summary: Mapping[str, Any], folder: Path) -> str:
 def report(settings: DictConfig, folder: Path | None) -> None:
     """Compare the runs that `runs` names, with `watch` until Ctrl-C; the report goes to `run`, or beside them."""
     if not settings.watch:
-        report_on(_paths(settings.runs), folder)
+        report_on(_paths(settings, "runs"), folder)
         return
     from mlrun.report.build import render
     from mlrun.report.watch import watch
 
-    watch(_paths(settings.runs), folder, lambda found: print_once(render(found)), print_once)
+    watch(_paths(settings, "runs"), folder, lambda found: print_once(render(found)), print_once)
 
 
 def status(settings: DictConfig, folder: Path | None) -> None:
@@ -238,7 +250,7 @@ def status(settings: DictConfig, folder: Path | None) -> None:
     from mlrun.report.status import look, render
 
     columns = [shutil.get_terminal_size().columns] if sys.stdout.isatty() else []
-    print_once(render(look(_paths(settings.runs), files.held), *columns))
+    print_once(render(look(_paths(settings, "runs"), files.held), *columns))
 
 
 def resend(settings: DictConfig, folder: Path | None) -> None:
@@ -250,7 +262,7 @@ def resend(settings: DictConfig, folder: Path | None) -> None:
         remedy = "logs are sent to W&B alone; other files are written anew when a run starts"
         raise UserError(mistake("logger", ", ".join(others), "wandb, none", remedy))
     given = build(settings.logger.wandb, "logger.wandb") if "wandb" in settings.logger else None
-    folders = find(_paths(settings.runs), again.is_run, ", ".join(again.READS))
+    folders = find(_paths(settings, "runs"), again.is_run, ", ".join(again.READS))
     if busy := [str(one) for one in folders if files.held(one)]:
         raise UserError(mistake("runs", ", ".join(busy), "runs that no process trains", "wait until it has ended"))
     chosen, problems = {}, []
@@ -275,21 +287,28 @@ def leaderboard(settings: DictConfig, folder: Path | None) -> None:
 
     board = boards.Board()
     if settings.runs is not None:
-        boards.from_runs(board, _paths(settings.runs), folder)
+        boards.from_runs(board, _paths(settings, "runs"), folder)
         for path in board.accepted:
             print_once(f"written to {path}")
     if settings.results is not None:
-        boards.from_files(board, _paths(settings.results))
+        boards.from_files(board, _paths(settings, "results"))
     print_once(boards.table(board).text() if board.accepted else "No result keeps the rules.")
     if board.refused:
         raise Failed("\n".join(f"refused: {line}" for line in board.refused))
 
 
-def _paths(text: str) -> list[Path]:
-    """Return the paths in a list with commas; where a name itself holds commas, the longest that exists."""
-    parts, found = text.split(","), []
+def _paths(settings: DictConfig, key: str) -> list[Path]:
+    """Return the paths in a list with commas; where a name itself holds commas, the longest that exists.
+
+    Raises UserError for an empty name, such as that of a shell's variable without a value, and for an unknown home.
+    """
+    parts, found = settings[key].split(","), []
     while parts:
-        names = [Path(",".join(parts[:count]).strip()).expanduser() for count in range(1, len(parts) + 1)]
+        given = [",".join(parts[:count]).strip() for count in range(1, len(parts) + 1)]
+        if not given[0]:
+            remedy = "a name is empty: correct it, or write . for the working folder"
+            raise UserError(mistake(key, settings[key], "names with commas between them", remedy))
+        names = [files.expanded(name) for name in given]
         count = next((n for n in range(len(parts), 0, -1) if names[n - 1].exists()), 1)
         found.append(names[count - 1])
         parts = parts[count:]
@@ -359,7 +378,7 @@ def sample(settings: DictConfig, folder: Path | None) -> None:
         print(part, end="", flush=True)
         said.append(part)
     if ask.file is not None:
-        files.write_text(Path(ask.file).expanduser(), "".join(said))
+        files.write_text(files.expanded(ask.file), "".join(said))
 
 
 def export(settings: DictConfig, folder: Path) -> None:
@@ -407,8 +426,11 @@ def interpolate(settings: DictConfig, folder: Path | None) -> None:
 
 
 def path(settings: DictConfig, key: str) -> Path:
-    """Return the folder that a key names."""
-    return Path(settings[key]).expanduser()
+    """Return the folder that a key names; UserError if it names none."""
+    if not settings[key]:
+        remedy = "correct it, or write . for the working folder"
+        raise UserError(mistake(key, settings[key], "the name of a folder", remedy))
+    return files.expanded(settings[key])
 
 
 _ROWS = (
@@ -424,7 +446,7 @@ _ROWS = (
         evaluate,
         "what `evaluation` says of a run or a model folder",
         ("run|source",),
-        settings=("evaluation", "hardware"),
+        settings=("evaluation", *MACHINE, "hardware.sharding", "hardware.workers"),
         beside_source=("data", "seed", "cache", "eval.batch"),
         writes=True,
     ),
@@ -434,7 +456,7 @@ _ROWS = (
         "text, filled masks or classes from a trained model",
         ("run|source",),
         ("sample",),
-        settings=("hardware", "seed"),
+        settings=(*MACHINE, "seed"),
     ),
     Task("export", export, "a run's model as a Hugging Face folder", ("run", "target"), ("data_licence",)),
     Task("import", import_, "a Hugging Face folder as a model folder", ("source", "target")),

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlrun.errors import mistake, nearest
+from mlrun.files import expanded
 
 
 def resolve(patterns: Sequence[str]) -> list[str]:
     """Return the files that names and globs stand for: in the given order, those of one glob by name."""
-    found = (_named(str(Path(pattern).expanduser())) for pattern in patterns)
+    found = (_named(str(expanded(pattern))) for pattern in patterns)
     return [name for names in found for name in sorted(names) if Path(name).is_file()]
 
 
@@ -45,7 +46,7 @@ def _looked_at(key: str, patterns: Sequence[str]) -> tuple[list[str], set[str]]:
 
 def _absent(pattern: str) -> str:
     """Return what is there in place of files, and what to do."""
-    if _named(str(Path(pattern).expanduser())):
+    if _named(str(expanded(pattern))):
         return "no file is there, but a folder: name the files in it"
     return f"nothing is there (looked from {Path.cwd()}); correct it"
 
@@ -81,4 +82,4 @@ def local_problems(
 
 def with_folders(patterns: Sequence[str]) -> list[str]:
     """Return the patterns with each folder replaced by everything in it."""
-    return [f"{glob.escape(str(Path(p).expanduser()))}/**" if Path(p).expanduser().is_dir() else p for p in patterns]
+    return [f"{glob.escape(str(expanded(p)))}/**" if expanded(p).is_dir() else p for p in patterns]

@@ -12,6 +12,7 @@ from typing import Any
 from mlrun.data import huggingface
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import lines
+from mlrun.files import expanded
 
 HUB, REPOSITORY = "hub", "nyu-mll/glue"
 TRAIN = "train"
@@ -189,4 +190,4 @@ def parts(name: str, files: Any) -> tuple[Examples, Examples]:
 
 def files_of(files: Any) -> list[str]:
     """Return the files of a task, of training and dev examples; none where it comes from the hub."""
-    return [] if files == HUB else [str(Path(str(files[part])).expanduser()) for part in (TRAIN, "dev")]
+    return [] if files == HUB else [str(expanded(str(files[part]))) for part in (TRAIN, "dev")]

@@ -13,7 +13,7 @@ from mlrun.data.images.collections import Stored
 from mlrun.data.images.decode import decoded
 from mlrun.data.images.frame import Frame
 from mlrun.errors import UserError, mistake
-from mlrun.files import read_json
+from mlrun.files import expanded, read_json
 from mlrun.models.axes import Sizes
 
 FILE = "preprocessor_config.json"
@@ -26,7 +26,7 @@ def pixels(folder: Path, image: str, sizes: Sizes) -> tuple[np.ndarray, Frame]:
     Raises:
         UserError: no picture is there or it is broken, or the folder does not say how pixels are made.
     """
-    path = Path(image).expanduser()
+    path = expanded(image)
     if not path.is_file():
         raise UserError(mistake("sample.image", image, "a picture's file", "correct the path"))
     if not (folder / FILE).is_file():

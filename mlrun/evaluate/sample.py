@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from mlrun.train.parallel import environment, processes
 
 # Guesses that are shown for a mask or a picture.
 BEST = 5
+# Below it, quotients of logits may be too large for float32; nobody can tell it from 0.
+COLDEST = 1e-6
 # What a prompt may call the mask, whatever the tokenizer calls it.
 MASK = "[MASK]"
 # Whoever wants to see the picture that is asked about.
@@ -67,21 +71,33 @@ def wrong(ask: Sample, model: Model) -> list[str]:
         return [mistake("task", "sample", "a causal, masked or image model", "a model of spans has no sampler here")]
     image, masked = model.objective == "image", model.objective == "mlm"
     checks = [
-        ("temperature", ask.temperature, ask.temperature >= 0, "at least 0, which takes the likeliest token"),
+        ("temperature", ask.temperature, _divides(ask.temperature), f"finite and at least {COLDEST}; 0: the likeliest"),
         ("top_k", ask.top_k, ask.top_k is None or ask.top_k >= 1, "null or at least 1"),
         ("tokens", ask.tokens, ask.tokens >= 1, "at least 1"),
         ("image", ask.image, image or ask.image is None, "null for a model of text"),
         ("image", ask.image, not image or ask.image is not None, "a picture's file for a model of images"),
         ("prompt", ask.prompt, not image or ask.prompt is None, "null for a model of images"),
         ("prompt", ask.prompt, not masked or ask.prompt is not None, f"a text with {MASK} for a masked model"),
-        (
-            "file",
-            ask.file,
-            ask.file is None or not Path(ask.file).expanduser().exists(),
-            "a file that is not there yet",
-        ),
+        ("file", ask.file, ask.file is None or _new(files.expanded(ask.file)), "a new file in a folder to write into"),
     ]
     return mistakes("sample.", checks) + _idle(ask, model)
+
+
+def _divides(temperature: float) -> bool:
+    """Return whether logits divided by a temperature are numbers; 0 divides none."""
+    return temperature == 0 or COLDEST <= temperature < math.inf
+
+
+def _new(file: Path) -> bool:
+    """Return whether a file is not there and can be made: only to try it tells, and a long text would be lost."""
+    if os.path.lexists(file):
+        return False
+    try:
+        with files.whole_file(file, lambda temporary, _: temporary.unlink()) as temporary:
+            temporary.touch()
+    except OSError:
+        return False
+    return True
 
 
 def _idle(ask: Sample, model: Model) -> list[str]:

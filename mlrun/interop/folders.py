@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlrun.errors import UserError, mistake
+from mlrun.files import expanded
 from mlrun.interop.families.registry import family_of
 from mlrun.interop.read import open_folder
 from mlrun.interop.target import judge
@@ -39,7 +40,7 @@ def load(folder: Path | str) -> Network:
     Raises:
         UserError: no model is there, or it cannot be read.
     """
-    found = open_folder(Path(folder).expanduser(), "folder")
+    found = open_folder(expanded(folder), "folder")
     net = build(found.model, None)
     net.load_state_dict({name: tensor.float() for name, tensor in found.items()})
     return net.eval()

@@ -42,7 +42,7 @@ class Initial:
 def opened(init: str) -> Checkpoint:
     """Return the folder's tensors, names, shapes and dtypes checked; UserError if there is no such model."""
     allowed, remedy = "a model folder, ours or Hugging Face's", "correct the path, or leave it out"
-    folder = Path(init).expanduser()
+    folder = files.expanded(init)
     if not init or not folder.is_dir():
         raise UserError(mistake("init", init, allowed, remedy))
     return open_folder(folder, "init")
@@ -50,7 +50,7 @@ def opened(init: str) -> Checkpoint:
 
 def look(init: str) -> Initial:
     """Return what the headers and small files of the folder tell; UserError as `opened`."""
-    folder = Path(init).expanduser().absolute()
+    folder = files.expanded(init).absolute()
     return _look(init, tuple((path, path.stat().st_mtime_ns) for path in sorted(folder.glob("**/*.json"))))
 
 
@@ -126,7 +126,7 @@ def tokenizer_problems(init: str, given: str) -> list[str]:
 
 
 def _same(beside: Path, given: str) -> bool:
-    same = Path(given).expanduser().resolve() in (beside.resolve(), beside.parent.resolve())
+    same = files.expanded(given).resolve() in (beside.resolve(), beside.parent.resolve())
     return same or _meaning(str(beside)) == _meaning(given)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, get_args
 
-from mlrun.config import Config, Cycle, Find, Schedule, Settings
+from mlrun.config import Config, Cycle, Find, Hardware, Schedule, Settings
 from mlrun.errors import mistake, mistakes
 from mlrun.models.axes import Rule
 from mlrun.plan import branches
@@ -87,18 +87,25 @@ def _positive(number: float | None) -> bool:
 
 
 def _numbers(s: Settings, schedule: Schedule) -> list[str]:
-    h, micro = s.hardware, s.hardware.micro_batch
+    micro, flops = s.hardware.micro_batch, s.hardware.flops_per_second
     checks: list[tuple[str, Any, bool, str]] = [
         ("batch", s.batch, s.batch >= 1, COUNT),
         ("log_every", s.log_every, s.log_every >= 1, f"{COUNT} (steps)"),
-        ("eval.batch", s.eval.batch, s.eval.batch >= 1, f"{COUNT} (samples)"),
-        ("seed", s.seed, s.seed in SEEDS, "an integer from 0 to 2^63 - 1"),
         ("optimizer.schedule.floor", schedule.floor, 0 <= schedule.floor <= 1, "a share in [0, 1]"),
+        ("hardware.micro_batch", micro, _divides(micro, s.batch), f"a divisor of {s.batch}, auto, or null"),
+        ("hardware.flops_per_second", flops, _positive(flops), f"{POSITIVE}, or null"),
+    ]
+    return mistakes("", checks) + small(s.seed, s.eval.batch, s.hardware)
+
+
+def small(seed: int, batch: int, h: Hardware) -> list[str]:
+    """Return what is wrong with the numbers that tasks without a plan read too; `batch` is that of evaluations."""
+    checks: list[tuple[str, Any, bool, str]] = [
+        ("eval.batch", batch, batch >= 1, f"{COUNT} (samples)"),
+        ("seed", seed, seed in SEEDS, "an integer from 0 to 2^63 - 1"),
         ("hardware.threads", h.threads, _positive(h.threads), f"{COUNT}, or null"),
         ("hardware.compile", h.compile, h.compile in (True, False, "auto"), "true, false, auto"),
-        ("hardware.micro_batch", micro, _divides(micro, s.batch), f"a divisor of {s.batch}, auto, or null"),
         ("hardware.workers", h.workers, _auto_or_count(h.workers), "auto, or an integer of at least 0"),
-        ("hardware.flops_per_second", h.flops_per_second, _positive(h.flops_per_second), f"{POSITIVE}, or null"),
     ]
     return mistakes("", checks)
 

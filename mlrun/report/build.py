@@ -86,10 +86,10 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
     """
     if isinstance(runs, str):
         raise UserError(mistake("runs", runs, "a list of folders", "put it into a list"))
-    named = [Path(path).expanduser() for path in runs]
+    named = [files.expanded(path) for path in runs]
     folders = find(named)
     groups = tuple(compare(read_all(folders)))
-    out = place(named, folders) / "report" if out is None else Path(out).expanduser()
+    out = place(named, folders) / "report" if out is None else files.expanded(out)
     found = searches(groups)
     caveats = tuple(notes(groups, found))
     files.make(out)

@@ -92,7 +92,7 @@ def _state(runs: Sequence[Path]) -> dict[Path, tuple[int, int]]:
     """Return the length and the time of every file that a report reads."""
     found: dict[Path, tuple[int, int]] = {}
     with contextlib.suppress(UserError):  # none is left
-        for folder in find([Path(path).expanduser() for path in runs]):
+        for folder in find([files.expanded(path) for path in runs]):
             for name in (*FILES, files.SUMMARY):
                 with contextlib.suppress(OSError):
                     about = (folder / name).stat()

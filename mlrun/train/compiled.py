@@ -15,6 +15,8 @@ from typing import TypeVar
 
 import torch
 
+from mlrun.files import expanded
+
 Code = TypeVar("Code")
 # A module's code has at most so many graphs, torch's own limit; beyond that what is new would run as it is written.
 MOST = 8
@@ -30,7 +32,7 @@ def keep_in(cache: str) -> None:
     """
     said = Path(os.environ.get(VARIABLE, ""))
     if VARIABLE not in os.environ or (said.parent, said.name[:14]) == (Path(tempfile.gettempdir()), "torchinductor_"):
-        os.environ[VARIABLE] = str(Path(cache).expanduser().absolute() / FOLDER)
+        os.environ[VARIABLE] = str(expanded(cache).absolute() / FOLDER)
 
 
 def begin(stage: Hashable, graphs: int) -> None:

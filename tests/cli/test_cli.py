@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from toy import SMALL
 
 from mlrun import __main__
@@ -315,6 +316,36 @@ BAD = {
         "an integer of at least 1",
     ),
     "half a run at a time": (["-m", "hydra/launcher=local", "hydra.launcher.runs_at_a_time=0.5"], "a whole number"),
+    "run in the home of nobody": (["run=~nobody9/x"], "~nobody9/x: allowed: a path whose ~ is a home that is"),
+    "sweep in the home of nobody": (["-m", "seed=0,1", "run=~nobody9/x"], "~nobody9/x: allowed: a path whose ~ is"),
+    "runs in the home of nobody": (["task=status", "runs=~nobody9/x"], "~nobody9/x: allowed: a path whose ~ is"),
+    "data in the home of nobody": (["data=text", 'data.files=["~nobody9/x"]'], "~nobody9/x: allowed: a path"),
+    "cache in the home of nobody": (["cache='~nobody9/x'"], "cache=~nobody9/x: allowed: a folder that can be written"),
+    "model in the home of nobody": (["init=~nobody9/x"], "~nobody9/x: allowed: a path whose ~ is"),
+    "target in the home of nobody": (
+        ["task=import", "source=.", "target=~nobody9/x"],
+        "~nobody9/x: allowed: a path whose ~ is",
+    ),
+    "runs without a name": (["task=status", "runs="], "runs=: allowed: names with commas between them; a"),
+    "one of the runs without a name": (["task=report", "runs=.,"], "runs=.,: allowed: names with commas between them"),
+    "results without a name": (["task=leaderboard", "results="], "results=: allowed: names with commas between them"),
+    "target without a name": (["task=import", "source=x", "target="], "target=: allowed: the name of a folder"),
+    "source without a name": (["task=evaluate", "source="], "source=: allowed: the name of a folder; correct it"),
+    "no threads to evaluate with": (
+        ["task=evaluate", "run=x", "hardware.threads=0"],
+        "hardware.threads=0: allowed: an integer of at least 1, or null",
+    ),
+    "precision of nobody to evaluate in": (
+        ["task=evaluate", "run=x", "hardware.precision=fp7"],
+        "hardware.precision=fp7: allowed: auto, fp32, bf16",
+    ),
+    "no batch to evaluate": (["task=evaluate", "source=x", "eval.batch=0"], "eval.batch=0: allowed: an integer of at"),
+    "negative seed of a sample": (["task=sample", "run=x", "seed=-5"], "seed=-5: allowed: an integer from 0"),
+    "what no evaluation reads": (
+        ["task=evaluate", "run=x", "hardware.micro_batch=2"],
+        "hardware.micro_batch=2: allowed: left out; task=evaluate does not read it",
+    ),
+    "what no sample reads": (["task=sample", "run=x", "hardware.workers=2"], "hardware.workers=2: allowed: left out"),
     "bad point of a sweep": (["-m", "seed=0,1", "cycle=scratch,2levle"], "did you mean 2level?"),
     "bad plan in a sweep": (["-m", "seed=0,1", "cycle.alpha=0.5,2"], "(in 2 of 4 runs, such as seed=0 cycle.alpha=2)"),
 }
@@ -672,7 +703,8 @@ def test_runs_are_named_by_the_longest_path_that_exists(tmp_path: Path, monkeypa
         Path(folder).mkdir(parents=True)
         for name in read.FILES:
             (Path(folder) / name).touch()
-    named = tasks._paths("s/0-cycle=2level,seed=1,s/1-cycle=2level, d[1],s/*level")
+    settings = OmegaConf.create({"runs": "s/0-cycle=2level,seed=1,s/1-cycle=2level, d[1],s/*level"})
+    named = tasks._paths(settings, "runs")
     assert named == [Path(p) for p in ("s/0-cycle=2level,seed=1", "s/1-cycle=2level", "d[1]", "s/*level")]
     assert read.find(named) == [Path(p) for p in ("d[1]", "s/0-cycle=2level,seed=1", "s/1-cycle=2level")]
 

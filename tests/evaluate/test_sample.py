@@ -92,7 +92,7 @@ def test_the_command_prints_and_writes_the_text(gpt: Path, tmp_path: Path, capsy
     perform(point.settings, None)
     shown = capsys.readouterr().out
     assert shown == file.read_text() == said(gpt, seed=3, prompt="The king, x=1: {old}", tokens=3)
-    with pytest.raises(UserError, match="a file that is not there yet"):
+    with pytest.raises(UserError, match="allowed: a new file in a folder"):
         perform(point.settings, None)
 
 
@@ -170,7 +170,12 @@ def test_a_picture_is_no_wider_than_the_terminal(shape: tuple[int, ...], size: t
 @pytest.mark.parametrize(
     ("ask", "why"),
     [
-        ({"temperature": -1.0}, "sample.temperature=-1.0: allowed: at least 0"),
+        ({"temperature": -1.0}, "sample.temperature=-1.0: allowed: finite and at least 1e-06; 0: the likeliest"),
+        ({"temperature": 1e-320}, "sample.temperature=1e-320: allowed: finite and at least 1e-06"),
+        ({"temperature": float("inf")}, "sample.temperature=inf: allowed: finite and at least 1e-06"),
+        ({"file": "no/such/folder/a.txt"}, "sample.file=no/such/folder/a.txt: allowed: a new file"),
+        ({"file": "/proc/a.txt"}, "sample.file=/proc/a.txt: allowed: a new file in a folder to write into"),
+        ({"file": "~nobody9/a.txt"}, "~nobody9/a.txt: allowed: a path whose ~ is a home that is known here"),
         ({"top_k": 0}, "sample.top_k=0: allowed: null or at least 1"),
         ({"tokens": 0}, "sample.tokens=0: allowed: at least 1"),
         ({"image": "a.png"}, "sample.image=a.png: allowed: null for a model of text"),

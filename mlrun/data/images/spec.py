@@ -14,6 +14,7 @@ from mlrun.data.images.frame import Frame
 from mlrun.data.images.mixup import Mix
 from mlrun.data.source import Source
 from mlrun.errors import UserError, mistake
+from mlrun.files import expanded
 
 if TYPE_CHECKING:
     from mlrun.data.images.source import ImageSource, Recipe
@@ -82,7 +83,7 @@ class Images(ABC):
 
         frame = Frame(model.sizes()["image"], list(self.mean), list(self.std), self.eval_crop)
         recipe = Recipe(frame, self.classes, self.augment, self.mix, seed)
-        source = self.pictures(recipe, Path(cache).expanduser())
+        source = self.pictures(recipe, expanded(cache))
         if source.samples is not None and source.samples < batch:
             raise UserError(f"data: {source.samples} training pictures, fewer than one batch={batch}; lower batch")
         return source

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlrun.data.source import Source
@@ -13,6 +12,7 @@ from mlrun.data.text.corpus import Corpus
 from mlrun.data.text.objectives import SHORTEST, SpanSizes, masked_count, shorter, span_sizes
 from mlrun.data.text.prepare import ModelSide, Recipe
 from mlrun.errors import UserError, mistake
+from mlrun.files import expanded
 
 if TYPE_CHECKING:
     from mlrun.models.base import Model
@@ -137,7 +137,7 @@ class Text(ABC):
         `problems` comes first. Raises UserError for everything that only reading shows.
         """
         vocab, sentinels = model.sizes()["vocab"], self._sentinels(model)
-        return self.prepare(ModelSide(model.objective, vocab, sentinels, seed, batch, Path(cache).expanduser()))
+        return self.prepare(ModelSide(model.objective, vocab, sentinels, seed, batch, expanded(cache)))
 
     def prepare(self, model_side: ModelSide) -> Source:
         """Return the data as packed windows; a stream overrides it."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from mlrun.data import cache
 from mlrun.data.text import special_tokens
 from mlrun.errors import UserError, mistake
+from mlrun.files import expanded
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -100,7 +101,7 @@ def given_files(name: str) -> list[Path] | None:
 
     Raises UserError for a path where nothing is.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         known = [path / file for file in ("tokenizer.json", "vocab.json", "vocab.txt") if (path / file).is_file()]
         path = known[0] if known else path / "tokenizer.json"
