@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 6.4, 4.2  # inches: a column and a half of a paper
 # Where the logarithmic axis may have a tick, as shares of the budget.
 TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
+APART = 0.065  # between two of them, as a share of the axis: what their labels take
 ALONE = "#777777"  # the colour of a smaller model alone, which is neither baseline nor method
 DASHES = (0, (2.2, 1.2))  # short enough to be seen in a legend
 LABEL = 60  # characters of the settings in a legend
@@ -88,6 +89,16 @@ def _otherwise(one: Variant) -> Side:
     runs = [pair.run for pair in one.pairs]
     name = textwrap.shorten(f"from scratch, {one.name}", LABEL, placeholder=" ...")
     return replace(_side(figure.with_seeds(name, len(runs)), figure.BASELINE, None, runs), dashed=True)
+
+
+def ticked(low: float, high: float) -> list[float]:
+    """Return the shares of the budget that have a tick on a logarithmic axis, from the right those that have room."""
+    found: list[float] = []
+    for share in reversed(TICKS):
+        room = not found or math.log(found[-1] / share) >= APART * math.log(high / low)
+        if low <= share <= high and room:
+            found.append(share)
+    return found[::-1]
 
 
 def alone(group: Group) -> list[Side]:
@@ -174,7 +185,7 @@ def _axes(panel: Axes, found: Sequence[Side], budget: float) -> None:
     flops = [cost for side in found for cost in side.flops]
     low, high = min(flops) / 1.12, max(flops) * 1.12
     least, most = reach(found)
-    ticks = [share * budget for share in TICKS if low <= share * budget <= high]
+    ticks = [share * budget for share in ticked(low / budget, high / budget)]
     panel.set_xscale("log")
     panel.set_xticks(ticks, [f"{human(tick)}\n{tick / budget:.0%}" for tick in ticks])
     panel.set_xticks([], minor=True)

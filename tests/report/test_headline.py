@@ -342,6 +342,12 @@ def test_a_smaller_model_alone_is_a_line_of_its_endings_in_both_figures(built: b
     assert len(drawn) == len(annealed_figure.sides(group)) + 1
 
 
+def test_the_labels_of_ticks_have_room_and_the_budget_keeps_its_own() -> None:
+    assert annealed_figure.ticked(0.09, 1.12) == [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0]
+    assert annealed_figure.ticked(0.01, 1.1)[-3:] == [0.4, 0.65, 1.0]
+    assert annealed_figure.ticked(0.6, 1.1) == [0.65, 0.8, 1.0]
+
+
 def test_a_smaller_model_reaches_l_star_by_the_rule_of_the_headline(built: build.Report) -> None:
     (group,) = built.groups
     run = group.rows[0].pairs[0].run
