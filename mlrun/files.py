@@ -79,13 +79,13 @@ _REMEDIES = {
 }
 
 
-def make(folder: Path) -> None:
-    """Make the folder `run`; UserError where the file system does not let us, such as /proc or a full disk."""
+def make(folder: Path, key: str = "run") -> None:
+    """Make the folder that `key` names; UserError where the file system does not let us: /proc, a full disk."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        remedy = f"{error.strerror}: choose another run=..."
-        raise UserError(mistake("run", folder, "a folder that can be made", remedy)) from None
+        remedy = f"{error.strerror}: choose another {key}=..."
+        raise UserError(mistake(key, folder, "a folder that can be made", remedy)) from None
 
 
 def reason(error: OSError, folder: Path) -> str | None:
@@ -93,7 +93,8 @@ def reason(error: OSError, folder: Path) -> str | None:
 
     Nothing that was saved before is lost, unless the folder itself was removed.
     """
-    place = folder if error.filename is None else Path(os.fsdecode(error.filename))
+    name = error.filename if error.filename2 is None else error.filename2  # a copy's, not the original's
+    place = folder if name is None else Path(os.fsdecode(name))
     if error.errno in (errno.ENOENT, errno.ESTALE) and place.absolute().is_relative_to(folder.absolute()):
         return f"{place}: it was removed while the run used it; put the folder back, or start a new one with run=..."
     if error.errno not in _REMEDIES:

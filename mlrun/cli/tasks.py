@@ -182,7 +182,7 @@ def calibrate(settings: DictConfig, folder: Path | None) -> None:
     from mlrun.evaluate.calibrate import calibrate as measure
 
     file = calibrated.place(config)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    files.make(file.parent, "cache")
     calibrated.keep(config, found := measure(config, calibrated.machine(config), file.parent))
     print_once("\n".join([*measured(found), f"written to {file}"]))
 

@@ -52,7 +52,7 @@ def build(folder: Path, make: Callable[[Path], None]) -> Path:
     if folder.is_dir() and damage(folder) is None:
         return folder
     with _one_line(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        files.make(folder.parent, "cache")
         with _locked(folder) as alone:
             for left in folder.parent.glob(f"{_making(folder)}*") if alone else ():
                 shutil.rmtree(left)

@@ -101,7 +101,7 @@ def _measured(
         context = Context(source, data.batch, hardware, ranks, words=known, cache=cache, tell=tell)
         results = measure(fitting, net, context)
         if ranks.first and out is not None:
-            out.mkdir(parents=True, exist_ok=True)
+            files.make(out)
             files.write_json(out / files.EVALUATION, as_dict(results))
         return results
     finally:

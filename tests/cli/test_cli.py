@@ -305,6 +305,10 @@ BAD = {
         "allowed: a folder that can be written",
     ),
     "run folder that no file system makes": (["run=/proc/x/y"], "run=/proc/x/y: allowed: a folder that can be"),
+    "cache that no file system makes": (
+        ["task=calibrate", "cache=/proc/x"],
+        "cache=/proc/x/calibration: allowed: a folder that can be made; No such file",
+    ),
     "absent model to begin with": (["init=nowhere"], "init=nowhere: allowed: a model folder"),
     "no model to begin with": (["init="], "init=: allowed: a model folder"),
     "mistake beside a launcher's key": (

@@ -114,6 +114,14 @@ def test_a_disk_that_is_full_or_forbidden_is_one_line(tmp_path: Path, error: Exc
     assert list((tmp_path / "a").glob("*b/*")) == [] and not list((tmp_path / "a").glob(".making-*"))
 
 
+def test_a_cache_that_no_file_system_makes_is_one_line() -> None:
+    line = error_of(lambda: cached.build(Path("/proc/x/text/b"), lambda folder: None))
+    assert (
+        line
+        == "cache=/proc/x/text: allowed: a folder that can be made; No such file or directory: choose another cache=..."
+    )
+
+
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
     def make(folder: Path) -> None:
         raise ValueError("not the disk")

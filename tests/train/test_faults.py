@@ -105,6 +105,11 @@ def test_a_limit_on_file_sizes_is_one_line_too(tmp_path: Path) -> None:
     assert not list((tmp_path / "run/checkpoints").glob(".*")), "half a file was left behind"
 
 
+def test_of_a_copy_the_file_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    error = OSError(errno.EFBIG, os.strerror(errno.EFBIG), "original", None, "copy")
+    assert str(files.reason(error, tmp_path)).startswith("copy: File too large")
+
+
 def test_the_reason_inside_a_safetensors_error_is_found() -> None:
     found = files.as_os_error(ValueError("I/O error: No space left on device (os error 28)"), Path("x"))
     assert (found.errno, found.filename) == (errno.ENOSPC, "x")

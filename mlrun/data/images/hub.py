@@ -16,6 +16,7 @@ from mlrun.data.huggingface import HubSource
 from mlrun.data.images.collections import Stored, stored
 from mlrun.data.images.spec import Images
 from mlrun.errors import UserError, mistake
+from mlrun.files import make
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -69,7 +70,7 @@ class ImageHub(Images):
         held_out = [stored(row, self.image, self.label, number) for number, row in first]
         facts = self._facts()
         marks = cache / "streams" / cached.digest({"images": facts.train, "block": self.block})
-        marks.mkdir(parents=True, exist_ok=True)
+        make(marks, "cache")
         blocks = Blocks(partial(self._rows, self.split), lambda rows, carry: (rows, carry), self.block, marks)
 
         def stream(start: int) -> Iterator[Stored]:
