@@ -93,7 +93,9 @@ def reason(error: OSError, folder: Path) -> str | None:
 
     Nothing that was saved before is lost, unless the folder itself was removed.
     """
-    name = error.filename if error.filename2 is None else error.filename2  # a copy's, not the original's
+    # What could not be written is a copy, or a new name; but a folder that takes no file's name is itself the fault.
+    first = error.filename2 is None or error.errno == errno.ENOTDIR
+    name = error.filename if first else error.filename2
     place = folder if name is None else Path(os.fsdecode(name))
     if error.errno in (errno.ENOENT, errno.ESTALE) and place.absolute().is_relative_to(folder.absolute()):
         return f"{place}: it was removed while the run used it; put the folder back, or start a new one with run=..."

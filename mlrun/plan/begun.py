@@ -21,7 +21,7 @@ from mlrun.plan.stages import Plan
 
 CODE = "code"
 # What plan.json says that decides what is computed, or what it counts for; the rest is told to people.
-_LEVEL = ("sizes", "parameters", "flops_per_sample", "flops_per_sample_body", "update_flops")
+_LEVEL = ("sizes", "parameters", "flops_per_sample", "flops_per_sample_body", "update_flops", "rates")
 _STAGE = (
     "level", "transfer", "alpha", "entry_flops", "lr_scale", "batch", "sequence", "first_step", "steps", "flops",
     "flops_body", "fork",
@@ -48,8 +48,14 @@ def _planned(there: Mapping[str, Any], plan: Plan, decides: bool, where: str, re
             if differing := [key for key in keys if old.get(key) != new.get(key)]:
                 key = differing[0]
                 name = f"{part[:-1]} {number}: {key}"
-                return [mistake(f"{where}: {name}", old.get(key), f"{new.get(key)}, as is planned now", remedy)]
+                given, allowed = (_short(one.get(key)) for one in (old, new))
+                return [mistake(f"{where}: {name}", given, f"{allowed}, as is planned now", remedy)]
     return []
+
+
+def _short(value: Any) -> Any:
+    """Return a value for a line, of factors by kind of tensor the factors alone."""
+    return [one.get("rate") for one in value] if isinstance(value, list) else value
 
 
 def _coded(there: Any, config: Config, remedy: str) -> list[str]:

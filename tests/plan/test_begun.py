@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -43,6 +44,17 @@ def test_own_code_is_what_the_classes_are_in_and_what_that_imports(config: Any, 
     assert list(begun.code(config)) == ["labcode", "labcode.far", "labcode.growing", "labcode.near"]
     monkeypatch.setenv("MLRUN_PACKAGES", "")
     assert begun.code(config) == {}
+
+
+def test_other_rates_by_kind_of_tensor_are_another_plan(tmp_path: Path) -> None:
+    """As of an mlrun with another rule of a parametrisation: nothing else of the plan would tell."""
+    config = toy.make(model=replace(toy.model(), parametrization="completep", base={"layer": 1}))
+    plan, where = make_plan(config), tmp_path / "plan.json"
+    there = json.loads(json.dumps(as_dict(plan)))
+    assert begun.problems(there, plan, config, where) == []
+    there["levels"][0]["rates"][0]["rate"] *= 2
+    (told,) = begun.problems(there, plan, config, where)
+    assert told.startswith(f"{where}: level 1: rates=[1.0, ") and "as is planned now; restore the file" in told
 
 
 @pytest.mark.parametrize(("name", "noticed"), [("growing", True), ("near", True), ("far", True), ("other", False)])
