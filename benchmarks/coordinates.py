@@ -78,7 +78,8 @@ def moved(model: Model, batches: Batches, kind: type[Optimizer] = AdamW, lr: flo
 def _computed(net: Network, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Return (hidden states behind the last block, logits)."""
     seen: list[Tensor] = []
-    hook = net.blocks[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    stack = net.decoder if hasattr(net, "decoder") else net.blocks
+    hook = stack[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
     logits = net.logits(batch)
     hook.remove()
     return seen[0], logits

@@ -25,9 +25,9 @@ Keep = Literal["mean", "first"]
 DepthScale = Literal["copy", "ode", "identity"]
 # What a tensor is, and so how it goes through an operator: a weight, a gradient or the square of one.
 Rule = Literal["weight", "gradient", "square"]
-# Where a tensor acts that its axes do not tell: attention scores are linear in it, or all of the residual stream goes
-# through it.
-Place = Literal["", "scores", "stream"]
+# Where a tensor acts that its axes do not tell: attention scores are linear in it (and divided by the root of head_dim
+# behind it, or not), or all of the residual stream goes through it.
+Place = Literal["", "scores", "unscaled scores", "stream"]
 
 # The axes that each ratio moves. In grouped-query attention a unit of `kv_head` holds its query heads.
 FAMILIES: Mapping[str, tuple[str, ...]] = {

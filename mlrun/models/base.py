@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 from mlrun.errors import UserError, mistake
-from mlrun.models.axes import Param, Sizes, depth_axis
+from mlrun.models.axes import DEPTH, Param, Sizes, depth_axis
 from mlrun.models.layers import Block, Flops, Layer, Stack
 from mlrun.models.parametrization import COMPLETEP, STANDARD, completep, scaled_axes
 from mlrun.own import kind
@@ -65,7 +65,7 @@ class Model(ABC):
     parametrization: how initial values and the optimizer's rates follow from the sizes: standard | completep (see
         `mlrun.models.parametrization`). Neither changes what the model computes with given weights.
     base: of completep, the sizes by axis at which it is the standard one, and the rates are right; an axis that is
-        not named has that of level 1.
+        not named has that of level 1, but a decoder's depth has that of `layer`, where this is named.
 
     No torch at import: `forward` uses the built parts and the methods of their tensors.
     """
@@ -152,7 +152,9 @@ class Model(ABC):
 
     def base_sizes(self) -> dict[str, int]:
         """Return the size of every axis at which the parametrisation is the standard one."""
-        return self.sizes() | (self.base or {})
+        named, sizes = self.base or {}, self.sizes()
+        depths = {axis: named["layer"] for axis in DEPTH if axis in sizes and "layer" in named}
+        return sizes | depths | named
 
     def _kept_base(self) -> dict[str, int] | None:
         """Return the base for another size of this model: what it does not name is this one's size."""

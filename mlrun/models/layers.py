@@ -225,7 +225,7 @@ class Attention(Layer):
         heads, queries = f"{self.head}.out*head_dim", f"{self.head}.out{many}"
         query_std = self.std if self.query_std is None else self.query_std
         output_bias = self.bias if self.output_bias is None else self.output_bias
-        query_place: Place = "scores" if self.qk_norm is None else ""
+        query_place = self.scores() if self.qk_norm is None else ""
         return {
             "query": Linear(queries, "embed.in", query_std, self.bias, place=query_place),
             "key": Linear(heads, "embed.in", self.std, self.bias),
@@ -238,7 +238,11 @@ class Attention(Layer):
         if self.qk_norm is None:
             return {}
         key = RMSNorm(self.qk_norm, "head_dim")
-        return {"query_norm": replace(key, place="scores"), "key_norm": key}
+        return {"query_norm": replace(key, place=self.scores()), "key_norm": key}
+
+    def scores(self) -> Place:
+        """Return the place of what makes queries."""
+        return "scores" if self.scale is None else "unscaled scores"
 
     def flops(self, sizes: Sizes, queries: int, keys: int) -> int:
         """Return the forward FLOPs of `queries` rows that attend to `keys` rows; a causal mask saves none."""

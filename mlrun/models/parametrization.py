@@ -23,6 +23,10 @@ Bernstein 2023, arXiv 2310.17813; with depth: Qiu et al. 2025, arXiv 2512.05620)
 m_out / m_in / m_max, with m_max the ratio of the larger side. Factors in front are folded as for Adam: the size of a
 gradient does not matter to an orthogonal step either.
 
+A T5 has no scale on its scores, so its queries have 1 / m_d. Its decoder reads the encoder's last norm in every layer;
+as each layer's branch has 1 / m_L of the decoder's depth, so has what flows back into the encoder. That is ours, and
+held by the coordinate check alone.
+
 Two things are not the paper's. The gradient's norm, as clipping sees it, is that of the weights with their factors in
 them. And in a post-norm model, which the paper does not have, the norms that the whole residual stream goes through
 have the rate 1 / m_L, since their moves add up over the depth.
@@ -71,8 +75,9 @@ def _forward(param: Param, read: float, layers: float, sizes: Sizes, base: Sizes
     """Return the factor that the paper has in front of a tensor in the forward pass."""
     if param.residual:
         return 1 / layers
-    if param.place == "scores":
-        return math.sqrt(base["head_dim"] / sizes["head_dim"])
+    if param.place.endswith("scores"):
+        ratio = base["head_dim"] / sizes["head_dim"]
+        return math.sqrt(ratio) if param.place == "scores" else ratio
     return 1 / read if _has(param, "in") and not _has(param, "out") else 1.0
 
 

@@ -26,7 +26,6 @@ from mlrun.models.layers import (
     RMSNorm,
     Stack,
 )
-from mlrun.models.parametrization import STANDARD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,8 +64,6 @@ class T5(TextModel):
     axes = ("vocab", "embed", "head", "head_dim", "ffn", "layer", "decoder_layer", "bucket")
     objective = "span"
     within_documents = True
-    # CompleteP is not derived for scores without scale, a head with one, and an encoder that all decoder layers read.
-    parametrizations = (STANDARD,)
 
     def parts(self) -> Mapping[str, Layer]:
         std = self.embed**-0.5

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlrun.config import Config
 from mlrun.errors import UserError, mistake, nearest
+from mlrun.models.axes import DEPTH, Sizes
 from mlrun.plan.make import make_plan
 from mlrun.units import flops
 
@@ -18,11 +19,11 @@ def settled(config: Config) -> tuple[Config, tuple[str, ...]]:
     What comes back is what anybody gets who gives that model and a budget in FLOPs, and so is what the run keeps.
     UserError for sizes that the model lacks or that are not smaller, and for what is wrong with the whole model.
     """
-    asked = config.settings.alone
-    if not asked:
+    if not config.settings.alone:
         return config, ()
-    if problems := _problems(asked, dict(config.model.sizes())):
+    if problems := _problems(config.settings.alone, config.model.sizes()):
         raise UserError(problems)
+    asked = _with_decoder(config.settings.alone, config.model.sizes())
     whole = replace(config, settings=replace(config.settings, alone={}))
     budget = flops(make_plan(whole, sources=False).budget_flops)
     model = config.model.resize(asked)
@@ -31,6 +32,15 @@ def settled(config: Config) -> tuple[Config, tuple[str, ...]]:
     sizes = ", ".join(f"{axis} {size} of {config.model.sizes()[axis]}" for axis, size in asked.items())
     note = f"a smaller model alone ({sizes}), for the FLOPs that {config.settings.budget} cost the whole one"
     return replace(whole, settings=settings, model=model, resolved=config.resolved | own), (note,)
+
+
+def _with_decoder(asked: Mapping[str, int], sizes: Sizes) -> dict[str, int]:
+    """Return the sizes with a decoder as deep as `layer` says, where it is deeper and nothing is said of it.
+
+    Growth begins so (`coarsening=shallow`), and a control with all of the decoder would be no control of it.
+    """
+    depths = {axis: min(asked["layer"], sizes[axis]) for axis in DEPTH if axis in sizes and "layer" in asked}
+    return depths | dict(asked)
 
 
 def _problems(asked: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:

@@ -26,6 +26,7 @@ from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.llama import Llama
 from mlrun.models.network import Network, build
+from mlrun.models.t5 import T5
 from mlrun.multilevel import operators
 from mlrun.multilevel.coarsening.shallow import Shallow
 from mlrun.multilevel.coarsening.uniform import Uniform
@@ -49,13 +50,19 @@ FAMILIES: dict[str, Model] = {
     "deit": DeiT(image=8, channel=3, patch=4, classes=5, **HEADS, **SIZES),
     "llama": Llama(vocab=WORDS, position=LENGTH, kv_head=2, group=2, head_dim=8, qk_norm=True, **SIZES),
 }
+T5S: dict[str, Model] = {
+    "t5": T5(vocab=WORDS, bucket=8, distance=LENGTH, decoder_layer=2, tied=True, head_scale=0.25, **HEADS, **SIZES),
+    "t5 v1.1": T5(vocab=WORDS, bucket=8, distance=LENGTH, decoder_layer=2, **HEADS, **SIZES),
+}
+EVERY = FAMILIES | T5S
 LR, EPS, DECAY = 1e-2, 1e-3, 0.5
 
 
 def grown(model: Model, width: int, depth: int, head_dim: int = 1) -> Model:
     """Return a model of other sizes; heads follow the width, or grow in their own."""
     heads = dict.fromkeys({"head", "kv_head"} & set(model.axes), width // head_dim)
-    times = {"embed": width, "ffn": width, "head_dim": head_dim, "layer": depth, **heads}
+    depths = dict.fromkeys({"layer", "decoder_layer"} & set(model.axes), depth)
+    times = {"embed": width, "ffn": width, "head_dim": head_dim, **depths, **heads}
     return model.resize({axis: model.sizes()[axis] * factor for axis, factor in times.items()})
 
 
@@ -70,6 +77,9 @@ def batch(model: Model, seed: int, samples: int = 4) -> dict[str, Tensor]:
     words = torch.randint(WORDS, (samples, LENGTH + 1), generator=draw)
     if model.objective == "image":
         return {"images": torch.randn(samples, 3, 8, 8, generator=draw), "labels": words[:, 0] % 5}
+    if model.objective == "span":
+        read = torch.randint(WORDS, (samples, LENGTH), generator=draw)
+        return {"tokens": read, "decoder_tokens": words[:, :-1], "labels": words[:, 1:]}
     positions = torch.arange(LENGTH).expand(samples, -1)
     return {"tokens": words[:, :-1], "labels": words[:, 1:], "positions": positions}
 
@@ -77,70 +87,84 @@ def batch(model: Model, seed: int, samples: int = 4) -> dict[str, Tensor]:
 # The paper's own form, with its factors in the forward pass
 
 
-def in_front(model: GPT, base: GPT) -> Network:
+def in_front(model: Model, base: Model) -> Network:
     """Return the network with the factors of table 1 in front of raw weights, which start as it says."""
-    width, depth = model.embed / base.embed, model.layer / base.layer
+    (width, depth), t5 = ratios(model, base), isinstance(model, T5)
     net = build(replace(model, parametrization="standard", base=None), 0, dtype=torch.float64)
-    for block in net.blocks:
-        block.attention.scale = base.head_dim**0.5 / model.head_dim
-        for branch in (block.attention, block.mlp):
+    wide, narrow = model.sizes()["head_dim"], base.sizes()["head_dim"]
+    for block in (*net.encoder, *net.decoder) if t5 else net.blocks:
+        for branch in (block.attention, block.mlp, *([block.cross] if hasattr(block, "cross") else [])):
             branch.register_forward_hook(lambda module, args, out: out / depth)
-    if model.tied:
-        net.norm.register_forward_hook(lambda module, args, out: out / width)
-    else:
-        net.head.register_forward_hook(lambda module, args, out: out / width)
+            if branch is not block.mlp:
+                # 1 / d, to which the base's own scale stays as it is: T5 has none.
+                branch.scale = narrow / wide if t5 else narrow**0.5 / wide
+    tied = "head.weight" not in net.state_dict()
+    last = (net.decoder_norm if t5 else net.norm) if tied else net.head
+    last.register_forward_hook(lambda module, args, out: out / width)
     # Hidden matrices have 1 / m_N of the base's variance; the rest starts as at the base.
     declared, drawn = base.params(), build(model, 0, dtype=torch.float64).state_dict()
     for name, p in net.named_parameters():
-        param = declared[re.sub(r"blocks\.\d+", "blocks.{layer}", name)]
-        hidden = param.hidden and p.ndim == 2
-        std = param.std * (width**-0.5 if hidden else 1.0)
-        folded = model.params()[re.sub(r"blocks\.\d+", "blocks.{layer}", name)].std
-        p.data = p.data.fill_(param.mean) if std == 0 else drawn[name] * (std / folded)
+        template = next(t for t in declared if re.fullmatch(re.sub(r"\{\w+\}", r"\\d+", t), name))
+        std = declared[template].std * (width**-0.5 if hidden(name, p) else 1.0)
+        p.data = (
+            p.data.fill_(declared[template].mean) if std == 0 else drawn[name] * (std / model.params()[template].std)
+        )
     return net
 
 
-def raw_muon(net: Network, model: GPT, base: GPT) -> list[torch.optim.Optimizer]:
+def ratios(model: Model, base: Model) -> tuple[float, float]:
+    """Return (width, depth) over those of the base."""
+    return model.sizes()["embed"] / base.sizes()["embed"], model.sizes()["layer"] / base.sizes()["layer"]
+
+
+def hidden(name: str, p: Tensor) -> bool:
+    """Return whether a tensor is a matrix inside a block."""
+    return inside(name) and p.ndim == 2
+
+
+def inside(name: str) -> bool:
+    return name.startswith(("blocks.", "encoder.", "decoder."))
+
+
+def raw_muon(net: Network, model: Model, base: Model) -> list[torch.optim.Optimizer]:
     """Return Muon with orthogonal steps of the size that they have at the base, times sqrt(out / in) of the ratios."""
-    wide = model.embed / base.embed
-    hidden = {name: p for name, p in net.named_parameters() if name.startswith("blocks") and p.ndim == 2}
-    groups = [{"params": [p], "lr": LR / math.sqrt(wide)} for p in hidden.values()]
+    wide, _ = ratios(model, base)
+    matrices = [p for name, p in net.named_parameters() if hidden(name, p)]
+    groups = [{"params": [p], "lr": LR / math.sqrt(wide)} for p in matrices]
     # Its decay is that of the run, not of the step.
     muon = Orthogonal(groups, LR, DECAY * math.sqrt(wide), 0.95, True, 5)
     adamw = raw_adamw(net, model, base)
-    adamw.param_groups = [
-        group for group in adamw.param_groups if not any(group["params"][0] is p for p in hidden.values())
-    ]
+    adamw.param_groups = [group for group in adamw.param_groups if not any(group["params"][0] is p for p in matrices)]
     return [muon, adamw]
 
 
-def raw_adamw(net: Network, model: GPT, base: GPT) -> torch.optim.Optimizer:
+def raw_adamw(net: Network, model: Model, base: Model) -> torch.optim.Optimizer:
     """Return AdamW with the rates, decays and epsilons of table 1."""
-    width, depth = model.embed / base.embed, model.layer / base.layer
+    width, depth = ratios(model, base)
     groups = []
     for name, p in net.named_parameters():
-        inside = name.startswith("blocks")
-        hidden = inside and p.ndim == 2
+        # A bias of scores is made of heads, of which there are as many here.
+        made = 1.0 if name.endswith("coder_bias.weight") else width
         groups.append(
             {
                 "params": [p],
-                "lr": LR / width if hidden else LR,
-                "weight_decay": (DECAY * width if hidden else DECAY) if p.ndim == 2 else 0.0,
-                "eps": EPS / width / (depth if inside else 1.0),
+                "lr": LR / width if hidden(name, p) else LR,
+                "weight_decay": (DECAY * width if hidden(name, p) else DECAY) if p.ndim == 2 else 0.0,
+                "eps": EPS / made / (depth if inside(name) else 1.0),
             }
         )
     return torch.optim.AdamW(groups, betas=(0.9, 0.95))
 
 
 @pytest.mark.parametrize("kind", [AdamW, Muon])
-@pytest.mark.parametrize("tied", [True, False])
-def test_folded_factors_train_as_those_in_front_of_the_weights(tied: bool, kind: type[AdamW]) -> None:
+@pytest.mark.parametrize("name", ["gpt", "untied", *T5S])
+def test_folded_factors_train_as_those_in_front_of_the_weights(name: str, kind: type[AdamW]) -> None:
     """Six steps, with an epsilon and a decay that matter: the same losses and logits.
 
     To float64's digits under AdamW; Muon's steps are orthogonalised in bfloat16, which rounds a gradient otherwise
     that is a factor apart.
     """
-    base = replace(FAMILIES["gpt"], tied=tied)
+    base = EVERY[name]
     model = grown(completep(base), width=2, depth=3, head_dim=2)
     raw, folded = in_front(model, base), build(model, 0, dtype=torch.float64)
     optimizers = [raw_adamw(raw, model, base)] if kind is AdamW else raw_muon(raw, model, base)
@@ -160,9 +184,9 @@ def test_folded_factors_train_as_those_in_front_of_the_weights(tied: bool, kind:
     assert far > 0.1
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_at_the_base_it_is_the_standard_parametrisation(name: str) -> None:
-    model = FAMILIES[name]
+    model = EVERY[name]
     assert completep(model).params() == model.params()
     assert grown(completep(model), 2, 2).resize(model.sizes()).params() == model.params()
 
@@ -170,11 +194,10 @@ def test_at_the_base_it_is_the_standard_parametrisation(name: str) -> None:
 # Coordinates
 
 
-def spread(name: str, kind: type[Optimizer], parametrized: bool, width: int, depth: int) -> float:
-    """Return how many times further five steps move the hidden states of a larger model."""
-    model = completep(FAMILIES[name]) if parametrized else FAMILIES[name]
+def spread(model: Model, kind: type[Optimizer], width: int, depth: int, of: Model | None = None) -> float:
+    """Return how many times further five steps move the hidden states of a larger model than those of a smaller."""
     batches = [batch(model, seed) for seed in range(6)]
-    return moved(grown(model, width, depth), batches, kind).hidden / moved(model, batches, kind).hidden
+    return moved(grown(model, width, depth), batches, kind).hidden / moved(of or model, batches, kind).hidden
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -183,16 +206,34 @@ def test_coordinates_are_flat_over_width_and_depth(kind: type[Optimizer], name: 
     """Eight times as wide and eight times as deep: within a factor, which the standard parametrisation leaves."""
     bound = 1.6 if kind is AdamW else 1.15
     for size in ({"width": 8, "depth": 1}, {"width": 1, "depth": 8}):
-        assert 1 / bound < spread(name, kind, True, **size) < bound, size
+        assert 1 / bound < spread(completep(FAMILIES[name]), kind, **size) < bound, size
     if name != "bert":  # whose norms hold its hidden states wherever they went
-        assert spread(name, kind, False, 8, 1) > (2.5 if kind is AdamW else 1.3)
-        assert spread(name, kind, False, 1, 8) > (2 if kind is AdamW else 1.4)
+        assert spread(FAMILIES[name], kind, 8, 1) > (2.5 if kind is AdamW else 1.3)
+        assert spread(FAMILIES[name], kind, 1, 8) > (2 if kind is AdamW else 1.4)
+
+
+@pytest.mark.parametrize("name", T5S)
+@pytest.mark.parametrize("kind", [AdamW, Muon])
+def test_coordinates_of_a_t5_flatten_over_both_of_its_stacks(kind: type[Optimizer], name: str) -> None:
+    """From four to sixteen times the base: they fall to a limit, as what T5's large random start adds dies out."""
+    for width, depth in ((4, 1), (1, 4)):
+        plain, scaled = T5S[name], completep(T5S[name])
+        assert 0.5 < spread(scaled, kind, width**2, depth**2, grown(scaled, width, depth)) < 1.3
+        assert spread(plain, kind, width**2, depth**2, grown(plain, width, depth)) > (1.4 if width > 1 else 2.5)
+
+
+def test_the_base_of_an_encoder_is_that_of_its_decoder() -> None:
+    model = replace(T5S["t5"], parametrization="completep", base={"layer": 1})
+    assert model.base_sizes() == model.sizes() | {"layer": 1, "decoder_layer": 1}
+    other = replace(model, base={"layer": 1, "decoder_layer": 2})
+    assert other.base_sizes() == model.sizes() | {"layer": 1}
+    assert grown(other, 1, 2).base_sizes()["decoder_layer"] == 2
 
 
 # Levels
 
 
-@pytest.mark.parametrize("name", [name for name in TINY if not name.startswith("t5")])
+@pytest.mark.parametrize("name", TINY)
 def test_given_weights_compute_the_same_in_every_parametrisation(name: str) -> None:
     """And an operator finds the same axes: so what it promises holds."""
     model = TINY[name]
@@ -205,9 +246,9 @@ def test_given_weights_compute_the_same_in_every_parametrisation(name: str) -> N
     assert {p.rate for p in other.params().values()} != {1.0}
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", EVERY)
 def test_width_keeps_the_function_between_levels_of_other_factors(name: str) -> None:
-    fine = completep(FAMILIES[name])
+    fine = completep(EVERY[name])
     resize = Uniform(width=2, ffn=2, head=2).resize(fine.sizes())
     coarse = fine.resize(resize.coarse)
     assert {p.rate for p in coarse.params().values()} > {1.0}
@@ -322,13 +363,10 @@ def refusal(**changes: object) -> list[str]:
 
 
 def test_what_it_cannot_do_is_one_line() -> None:
-    model, t5 = completep(toy.model()), TINY["t5"]
+    model = completep(toy.model())
     assert refusal(model=model, optimizer=Plain(lr=1e-3)) == [
         "model.parametrization=completep: allowed: standard; Plain knows no other: choose it with model.base=null, "
         "or optimizer=adamw"
-    ]
-    assert replace(t5, parametrization="completep").problems() == [
-        "model.parametrization=completep: allowed: standard; T5 has no other"
     ]
     assert refusal(model=replace(model, parametrization="mup")) == [
         "model.parametrization=mup: allowed: standard, completep; choose one"

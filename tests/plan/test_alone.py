@@ -54,6 +54,15 @@ def test_without_it_nothing_changes_and_with_it_the_plan_says_so() -> None:
     assert said in mlrun.plan([*TINY, "method=alone"]).notes
 
 
+def test_a_t5_has_both_of_its_stacks_cut() -> None:
+    """As growth from one layer begins; a control with all of the decoder would flatter it."""
+    tiny = ["model=t5_tiny", "budget=200k tokens", "method=alone"]
+    assert mlrun.plan(tiny).levels[0].sizes["decoder_layer"] == 1
+    assert mlrun.plan([*tiny, "+alone.decoder_layer=3"]).levels[0].sizes["decoder_layer"] == 3
+    short = mlrun.plan([*tiny, "model.decoder_layer=1", "alone.layer=2"]).levels[0].sizes
+    assert (short["layer"], short["decoder_layer"]) == (2, 1)
+
+
 def test_a_grid_over_the_depth_gives_each_its_own_control() -> None:
     plans = [mlrun.plan([*TINY, "method=alone", f"model.layer={layers}"]) for layers in (4, 8)]
     assert plans[1].total.flops > 1.5 * plans[0].total.flops
