@@ -201,9 +201,10 @@ def train(config: Config, plan: Plan, folder: Path) -> None:
     """Run a plan, and say what came out."""
     from mlrun.data.source import Broken
     from mlrun.run import train as go
-    from mlrun.train.loop import Diverged, Stopped
+    from mlrun.train.divergence import Diverged
     from mlrun.train.parallel.processes import Lost
     from mlrun.train.pruning import Pruned
+    from mlrun.train.signals import Stopped
 
     try:
         summary = go(config, plan, folder)
