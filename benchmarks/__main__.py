@@ -1,15 +1,18 @@
 """`python -m benchmarks NAME ... KEY=VALUE ...`, with the names below; without one, the four that have targets.
 
-Keys are those of `main` in the modules of the names, which take text. The table of targets comes last.
+Keys are the parameters of `main` in the modules of the names, whole numbers or text. The table of targets comes last.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import platform
 import sys
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from benchmarks.table import Report, Target, table
 from mlrun.train.machine import processor
@@ -32,7 +35,8 @@ def main(arguments: list[str]) -> int:
         return 2
     before, targets = load(), list[Target]()
     for name in names or QUICK:
-        found = importlib.import_module(f"benchmarks.{name}").main(**given)
+        run = importlib.import_module(f"benchmarks.{name}").main
+        found = run(**typed(run, given))
         report = found if isinstance(found, Report) else Report(found)
         targets += report.targets
         print(f"## {name}\n\n{report.text}\n", flush=True)
@@ -40,6 +44,13 @@ def main(arguments: list[str]) -> int:
         rows = [target.row for target in targets]
         print(f"## targets\n\n{table(['what', 'target', 'measured', 'held'], rows)}\n\n{where(before)}")
     return 0
+
+
+def typed(run: Callable[..., Any], given: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the command line gives to `run`: numbers where its annotations say int, else the text."""
+    kinds = inspect.get_annotations(run, eval_str=True)
+    rest = next((p.name for p in inspect.signature(run).parameters.values() if p.kind is p.VAR_KEYWORD), "")
+    return {key: int(value) if kinds.get(key, kinds.get(rest)) is int else value for key, value in given.items()}
 
 
 def load() -> str:

@@ -60,11 +60,11 @@ def parametrized(model: GPT, base: GPT, name: str) -> GPT:
     return replace(base, parametrization=name).resize(model.sizes())
 
 
-def moved(model: Model, batches: Batches, kind: type[Optimizer] = AdamW, lr: float = LR, seed: int = 0) -> Moved:
+def moved(model: Model, batches: Batches, kind: type[Optimizer]) -> Moved:
     """Return how far one step for each batch but the last moved what the model computes for the last."""
-    net = build(model, seed)
-    stepping = Stepping(kind(lr=lr), net)
-    stepping.set_rate(lr)
+    net = build(model, 0)
+    stepping = Stepping(kind(lr=LR), net)
+    stepping.set_rate(LR)
     before = _computed(net, batches[-1])
     for batch in batches[:-1]:
         net(batch).backward()

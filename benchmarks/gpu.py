@@ -28,6 +28,7 @@ from mlrun.cli import command, device, points
 from mlrun.cli.tasks import planned
 from mlrun.config import Config
 from mlrun.models.network import build
+from mlrun.train import memory
 from mlrun.train.loop import autocast
 
 STEPS = 50
@@ -118,7 +119,7 @@ def rows(name: str, overrides: Sequence[str], gpu: str | None) -> list[list[str]
         folder = Path(scratch) / "run"
         config, plan, peaks = measure(overrides, folder)
         rates, first = speeds(folder), plan.level(1)
-        sizes = runs.memory.logged(folder / files.LOG)
+        sizes = memory.logged(folder / files.LOG)
     made = []
     for level in plan.levels:
         rate, flops = rates[level.number], level.flops.total / plan.tokens_per_sample

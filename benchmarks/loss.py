@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
+from benchmarks.resident import peak
 from benchmarks.table import table
 from mlrun.models import vocabulary_loss
 from mlrun.models.gpt import GPT
@@ -20,11 +20,11 @@ WAYS = ("whole", "chunked")
 MB = 2**20
 
 
-def saved(way: str, model: GPT = MODEL, rows: int = ROWS, length: int = LENGTH) -> int:
+def saved(way: str, model: GPT = MODEL) -> int:
     """Take one step's forward and backward pass; return the bytes that were kept for the backward pass."""
     if way == "whole":
         vocabulary_loss.WHOLE = sys.maxsize
-    tokens = torch.randint(model.vocab, (rows, length))
+    tokens = torch.randint(model.vocab, (ROWS, LENGTH))
     net, storages = build(model, 0), {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -58,4 +58,4 @@ def main() -> str:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     kept = saved(sys.argv[1])
-    print(kept / MB, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MB)
+    print(kept / MB, peak() / MB)

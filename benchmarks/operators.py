@@ -6,7 +6,6 @@ The dense version is the paper's text taken literally, F W T with full F and T, 
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from benchmarks.resident import peak
 from benchmarks.table import table
 from mlrun.models.axes import Factor, Merge, Param, Resize, at_depth, depth_axis, factors
 from mlrun.models.bert import BERT
@@ -129,11 +129,6 @@ def measure(name: str, rounds: int, threads: int) -> tuple[list[Round], int, flo
         total = sum(float(tensor.norm()) ** 2 for tensor in fine.values())
         del coarse, fine
     return found, used, total
-
-
-def peak() -> int:
-    """Return this process's largest resident memory so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(turns: int = 5, threads: int = 2) -> str:

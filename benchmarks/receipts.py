@@ -24,7 +24,7 @@ from mlrun.models.network import Network
 from mlrun.models.network import build as build_network
 from mlrun.multilevel import operators
 from mlrun.multilevel.coarsening.uniform import Uniform
-from mlrun.multilevel.transfer import relative_change
+from mlrun.multilevel.receipt import relative_change
 
 # Family: model and data of conf/.
 FAMILIES = {

@@ -6,7 +6,6 @@ The bound on what is added to the process: 1.2 x the largest shard + the two lar
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import shutil
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.resident import peak
 from benchmarks.table import table
 from mlrun.convert import coalesce_folder, decoalesce_folder, interpolate_folders
 from mlrun.errors import UserError
@@ -62,7 +62,7 @@ def generate(folder: Path, kind: str, shard_bytes: int, **sizes: int) -> list[in
 
     source = Nowhere(Path("/nonexistent"), None, model, {}, {}, Shards([]))
     save(folder, family, model, stream, source, shard_bytes=shard_bytes)
-    return sorted((sizes_of(entry) for entry in scan(folder)), reverse=True)
+    return sorted((bytes_of(entry) for entry in scan(folder)), reverse=True)
 
 
 def scan(folder: Path) -> list[Entry]:
@@ -70,7 +70,7 @@ def scan(folder: Path) -> list[Entry]:
     return list(Shards(sorted(folder.glob("*.safetensors"))).entries.values())
 
 
-def sizes_of(entry: Entry) -> int:
+def bytes_of(entry: Entry) -> int:
     """Return a tensor's bytes."""
     return torch.Size(entry.shape).numel() * DTYPE.itemsize
 
@@ -92,11 +92,6 @@ def measure(folder: Path, limit: int, name: str, threads: int) -> tuple[float, i
     before, start = peak(), time.perf_counter()
     steps(folder, limit)[name]()
     return time.perf_counter() - start, peak() - before
-
-
-def peak() -> int:
-    """Return this process's largest resident memory so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(kind: str = "llama", threads: int = 2, shard_bytes: int = 5 * GB, **sizes: int) -> str:

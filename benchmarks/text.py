@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.resident import peak
 from benchmarks.table import table
 
 MB, TIMES = 10**6, 5
@@ -74,11 +74,6 @@ def _documents(file: str) -> Iterator[str]:
         for line in stream:
             if line.strip():
                 yield line.rstrip("\n")
-
-
-def peak() -> int:
-    """Return this process's largest resident memory so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def apart(function: Any, *arguments: str) -> tuple[float, int]:

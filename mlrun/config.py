@@ -255,7 +255,7 @@ def conf_dir() -> Path:
 def allowed_packages() -> list[str]:
     """Return the packages whose classes a `_target_` may name: ours, and those in $MLRUN_PACKAGES."""
     extra = os.environ.get(PACKAGES_VARIABLE, "")
-    return ["mlrun", *(name.strip() for name in extra.split(",") if name.strip())]
+    return [PACKAGE, *(name.strip() for name in extra.split(",") if name.strip())]
 
 
 def within(module: str, packages: Iterable[str]) -> bool:

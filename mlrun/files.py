@@ -260,7 +260,7 @@ def read_json(path: Path, remedy: str = "restore the file") -> dict[str, Any]:
     return found
 
 
-def read_yaml(path: Path, remedy: str = "restore the file") -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file.
 
     Raises:
@@ -268,16 +268,16 @@ def read_yaml(path: Path, remedy: str = "restore the file") -> dict[str, Any]:
     """
     try:
         if (size := path.stat().st_size) > YAML_BYTES:
-            raise UserError(f"{path}: {size:,} bytes are no file of ours; {remedy}")
+            raise UserError(f"{path}: {size:,} bytes are no file of ours; restore the file")
         text = path.read_text(encoding="utf-8")
         if _nested(text) > _DEEPEST:
-            raise UserError(f"{path}: its YAML is nested too deep; {remedy}")
+            raise UserError(f"{path}: its YAML is nested too deep; restore the file")
         found = yaml.load(text, Loader=_LOADER)
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read as YAML ({reason}); {remedy}") from None
+        raise UserError(f"{path}: cannot be read as YAML ({reason}); restore the file") from None
     if not isinstance(found, dict):
-        raise UserError(f"{path}: no settings in it; {remedy}")
+        raise UserError(f"{path}: no settings in it; restore the file")
     return found
 
 

@@ -31,7 +31,7 @@ from mlrun.plan.record import as_dict
 from mlrun.plan.rule import Course, Look, Verdict
 from mlrun.plan.stages import Plan, Stage
 from mlrun.train import compiled, health, loop, machine, memory, pruning, summary
-from mlrun.train.checkpoint import layout, store
+from mlrun.train.checkpoint import layout, store, tensor_files
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
 from mlrun.train.lock import claimed
@@ -180,7 +180,7 @@ class Run:
         """Return the summary of a run that had ended before."""
         if self.config.settings.init_flops is not None:
             self._charge()
-        if self.ranks.first and not (self.folder / files.MODEL / "model.safetensors").is_file():
+        if self.ranks.first and not (self.folder / files.MODEL / tensor_files.SINGLE).is_file():
             print(f"mlrun: {self.folder}: the run is finished, but its model is gone", flush=True)
         return summary
 

@@ -153,3 +153,15 @@ def test_the_targets_come_last_in_one_table(
     assert [target.held for target in targets] == ["no", "yes", "yes", "no", "n/a"]
     assert told.index("text alone") < told.index("## targets") < told.index("| slow ") < told.index("| unknown ")
     assert "at most 2 s" in told and "load " in told
+
+
+def test_a_key_of_the_command_line_is_of_the_kind_that_a_benchmark_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+
+    def main(kind: str = "gpt", threads: int = 2, **sizes: int) -> str:
+        given.update(sizes, kind=kind, threads=threads)
+        return "done"
+
+    monkeypatch.setattr(startup, "main", main)
+    assert __main__.main(["startup", "kind=10", "threads=1", "layer=2"]) == 0
+    assert given == {"kind": "10", "threads": 1, "layer": 2}

@@ -18,7 +18,7 @@ PACKAGE = Path(mlrun.__path__[0])
 
 # From the ground up; imports for type checkers alone count.
 FLOORS = (
-    "errors units",
+    "errors units cores",
     "files own",
     "models config log report",
     "plan data",
@@ -32,7 +32,7 @@ FLOORS = (
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
 
 # Packages that load without torch: what is imported inside a function is not counted.
-TORCH_FREE = ("cli", "plan", "config", "log", "report", "errors", "units", "files", "own", "__main__")
+TORCH_FREE = ("cli", "plan", "config", "log", "report", "errors", "units", "files", "own", "cores", "__main__")
 # Of the models only what computes, of the data only what opens.
 COMPUTES = ("models/modules.py", "models/network.py", "models/vocabulary_loss.py", "models/dropout.py")
 

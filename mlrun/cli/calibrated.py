@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mlrun
-from mlrun import files
+from mlrun import cores, files
 from mlrun.cli import device
 from mlrun.config import Config
 from mlrun.data import cache
@@ -30,15 +30,15 @@ FOLDER = "calibration"
 def machine(config: Config, env: Mapping[str, str] = os.environ) -> dict[str, Any]:
     """Return what a calibration holds for: all that moves seconds or bytes but sizes and lengths."""
     hardware = config.settings.hardware
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    usable = cores.usable()
     gpu = [found.name for found in device.gpus()[:1]] if hardware.device == "cuda" else []
     return {
         "host": socket.gethostname(),
         "processor": processor(),
         "gpu": gpu[0] if gpu else None,
-        "cores": cores,
+        "cores": usable,
         # Without a number torch counts the cores itself, by its own rule.
-        "threads": hardware.threads or env.get("OMP_NUM_THREADS") or f"torch's own of {cores} cores",
+        "threads": hardware.threads or env.get("OMP_NUM_THREADS") or f"torch's own of {usable} cores",
         "processes": int(env.get("WORLD_SIZE", "1")),
         "sharding": hardware.sharding,
         "device": hardware.device,

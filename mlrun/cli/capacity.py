@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
+from mlrun import cores
 from mlrun.errors import UserError, mistake
 
 KEY = "hydra.launcher."
@@ -55,9 +56,9 @@ def shares(at_a_time: int | None, processes: int, device: str, env: Mapping[str,
 
 def _on_cores(at_a_time: int | None, processes: int, env: Mapping[str, str]) -> list[Share]:
     """Return shares of equal shares of the cores that this process may use; threads that are set stay as they are."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    count = at_a_time or max(1, cores // processes)
-    threads = env.get("OMP_NUM_THREADS") or str(max(1, cores // (count * processes)))
+    usable = cores.usable()
+    count = at_a_time or max(1, usable // processes)
+    threads = env.get("OMP_NUM_THREADS") or str(max(1, usable // (count * processes)))
     return [Share({"OMP_NUM_THREADS": threads})] * count
 
 

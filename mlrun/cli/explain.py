@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mlrun.cli import points
 from mlrun.cli.command import Command, parsed
+from mlrun.cli.said import DIFF
 from mlrun.cli.tasks import TASKS
 from mlrun.config import GROUPS
 from mlrun.errors import UserError, nearest
@@ -130,7 +131,7 @@ class Files:
 
 def _places_itself(text: str) -> bool:
     """Return whether a YAML file sets keys of the whole configuration, and none below its group."""
-    return "# @package _global_" in text.splitlines()
+    return DIFF in text.splitlines()
 
 
 def _head(text: str) -> str:

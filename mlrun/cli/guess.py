@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 
+from mlrun.cli.blame import PACKAGELESS
 from mlrun.cli.tasks import TASKS
 from mlrun.config import Settings
 from mlrun.errors import nearest
 
 # What stands in front of the first equal sign of a setting; the last two are groups that leave no key behind.
-KEYS = (*(field.name for field in fields(Settings)), "experiment", "method")
+KEYS = (*(field.name for field in fields(Settings)), *PACKAGELESS)
 
 
 def word(text: str) -> str:

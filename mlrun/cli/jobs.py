@@ -129,7 +129,7 @@ class AfterSweep(Callback):
         """Hydra would swallow an exception here, so it is told and becomes an exit code."""
         folder = run_folder.short(Path(config.hydra.sweep.dir).absolute())
         with user_errors(), _ours():
-            if config.task == "train" and any(folder.glob("*/log.jsonl")):
+            if config.task == "train" and any(folder.glob(f"*/{LOG}")):
                 print_once(f"\n-- report of {folder}")
                 if first():
                     tasks.report_on(_reporting(folder) or [folder], folder / "report")

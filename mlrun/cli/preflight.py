@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.cli import capacity, device, initial, run_folder, said, tasks
+from mlrun.cli import arguments, capacity, device, initial, run_folder, said, tasks
 from mlrun.cli.points import Point
 from mlrun.config import Config, reference_problems
 from mlrun.errors import UserError, mistake, nearest
@@ -74,15 +74,15 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
     if task is None:
         known = list(tasks.TASKS)
         raise UserError(mistake("task", settings.task, ", ".join(known), f"choose one{nearest(settings.task, known)}"))
-    strays = [] if reference_problems(settings) else tasks.stray(settings, said.words(point.said))
+    strays = [] if reference_problems(settings) else arguments.stray(settings, said.words(point.said))
     if task.planned:
         if strays:
             raise UserError(strays)
         return _weighed(point, shared)
     unwritable = run_folder.unwritable(point.folder) if task.writes and point.own_run else []
-    if problems := reference_problems(settings) or tasks.missing(settings, point.own_run) + strays or unwritable:
+    if problems := reference_problems(settings) or arguments.missing(settings, point.own_run) + strays or unwritable:
         raise UserError(problems)
-    if problems := tasks.wrong(settings):
+    if problems := arguments.wrong(settings):
         raise UserError(problems)
     return Checked(point)
 

@@ -33,7 +33,7 @@ def run(overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: with every mistake in them, before anything is written; or the folder or the data cannot serve.
         mlrun.train.divergence.Diverged: the loss is no longer finite.
-        mlrun.data.source.Broken, mlrun.train.loop.Stopped, mlrun.train.pruning.Pruned: it ended before its time; the
+        mlrun.data.source.Broken, mlrun.train.signals.Stopped, mlrun.train.pruning.Pruned: it ended before its time; the
             same call goes on.
     """
     config, planned, folder = _checked(overrides, "train")

@@ -12,6 +12,8 @@ import threading
 from collections.abc import Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mlrun import cores
+
 if TYPE_CHECKING:
     import torch
 
@@ -34,8 +36,7 @@ def workers(asked: int | str, gpu: bool, threads: int, env: Mapping[str, str] = 
     """
     if asked != AUTO:
         return int(asked)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = cores // int(env.get("LOCAL_WORLD_SIZE", 1))
+    own = cores.usable() // int(env.get("LOCAL_WORLD_SIZE", 1))
     return min(MOST, max(1, own - 1) if gpu else max(0, own - threads))
 
 

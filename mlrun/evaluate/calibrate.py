@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -36,9 +36,7 @@ from mlrun.units import human
 READ, RATE = 4, 1e-12
 
 
-def calibrate(
-    config: Config, machine: Mapping[str, Any], scratch: Path, clock: Callable[[], Clock] | None = None
-) -> Calibration:
+def calibrate(config: Config, machine: Mapping[str, Any], scratch: Path) -> Calibration:
     """Measure the levels of a configuration, two at least; `scratch` is a folder on the disk that is timed.
 
     Raises:
@@ -49,14 +47,12 @@ def calibrate(
         if ranks.world > 1 or ranks.placement.collective:
             remedy = "calibrate with one; several are not predicted"
             raise UserError(mistake("task", "calibrate", "one process without shards", remedy))
-        return _calibrate(config, machine, scratch, ranks, clock)
+        return _calibrate(config, machine, scratch, ranks)
     finally:
         processes.stop(ranks)
 
 
-def _calibrate(
-    config: Config, machine: Mapping[str, Any], scratch: Path, ranks: Ranks, clock: Callable[[], Clock] | None
-) -> Calibration:
+def _calibrate(config: Config, machine: Mapping[str, Any], scratch: Path, ranks: Ranks) -> Calibration:
     if config.settings.hardware.compile:
         compiled.keep_in(config.settings.cache)
     quiet = short(config)
@@ -70,7 +66,7 @@ def _calibrate(
     def batches(stage: Stage) -> Iterator[Any]:
         return ahead.beside(source.batches(0, stage.samples.batch), workers, ranks.device)
 
-    bench = Bench(quiet, plan, ranks, batches, clock or (lambda: Clock(settle)), Signals())
+    bench = Bench(quiet, plan, ranks, batches, lambda: Clock(settle), Signals())
     sizes, snapshots = _sizes(bench, source)
     saves = _saves(bench, snapshots, scratch)
     held_out = whole_evaluations(config)

@@ -11,13 +11,10 @@ import numpy as np
 from mlrun.data.images.augment import evaluated
 from mlrun.data.images.collections import Stored
 from mlrun.data.images.decode import decoded
-from mlrun.data.images.frame import Frame
+from mlrun.data.images.frame import BICUBIC, PREPROCESSOR, Frame
 from mlrun.errors import UserError, mistake
 from mlrun.files import expanded, read_json
 from mlrun.models.axes import Sizes
-
-FILE = "preprocessor_config.json"
-BICUBIC = 3
 
 
 def pixels(folder: Path, image: str, sizes: Sizes) -> tuple[np.ndarray, Frame]:
@@ -29,13 +26,13 @@ def pixels(folder: Path, image: str, sizes: Sizes) -> tuple[np.ndarray, Frame]:
     path = expanded(image)
     if not path.is_file():
         raise UserError(mistake("sample.image", image, "a picture's file", "correct the path"))
-    if not (folder / FILE).is_file():
-        raise UserError(f"{folder / FILE}: it is missing, and says how pixels are made; put it there")
-    said = read_json(folder / FILE)
+    if not (folder / PREPROCESSOR).is_file():
+        raise UserError(f"{folder / PREPROCESSOR}: it is missing, and says how pixels are made; put it there")
+    said = read_json(folder / PREPROCESSOR)
     frame = _frame(said, sizes)
     if frame is None:
         fine = f"mean and deviation of {sizes['channel']} channels, and a size of {sizes['image']} pixels"
-        raise UserError(f"{folder / FILE}: allowed: {fine}; restore the file")
+        raise UserError(f"{folder / PREPROCESSOR}: allowed: {fine}; restore the file")
     picture = decoded(Stored(str(path), 0, str(path)), frame.mode)
     if _squeezes(said):
         return frame.normal(picture.resize((frame.side, frame.side), said.get("resample", BICUBIC))), frame

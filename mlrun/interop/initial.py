@@ -25,8 +25,6 @@ from mlrun.models.base import Model
 from mlrun.plan.stages import Plan
 from mlrun.units import parse
 
-PLAN = "plan.json"
-
 
 @dataclass(frozen=True)
 class Initial:
@@ -55,8 +53,8 @@ def look(init: str) -> Initial:
 
 
 @cache
-def _look(init: str, files: tuple[tuple[Path, int], ...]) -> Initial:
-    """Read the folder, once for all points of a sweep; `files` tell it from what it was or will be."""
+def _look(init: str, dates: tuple[tuple[Path, int], ...]) -> Initial:
+    """Read the folder, once for all points of a sweep; `dates` of its files tell it from what it was or will be."""
     found = opened(init)
     tokenizer = tokenizers.given_files(str(found.folder)) if has_one(found.folder) else None
     return Initial(
@@ -167,9 +165,9 @@ def _told_since(began: Mapping[str, Any], init: str, init_flops: str | None) -> 
 
 def declare(run: Path, plan: Plan, resolved: Mapping[str, Any]) -> None:
     """Write what a start had cost where a run tells it, if it was declared after the run had written it."""
-    if plan.source is None or not (run / PLAN).is_file():
+    if plan.source is None or not (run / files.PLAN).is_file():
         return
-    there = files.read_json(run / PLAN)
+    there = files.read_json(run / files.PLAN)
     if there.get("source") in (None, plan.source):
         return
     model = run / files.MODEL
@@ -177,19 +175,19 @@ def declare(run: Path, plan: Plan, resolved: Mapping[str, Any]) -> None:
         told = sum(part.flops or 0 for part in ledger.of_source(plan.source) if part.declared)
         ledger.write(model, ledger.declared(parts, told))
     files.write_text(run / files.CONFIG, yaml.safe_dump(dict(resolved), sort_keys=False))
-    files.write_json(run / PLAN, there | {"source": dict(plan.source)})
+    files.write_json(run / files.PLAN, there | {"source": dict(plan.source)})
 
 
 def _began_with(run: Path) -> Mapping[str, Any] | None:
     """Return the source of a run that has checkpoints; None if it has yet to begin."""
-    if not (run / "checkpoints").is_dir() or not (run / PLAN).is_file():
+    if not (run / files.CHECKPOINTS).is_dir() or not (run / files.PLAN).is_file():
         return None
-    source = files.read_json(run / PLAN).get("source")
+    source = files.read_json(run / files.PLAN).get("source")
     try:
         if source is not None:
             ledger.of_source(source)
     except (KeyError, TypeError):
-        raise UserError(f"{run / PLAN}: its source is not as mlrun writes it; restore the file") from None
+        raise UserError(f"{run / files.PLAN}: its source is not as mlrun writes it; restore the file") from None
     return source
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError
-from mlrun.files import RUNTIME, read_json
+from mlrun.files import RUNTIME, read_json, write_json
 
 FILE = "ledger.json"
 # Of each file of weights so many bytes at both ends tell it from others.
@@ -122,7 +122,7 @@ def known(ledger: Ledger) -> bool:
 
 def write(folder: Path, ledger: Ledger) -> None:
     """Write the ledger of a model folder."""
-    (folder / FILE).write_text(json.dumps({"parts": rows(ledger)}, indent=2) + "\n")
+    write_json(folder / FILE, {"parts": rows(ledger)})
 
 
 def rows(ledger: Iterable[Training]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError
-from mlrun.files import read_json
+from mlrun.files import read_json, write_json
 
 FILE = "published.json"
 GENERATION = "generation_config.json"
@@ -62,7 +62,7 @@ def of_classes(names: list[str]) -> Facts:
 
 def write(folder: Path, facts: Facts) -> None:
     """Write what our own folder says."""
-    (folder / FILE).write_text(json.dumps(facts, indent=2) + "\n")
+    write_json(folder / FILE, facts)
 
 
 def generation(folder: Path, config: Mapping[str, Any]) -> None:

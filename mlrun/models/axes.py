@@ -192,3 +192,7 @@ class Resize:
         """Return the part of the step that changes depth, at the fine width."""
         coarse = {axis: self.coarse[axis] if axis in DEPTH else size for axis, size in self.fine.items()}
         return replace(self, coarse=coarse, merges={a: merge for a, merge in self.merges.items() if a in DEPTH})
+
+    def to_depth(self, layers: int) -> Resize:
+        """Return the step to a coarse level of so many layers; of none no merge tells."""
+        return replace(self, coarse={a: layers if a in DEPTH else size for a, size in self.coarse.items()})

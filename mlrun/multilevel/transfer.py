@@ -1,10 +1,9 @@
-"""From one level to the next: the operator on weights and optimizer state, and the receipt of what it kept."""
+"""From one level to the next: the operator on weights and optimizer state."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import count, takewhile
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +18,6 @@ from mlrun.train.parallel.placement import REPLICATED, Placement, local, rewrapp
 from mlrun.train.snapshot import STEP, Snapshot
 
 Operator = Callable[..., Iterator[tuple[str, Tensor]]]
-
-# Largest relative logit change that float32 rounding explains where the function is kept exactly.
-TOLERANCE = 1e-4
 
 
 def coalesce(fine: Snapshot, level: Level, carried: Mapping[str, Rule], placement: Placement = REPLICATED) -> Snapshot:
@@ -54,8 +50,8 @@ def _moved(
         kind: placement.shard_all(operator(placement.gathering(start.tensors[kind]), params, level.resize, rule=rule))
         for kind, (params, rule) in moving(start, level.model.params(), carried).items()
     }
-    if carried and (own := counts(start, level.model.params(), level.resize)):
-        tensors[STEP] = own
+    if carried and (counted := counts(start, level.model.params(), level.resize)):
+        tensors[STEP] = counted
     return Snapshot(tensors, start.optimizer_steps if carried else 0)
 
 
@@ -72,8 +68,8 @@ def counts_down(fine: Snapshot, params: Params, resize: Resize) -> dict[str, Ten
         merge = operators.depth_merge(template, resize)
         for unit, group in enumerate(merge.groups):
             members = group[:1] if merge.keep == "first" or resize.depth_scale == "identity" else group
-            own = [float(counts[at_depth(template, member)]) for member in members]
-            made[at_depth(template, unit)] = torch.tensor(float(round(sum(own) / len(own))))
+            merged = [float(counts[at_depth(template, member)]) for member in members]
+            made[at_depth(template, unit)] = torch.tensor(float(round(sum(merged) / len(merged))))
     return made
 
 
@@ -177,64 +173,11 @@ def _blended_counts(kept: Snapshot, grown: Snapshot, alpha: float) -> dict[str, 
 
 def _counts(snapshot: Snapshot) -> dict[str, int]:
     """Return the count of steps of each tensor that the optimizer has state of."""
-    own = snapshot.tensors.get(STEP, {})
+    counted = snapshot.tensors.get(STEP, {})
     kinds = (named for kind, named in snapshot.tensors.items() if kind not in ("weights", "ema", STEP))
-    return {n: int(own[n]) if n in own else snapshot.optimizer_steps for named in kinds for n in named}
+    return {n: int(counted[n]) if n in counted else snapshot.optimizer_steps for named in kinds for n in named}
 
 
 def _blended(kept: Mapping[str, Tensor], grown: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     was, now = ({name: local(tensors[name]) for name in kept} for tensors in (kept, grown))
     return {name: rewrapped(kept[name], t) for name, t in operators.interpolate(was, now, alpha).items()}
-
-
-@torch.no_grad()
-def loss_and_logits(
-    level: Level,
-    weights: Mapping[str, Tensor],
-    batch: Mapping[str, Tensor],
-    device: torch.device,
-    placement: Placement = REPLICATED,
-) -> tuple[float, Tensor]:
-    """Return (loss, logits) of a model on one batch from one forward pass, in float32 without autocast."""
-    net = placement.network(level.model, weights, device).eval()
-    here = {key: value.to(device) for key, value in batch.items()}
-    loss, logits = net.loss_and_logits(here)
-    return float(loss), logits.float().cpu()
-
-
-def relative_change(before: Tensor, after: Tensor) -> float:
-    """Return max |after - before| / max |before| over all logits."""
-    return float((after - before).abs().max() / before.abs().max())
-
-
-def receipt(
-    operator: str,
-    alpha: float | None,
-    level: Level,
-    measured: tuple[tuple[float, Tensor], tuple[float, Tensor], float],
-) -> dict[str, Any]:
-    """Return the record of a transfer between `level` and the coarser one.
-
-    `measured` are (loss, logits) before and straight after the operator, and the loss after the interpolation.
-
-    Raises:
-        UserError: the operator promises to keep the function and did not.
-    """
-    assert level.resize is not None
-    (before, logits_before), (grown, logits_grown), after = measured
-    exact = operator == "decoalesce" and not level.inexact
-    change = relative_change(logits_before, logits_grown)
-    if exact and not change <= TOLERANCE:
-        line = f"decoalesce to level {level.number} changed the logits by {change:.2e} of their largest"
-        remedy = "report this as a bug, or say why in `inexact` of a growing method of your own"
-        raise UserError(f"{line}; {TOLERANCE:.0e} is allowed where the function is kept exactly: {remedy}")
-    return {
-        "operator": operator,
-        "alpha": alpha,
-        "loss_before": before,
-        "loss_operator": grown,
-        "loss_after": after,
-        "relative_logit_change": change,
-        "exact": exact,
-        "tolerance": TOLERANCE if exact else None,
-    }

@@ -12,15 +12,14 @@ from torch import Tensor
 from mlrun.config import Config
 from mlrun.models.axes import Rule
 from mlrun.models.network import Network
-from mlrun.multilevel import operators, transfer
+from mlrun.multilevel import operators, receipt, transfer
 from mlrun.multilevel.growth.base import Context
 from mlrun.plan.stages import Level, Plan, Stage
 from mlrun.train.clock import Clock
+from mlrun.train.loop import Batch
 from mlrun.train.parallel.placement import Placement
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.snapshot import Snapshot
-
-Batch = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class Transition:
             after = self._blended(stage, grown)
             source, target = self.plan.level(stage.level + 1), (pair := self.plan.pair(stage))
         measured = self._measured((source, before), (target, grown), (target, after))
-        return after, transfer.receipt(stage.transfer, stage.alpha, pair, (measured[0], measured[1], measured[2][0]))
+        return after, receipt.receipt(stage.transfer, stage.alpha, pair, (measured[0], measured[1], measured[2][0]))
 
     def _measured(self, *models: tuple[Level, Snapshot]) -> list[tuple[float, Tensor]]:
         """Return (loss, logits) of each model on the first held-out batch; one that comes again is not run again."""
@@ -84,7 +83,7 @@ class Transition:
                 found.append(found[-1])
                 continue
             self.pause()
-            found.append(transfer.loss_and_logits(level, model.weights, batch, self.ranks.device, self.ranks.placement))
+            found.append(receipt.loss_and_logits(level, model.weights, batch, self.ranks.device, self.ranks.placement))
         return found
 
     def _grown(self, stage: Stage, coarse: Snapshot, averaged: dict[str, Tensor] | None, step: int) -> Snapshot:

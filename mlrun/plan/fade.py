@@ -13,10 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from mlrun.models.layers import Stack
-from mlrun.models.seeds import seed_of
-
-# What `seed_of` returns is below this.
-_SEEDS = 2**56
+from mlrun.models.seeds import SEEDS, seed_of
 
 
 @dataclass(frozen=True)
@@ -79,5 +76,5 @@ def fading(model: Any, rate: float, sequence: int, targets: int, batch: int, *se
             count = sizes[part.axis]
             rates += [part.rate(rate, index, count) for index in range(count)]
             spared += [flops[name]] * count
-    phases = tuple(seed_of("layer dropout", *seed, block) / _SEEDS for block in range(len(rates)))
+    phases = tuple(seed_of("layer dropout", *seed, block) / SEEDS for block in range(len(rates)))
     return Fade(tuple(rates), tuple(spared), phases, batch)

@@ -150,8 +150,8 @@ def stages(plan: Mapping[str, Any], flops_per_second: float | None, predicted: P
     names = ["stage", "level", "begins with", "alpha", *own, *costs, "lr x"]
     expected: Sequence[Costs | None] = [None] * len(plan["stages"]) if predicted is None else predicted.stages
     rows = [
-        _stage(stage, own, _cost(stage, flops_per_second, costs))
-        for stage, costs in zip(plan["stages"], expected, strict=True)
+        _stage(stage, own, _cost(stage, flops_per_second, cost))
+        for stage, cost in zip(plan["stages"], expected, strict=True)
     ]
     empty, total = [""] * (3 + len(own)), None if predicted is None else predicted.total
     return _table(names, [*rows, ["all", *empty, *_cost(plan["totals"], flops_per_second, total), ""]])

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from mlrun.config import Config, Cycle, within
 from mlrun.errors import mistake, shown
 from mlrun.models.axes import DEPTH
+from mlrun.own import PACKAGE
 from mlrun.plan.stages import Plan
 
 
@@ -52,7 +53,7 @@ class Rule:
 
 def _is(part: Any, names: tuple[str, ...]) -> bool:
     """Return whether an object is of one of the project's classes."""
-    return type(part).__name__ in names and within(type(part).__module__, ["mlrun"])
+    return type(part).__name__ in names and within(type(part).__module__, [PACKAGE])
 
 
 class Idle(NamedTuple):
@@ -247,13 +248,13 @@ def _one_mix(config: Config, plan: Plan) -> bool:
     return bool(config.data.mix.mixup == 0 or config.data.mix.cutmix == 0)
 
 
-def _no_noise(config: Config, plan: Plan) -> bool:
+def _no_spans(config: Config, plan: Plan) -> bool:
     return bool(config.model.objective != "span")
 
 
 _DATA = (
     Rule("data.mask_rate", lambda c, p: c.model.objective == "causal", "a causal model has no masks", _TEXT),
-    Rule("data.mask_span", _no_noise, "only a model of spans (T5) has noise", _TEXT),
+    Rule("data.mask_span", _no_spans, "only a model of spans (T5) has noise", _TEXT),
     Rule(
         "data.tokenizer_characters",
         lambda c, p: c.data.tokenizer is not None,

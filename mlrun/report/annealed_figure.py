@@ -25,7 +25,7 @@ WIDTH, HEIGHT = 6.4, 4.2  # inches: a column and a half of a paper
 # Where the logarithmic axis may have a tick, as shares of the budget.
 TICKS = (0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.5, 2.0)
 APART = 0.065  # between two of them, as a share of the axis: what their labels take
-ALONE = "#777777"  # the colour of a smaller model alone, which is neither baseline nor method
+ALONE = figure.GREY  # the colour of a smaller model alone, which is neither baseline nor method
 DASHES = (0, (2.2, 1.2))  # short enough to be seen in a legend
 LABEL = 60  # characters of the settings in a legend
 WIDE = 52  # of two columns
@@ -152,7 +152,7 @@ def _savings(panel: Axes, found: Sequence[Side], group: Group) -> None:
     """Draw L*, and at it the largest saving; the next ones hang below all losses, so that none hides another."""
     target = group.loss.mean
     assert target is not None
-    panel.axhline(target, color="#777777", lw=0.8, ls=(0, (1, 1.5)), zorder=1)
+    panel.axhline(target, color=figure.GREY, lw=0.8, ls=(0, (1, 1.5)), zorder=1)
     panel.annotate(
         f"$L^*$\n{target:.3f}", (1.0, target), xycoords=("axes fraction", "data"), xytext=(3, 0),
         textcoords="offset points", ha="left", va="center", fontsize=7.5, color="#555555",

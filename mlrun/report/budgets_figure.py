@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlrun.report import figure
-from mlrun.report.annealed_figure import ALONE as GREY
 from mlrun.report.budgets import ALONE, Budgets
 from mlrun.report.compare import Row
 from mlrun.report.stats import Spread
@@ -38,7 +37,7 @@ def draw(one: Budgets, folder: Path, stem: str) -> list[Path]:
         smaller = [group.smaller_on_all for group in one.groups]
         if any(found is not None for found in smaller):
             marks = [None if found is None else (found.saved, found.bound) for found in smaller]
-            _line(panel, ALONE, GREY, one.tokens, marks)
+            _line(panel, ALONE, figure.GREY, one.tokens, marks)
         _axes(panel, one.tokens)
         ncols = 1 if max(map(len, one.methods)) > LONG else 2
         picture.legend(loc="outside upper center", ncols=ncols, frameon=False)
@@ -59,9 +58,9 @@ def _marks(panel: Axes, methods: Sequence[Sequence[Row | None]]) -> None:
     """Name the marks that are drawn beside dots."""
     rows = [row for each in methods for row in each if row is not None]
     if any(row.claim.mean is None for row in rows):
-        panel.plot([], [], "x", color=GREY, ms=6, mew=1.4, label="L* not reached")
+        panel.plot([], [], "x", color=figure.GREY, ms=6, mew=1.4, label="L* not reached")
     if any(row.claim.mean is not None and _claim(row)[1] for row in rows):
-        panel.plot([], [], "^", color=GREY, ms=8, mfc="white", label="at least")
+        panel.plot([], [], "^", color=figure.GREY, ms=8, mfc="white", label="at least")
 
 
 def _line(panel: Axes, name: str, colour: str, tokens: Sequence[float], marks: Sequence[Mark | None]) -> None:
@@ -81,6 +80,6 @@ def _axes(panel: Axes, tokens: Sequence[float]) -> None:
     panel.set_xscale("log")
     panel.set_xticks(tokens, [f"{number:.3g}" for number in tokens])
     panel.minorticks_off()
-    panel.axhline(0.0, color="#777777", lw=0.8, zorder=1)
+    panel.axhline(0.0, color=figure.GREY, lw=0.8, zorder=1)
     panel.set_xlabel("tokens per parameter (budget)")
     panel.set_ylabel("FLOPs saved at the baseline's loss (%)")

@@ -56,10 +56,10 @@ def _seed(run: Run) -> dict[str, Any]:
     return {"seed": run.seed, "points": [_values(p) for p in thinned(run.evaluations)], "endings": endings}
 
 
-def thinned(points: Sequence[Point], limit: int = POINTS) -> list[Point]:
-    """Return about `limit` points or fewer, with the first and the last of every stage."""
+def thinned(points: Sequence[Point]) -> list[Point]:
+    """Return about `POINTS` points or fewer, with the first and the last of every stage."""
     stages = [list(members) for _, members in groupby(points, key=lambda point: point.stage)]
-    share = min(1.0, limit / max(1, len(points)))
+    share = min(1.0, POINTS / max(1, len(points)))
     return [p for stage in stages for p in thin(stage, max(2, int(share * len(stage))))]
 
 

@@ -83,13 +83,13 @@ def _between(before: Point, after: Point, share: float) -> Point:
     return Point(before.stage, before.level, step, *costs)
 
 
-def unrest(points: Sequence[Point], share: float = 1 / 3) -> float:
-    """Return the largest rise between two neighbouring evaluations at level 1 in the last `share` of them; 0 if none.
+def unrest(points: Sequence[Point]) -> float:
+    """Return the largest rise between two neighbouring evaluations at level 1 in the last third of them; 0 if none.
 
     A loss that is still going down rises only by noise, so a difference smaller than this may be noise too.
     """
     curve = target_level(points)
-    tail = curve[-max(2, math.ceil(share * len(curve))) :]
+    tail = curve[-max(2, math.ceil(len(curve) / 3)) :]
     return max((after.loss - before.loss for before, after in pairwise(tail) if after.loss > before.loss), default=0.0)
 
 

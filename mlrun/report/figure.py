@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-BASELINE = "#222222"
+BASELINE, GREY = "#222222", "#777777"
 # Okabe and Ito's palette, told apart by the colour-blind; their yellow is too pale for a line.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5AA8")
 STROKES: dict[int, Any] = {1: "-", 2: (0, (4.0, 1.6)), 3: (0, (1.4, 1.2))}  # by level; coarser ones as level 3
@@ -254,7 +254,7 @@ def _losses(seeds: Sequence[Sequence[Point]]) -> Any:
 
 def _equal_loss(panel: Axes, axis: str, scale: float, curves: Sequence[Curve], target: float) -> None:
     """Draw L*, where each curve first stays below it, and the largest savings as arrows below all curves."""
-    panel.axhline(target, color="#777777", lw=0.8, ls=(0, (1, 1.5)), zorder=1)
+    panel.axhline(target, color=GREY, lw=0.8, ls=(0, (1, 1.5)), zorder=1)
     panel.annotate(
         f"$L^*$ = {target:.3f}", (0.0, target), xytext=(3, -3), textcoords="offset points",
         ha="left", va="top", fontsize=7.5, color="#555555",
@@ -310,20 +310,19 @@ def _handles(curves: Sequence[Curve]) -> tuple[list[Line2D], int]:
     """Return what the legend names, the methods and what the strokes mean, and in how many columns it does."""
     from matplotlib.lines import Line2D
 
-    grey = "#777777"
     handles = [
         Line2D([], [], color=c.colour, lw=1.7, label=as_written(with_seeds(c.name, len(c.seeds)))) for c in curves
     ]
     if any(p.level > 1 for c in curves for seed in c.seeds for p in seed):
         handles += [
-            Line2D([], [], color=grey, lw=1.1, ls=STROKES[2], label="coarser level"),
-            Line2D([], [], color=grey, lw=0, marker="v", ms=4.2, label="coalesce"),
-            Line2D([], [], color=grey, lw=0, marker="^", ms=4.2, label="decoalesce"),
+            Line2D([], [], color=GREY, lw=1.1, ls=STROKES[2], label="coarser level"),
+            Line2D([], [], color=GREY, lw=0, marker="v", ms=4.2, label="coalesce"),
+            Line2D([], [], color=GREY, lw=0, marker="^", ms=4.2, label="decoalesce"),
         ]
     if saving(curves, "flops"):
-        handles.append(Line2D([], [], color=grey, lw=0, marker="o", ms=4.2, label="first crossing, un-annealed"))
+        handles.append(Line2D([], [], color=GREY, lw=0, marker="o", ms=4.2, label="first crossing, un-annealed"))
     if any(c.endings for c in curves):
-        handles.append(Line2D([], [], color=grey, mec=grey, label="annealed ending", **ANNEALED))
+        handles.append(Line2D([], [], color=GREY, mec=GREY, label="annealed ending", **ANNEALED))
     inches = [0.5 + 0.066 * len(str(handle.get_label())) for handle in handles]
     return handles, len(handles) if sum(inches) < WIDTH else max(1, int(WIDTH / max(inches)))
 

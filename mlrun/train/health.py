@@ -19,11 +19,9 @@ from mlrun.config import Hardware
 from mlrun.models.axes import expand
 from mlrun.models.modules import Attention
 from mlrun.models.network import Network, blocks
-from mlrun.train.loop import autocast
+from mlrun.train.loop import Batch, autocast
 from mlrun.train.parallel.placement import local
 from mlrun.train.parallel.processes import Ranks
-
-Batch = Mapping[str, Tensor]
 
 
 def look(net: Network, batch: Batch, hardware: Hardware, ranks: Ranks) -> dict[str, Any] | None:

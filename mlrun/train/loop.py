@@ -55,7 +55,7 @@ class Job:
 class Trainee:
     """What one stage trains: the network, its optimizer, and the moving average of its weights, if asked for.
 
-    `stage_loss` gives the loss where that is not the network's own (see `mlrun.growth`).
+    `stage_loss` gives the loss where that is not the network's own (see `mlrun.train.stage_loss`).
     """
 
     net: Network

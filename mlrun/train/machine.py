@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mlrun
+from mlrun import cores
 from mlrun.config import Hardware
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def facts(ranks: Ranks, hardware: Hardware) -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores.usable(),
         "threads": torch.get_num_threads(),
         "gpu": gpu,
         "precision": hardware.precision,

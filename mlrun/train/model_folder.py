@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.train.checkpoint import store
+from mlrun.train.checkpoint import store, tensor_files
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.snapshot import Snapshot
 
@@ -22,7 +22,7 @@ def save_model(
         beside: the text of each file that says how data is read, by its name (Source.model_files).
     """
     ranks.by_first(lambda: folder.mkdir(exist_ok=True))
-    store.save_weights(folder / "model.safetensors", final.weights, {}, ranks)
+    store.save_weights(folder / tensor_files.SINGLE, final.weights, {}, ranks)
     if "ema" in final.tensors:
         store.save_weights(folder / "ema.safetensors", final.tensors["ema"], {}, ranks)
     if not ranks.first:

@@ -6,7 +6,7 @@ import gc
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +14,6 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from mlrun.config import Config
 from mlrun.models.network import blocks, initials
@@ -22,12 +21,11 @@ from mlrun.plan.calibration import Probe
 from mlrun.plan.stages import Level, Plan, Stage
 from mlrun.train import loop, memory
 from mlrun.train.clock import Clock
-from mlrun.train.loop import Job, Trainee
+from mlrun.train.loop import Batch, Job, Trainee
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel.processes import Ranks
 from mlrun.train.signals import Signals
 
-Batch = Mapping[str, Tensor]
 # Steps between two looks at the clock; the first look, which has all that is done once, is left out.
 TOGETHER, LOOKS = 2, 4
 

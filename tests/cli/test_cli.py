@@ -11,13 +11,15 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from called import Outcome, call
 from omegaconf import OmegaConf
 from toy import SMALL
 
@@ -47,15 +49,6 @@ TINY = [
 ]
 
 
-@dataclass
-class Outcome:
-    """How a command ended: exit code, and the lines on standard output and error."""
-
-    code: int
-    out: list[str]
-    err: list[str]
-
-
 Command = Callable[..., Outcome]
 
 
@@ -64,18 +57,7 @@ def mlrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Capture
     """Return a function that runs `mlrun` in an empty folder."""
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
-
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mlrun", *arguments])
-        code = 0
-        try:
-            __main__.main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        out, err = capfd.readouterr()
-        return Outcome(code, out.splitlines(), err.splitlines())
-
-    return run
+    return partial(call, capfd)
 
 
 def left() -> list[str]:

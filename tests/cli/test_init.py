@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from called import Outcome, call
 
 from mlrun import __main__
 from mlrun.convert import coalesce_folder, interpolate_folders
@@ -22,13 +22,6 @@ from mlrun.multilevel.coarsening.uniform import Uniform
 SIZES = {"layer": 2, "embed": 16, "head": 2, "head_dim": 8, "ffn": 32, "vocab": 300, "position": 16}
 MODEL = [f"model.{axis}={size}" for axis, size in SIZES.items()]
 SHORT = ["data.sequence=16", "budget=8 steps", "batch=4", "data.validation_samples=8", "eval.every=100%"]
-
-
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: list[str]
 
 
 Command = Callable[..., Outcome]
@@ -46,25 +39,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def mlrun(trained: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Command]:
+def mlrun(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Command:
     """Return a function that runs `mlrun` where run A lies."""
     shutil.copytree(trained, tmp_path / "work")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
 
-        def run(*arguments: str) -> Outcome:
-            patch.setattr(
-                sys, "argv", ["mlrun", *arguments, *([] if "task=export" in arguments else [*SHORT, "cache=cache"])]
-            )
-            code = 0
-            try:
-                __main__.main()
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-            out, err = capfd.readouterr()
-            return Outcome(code, out, err.splitlines())
+    def run(*arguments: str) -> Outcome:
+        return call(capfd, *arguments, *([] if "task=export" in arguments else [*SHORT, "cache=cache"]))
 
-        yield run
+    return run
 
 
 def source(run: str) -> dict[str, Any]:
@@ -115,11 +98,11 @@ def test_a_recipe_is_that_of_all_seeds_and_of_no_other_setting(mlrun: Command) -
 
 def test_the_plan_says_what_the_start_had_cost(mlrun: Command) -> None:
     outcome = mlrun("task=plan", "init=A", "run=B")
-    assert "starts from A, which had cost" in outcome.out
+    assert "starts from A, which had cost" in " ".join(outcome.out)
     assert source("B")["flops"] == spent("A")["total"]["flops"]
     (Path("A/model") / ledger.FILE).unlink()
     outcome = mlrun("task=plan", "init=A/model", "run=C")
-    assert "unknown, so no saving can be told" in outcome.out
+    assert "unknown, so no saving can be told" in " ".join(outcome.out)
     assert source("C")["flops"] is None and source("C")["declared"] is False
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from called import call
 from PIL import Image
-
-from mlrun import __main__
 
 Command = Callable[..., list[str]]
 SMALL = [
@@ -29,13 +27,9 @@ def mlrun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.Capture
     def run(*arguments: str) -> list[str]:
         # A run has a cache of its own.
         reads = "task=evaluate" not in arguments or any(one.startswith("source=") for one in arguments)
-        monkeypatch.setattr(sys, "argv", ["mlrun", *arguments, *(["cache=cache"] if reads else [])])
-        try:
-            __main__.main()
-        except SystemExit as ended:
-            assert ended.code == 2
-            return capfd.readouterr().err.splitlines()
-        return []
+        outcome = call(capfd, *arguments, *(["cache=cache"] if reads else []))
+        assert outcome.code in (0, 2)
+        return outcome.err if outcome.code else []
 
     return run
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import toy
 from composed import choice
+from corpora import equal, error_of
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -91,18 +92,6 @@ def folder(root: Path, per_class: int = 10) -> Path:
 def labelled(tmp_path: Path) -> ImageFiles:
     file = parquet(tmp_path / "x.parquet", [n % 3 for n in range(60)])
     return ImageFiles(files=[file], format="parquet", held_out=0.1, **COLOUR)
-
-
-def equal(a: dict, b: dict) -> bool:
-    return a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
-
-
-def error_of(action) -> str:
-    with pytest.raises(UserError) as caught:
-        action()
-    (line,) = caught.value.problems
-    assert "\n" not in line
-    return line
 
 
 def numbers(batch: dict) -> list[int]:

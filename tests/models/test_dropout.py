@@ -14,9 +14,9 @@ import torch
 import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kills import a_kill_changes_nothing
 from test_growth import BOTH, ONE, at_rest, config, context, levels, trained
 from test_models import CONF, TINY, a_batch, read
-from test_run import a_kill_changes_nothing
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
@@ -129,11 +129,9 @@ def dropped(**changes: Any) -> Any:
 
 
 @pytest.mark.parametrize("at", [2, 6, 13, 22])
-def test_a_killed_run_draws_the_masks_that_it_would_have_drawn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
+def test_a_killed_run_draws_the_masks_that_it_would_have_drawn(tmp_path: Path, at: int) -> None:
     changes = {"checkpoint": toy.Checkpoint(every="3 steps")}
-    a_kill_changes_nothing(tmp_path, monkeypatch, at, lambda: dropped(**changes))
+    a_kill_changes_nothing(tmp_path, at, lambda: dropped(**changes))
 
 
 def test_it_changes_training_and_the_seed_changes_it(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 import test_operators
 import torch
 import toy
+from kills import die
 from test_operators import FAMILIES as TINY
-from test_run import interrupt
 from torch import Tensor
 
 from benchmarks.coordinates import moved
@@ -296,9 +296,7 @@ def test_a_level_without_layers_and_layers_that_are_new() -> None:
     assert fine.params()[down].std == 0.02 / 8**0.5  # GPT-2's own start, at the base
 
 
-def test_a_v_cycle_keeps_what_its_receipts_promise_and_resumes_bitwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_v_cycle_keeps_what_its_receipts_promise_and_resumes_bitwise(tmp_path: Path) -> None:
     cycle = Cycle(name="v", stages=list(toy.V_CYCLE), optimizer_policy="carry")
     settings = config(
         cycle=cycle, coarsening=Uniform(width=2, ffn=2, head=2), checkpoint=toy.Checkpoint(every="2 steps")
@@ -310,10 +308,7 @@ def test_a_v_cycle_keeps_what_its_receipts_promise_and_resumes_bitwise(
     assert up["relative_logit_change"] < 1e-5
     losses = [r["loss"] for r in log if r["kind"] == "val"]
     assert losses[-1] < losses[0] - 0.1
-    with monkeypatch.context() as patch:
-        interrupt(patch, 9)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path / "killed", settings)
+    die(tmp_path / "killed", settings, 9)
     toy.run(tmp_path / "killed", settings)
     assert toy.records(tmp_path / "killed") == log
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import toy
+from kills import die
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,7 +22,7 @@ from mlrun.models.bert import BERT
 from mlrun.models.deit import DeiT
 from mlrun.models.gpt import GPT
 from mlrun.models.network import build
-from mlrun.multilevel import transfer
+from mlrun.multilevel import receipt, transfer
 from mlrun.multilevel.coarsening.fpi import FPI
 from mlrun.multilevel.coarsening.kept import InTurn, Kept
 from mlrun.multilevel.coarsening.shallow import Shallow
@@ -101,7 +102,7 @@ def at_rest(net: Any, optimizer: Stepping) -> Snapshot:
 
 def logits(model: Model, weights: dict[str, torch.Tensor]) -> torch.Tensor:
     batch = next(toy.Source(0, toy.SEQUENCE).batches(0, 4))
-    return transfer.loss_and_logits(Level(1, model, 0, model.flops(1, 1)), weights, batch, torch.device("cpu"))[1]
+    return receipt.loss_and_logits(Level(1, model, 0, model.flops(1, 1)), weights, batch, torch.device("cpu"))[1]
 
 
 # StackBERT, G_stack
@@ -243,11 +244,11 @@ def test_staged_growth_keeps_the_function(model: str) -> None:
     batch = a_batch(small)
     coarse = Snapshot({"weights": dict(build(small, 1).state_dict())})
     grown = Staged().grow(coarse, level, context(config(None, STACK)))
-    before = transfer.loss_and_logits(
+    before = receipt.loss_and_logits(
         Level(1, small, 0, small.flops(4, 4)), build(small, 1).state_dict(), batch, ONE.device
     )
-    after = transfer.loss_and_logits(level, grown.weights, batch, ONE.device)
-    assert transfer.relative_change(before[1], after[1]) < 1e-5
+    after = receipt.loss_and_logits(level, grown.weights, batch, ONE.device)
+    assert receipt.relative_change(before[1], after[1]) < 1e-5
 
 
 def test_staged_growth_keeps_the_next_step() -> None:
@@ -345,29 +346,19 @@ def test_the_teacher_is_learned_from_charged_and_fades(tmp_path: Path) -> None:
     toy.run(tmp_path, settings)
 
 
-def test_a_distilled_run_resumes_with_its_teacher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from test_run import interrupt
-
+def test_a_distilled_run_resumes_with_its_teacher(tmp_path: Path) -> None:
     settings = config(Inherit(), BOTH, checkpoint=toy.Checkpoint(every="1 step"))
     toy.run(tmp_path / "whole", settings)
-    with monkeypatch.context() as patch:
-        interrupt(patch, 10)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path / "killed", settings)
+    die(tmp_path / "killed", settings, 10)
     toy.run(tmp_path / "killed", settings)
     assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("growth", [MSLT(), AKI(substructures=1)])
-def test_a_run_that_learns_in_parts_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, growth: Any) -> None:
-    from test_run import interrupt
-
+def test_a_run_that_learns_in_parts_resumes(tmp_path: Path, growth: Any) -> None:
     settings = config(growth, STACK, checkpoint=toy.Checkpoint(every="1 step"))
     toy.run(tmp_path / "whole", settings)
-    with monkeypatch.context() as patch:
-        interrupt(patch, 11)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path / "killed", settings)
+    die(tmp_path / "killed", settings, 11)
     toy.run(tmp_path / "killed", settings)
     assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
 

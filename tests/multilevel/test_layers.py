@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import toy
+from kills import die
 from test_growth import at_rest, config, context, levels, trained
 from test_operators import FAMILIES, PRE_NORM, change, logits, weights
-from test_run import interrupt
 
 from mlrun.config import Cycle, Row
 from mlrun.errors import UserError
@@ -282,7 +282,7 @@ def test_layers_take_turns_and_each_goes_back_to_where_it_was() -> None:
             assert torch.equal(back.weights[name.format(unit)], before.weights[name.format(unit)] + (unit in kept))
 
 
-def test_a_run_takes_another_turn_and_goes_on_bitwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_takes_another_turn_and_goes_on_bitwise(tmp_path: Path) -> None:
     settings = config(Restore(), InTurn(depth=2), cycle=W, checkpoint=toy.Checkpoint(every="2 steps"))
     toy.run(tmp_path / "turns", settings)
     toy.run(tmp_path / "even", config(Restore(), Kept(layers=[0, 2]), cycle=W))
@@ -290,10 +290,7 @@ def test_a_run_takes_another_turn_and_goes_on_bitwise(tmp_path: Path, monkeypatc
     second = plan.stages[3].first
     alike = [a["loss"] == b["loss"] for a, b in zip(turns, even, strict=True) if a["kind"] == "train"]
     assert all(alike[:second]) and not any(alike[second:])
-    with monkeypatch.context() as patch:
-        interrupt(patch, second + 1)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path / "killed", settings)
+    die(tmp_path / "killed", settings, second + 1)
     toy.run(tmp_path / "killed", settings)
     mine, other = toy.weights(tmp_path / "killed"), toy.weights(tmp_path / "turns")
     assert all(torch.equal(mine[n], other[n]) for n in other)
@@ -323,16 +320,11 @@ def test_the_blend_leaves_skipped_layers_as_they_are() -> None:
 @pytest.mark.parametrize(
     "growth", [Restore(), Restore(state="reset"), Fresh(place="middle", source="copy", noise=0.01)]
 )
-def test_a_killed_v_cycle_of_whole_layers_ends_bitwise(
-    tmp_path: Path, growth: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_v_cycle_of_whole_layers_ends_bitwise(tmp_path: Path, growth: Any) -> None:
     settings = config(growth, Kept(layers=[1]), cycle=v_cycle(alpha=0.5), checkpoint=toy.Checkpoint(every="2 steps"))
     toy.run(tmp_path / "whole", settings)
     for step in (3, 9, 4):
-        with monkeypatch.context() as patch:
-            interrupt(patch, step)
-            with pytest.raises(KeyboardInterrupt):
-                toy.run(tmp_path / "killed", settings)
+        die(tmp_path / "killed", settings, step)
     toy.run(tmp_path / "killed", settings)
     assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import toy
+from kills import die, same_end
 
 from mlrun.cli import command, points, tasks
 from mlrun.config import Cycle, Row, Schedule, conf_dir, load
@@ -337,37 +337,20 @@ def test_branches_and_trunk_read_the_same_samples_after_the_fork(
     assert read == [8 * step + row for step in steps for row in range(8)]
 
 
-def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Make the run die before its `at`-th optimizer step, as if killed: nothing is cleaned up."""
-    taken, real = [0], torch.optim.AdamW.step
-
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        taken[0] += 1
-        if taken[0] == at:
-            raise KeyboardInterrupt
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
-
-
-def same_end(whole: Path, killed: Path) -> None:
-    assert toy.records(killed) == toy.records(whole)
-    assert (killed / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
+def same_branches(whole: Path, killed: Path) -> None:
+    same_end(whole, killed)
     assert not list((killed / "checkpoints").glob("fork-*")), "no branch will start from it any more"
 
 
 @pytest.mark.parametrize("every", ["1 step", "100 steps"])
 @pytest.mark.parametrize("at", [15, 16, 17, 18, 22, 23, 24, 25, 26, 27, 28])
 def test_a_run_killed_around_a_fork_or_in_a_branch_goes_on_bitwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: Path, at: int, every: str
+    tmp_path: Path, whole: Path, at: int, every: str
 ) -> None:
     config = toy.make(**toy.BRANCHED, checkpoint=toy.Checkpoint(every=every))
-    with monkeypatch.context() as patch:
-        interrupt(patch, at)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path, config)
+    die(tmp_path, config, at)
     toy.run(tmp_path, config)
-    same_end(whole, tmp_path)
+    same_branches(whole, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["save_fork", "load_fork"])
@@ -387,17 +370,12 @@ def test_a_run_killed_at_the_fork_itself_goes_on_bitwise(
         with pytest.raises(KeyboardInterrupt):
             toy.run(tmp_path, toy.make(**toy.BRANCHED))
     toy.run(tmp_path, toy.make(**toy.BRANCHED))
-    same_end(whole, tmp_path)
+    same_branches(whole, tmp_path)
 
 
 @pytest.mark.parametrize("damage", [None, b"x"])
-def test_a_fork_that_is_lost_is_told_in_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes | None
-) -> None:
-    with monkeypatch.context() as patch:
-        interrupt(patch, 23)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path, toy.make(**toy.BRANCHED))
+def test_a_fork_that_is_lost_is_told_in_one_line(tmp_path: Path, damage: bytes | None) -> None:
+    die(tmp_path, toy.make(**toy.BRANCHED), 23)
     fork = tmp_path / "checkpoints" / "fork-15.safetensors"
     fork.unlink() if damage is None else fork.write_bytes(damage)
     with pytest.raises(UserError, match=r"fork-15.safetensors: cannot be read.*a branch starts from it") as caught:

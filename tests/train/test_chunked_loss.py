@@ -9,7 +9,7 @@ import pair
 import pytest
 import toy
 from pair import Part
-from test_sharding import DDP, FSDP, equal, one
+from test_sharding import DDP, FSDP, equal, one, rows_of
 
 ROWS = 24  # of 4 * 16 or 2 * 16 in a pass, so the last chunk is a smaller one
 BOTH = {"micro_batch": 2, "activation_checkpointing": True}
@@ -20,10 +20,6 @@ TWO: dict[str, tuple[str, dict[str, Any]]] = {
     "fsdp micro llama": ("llama", {**FSDP, **BOTH}),
     "fsdp bert": ("bert", FSDP),
 }
-
-
-def rows_of(hardware: dict[str, Any]) -> int:
-    return hardware.get("micro_batch", 4)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import pair
 import pytest
 import torch
 import toy
+from kills import same_end
 from pair import Part
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -58,11 +59,6 @@ def cut(tmp_path: Path, stopped: dict[str, Path]) -> Path:
 
 def go_on(folder: Path) -> None:
     pair.live(Part(str(folder), "carry", {}))
-
-
-def same_end(folder: Path, whole: Path) -> None:
-    assert toy.records(folder) == toy.records(whole)
-    assert (folder / "model/model.safetensors").read_bytes() == (whole / "model/model.safetensors").read_bytes()
 
 
 def refusal(folder: Path) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import toy
+from kills import same_end
 
 from mlrun import files
 from mlrun.cli import command, points, preflight
@@ -35,11 +36,6 @@ from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.divergence import MOST_SKIPPED
 
 OFTEN = {"checkpoint": toy.Checkpoint(every="2 steps")}
-
-
-def same_end(a: Path, b: Path) -> None:
-    assert toy.records(a) == toy.records(b)
-    assert (a / "model/model.safetensors").read_bytes() == (b / "model/model.safetensors").read_bytes()
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import torch
 import toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kills import a_kill_changes_nothing
 from test_models import TINY, a_batch
-from test_run import a_kill_changes_nothing
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -199,11 +199,9 @@ def dropped(rows: Any = toy.V_CYCLE, policy: str = "restart", branches: Any = ()
 
 
 @pytest.mark.parametrize("at", [2, 13, 23])
-def test_a_killed_run_leaves_out_what_it_would_have_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
-) -> None:
+def test_a_killed_run_leaves_out_what_it_would_have_left_out(tmp_path: Path, at: int) -> None:
     changes = {"checkpoint": toy.Checkpoint(every="3 steps"), "branches": ["55%"]}
-    a_kill_changes_nothing(tmp_path, monkeypatch, at, lambda: dropped(**changes))
+    a_kill_changes_nothing(tmp_path, at, lambda: dropped(**changes))
 
 
 def test_hardware_changes_neither_the_draw_nor_the_loss(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import toy
 import yaml
-from test_run import interrupt
+from kills import die
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlrun.cli import command, points
@@ -167,17 +167,12 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_carried_run_learns_and_resumes_bitwise(
-    optimizer: Any, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_carried_run_learns_and_resumes_bitwise(optimizer: Any, way: str, tmp_path: Path) -> None:
     config = toy.make(optimizer=replace(optimizer, ema=0.9), **WAYS[way])
     toy.run(tmp_path / "whole", config)
     losses = [r["loss"] for r in toy.records(tmp_path / "whole") if r["kind"] == "val"]
     assert losses[-1] < losses[0] - 0.1
-    with monkeypatch.context() as patch:
-        interrupt(patch, 9)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path / "killed", config)
+    die(tmp_path / "killed", config, 9)
     toy.run(tmp_path / "killed", config)
     assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
     for name in ("model.safetensors", "ema.safetensors"):

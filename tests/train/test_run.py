@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,14 @@ from typing import Any
 import pytest
 import torch
 import toy
+from kills import die, interrupt, same_end
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlrun import run
 from mlrun.config import Cycle, Hardware, Row, Schedule
 from mlrun.errors import UserError
-from mlrun.multilevel import operators, transfer
+from mlrun.multilevel import operators, receipt
 from mlrun.multilevel.coarsening.uniform import Uniform
 from mlrun.multilevel.growth import ligo_mapping
 from mlrun.multilevel.growth.decoalesce import Decoalesce
@@ -34,37 +34,6 @@ from mlrun.train.optimizers.adamw import AdamW
 from mlrun.train.parallel.processes import Ranks
 
 EVERY_STEP = {"checkpoint": toy.Checkpoint(every="1 step")}
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Make the run die before its `at`-th optimizer step, as if killed: nothing is cleaned up."""
-    taken = 0
-    real = torch.optim.AdamW.step
-
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == at:
-            raise KeyboardInterrupt
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", step)
-
-
-def a_kill_changes_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, at: int, made: Callable[[], toy.Config]
-) -> None:
-    """Check that a run killed at its batch `at`, and started again from another state of torch's, is the whole one."""
-    toy.run(folder / "whole", made())
-    with monkeypatch.context() as patch:
-        interrupt(patch, at)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(folder / "killed", made())
-    torch.rand(at)
-    toy.run(folder / "killed", made())
-    assert toy.records(folder / "killed") == toy.records(folder / "whole")
-    whole, killed = toy.weights(folder / "whole"), toy.weights(folder / "killed")
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
 
 
 def test_two_runs_of_one_seed_are_equal_bitwise(tmp_path: Path) -> None:
@@ -82,20 +51,13 @@ def test_the_seed_matters_and_zero_is_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("at", [1, 3, 5, 6, 13, 22])
 @pytest.mark.parametrize("policy", ["reset", "carry"])
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, policy: str
-) -> None:
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path: Path, at: int, policy: str) -> None:
     cycle = Cycle(name="2level", stages=list(toy.V_CYCLE), optimizer_policy=policy)
     config = toy.make(cycle=cycle, optimizer=AdamW(lr=1e-2, ema=0.9), checkpoint=toy.Checkpoint(every="2 steps"))
     toy.run(tmp_path / "whole", config)
-    with monkeypatch.context() as patch:
-        interrupt(patch, at)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path / "killed", config)
+    die(tmp_path / "killed", config, at)
     summary = toy.run(tmp_path / "killed", config)
-    assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
-    whole, killed = toy.weights(tmp_path / "whole"), toy.weights(tmp_path / "killed")
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    same_end(tmp_path / "killed", tmp_path / "whole")
     assert summary["val_loss"] == json.loads((tmp_path / "whole/summary.json").read_text())["val_loss"]
 
 
@@ -106,13 +68,10 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     toy.run(tmp_path / "whole", toy.make(**EVERY_STEP))
-    with monkeypatch.context() as patch:
-        interrupt(patch, 9)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path / "cut", toy.make(**EVERY_STEP))
+    die(tmp_path / "cut", toy.make(**EVERY_STEP), 9)
     newest = tmp_path / "cut" / "checkpoints/last.safetensors"
     damaged = bytearray(newest.read_bytes())
     damaged[-5] ^= 1
@@ -165,7 +124,7 @@ def test_a_signal_stops_a_transfer_before_its_next_piece_of_work_and_the_run_goe
 ) -> None:
     config = toy.make(cycle=Cycle(name="grow", stages=[Row(2, "50%"), Row(1, "10%")]), growth=growth)
     toy.run(tmp_path / "whole", config)
-    learn, measure, done = ligo_mapping._backward, transfer.loss_and_logits, []
+    learn, measure, done = ligo_mapping._backward, receipt.loss_and_logits, []
 
     def then_stop(work: Any) -> Any:
         def working(*args: Any) -> Any:
@@ -177,7 +136,7 @@ def test_a_signal_stops_a_transfer_before_its_next_piece_of_work_and_the_run_goe
 
     with monkeypatch.context() as patch, pytest.raises(loop.Stopped):
         patch.setattr(ligo_mapping, "_backward", then_stop(learn))
-        patch.setattr(transfer, "loss_and_logits", then_stop(measure))
+        patch.setattr(receipt, "loss_and_logits", then_stop(measure))
         toy.run(tmp_path / "cut", config)
     assert len(done) == 1
     assert json.loads((tmp_path / "cut/summary.json").read_text())["status"] == "interrupted"
@@ -271,17 +230,12 @@ def test_every_stages_batch_must_share_out_over_the_processes() -> None:
 
 @pytest.mark.parametrize("at", [3, 14, 21])
 def test_a_killed_run_of_other_batches_and_sequences_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+    tmp_path: Path, at: int
 ) -> None:
     toy.run(tmp_path / "whole", mixed(**EVERY_STEP))
-    with monkeypatch.context() as patch:
-        interrupt(patch, at)
-        with pytest.raises(KeyboardInterrupt):
-            toy.run(tmp_path / "killed", mixed(**EVERY_STEP))
+    die(tmp_path / "killed", mixed(**EVERY_STEP), at)
     toy.run(tmp_path / "killed", mixed(**EVERY_STEP))
-    assert toy.records(tmp_path / "killed") == toy.records(tmp_path / "whole")
-    whole, killed = toy.weights(tmp_path / "whole"), toy.weights(tmp_path / "killed")
-    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    same_end(tmp_path / "killed", tmp_path / "whole")
 
 
 @pytest.mark.parametrize("hardware", [Hardware(micro_batch=2), Hardware(micro_batch=8), Hardware(micro_batch=4)])

@@ -87,8 +87,9 @@ def equal(found: Path, expected: Path) -> None:
     for mine, other in zip(a, b, strict=True):
         for key in (LOSSES | {"grad_norm"}) & other.keys():
             assert mine[key] == pytest.approx(other[key], abs=CLOSE, rel=1e-3 if key == "grad_norm" else CLOSE), key
-    weights = toy.weights(expected)
-    for name, tensor in toy.weights(found).items():
+    weights, trained = toy.weights(expected), toy.weights(found)
+    assert trained.keys() == weights.keys()
+    for name, tensor in trained.items():
         assert tensor.shape == weights[name].shape
         assert float((tensor - weights[name]).abs().max()) < 1e-3, name
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mlrun.data.images.frame import Frame
-from mlrun.errors import mistake
+from mlrun.errors import mistakes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -47,11 +47,7 @@ class Augment:
             ("jitter", 0 <= self.jitter <= 1, "0 to 1"),
             ("erase", 0 <= self.erase <= 1, "0 to 1"),
         ]
-        return [
-            mistake(f"data.augment.{name}", getattr(self, name), allowed, "correct the value")
-            for name, good, allowed in checks
-            if not good
-        ]
+        return mistakes("data.augment.", ((name, getattr(self, name), good, allowed) for name, good, allowed in checks))
 
 
 def evaluated(picture: Image, frame: Frame) -> np.ndarray:

@@ -10,6 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# What Hugging Face reads of a model's pixels, and the number by which it and Pillow know bicubic resampling.
+PREPROCESSOR, BICUBIC = "preprocessor_config.json", 3
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -46,7 +49,7 @@ class Frame:
             "do_convert_rgb": self.mode == "RGB",
             "do_resize": True,
             "size": {"shortest_edge": self.shorter},
-            "resample": 3,  # bicubic
+            "resample": BICUBIC,
             "do_center_crop": True,
             "crop_size": {"height": self.side, "width": self.side},
             "do_rescale": True,

@@ -15,7 +15,7 @@ from mlrun.data import cache as cached
 from mlrun.data.huggingface import HubSource
 from mlrun.data.images.collections import Stored, stored
 from mlrun.data.images.spec import Images
-from mlrun.errors import UserError, mistake
+from mlrun.errors import UserError, mistake, mistakes
 from mlrun.files import make
 
 if TYPE_CHECKING:
@@ -44,11 +44,7 @@ class ImageHub(Images):
             ("validation_split", self.validation_split != self.split, "another split than data.split"),
             ("validation_samples", not (self.streaming and self.validation_samples is None), "a number when streaming"),
         ]
-        return [
-            mistake(f"data.{name}", getattr(self, name), allowed, "correct the value")
-            for name, good, allowed in checks
-            if not good
-        ]
+        return mistakes("data.", ((name, getattr(self, name), good, allowed) for name, good, allowed in checks))
 
     def pictures(self, recipe: Recipe, cache: Path) -> ImageSource:
         return self._streamed(recipe, cache) if self.streaming else self._mapped(recipe)

@@ -20,7 +20,7 @@ from mlrun.data.images import mixup, workers
 from mlrun.data.images.augment import Augment, evaluated, trained
 from mlrun.data.images.collections import Pictures, Stored
 from mlrun.data.images.decode import decoded
-from mlrun.data.images.frame import Frame
+from mlrun.data.images.frame import PREPROCESSOR, Frame
 from mlrun.data.images.workers import Asked, Images, Job, Sample
 from mlrun.data.source import spread, tensors
 from mlrun.errors import UserError, mistake
@@ -166,7 +166,7 @@ class ImageSource:
 
     def model_files(self) -> dict[str, str]:
         """Return how pixels are made, for Hugging Face (see Source.model_files)."""
-        return {"preprocessor_config.json": json.dumps(self.recipe.frame.hf_preprocessor(), indent=2) + "\n"}
+        return {PREPROCESSOR: json.dumps(self.recipe.frame.hf_preprocessor(), indent=2) + "\n"}
 
 
 def _sample(recipe: Recipe, pictures: Pictures, asked: Asked) -> Sample:

@@ -15,7 +15,7 @@ from mlrun.data.huggingface import HubSource
 from mlrun.data.text import json_files, prepare
 from mlrun.data.text.prepare import ModelSide
 from mlrun.data.text.spec import Text
-from mlrun.errors import mistake
+from mlrun.errors import mistakes
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -138,11 +138,7 @@ class Hub(Text):
             ("block", self.block >= 1, "at least 1"),
             ("validation_samples", not (self.streaming and self.validation_samples is None), "a number when streaming"),
         ]
-        return [
-            mistake(f"data.{name}", getattr(self, name), allowed, "correct the value")
-            for name, good, allowed in checks
-            if not good
-        ]
+        return mistakes("data.", ((name, getattr(self, name), good, allowed) for name, good, allowed in checks))
 
     def prepare(self, model_side: ModelSide) -> Source:
         """Return a stream, or packed windows."""

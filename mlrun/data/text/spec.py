@@ -11,7 +11,7 @@ from mlrun.data.text import prepare, tokenizer
 from mlrun.data.text.corpus import Corpus
 from mlrun.data.text.objectives import SHORTEST, SpanSizes, masked_count, shorter, span_sizes
 from mlrun.data.text.prepare import ModelSide, Recipe
-from mlrun.errors import UserError, mistake
+from mlrun.errors import UserError, mistake, mistakes
 from mlrun.files import expanded
 
 if TYPE_CHECKING:
@@ -80,11 +80,7 @@ class Text(ABC):
             ("end", self.end is None or self.tokenizer is not None, "null with a tokenizer that is trained here"),
             ("validation_samples", cap is None or cap >= 1, "null or at least 1"),
         ]
-        return [
-            mistake(f"data.{name}", getattr(self, name), allowed, "correct the value")
-            for name, good, allowed in checks
-            if not good
-        ]
+        return mistakes("data.", ((name, getattr(self, name), good, allowed) for name, good, allowed in checks))
 
     def _fit_problems(self, model: Model) -> list[str]:
         found = []

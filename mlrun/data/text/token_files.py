@@ -40,8 +40,8 @@ def pieces(text: str, limit: int = PIECE) -> Iterator[str]:
     yield text[start:]
 
 
-def chunks(texts: Iterable[str], limit: int = CHUNK) -> Iterator[list[tuple[str, bool]]]:
-    """Yield lists of (piece, whether it ends its document) of about `limit` characters; empty documents vanish."""
+def chunks(texts: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
+    """Yield lists of (piece, whether it ends its document) of about `CHUNK` characters; empty documents vanish."""
     chunk: list[tuple[str, bool]] = []
     size = 0
     for text in texts:
@@ -49,7 +49,7 @@ def chunks(texts: Iterable[str], limit: int = CHUNK) -> Iterator[list[tuple[str,
         for number, part in enumerate(parts, start=1):
             chunk.append((part, number == len(parts)))
             size += len(part)
-            if size >= limit:
+            if size >= CHUNK:
                 yield chunk
                 chunk, size = [], 0
     if chunk:

@@ -40,9 +40,7 @@ class Kept(Coarsening):
         return tuple(map(tuple, members))
 
     def resize(self, sizes: Sizes) -> Resize:
-        step = super().resize(sizes)
-        coarse = {axis: len(self.layers) if axis in DEPTH else size for axis, size in sizes.items()}
-        return Resize(step.fine, coarse, step.merges, step.depth_scale)
+        return super().resize(sizes).to_depth(len(self.layers))
 
 
 @dataclass(frozen=True)

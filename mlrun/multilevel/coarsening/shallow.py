@@ -28,6 +28,4 @@ class Shallow(Coarsening):
         return {a: Merge((*kept, tuple(range(self.layers - 1, sizes[a])))) for a in DEPTH if a in sizes}
 
     def resize(self, sizes: Sizes) -> Resize:
-        step = super().resize(sizes)
-        coarse = {axis: self.layers if axis in DEPTH else size for axis, size in sizes.items()}
-        return Resize(step.fine, coarse, step.merges, step.depth_scale)
+        return super().resize(sizes).to_depth(self.layers)

@@ -113,16 +113,10 @@ class Growth(ABC):
 def only_axes(resize: Resize, allowed: tuple[str, ...], method: str) -> list[str]:
     """Return a line if a coarsening merges other axes than a method can grow."""
     others = [a for a, m in resize.merges.items() if a not in allowed and m.coarse < m.fine]
-    remedy = "choose another coarsening or growth=decoalesce"
-    return (
-        [
-            mistake(
-                "growth", method, f"a coarsening of {', '.join(allowed)}", f"{', '.join(others)} merges too: {remedy}"
-            )
-        ]
-        if others
-        else []
-    )
+    if not others:
+        return []
+    remedy = f"{', '.join(others)} merges too: choose another coarsening or growth=decoalesce"
+    return [mistake("growth", method, f"a coarsening of {', '.join(allowed)}", remedy)]
 
 
 def layers_to_copy(resize: Resize, method: str) -> list[str]:

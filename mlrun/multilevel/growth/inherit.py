@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.errors import mistake
+from mlrun.errors import mistake, mistakes
 from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
@@ -37,13 +37,11 @@ class Inherit(Growth):
         return Snapshot({"weights": dict(build(level.model, context.seed).state_dict())})
 
     def size_problems(self, model: Model, resize: Resize) -> list[str]:
-        found = []
-        if not 0 < self.weight <= 1:
-            found.append(mistake("growth.weight", self.weight, "a number in (0, 1]", "correct the value"))
-        if not 0 < self.temperature < float("inf"):
-            found.append(
-                mistake("growth.temperature", self.temperature, "a finite number above 0", "correct the value")
-            )
+        checks = [
+            ("weight", self.weight, 0 < self.weight <= 1, "a number in (0, 1]"),
+            ("temperature", self.temperature, 0 < self.temperature < float("inf"), "a finite number above 0"),
+        ]
+        found = mistakes("growth.", checks)
         if getattr(model, "distillation", False):
             remedy = "the model's own distillation head already has a teacher"
             found.append(mistake("growth", "inherit", "model.distillation=false", remedy))

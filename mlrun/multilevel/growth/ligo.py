@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlrun.errors import mistake
+from mlrun.errors import mistakes
 from mlrun.models.axes import DEPTH, Param, Resize, depth_axis
 from mlrun.models.base import Model
 from mlrun.models.layers import Flops
@@ -45,8 +45,7 @@ class LiGO(Growth):
             ("growth.noise", self.noise, 0 <= self.noise < float("inf"), "a finite number of at least 0"),
             ("coarsening.depth_scale", resize.depth_scale, resize.depth_scale == "copy", "copy"),
         ]
-        found = [mistake(key, given, allowed, "correct the value") for key, given, fine, allowed in checks if not fine]
-        return found + layers_to_copy(resize, "ligo")
+        return mistakes("", checks) + layers_to_copy(resize, "ligo")
 
     def entry_flops(self, model: Model, resize: Resize, samples: Samples) -> Flops:
         """Return the FLOPs of learning: forward and backward of the large model and of the mapping's products."""
@@ -76,6 +75,6 @@ def _products(template: str, param: Param, resize: Resize, train: bool = True) -
             total += 2 * shape[place] * resize.coarse[factor.axis] * rest * ((2 + learned) if train else 1)
             learned = True
     if depth in DEPTH and depth in resize.merges:
-        count = param.count({**resize.fine})
+        count = param.count(resize.fine)
         total += 2 * resize.fine[depth] * layers * count * ((2 + learned) if train else 1)
     return total

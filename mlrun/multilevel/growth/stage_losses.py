@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
@@ -12,9 +11,8 @@ from torch.nn import functional as F
 from mlrun.models.base import IGNORED
 from mlrun.models.network import Network
 from mlrun.multilevel.growth import frozen
+from mlrun.train.loop import Batch
 from mlrun.train.stage_loss import StageLoss
-
-Batch = Mapping[str, Tensor]
 
 
 def freeze(net: Network, count: int) -> None:

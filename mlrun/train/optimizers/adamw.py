@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from mlrun.config import Hardware
+from mlrun.errors import mistakes
 from mlrun.models.axes import Rule
 from mlrun.models.parametrization import COMPLETEP, STANDARD
-from mlrun.train.optimizers.base import POSITIVE, SHARE, Optimizer, judged
+from mlrun.train.optimizers.base import POSITIVE, SHARE, Optimizer
 
 if TYPE_CHECKING:
     import torch
@@ -49,9 +50,10 @@ class AdamW(Optimizer):
 
     def problems(self, hardware: Hardware) -> list[str]:
         decay = self.weight_decay
-        return super().problems(hardware) + judged(
+        checks = [
             ("beta1", self.beta1, 0 <= self.beta1 < 1, SHARE),
             ("beta2", self.beta2, 0 <= self.beta2 < 1, SHARE),
             ("eps", self.eps, 0 < self.eps < math.inf, POSITIVE),
             ("weight_decay", decay, 0 <= decay < math.inf, "a finite number of at least 0"),
-        )
+        ]
+        return super().problems(hardware) + mistakes("optimizer.", checks)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from mlrun.config import Hardware, Schedule
-from mlrun.errors import mistake
+from mlrun.errors import mistakes
 from mlrun.models.axes import Param, Rule, repeated
 from mlrun.models.base import Model
 from mlrun.models.parametrization import STANDARD
@@ -67,11 +67,12 @@ class Optimizer(ABC):
 
     def problems(self, hardware: Hardware) -> list[str]:
         """Return what is wrong with the settings, one line each; the schedule's are judged by the plan."""
-        return judged(
+        checks = [
             ("lr", self.lr, 0 < self.lr < math.inf, POSITIVE),
             ("clip", self.clip, self.clip is None or 0 < self.clip < math.inf, f"{POSITIVE}, or null"),
             ("ema", self.ema, self.ema is None or 0 < self.ema < 1, "a number in (0, 1), or null"),
-        )
+        ]
+        return mistakes("optimizer.", checks)
 
     def update_flops(self, model: Model) -> int:
         """Return the FLOPs of the matrix products of one update: none, as only such products are counted anywhere."""
@@ -82,12 +83,3 @@ class Optimizer(ABC):
         copies = 2 + (self.ema is not None)
         tensors = repeated(model.params(), sizes := model.sizes())
         return sum(BYTES * n * param.count(sizes) * (copies + len(self.kinds(param))) for param, n in tensors)
-
-
-def judged(*checks: tuple[str, object, bool, str]) -> list[str]:
-    """Return a line for each (setting, value, whether it is fine, what is allowed) that is not fine."""
-    return [
-        mistake(f"optimizer.{name}", given, allowed, "correct the value")
-        for name, given, fine, allowed in checks
-        if not fine
-    ]

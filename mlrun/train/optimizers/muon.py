@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from mlrun.config import Hardware
-from mlrun.errors import mistake
+from mlrun.errors import mistake, mistakes
 from mlrun.models.axes import Param, Rule, repeated
 from mlrun.train.optimizers.adamw import AdamW
-from mlrun.train.optimizers.base import SHARE, judged
+from mlrun.train.optimizers.base import SHARE
 
 if TYPE_CHECKING:
     import torch
@@ -71,10 +71,11 @@ class Muon(AdamW):
         return found
 
     def problems(self, hardware: Hardware) -> list[str]:
-        found = super().problems(hardware) + judged(
+        checks = [
             ("momentum", self.momentum, 0 <= self.momentum < 1, SHARE),
             ("ns_steps", self.ns_steps, 1 <= self.ns_steps <= MOST_STEPS, f"an integer from 1 to {MOST_STEPS}"),
-        )
+        ]
+        found = super().problems(hardware) + mistakes("optimizer.", checks)
         if hardware.sharding != "none":
             remedy = "muon orthogonalises whole matrices, of which a process holds some rows: choose optimizer=adamw"
             found.append(mistake("hardware.sharding", hardware.sharding, "none", remedy))
