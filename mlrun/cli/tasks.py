@@ -23,7 +23,7 @@ from mlrun.plan import alone, check
 from mlrun.plan.calibration import Calibration
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
-from mlrun.plan.stages import Plan
+from mlrun.plan.stages import Plan, alpha_problems
 from mlrun.plan.table import show
 from mlrun.plan.unused import Said
 from mlrun.units import human
@@ -129,6 +129,8 @@ def wrong(settings: DictConfig) -> list[str]:
     hardware = OmegaConf.to_object(settings.hardware)
     assert isinstance(hardware, Hardware)
     numbers = check.small(settings.seed, settings.eval.batch, hardware)
+    if "cycle.alpha" in TASKS[settings.task].settings:
+        numbers += alpha_problems("cycle.alpha", settings.cycle.alpha)
     return numbers + choice_problems({"hardware": asdict(hardware)})
 
 
@@ -327,8 +329,9 @@ def evaluate(settings: DictConfig, folder: Path | None) -> None:
     wanted = OmegaConf.to_object(settings.hardware)
     assert isinstance(wanted, Hardware)
     hardware, _ = device.settled(wanted, None)
-    evaluations = [build(node, f"evaluation.{name}") for name, node in settings.evaluation.items()]
-    if problems := [line for one in evaluations for line in one.problems()]:
+    chosen = {str(name): build(node, f"evaluation.{name}") for name, node in settings.evaluation.items()}
+    evaluations = list(chosen.values())
+    if problems := check.of_choices("evaluation", chosen):
         raise UserError(problems)
     from mlrun.evaluate import finished
     from mlrun.log.doing import shown

@@ -295,6 +295,11 @@ BAD = {
     ),
     "a value of a scale that nothing takes": (["scale=tiny", "scale.alpha=0.3"], "scale.alpha=0.3: allowed: left out"),
     "folder name that is too long": (["run=" + "a" * 300], "a folder that can be written"),
+    "share of a blend": (
+        ["task=interpolate", "source=a", "grown=b", "target=c", "cycle.alpha=nan"],
+        "cycle.alpha=nan: allowed: a number in [0, 1]",
+    ),
+    "settings folder in the home of nobody": (["--config-dir", "~nobody9/x"], "~nobody9/x: allowed: a path whose ~ is"),
     "settings folder that is too long": (["--config-dir", "a" * 300], "allowed: an existing folder"),
     "no cache": (["cache="], "cache=: allowed: a folder that can be written"),
     "cache that is a file": ([f"cache={__file__}"], "allowed: a folder that can be written"),
@@ -765,6 +770,16 @@ def test_the_users_conf_folder_and_config_dir_add_to_ours(mlrun: Command) -> Non
     assert mlrun("task=plan", "cycle=mine", "run=p").code == 0
     outcome = mlrun("task=plan", "-m", "cycle=mine,scratch", "model=wide", "--config-dir", "more", "run=q")
     assert outcome.code == 0 and len(list(Path("q").glob("*/plan.json"))) == 2
+
+
+@pytest.mark.parametrize("flag", [["--config-dir", "~/more"], ["--config-dir=~/more"]])
+def test_a_config_dir_in_the_home_of_the_user_is_read(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch, flag: list[str]
+) -> None:
+    Path("home/more/cycle").mkdir(parents=True)
+    Path("home/more/cycle/mine.yaml").write_text((conf_dir() / "cycle" / "w.yaml").read_text())
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    assert mlrun("task=plan", "cycle=mine", "run=p", *flag).code == 0
 
 
 def test_a_file_of_the_user_that_ours_would_hide_is_told(mlrun: Command) -> None:
