@@ -79,7 +79,7 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
         if strays:
             raise UserError(strays)
         return _weighed(point, shared)
-    place = []
+    place: list[str] = []
     if task.writes and point.own_run:
         reads_it = "run|source" in task.needs and settings.source is None
         place = run_folder.unwritable(point.folder) if reads_it else run_folder.foreign(point.folder)
