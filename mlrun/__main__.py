@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import hydra
 
@@ -14,7 +14,7 @@ from mlrun import files
 from mlrun.cli import capacity, command, explain, points, preflight
 from mlrun.cli.blame import line
 from mlrun.cli.jobs import Jobs
-from mlrun.cli.messages import lasting_output, print_error, print_once, user_errors
+from mlrun.cli.messages import Ended, first, lasting_output, print_error, print_once, user_errors
 from mlrun.cli.tasks import perform
 from mlrun.config import conf_dir
 from mlrun.errors import UserError
@@ -23,7 +23,7 @@ from mlrun.errors import UserError
 def main() -> None:
     """Do what the command line asks; nothing is written before all of it is checked."""
     capacity.spin_briefly()
-    with lasting_output(), user_errors(), _interrupted("interrupted"):
+    with lasting_output(), user_errors(), _interrupted("interrupted"), _heard():
         asked = command.read(sys.argv[1:])
         if asked.subjects:
             print_once(explain.text(asked))
@@ -37,7 +37,7 @@ def main() -> None:
             for point in found:
                 perform(point.settings, files.expanded(point.settings.run) if point.own_run else None)
             return
-        with _no_trace(found[0].base):
+        with files.no_trace(found[0].base):
             files.make(found[0].base)
             # The folder that was checked is the one that is used: the clock has gone on since.
             _hydra(Jobs(checked), asked, [] if found[0].own_run else [command.override("run", found[0].base)])
@@ -65,25 +65,35 @@ def _hydra(jobs: Jobs, asked: command.Command, more: list[str] | None = None) ->
 
 @contextlib.contextmanager
 def _interrupted(line: str) -> Iterator[None]:
-    """Let Ctrl-C end the command in a line, and with the exit code that a shell gives it."""
+    """Let Ctrl-C, or another signal, end the command in a line, and with the exit code that a shell gives it."""
     try:
         yield
-    except KeyboardInterrupt:
-        print_error(f"mlrun: {line}")
-        raise SystemExit(130) from None
+    except (KeyboardInterrupt, Ended) as asked:
+        number = asked.number if isinstance(asked, Ended) else signal.SIGINT
+        if first() or number == signal.SIGINT:
+            print_error(f"mlrun: {line}")
+        raise SystemExit(128 + number) from None
 
 
 @contextlib.contextmanager
-def _no_trace(folder: Path) -> Iterator[None]:
-    """Remove the folders that were made for nothing: those still empty when the work ends by an error."""
-    absent = [place for place in (folder.absolute(), *folder.absolute().parents) if not place.exists()]
+def _heard() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end what no run listens in: preparing data, evaluating, a report. The second kills.
+
+    What is ignored stays so (`nohup`), and what a launcher heard before us remains its own.
+    """
+    mine = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) == signal.SIG_DFL]
+
+    def hear(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        raise Ended(number)
+
+    for number in mine:
+        signal.signal(number, hear)
     try:
         yield
-    except BaseException:
-        for place in absent:
-            with contextlib.suppress(OSError):
-                place.rmdir()
-        raise
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

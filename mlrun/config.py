@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from mlrun.errors import UserError, mistake, nearest
-from mlrun.own import PACKAGE, hold
+from mlrun.own import PACKAGE, beside, hold
 
 # What a `${...}` may raise when it is read.
 REFERENCE_ERRORS = (OmegaConfBaseException, RecursionError)
@@ -324,10 +324,14 @@ def literal(values: Mapping[str, Any], where: Path) -> DictConfig:
 
 
 def held(found: type, key: str) -> None:
-    """Make a class of somebody else's keep to what ours of its group say (`mlrun.own`); UserError if it cannot."""
+    """Make a class of somebody else's, and those that it works with, keep to ours (`mlrun.own`); UserError if not."""
     group = _group(key)
     base = found_class(PROTOCOLS[group], key, [PACKAGE]) if group in PROTOCOLS else None
     hold(found, group, base)
+    for one in beside(found):
+        # A choice of a group is held where it is named.
+        if not any(all(hasattr(one, name) for name in names) for names in SERVES.values()):
+            hold(one, group)
 
 
 def _group(key: str) -> str:

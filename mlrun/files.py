@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,12 @@ ERROR, LOCK = "error.txt", ".lock"
 CHECKPOINTS, MODEL = "checkpoints", "model"
 # Beside the runs of a search: what it tried, what it chose, and which runs report that.
 SEARCH = "search.json"
+
+# What is in every report.
+REPORT = "report.json"
+# By any of these a folder is known as one that we have written to, or by a result of a leaderboard.
+OURS = (PLAN, LOG, SUMMARY, EVALUATION, SEARCH, REPORT)
+_RESULT = re.compile(r"\d+-[A-Za-z0-9.=_-]+\.json")
 
 ASIDE = ".tmp"
 # What a process that was killed leaves behind: ours, and those of versions that named them by their process.
@@ -129,6 +135,17 @@ def ordinary(path: Path) -> None:
 # Places
 
 
+def judge(folder: Path) -> None:
+    """Raise UserError for a folder to write results to that holds files, and none of ours: it is somebody else's."""
+    if not folder.is_dir() or any((folder / name).exists() for name in OURS):
+        return
+    there = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and path.name != ERROR)
+    runs = (folder / name / mark for name in there for mark in OURS)
+    if there and not any(map(_RESULT.fullmatch, there)) and not any(path.exists() for path in runs):
+        allowed = "a new or empty folder, or one with files of mlrun"
+        raise UserError(mistake("run", folder, allowed, f"it holds {there[0]}, not ours; choose another run=..."))
+
+
 def expanded(path: str | Path) -> Path:
     """Return a path with the home folder that its `~` or `~name` stands for.
 
@@ -174,6 +191,38 @@ def whole_file(path: Path, install: Callable[[Path, Path], None] = rename) -> It
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             error.filename = str(path)  # what the user knows
         raise
+
+
+@contextmanager
+def no_trace(folder: Path) -> Iterator[None]:
+    """Remove the folders that were made for nothing: those still empty when the work ends by an error."""
+    absent = [place for place in (folder.absolute(), *folder.absolute().parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        for place in absent:
+            with suppress(OSError):  # it is not empty, so it is needed
+                place.rmdir()
+        raise
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write files to, which are put into `folder` when the block ends well, and else are gone.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    temporary = aside(folder / "files")
+    with no_trace(folder):
+        try:
+            make(folder)
+            temporary.mkdir()
+            yield temporary
+            for path in sorted(temporary.iterdir()):
+                rename(path, folder / path.name)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

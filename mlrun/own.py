@@ -60,6 +60,15 @@ def hold(found: type, group: str, base: type | None = None) -> None:
                 _hold(one, name, above, group)
 
 
+def beside(found: type) -> list[type]:
+    """Return the other classes of its module that inherit from ours: what a class of one's own makes as it works.
+
+    What it makes is held when it is made: of a listener, once all data is prepared. So these are looked at first.
+    """
+    there = [one for one in vars(sys.modules[found.__module__]).values() if inspect.isclass(one) and one is not found]
+    return [one for one in there if not _ours(one) and any(map(_ours, one.__mro__))]
+
+
 def _ours(found: type) -> bool:
     return found.__module__.split(".")[0] == PACKAGE
 

@@ -223,14 +223,14 @@ SLIPS = [
         "logger/table",
         "def write(self, record):",
         "def write(self):",
-        "run",
+        "plan",
         "Losses.write(self): allowed: (self, record)",
     ),
     (
         "logger/table",
         "def close(self, exit_code):",
         "def close(self):",
-        "run",
+        "plan",
         "Losses.close(self): allowed: (self, exit",
     ),
     (

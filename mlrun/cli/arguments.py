@@ -11,6 +11,7 @@ from mlrun.cli.tasks import TASKS
 from mlrun.config import ARGUMENTS, Hardware, Sample, Settings, choice_problems
 from mlrun.errors import mistake
 from mlrun.plan import check
+from mlrun.plan.stages import alpha_problems
 from mlrun.plan.unused import Said
 
 # Choices that say nothing by themselves: their files may give any setting.
@@ -43,6 +44,8 @@ def wrong(settings: DictConfig) -> list[str]:
     hardware = OmegaConf.to_object(settings.hardware)
     assert isinstance(hardware, Hardware)
     numbers = check.small(settings.seed, settings.eval.batch, hardware)
+    if "cycle.alpha" in TASKS[settings.task].settings:
+        numbers += alpha_problems("cycle.alpha", settings.cycle.alpha)
     return numbers + choice_problems({"hardware": asdict(hardware)})
 
 

@@ -24,6 +24,7 @@ from mlrun import __version__
 from mlrun.cli import guess
 from mlrun.config import conf_dir, reason
 from mlrun.errors import UserError, mistake
+from mlrun.files import expanded
 
 # A path or a text in these may hold commas, blanks and equal signs, as the folders of a sweep do.
 PATHS = (
@@ -66,7 +67,7 @@ def read(argv: Sequence[str]) -> Command:
     if flags.help or flags.hydra_help:  # which are the same whatever else is asked for
         return Command(flags, tuple(_search_path(flags)), ("--help" if flags.help else "--hydra-help",))
     _judge(flags)
-    rest = tuple(argument for argument in arguments if argument not in flags.overrides)
+    rest = tuple(_at_home(flags, argument) for argument in arguments if argument not in flags.overrides)
     return Command(flags, (*flags.overrides, *_search_path(flags), *_naming(flags)), rest)
 
 
@@ -164,12 +165,20 @@ def _sweeps(value: str) -> bool:
     return any(c in value for c in ",(") and "=" not in value and not os.path.exists(value)
 
 
+def _at_home(flags: argparse.Namespace, word: str) -> str:
+    """Return a word of the flags, with the home that the `~` of --config-dir=~/FOLDER stands for: no shell reads it."""
+    given = flags.config_dir
+    if given is None or not given.startswith("~") or not word.endswith(given):
+        return word
+    return f"{word.removesuffix(given)}{expanded(given)}"
+
+
 def _search_path(flags: argparse.Namespace) -> list[str]:
     """Return the override that adds the user's folders of YAML files: --config-dir and ./conf."""
     folders = [Path("conf")] if Path("conf").is_dir() else []
     if flags.config_dir is not None:
-        folders.insert(0, Path(flags.config_dir))
-        if not os.path.isdir(flags.config_dir):
+        folders.insert(0, expanded(flags.config_dir))
+        if not os.path.isdir(folders[0]):
             raise UserError(mistake("--config-dir", flags.config_dir, "an existing folder", "correct the path"))
     folders = [folder.resolve() for folder in folders if folder.resolve() != conf_dir()]
     if not folders or any(o.startswith("hydra.searchpath=") for o in flags.overrides):

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 # points registers what a job's folder is resolved with, wherever a launcher unpickles a job.
 from mlrun.cli import capacity, initial, points, run_folder, tasks
 from mlrun.cli.command import override, unquoted
-from mlrun.cli.messages import Failed, common, disk_errors, first, print_error, print_once, user_errors
+from mlrun.cli.messages import Ended, Failed, common, disk_errors, first, print_error, print_once, user_errors
 from mlrun.cli.objective import objective
 from mlrun.cli.preflight import Checked
 from mlrun.errors import InUse, UserError
@@ -66,6 +66,10 @@ class Jobs:
                 _failed(folder, "".join(f"mlrun: {line}\n" for line in str(error).splitlines()))
         except Exception:
             _failed(folder, traceback.format_exc())
+        except (KeyboardInterrupt, SystemExit, Ended):
+            with contextlib.suppress(OSError):  # Hydra made it, and there may be nothing in it yet
+                folder.rmdir()
+            raise
         if tasks.TASKS[settings.task].trains:
             _heed_signals(folder.parent)
         return objective(folder, settings.find) if settings.task == "train" else None

@@ -20,6 +20,14 @@ class Failed(Exception):
     """A run came to an end that is nobody's mistake, told in one line."""
 
 
+class Ended(BaseException):
+    """A signal asks the command to end, as KeyboardInterrupt does; what is not whole goes on the way out."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 def first() -> bool:
     """Return whether this is the one process of a run that prints and writes."""
     return environment.process().rank == 0

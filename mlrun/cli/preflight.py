@@ -79,8 +79,11 @@ def _planned(point: Point, shared: dict[tuple[str, str], Any]) -> Checked:
         if strays:
             raise UserError(strays)
         return _weighed(point, shared)
-    unwritable = run_folder.unwritable(point.folder) if task.writes and point.own_run else []
-    if problems := reference_problems(settings) or arguments.missing(settings, point.own_run) + strays or unwritable:
+    place: list[str] = []
+    if task.writes and point.own_run:
+        reads_it = "run|source" in task.needs and settings.source is None
+        place = run_folder.unwritable(point.folder) if reads_it else run_folder.foreign(point.folder)
+    if problems := reference_problems(settings) or arguments.missing(settings, point.own_run) + strays or place:
         raise UserError(problems)
     if problems := arguments.wrong(settings):
         raise UserError(problems)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.errors import UserError, mistake
-from mlrun.files import CONFIG, ERROR, PLAN, RUNTIME, UNNAMED, read_yaml
+from mlrun.files import CONFIG, ERROR, PLAN, RUNTIME, UNNAMED, judge, read_yaml
 
 # A folder of a sweep: its number, and what was swept.
 _NUMBERED = re.compile(r"(\d+)-(.*)", re.DOTALL)
@@ -42,6 +42,17 @@ def unwritable(folder: Path) -> list[str]:
     if writable(folder):
         return []
     return [mistake("run", folder, "a folder that can be written", "choose another run=...")]
+
+
+def foreign(folder: Path) -> list[str]:
+    """Return a line if results cannot be written into `run`, or lie beside somebody else's files there."""
+    if lines := unwritable(folder):
+        return lines
+    try:
+        judge(folder)
+    except UserError as error:
+        return error.problems
+    return []
 
 
 def writable(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from mlrun.cli.messages import Failed, first, print_error, print_once
 from mlrun.config import Config, Hardware, Sample, build, load
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import untold
-from mlrun.plan import alone
+from mlrun.plan import alone, check
 from mlrun.plan.calibration import Calibration
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
@@ -260,8 +260,9 @@ def evaluate(settings: DictConfig, folder: Path | None) -> None:
     wanted = OmegaConf.to_object(settings.hardware)
     assert isinstance(wanted, Hardware)
     hardware, _ = device.settled(wanted, None)
-    evaluations = [build(node, f"evaluation.{name}") for name, node in settings.evaluation.items()]
-    if problems := [line for one in evaluations for line in one.problems()]:
+    chosen = {str(name): build(node, f"evaluation.{name}") for name, node in settings.evaluation.items()}
+    evaluations = list(chosen.values())
+    if problems := check.of_choices("evaluation", chosen):
         raise UserError(problems)
     from mlrun.evaluate import finished
     from mlrun.log.doing import shown

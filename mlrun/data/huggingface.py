@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from omegaconf import MISSING
 
@@ -215,25 +215,32 @@ class HubSource:
     text: str = "text"
     revision: str | None = None
 
+    key: ClassVar[str] = "data.sources"  # what names it
+
     @property
     def label(self) -> str:
         """Return how messages call it."""
         return " ".join(part for part in (self.path, self.name, self.split) if part is not None)
 
+    @property
+    def place(self) -> str:
+        """The data set as the hub calls it, or the folder with the home that its `~` stands for."""
+        return str(files.expanded(self.path)) if self.path.startswith("~") else self.path
+
     def load(self, streaming: bool) -> Dataset | IterableDataset:
         """Return the split, downloaded into the Hugging Face cache or streamed."""
         self._check_name()
         settings = {"name": self.name, "split": self.split, "revision": self.revision, "streaming": streaming}
-        return load("data.sources", self.label, self.path, **settings)
+        return load(self.key, self.label, self.place, **settings)
 
     def _check_name(self) -> None:
         """Raise UserError for a local folder in whose place `datasets` would read another: data[1] is data1 to it."""
-        folder = Path(self.path).resolve()
+        folder = Path(self.place).resolve()
         if folder.exists() and re.search(r"[*?\[]", str(folder)):
             told = (
                 f"{folder} has one of * ? [ in its name, which stands for other folders; rename it, or use data.files"
             )
-            raise UserError(f"data.sources: {told}")
+            raise UserError(f"{self.key}: {told}")
 
     def json_files(self, streaming: bool) -> list[str] | None:
         """Return the split's files if it is plain JSON, which we read ourselves; None for all else.
@@ -248,9 +255,9 @@ class HubSource:
             if kept is None:
                 raise
             return kept
-        if found is None or streaming or Path(self.path).exists():
+        if found is None or streaming or Path(self.place).exists():
             return found
-        return _asked("data.sources", self.label, lambda: self._download(found))
+        return _asked(self.key, self.label, lambda: self._download(found))
 
     def _download(self, addresses: list[str]) -> list[str]:
         here = [_downloaded(address) for address in addresses]
@@ -263,9 +270,9 @@ class HubSource:
         from datasets.packaged_modules.json.json import Json
 
         self._check_name()
-        _refuse_old_locks("data.sources", self.label)
+        _refuse_old_locks(self.key, self.label)
         asked = {"name": self.name, "revision": self.revision}
-        builder = _asked("data.sources", self.label, lambda: datasets.load_dataset_builder(self.path, **asked))
+        builder = _asked(self.key, self.label, lambda: datasets.load_dataset_builder(self.place, **asked))
         if not isinstance(builder, Json) or builder.config.field is not None:
             return None
         found = (builder.config.data_files or {}).get(self.split)
@@ -286,12 +293,12 @@ class HubSource:
         self, loaded: Dataset | IterableDataset | None, streaming: bool, json_files: list[str] | None = None
     ) -> dict[str, Any]:
         """Return what names the content: hashes of local and of JSON files, the cached files, or the hub's commit."""
-        if Path(self.path).exists():
-            found = sorted(file for file in Path(self.path).rglob("*") if file.is_file())
+        if Path(self.place).exists():
+            found = sorted(file for file in Path(self.place).rglob("*") if file.is_file())
             own = {key: value for key, value in asdict(self).items() if key != "path"}
             return {**own, "files": cache.file_facts(found)}
         if streaming:
-            return {**asdict(self), "commit": commit("data.sources", self.label, self.path, self.revision)}
+            return {**asdict(self), "commit": commit(self.key, self.label, self.place, self.revision)}
         if json_files is not None:
             return {**asdict(self), "files": cache.file_facts(json_files)}
         assert loaded is not None, "what is not JSON was opened by `datasets`"

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 
 from mlrun.errors import UserError, mistake, mistakes
 from mlrun.evaluate.base import Benchmark, Context, Result, Results
+from mlrun.files import expanded
 from mlrun.models.base import Model
 
 if TYPE_CHECKING:
@@ -38,19 +39,23 @@ class Harness(Benchmark):
     limit: int | None = None
     online: bool = False
 
+    @property
+    def _folder(self) -> str | None:
+        return None if self.include is None else str(expanded(self.include))
+
     def problems(self) -> list[str]:
         if importlib.util.find_spec("lm_eval") is None:
             return [mistake("evaluation", "harness", "what needs no lm-eval", "or pip install 'mlrun[eval]'")]
         checks = [
             ("tasks", list(self.tasks), bool(self.tasks), "one or more names"),
-            ("include", self.include, self.include is None or Path(self.include).is_dir(), "a folder, or null"),
+            ("include", self.include, self._folder is None or Path(self._folder).is_dir(), "a folder, or null"),
             ("fewshot", self.fewshot, self.fewshot is None or self.fewshot >= 0, "null or at least 0"),
             ("limit", self.limit, self.limit is None or self.limit >= 1, "null or at least 1"),
         ]
         if found := mistakes(KEY, checks):
             return found
         try:
-            _loaded(tuple(self.tasks), self.include, self.online)
+            _loaded(tuple(self.tasks), self._folder, self.online)
         except UserError as error:
             return error.problems
         return []
@@ -63,7 +68,7 @@ class Harness(Benchmark):
 
         from mlrun.evaluate.harness_model import adapted
 
-        manager = _loaded(tuple(self.tasks), self.include, self.online)
+        manager = _loaded(tuple(self.tasks), self._folder, self.online)
         with _apart(self.online):
             found = simple_evaluate(
                 adapted(net, context),

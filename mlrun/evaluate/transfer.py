@@ -83,7 +83,10 @@ class Transfer(FineTuning):
         spec = self.spec()
         model = self._with_classes(net.model, spec.classes)
         weights = whole(net, context)
-        opened = spec.open(model, 0, context.cache, self.batch)
+        try:
+            opened = spec.open(model, 0, context.cache, self.batch)
+        except UserError as error:
+            raise UserError(_named(error.problems)) from error
         source = ahead.served(opened, context.hardware.workers, context.ranks.device)
         subject = Pictures(self, model, weights, source, context)
         found = finetune.trials(subject, self, context)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, get_args
@@ -42,8 +43,21 @@ def _parts(config: Config, sources: bool) -> list[str]:
         absent = config.data.source_problems()
         data = [line for line in data if line not in absent]
     others = _kept(config) + config.optimizer.problems(config.settings.hardware)
-    others += [line for logger in config.logger.values() for line in logger.problems()]
+    others += of_choices("logger", config.logger)
     return model + data + others + _parametrization(config) + _evaluations(config, sources)
+
+
+def of_choices(group: str, chosen: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with the choices of a group that is a list, under the name that each has there.
+
+    A class names its keys as our file of it does; a file of one's own may be called otherwise.
+    """
+    ours = re.compile(rf"{group}\.\w+\.")
+    return [
+        ours.sub(f"{group}.{name}.", line, count=1) if ours.match(line) else line
+        for name, one in chosen.items()
+        for line in one.problems()
+    ]
 
 
 def _kept(config: Config) -> list[str]:
@@ -76,7 +90,7 @@ def _parametrization(config: Config) -> list[str]:
 def _evaluations(config: Config, sources: bool) -> list[str]:
     """Runs are compared by their held-out loss; a plan needs no files to measure by."""
     if "held_out" in config.evaluation:
-        return [line for one in config.evaluation.values() for line in one.problems()] if sources else []
+        return of_choices("evaluation", config.evaluation) if sources else []
     given = ", ".join(config.evaluation) or "nothing"
     return [mistake("evaluation", given, "a list with held_out", "runs are compared by that loss: add it")]
 

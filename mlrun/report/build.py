@@ -82,7 +82,8 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
     itself again after so many seconds.
 
     Raises:
-        UserError: a path is missing or holds no run, or a run folder cannot be read. Nothing is written then.
+        UserError: a path is missing or holds no run, a run folder cannot be read, or `out` holds files and none of
+            ours. Nothing is written then.
     """
     if isinstance(runs, str):
         raise UserError(mistake("runs", runs, "a list of folders", "put it into a list"))
@@ -90,9 +91,18 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
     folders = find(named)
     groups = tuple(compare(read_all(folders)))
     out = place(named, folders) / "report" if out is None else files.expanded(out)
+    files.judge(out)
     found = searches(groups)
     caveats = tuple(notes(groups, found))
-    files.make(out)
+    with files.whole_folder(out) as new:
+        names = [path.name for path in _written(new, groups, caveats, found, reload)]
+    return Report(groups, caveats, tuple(out / name for name in names), found)
+
+
+def _written(
+    out: Path, groups: Sequence[Group], caveats: Sequence[str], found: Sequence[Search], reload: int | None
+) -> list[Path]:
+    """Write all files of a report, and return their paths."""
     drawn = _figures(groups, out)
     pictures = {number: [path for path in paths if path.suffix == ".png"] for number, paths in drawn.items()}
     written = [
@@ -107,9 +117,9 @@ def build(runs: Sequence[Path | str], out: Path | str | None = None, reload: int
     measured = write.quality_csv(groups)
     if measured is not None:
         written.append(write.write(out, "quality.csv", measured))
-    written.append(out / "report.json")
-    write.write(out, "report.json", write.as_dict(groups, caveats, written, found))
-    return Report(groups, caveats, tuple(written), found)
+    written.append(out / files.REPORT)
+    write.write(out, files.REPORT, write.as_dict(groups, caveats, written, found))
+    return written
 
 
 def _figures(groups: Sequence[Group], out: Path) -> dict[int, list[Path]]:

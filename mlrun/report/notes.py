@@ -168,10 +168,13 @@ def _sure(group: Group, label: str) -> Iterator[str]:
         savings = {row.method: row.claim.mean for row in group.rows if row.best}
         sure = [name for name, p in group.claims.items() if p < 0.05 and (savings[name] or 0) > 0]
         stands = ", ".join(f"{name} (p {group.claims[name]:.2g})" for name in sure) or "none"
-        counted = (
-            f"{len(group.claims)} method{'s were' if len(group.claims) != 1 else ' was'} compared with the baseline"
+        many = len(group.claims)
+        counted = f"{many} methods were" if many != 1 else "1 method was"
+        tested = "Each was tested against 0 (a t-test over its seeds), then all were corrected for how many there are"
+        yield (
+            f"{label}: {counted} compared with the baseline. FLOPs saved by more than the luck of the seeds: {stands}. "
+            f"{tested} (Holm): the risk of any wrong claim is 5%."
         )
-        yield f"{label}: {counted}; FLOPs savings over 0 at 5% for all together (t, Holm): {stands}."
         bounds = [row.method for row in group.rows if row.best and row.annealed and row.headline.bound]
         if bounds:
             yield f"{label}: a smaller ending would turn a lower bound into a number: {', '.join(bounds)}."

@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import fake_runs as fake
 import pytest
 import yaml
 from called import Outcome, call
@@ -277,6 +278,11 @@ BAD = {
     ),
     "a value of a scale that nothing takes": (["scale=tiny", "scale.alpha=0.3"], "scale.alpha=0.3: allowed: left out"),
     "folder name that is too long": (["run=" + "a" * 300], "a folder that can be written"),
+    "share of a blend": (
+        ["task=interpolate", "source=a", "grown=b", "target=c", "cycle.alpha=nan"],
+        "cycle.alpha=nan: allowed: a number in [0, 1]",
+    ),
+    "settings folder in the home of nobody": (["--config-dir", "~nobody9/x"], "~nobody9/x: allowed: a path whose ~ is"),
     "settings folder that is too long": (["--config-dir", "a" * 300], "allowed: an existing folder"),
     "no cache": (["cache="], "cache=: allowed: a folder that can be written"),
     "cache that is a file": ([f"cache={__file__}"], "allowed: a folder that can be written"),
@@ -747,6 +753,82 @@ def test_the_users_conf_folder_and_config_dir_add_to_ours(mlrun: Command) -> Non
     assert mlrun("task=plan", "cycle=mine", "run=p").code == 0
     outcome = mlrun("task=plan", "-m", "cycle=mine,scratch", "model=wide", "--config-dir", "more", "run=q")
     assert outcome.code == 0 and len(list(Path("q").glob("*/plan.json"))) == 2
+
+
+@pytest.mark.parametrize("flag", [["--config-dir", "~/more"], ["--config-dir=~/more"]])
+def test_a_config_dir_in_the_home_of_the_user_is_read(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch, flag: list[str]
+) -> None:
+    Path("home/more/cycle").mkdir(parents=True)
+    Path("home/more/cycle/mine.yaml").write_text((conf_dir() / "cycle" / "w.yaml").read_text())
+    monkeypatch.setenv("HOME", str(Path("home").absolute()))
+    assert mlrun("task=plan", "cycle=mine", "run=p", *flag).code == 0
+
+
+@pytest.mark.parametrize("words", [
+    ["task=report", "runs=a"],
+    ["task=leaderboard", "runs=a"],
+    ["task=evaluate", "source=m"],
+])  # fmt: skip
+def test_results_are_not_written_beside_the_files_of_somebody_else(mlrun: Command, words: list[str]) -> None:
+    fake.run(Path("a"), "scratch", fake.SCRATCH)
+    Path("site").mkdir()
+    Path("site/index.html").write_text("mine")
+    before = left()
+    outcome = mlrun(*words, "run=site")
+    told = "mlrun: run=site: allowed: a new or empty folder, or one with files of mlrun; it holds index.html, not ours"
+    assert outcome.code == 2 and len(outcome.err) == 1 and outcome.err[0].startswith(told)
+    assert left() == before and Path("site/index.html").read_text() == "mine"
+
+
+def test_a_report_takes_a_folder_that_is_empty_or_holds_runs_or_a_report(mlrun: Command) -> None:
+    fake.run(Path("runs/a"), "scratch", fake.SCRATCH)
+    Path("empty").mkdir()
+    for place in ("empty", "empty", "runs"):
+        assert mlrun("task=report", "runs=runs/a", f"run={place}").code == 0 and Path(place, "index.html").is_file()
+    Path("report").mkdir()
+    Path("report/paper.tex").touch()
+    outcome = mlrun("task=report", "runs=runs,.")
+    assert outcome.code == 2 and "paper.tex" in outcome.err[0] and "report/index.html" not in left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("words", "long"),
+    [
+        (["task=report", "runs=a", "run=new"], "mlrun.report.figure.draw"),
+        (["task=report", "runs=a", "run=new"], "mlrun.report.write.as_dict"),
+        ([*TINY, "run=new"], "mlrun.data.text.prepare._pack"),
+        (["-m", *TINY, "seed=0,1", "run=new"], "mlrun.data.text.prepare._pack"),
+        (["task=calibrate", *TINY], "mlrun.evaluate.calibrate.calibrate"),
+        (["task=plan", *TINY, "run=new"], "mlrun.cli.tasks.show"),
+        (["task=evaluate", "source=m"], "mlrun.evaluate.finished.evaluate_folder"),
+    ],
+)
+def test_a_signal_in_long_work_is_one_line_with_its_exit_code_and_leaves_nothing(
+    mlrun: Command, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, words: list[str], long: str
+) -> None:
+    fake.run(Path("a"), "scratch", fake.SCRATCH)
+    before = left()
+    was = {signal.SIGTERM: signal.signal(signal.SIGTERM, signal.SIG_DFL)}
+    was[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def ask(*given: object, **named: object) -> None:
+        if long.endswith("_pack"):
+            (Path(str(given[0])) / "half").touch()
+        os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(long, ask)
+    try:
+        outcome = mlrun(*words, *([] if "task=report" in words else ["cache=c"]))
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        for one, handler in was.items():
+            signal.signal(one, handler)
+    told = [line for line in outcome.err if "training the tokenizer" not in line]  # a slow machine says so
+    assert outcome.code == 128 + number and len(told) == 1 and told[0].startswith("mlrun: interrupted"), outcome.err
+    made = [path for path in left() if path not in before]
+    assert not [path for path in made if path.partition("/")[0] != "c" or "making" in path], made
 
 
 def test_a_file_of_the_user_that_ours_would_hide_is_told(mlrun: Command) -> None:

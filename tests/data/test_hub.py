@@ -31,6 +31,16 @@ def test_hub_data_packs_like_local_files(tmp_path: Path, cache: str, hub_cache: 
     assert equal(next(source.batches(0, 32)), next(spec.open(gpt(), 0, cache).batches(0, 32)))
 
 
+def test_a_folder_in_the_home_of_the_user_is_one_like_any_other(
+    tmp_path: Path, cache: str, hub_cache: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = hub_folder(tmp_path / "a", sentences(400), 1)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    there, at_home = (Hub(sequence=16, sources=[HubSource(path=path)]).open(gpt(), 0, cache) for path in (name, "~/a"))
+    assert equal(next(there.batches(0, 32)), next(at_home.batches(0, 32)))
+    assert there.describe()["content"] == at_home.describe()["content"]
+
+
 def test_weights_mix_the_sources_each_document_once(tmp_path: Path, hub_cache: None) -> None:
     lines = sentences(90)
     names = [hub_folder(tmp_path / "a", lines[:30], 1), hub_folder(tmp_path / "b", lines[30:], 2)]

@@ -187,6 +187,12 @@ def test_hub_pictures_downloaded(hub: ImageHub, tmp_path: Path) -> None:
     assert numbers(next(source.validation(9))) == [200, 204, 208, 212, 216]
 
 
+def test_a_set_of_pictures_that_does_not_load_is_told_by_its_key(hub: ImageHub) -> None:
+    absent = replace(hub, path=f"{hub.path}-absent")
+    with pytest.raises(UserError, match=r"^data\.path: .*-absent train cannot be loaded"):
+        absent.open(deit(), 0, "unused")
+
+
 def test_hub_pictures_streamed_resume_anywhere(hub: ImageHub, tmp_path: Path) -> None:
     streamed = replace(hub, streaming=True, block=32)
     source = streamed.open(deit(), 0, str(tmp_path))

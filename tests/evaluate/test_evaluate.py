@@ -17,16 +17,20 @@ import toy
 from mlrun.cli import command, points, preflight
 from mlrun.config import Eval, Hardware, build, conf_dir, load
 from mlrun.errors import UserError
+from mlrun.evaluate import harness
 from mlrun.evaluate.accuracy import Accuracy
 from mlrun.evaluate.base import Context, Evaluation, Result, Results, as_dict, measure
+from mlrun.evaluate.cloze import Cloze
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.evaluate.perplexity import Perplexity
 from mlrun.log.console import Lines
+from mlrun.log.wandb import WandbLogger
 from mlrun.models.base import IGNORED
 from mlrun.models.network import build as network
 from mlrun.multilevel.growth import stage_losses
 from mlrun.multilevel.growth.inherit import Inherit
 from mlrun.multilevel.growth.ligo import LiGO
+from mlrun.plan import check
 from mlrun.train.parallel.processes import Ranks
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
@@ -212,3 +216,20 @@ def test_a_result_says_by_which_settings_it_was_measured() -> None:
     found = [as_dict(measure([HeldOut(), Asked(n)], net, Context(source, 4, Hardware(), ALONE))) for n in (1, 1, 2)]
     assert found[0]["asked"]["settings"] == found[1]["asked"]["settings"] != found[2]["asked"]["settings"]
     assert "settings" not in found[0]["held_out"], "there is one way to read the held-out set"
+
+
+def test_choices_of_ones_own_are_told_by_the_names_that_they_have(tmp_path: Path) -> None:
+    chosen = {"mine": Cloze(files=["nowhere.txt"]), "cloze": Cloze(files=["nowhere.txt"])}
+    keys = [line.partition("=")[0] for line in check.of_choices("evaluation", chosen)]
+    assert keys == ["evaluation.mine.files", "evaluation.cloze.files"]
+    assert check.of_choices("logger", {"wb": WandbLogger(x="hours")})[0].startswith("logger.wb.x=hours: ")
+
+
+def test_tasks_of_lm_eval_may_lie_in_the_home_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr(harness, "_loaded", lambda tasks, include, online: looked.append(include))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "tasks").mkdir()
+    assert harness.Harness(["own"], include="~/tasks").problems() == []
+    assert looked == [str(tmp_path / "tasks")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
     from mlrun.data.images.source import Facts, ImageSource, Recipe
+
+
+class _Pictures(HubSource):
+    """One split of the data set that `data.path` names."""
+
+    key: ClassVar[str] = "data.path"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +90,12 @@ class ImageHub(Images):
         from mlrun.data.images.source import Facts
 
         columns = {"image": self.image, "label": self.label}
-        sources = (HubSource(self.path, self.name, split, self.image, self.revision) for split in self._splits)
+        sources = (_Pictures(self.path, self.name, split, self.image, self.revision) for split in self._splits)
         train, held_out = (source.facts(source.load(self.streaming), self.streaming) for source in sources)
         return Facts([columns, train], [columns, held_out])
 
     def _load(self, split: str) -> Dataset | IterableDataset:
-        source = HubSource(path=self.path, name=self.name, split=split, revision=self.revision)
+        source = _Pictures(path=self.path, name=self.name, split=split, revision=self.revision)
         return source.load(self.streaming)
 
     def _rows(self, split: str) -> Any:

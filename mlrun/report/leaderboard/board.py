@@ -47,11 +47,12 @@ def from_runs(board: Board, runs: Sequence[Path], out: Path | None) -> None:
     """Judge every method of the runs at its best rate on fresh seeds; write those that keep the rules, a file each.
 
     Raises:
-        UserError: no run folder is there, or one cannot be read.
+        UserError: no run folder is there, or one cannot be read; `out` holds files and none of ours.
     """
     folders = find(runs)
     groups = [group for group in compare(read_all(folders)) if group.rows]
     out = place(runs, folders) / FOLDER if out is None else out
+    files.judge(out)
     for group in groups:
         for method, found in _entries(group, board).items():
             path = out / f"{group.number}-{re.sub(r'[^A-Za-z0-9.=_-]+', '_', method)[:80]}.json"

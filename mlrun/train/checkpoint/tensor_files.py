@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mlrun import files
-from mlrun.errors import UserError, mistake
+from mlrun.errors import UserError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -163,7 +163,7 @@ def open_shards(folder: Path) -> Shards:
     pickles = sorted(str(path) for pattern in PICKLES for path in folder.glob(pattern))
     if pickles:
         remedy = "a pickle can run code when it is read; convert it to safetensors where you trust it"
-        raise UserError(mistake("weights", pickles[0], "safetensors", remedy))
+        raise UserError(f"{pickles[0]}: allowed: weights as safetensors; {remedy}")
     raise UserError(f"{folder}: it holds no {SINGLE} or {INDEX}; name a folder with a model's weights")
 
 
