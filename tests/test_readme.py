@@ -58,10 +58,10 @@ def test_every_make_target_exists() -> None:
 
 
 def test_the_demo_stays_short() -> None:
-    """Its minutes go with its FLOPs: 3.6 budgets take some seven on two cores, and its control a third of one."""
+    """Its minutes go with its FLOPs: 3.6 budgets take some six on two cores, and its control 0.4 of one."""
     runs = re.search(r"experiment=(demo_\S+)", (ROOT / "Makefile").read_text())
     assert runs is not None
     plans = {name: mlrun.plan([f"experiment={name}"]) for name in runs[1].split(",")}
     budget = plans["demo_scratch"].budget_flops
     assert sum(plan.total.flops for plan in plans.values()) < 3.7 * budget
-    assert plans["demo_small"].total.flops < 0.33 * budget
+    assert plans["demo_small"].total.flops < 0.41 * budget
