@@ -112,8 +112,20 @@ class Part:
     backend: str | None = None  # of what is compiled, where that is not torch's own, which needs a compiler
 
 
+def possible(hardware: Mapping[str, Any]) -> bool:
+    """Say whether this torch makes such a run: 2.6 shards on GPUs alone."""
+    return hardware.get("sharding") != "fsdp" or hasattr(torch.cpu.Stream, "record_event")
+
+
+def needs(*hardware: Mapping[str, Any]) -> None:
+    """Skip a test of runs that this torch does not make."""
+    if not all(map(possible, hardware)):
+        pytest.skip("shards on processors need torch 2.7")
+
+
 def live(part: Part) -> None:
-    """Train the run to its end, or to where it is stopped."""
+    """Train the run to its end, or to where it is stopped; skip where this torch makes none such."""
+    needs(part.hardware)
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         if part.stop is not None:
@@ -141,7 +153,9 @@ def meet(file: Path) -> None:
 
 
 def together(scratch: Path, parts: list[Part]) -> None:
-    """Train each run by two processes; what they print is shown where one fails."""
+    """Train each run that this torch makes by two processes; what they print is shown where one fails."""
+    if not (parts := [part for part in parts if possible(part.hardware)]):
+        needs({"sharding": "fsdp"})
     listed = scratch / "runs.json"
     listed.write_text(json.dumps([vars(part) for part in parts]))
     command = [sys.executable, __file__, str(listed)]

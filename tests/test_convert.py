@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pair
 import pytest
 import torch
 import toy
@@ -234,7 +235,13 @@ def test_evaluate_repeats_the_runs_last_loss(tmp_path: Path, monkeypatch: pytest
     assert result["held_out"].value == pytest.approx(summary["val_loss"], rel=1e-6)
     assert result["perplexity"].value == math.exp(result["held_out"].value)
     assert json.loads((tmp_path / "evaluate.json").read_text()) == as_dict(result)
-    assert measured(tmp_path, sharding="fsdp") == result
+
+
+def test_shards_are_evaluated_as_the_whole_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pair.needs({"sharding": "fsdp"})
+    monkeypatch.setenv("MLRUN_PACKAGES", "toy")
+    a_run(tmp_path)
+    assert measured(tmp_path, sharding="fsdp") == measured(tmp_path)
 
 
 def test_evaluate_is_strict_about_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -582,10 +582,10 @@ def levels(image: Image.Image, tmp_path: Path, name: str = "x.png", mode: str = 
     return np.asarray(decoded(Stored(str(tmp_path / name), 0, name), mode))
 
 
-@pytest.mark.parametrize("name", ["x.png", "x.tiff", "x.pgm"])
-def test_sixteen_bits_become_eight(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "mode"), [("x.png", "I;16"), ("x.tiff", "I;16"), ("x.pgm", "I")])
+def test_sixteen_bits_become_eight(tmp_path: Path, name: str, mode: str) -> None:
     deep = Image.fromarray(np.array([[0, 257, 128 * 257, 40_000, 65_535]], np.uint16))
-    assert levels(deep, tmp_path, name).tolist() == [[0, 1, 128, round(40_000 / 257), 255]]
+    assert levels(deep.convert(mode), tmp_path, name).tolist() == [[0, 1, 128, round(40_000 / 257), 255]]
 
 
 def test_every_mode_of_pillow_is_converted_or_refused(tmp_path: Path) -> None:

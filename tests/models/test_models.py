@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from unittest import mock
 
 import pytest
 import torch
@@ -381,12 +382,7 @@ def llama(hf: ModuleType, model: Llama) -> nn.Module:
     if model.rope_factor > 1:
         factors = {"low_freq_factor": model.rope_low, "high_freq_factor": model.rope_high}
         first = {"factor": model.rope_factor, "original_max_position_embeddings": model.rope_position}
-        settings["rope_parameters"] = {
-            "rope_type": "llama3",
-            "rope_theta": settings.pop("rope_theta"),
-            **factors,
-            **first,
-        }
+        settings["rope_scaling"] = {"rope_type": "llama3", **factors, **first}  # transformers 5 takes these names too
     if model.qk_norm:
         return hf.Qwen3ForCausalLM(hf.Qwen3Config(**settings))
     return hf.LlamaForCausalLM(hf.LlamaConfig(**settings))
@@ -413,7 +409,8 @@ def reference(model: Model) -> nn.Module:
 
 
 def widen(module: nn.Module) -> None:
-    """Let the reference's RMS norms and rotary angles, which it works out in float32, be float64."""
+    """Let the reference's RMS norms, rotary angles and, before transformers 5, T5's attention weights, which it works
+    out in float32, be float64."""
     for child in module.modules():
         kind = type(child).__name__
         if kind.endswith("RMSNorm") or kind.endswith("T5LayerNorm"):
@@ -422,12 +419,16 @@ def widen(module: nn.Module) -> None:
             )
         if kind.endswith("RotaryEmbedding"):
             child.forward = lambda x, position_ids, rotary=child: angles(x, position_ids, rotary.config)
+        if kind.endswith("T5Attention"):
+            child.forward = mock.patch.object(Tensor, "float", Tensor.double)(child.forward)
 
 
 def angles(x: Tensor, position_ids: Tensor, config) -> tuple[Tensor, Tensor]:
     """Return the reference's cosines and sines in float64: its formula, without the roundings."""
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    rope = config.rope_parameters
+    rope = {"rope_type": "default", "rope_theta": getattr(config, "rope_theta", None)}
+    # transformers 5 has one object for both; before it, the stretch stood beside the base.
+    rope |= getattr(config, "rope_parameters", None) or config.rope_scaling or {}
     inverse = 1.0 / rope["rope_theta"] ** (torch.arange(0, dim, 2, dtype=torch.float64) / dim)
     if rope["rope_type"] == "llama3":
         low, high, first = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]

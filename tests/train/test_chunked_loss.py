@@ -37,6 +37,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", TWO)
 def test_two_processes_log_the_losses_of_one_that_holds_all_logits(runs: Path, name: str) -> None:
     run, hardware = TWO[name]
+    pair.needs(hardware)
     equal(runs / name, one(runs, run, rows_of(hardware)))
 
 

@@ -136,6 +136,18 @@ def test_a_port_that_is_in_use_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     assert line.startswith(f"MASTER_ADDR:MASTER_PORT=127.0.0.1:{port}: ") and "choose a port that is free" in line
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_shards_where_torch_makes_none_are_one_line(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
+    """As torch 2.6 has it, on processors; nobody waits for another process."""
+    monkeypatch.delattr(torch.cpu.Stream, "record_event", raising=False)
+    for name, value in {"RANK": "0", "WORLD_SIZE": str(world), "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError) as caught:
+        processes.start(Hardware(sharding="fsdp"))
+    (line,) = caught.value.problems
+    assert line.startswith("hardware.sharding=fsdp: allowed: none; ") and "torch 2.7 or newer" in line
+
+
 class Two(Ranks):
     """Two processes of which the other one has learning rate 5e-3 and no clipping."""
 

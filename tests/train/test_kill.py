@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pair
 import toy
 
 SEED = 20240407
@@ -105,6 +106,7 @@ def test_sixteen_kills_of_a_run_that_decides_leave_no_trace(tmp_path: Path) -> N
 
 
 def test_a_dozen_kills_of_a_run_of_shards_leave_no_trace(tmp_path: Path) -> None:
+    pair.needs({"sharding": "fsdp"})
     assert {"torn shard", "note", "rename", "removal"} <= kill(tmp_path, "fsdp", REACH_OF_SHARDS, 12)
 
 

@@ -103,6 +103,7 @@ except UserError as error:
 
 @pytest.mark.parametrize("limit", [20_000, 120_000])
 def test_a_limit_on_file_sizes_is_one_line_too(tmp_path: Path, limit: int) -> None:
+    pair.needs(FSDP)
     here = Path(__file__).resolve().parents[1]
     path = {"PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", LIMITED, str(tmp_path / "run"), str(limit)]

@@ -99,7 +99,7 @@ def start(hardware: Hardware) -> Ranks:
     """Join the other processes, if the launcher started several, and return this one's place.
 
     Raises:
-        UserError: a GPU was asked for and there is none for this process.
+        UserError: a GPU was asked for and there is none for this process, or shards where this torch makes none.
     """
     place = environment.process()
     rank, world, local = place.rank, place.world, place.local
@@ -113,9 +113,18 @@ def start(hardware: Hardware) -> Ranks:
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
     shards = hardware.sharding == "fsdp"
+    if shards:
+        _refuse_old(device)
     if (world > 1 or shards) and not dist.is_initialized():
         _join(rank, world, device)
     return Ranks(rank, world, device, sharded(device, world) if shards else Replicated())
+
+
+def _refuse_old(device: torch.device) -> None:
+    """Raise UserError where FSDP2 would fail in the first forward pass: it calls what streams lack before torch 2.7."""
+    if device.type == "cpu" and not hasattr(torch.cpu.Stream, "record_event"):
+        remedy = f"torch {torch.__version__} cannot shard on processors: torch 2.7 or newer can"
+        raise UserError(mistake("hardware.sharding", "fsdp", "none", remedy))
 
 
 def _join(rank: int, world: int, device: torch.device) -> None:
