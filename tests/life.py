@@ -21,7 +21,7 @@ import toy
 from mlrun import files, run
 from mlrun.config import Config, Hardware
 from mlrun.log.jsonl import Jsonl
-from mlrun.multilevel import operators, transfer
+from mlrun.multilevel import operators, receipt
 from mlrun.train.checkpoint import sharded, tensor_files
 from mlrun.train.checkpoint.store import Checkpoints
 
@@ -99,7 +99,7 @@ POINTS: dict[str, Callable[[int, bool], None]] = {
     "half a record": lambda at, before: half_line(at),
     "transfer": lambda at, before: around(operators, ("iter_coalesce", "iter_decoalesce")[at % 2], 1, before),
     "blend": lambda at, before: around(operators, "interpolate", 1, before),
-    "receipt": lambda at, before: around(transfer, "receipt", 1 + at % 2, before),
+    "receipt": lambda at, before: around(receipt, "receipt", 1 + at % 2, before),
     "evaluation": lambda at, before: around(run, "measure", at, before),
     "model": lambda at, before: around(run, "save_model", 1, before),
     "decision": lambda at, before: around(run.Run, "_grows", at, before),
