@@ -58,7 +58,7 @@ def test_every_make_target_exists() -> None:
 
 
 def test_the_demo_stays_short() -> None:
-    """Its minutes go with its FLOPs: 3.6 budgets take some six on two cores, and its control 0.4 of one."""
+    """Its minutes go with its FLOPs: 3.6 budgets take some five on two cores, and its control 0.4 of one."""
     runs = re.search(r"experiment=(demo_\S+)", (ROOT / "Makefile").read_text())
     assert runs is not None
     plans = {name: mlrun.plan([f"experiment={name}"]) for name in runs[1].split(",")}

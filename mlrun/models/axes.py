@@ -100,6 +100,11 @@ class Param:
 Params = Mapping[str, Param]
 
 
+def depths(named: Sizes, sizes: Sizes) -> dict[str, int]:
+    """Return what `layer` says of every depth among `sizes`, a decoder's too; nothing where it is not named."""
+    return {axis: named["layer"] for axis in DEPTH if axis in sizes and "layer" in named}
+
+
 def depth_axis(template: str) -> str | None:
     """Return the depth axis that a parameter's name template runs over, or None."""
     found = _DEPTH.search(template)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, get_args
 
 from mlrun.errors import UserError, mistake
-from mlrun.models.axes import DEPTH, Param, Sizes, depth_axis
+from mlrun.models.axes import Param, Sizes, depth_axis, depths
 from mlrun.models.layers import Block, Flops, Layer, Stack
 from mlrun.models.parametrization import COMPLETEP, STANDARD, completep, scaled_axes
 from mlrun.own import kind
@@ -153,8 +153,7 @@ class Model(ABC):
     def base_sizes(self) -> dict[str, int]:
         """Return the size of every axis at which the parametrisation is the standard one."""
         named, sizes = self.base or {}, self.sizes()
-        depths = {axis: named["layer"] for axis in DEPTH if axis in sizes and "layer" in named}
-        return sizes | depths | named
+        return sizes | depths(named, sizes) | named
 
     def _kept_base(self) -> dict[str, int] | None:
         """Return the base for another size of this model: what it does not name is this one's size."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlrun.config import Config
 from mlrun.errors import UserError, mistake, nearest
-from mlrun.models.axes import DEPTH, Sizes
+from mlrun.models.axes import Sizes, depths
 from mlrun.plan.make import make_plan
 from mlrun.units import flops
 
@@ -39,8 +39,7 @@ def _with_decoder(asked: Mapping[str, int], sizes: Sizes) -> dict[str, int]:
 
     Growth begins so (`coarsening=shallow`), and a control with all of the decoder would be no control of it.
     """
-    depths = {axis: min(asked["layer"], sizes[axis]) for axis in DEPTH if axis in sizes and "layer" in asked}
-    return depths | dict(asked)
+    return {axis: min(layers, sizes[axis]) for axis, layers in depths(asked, sizes).items()} | dict(asked)
 
 
 def _problems(asked: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
