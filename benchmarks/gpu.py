@@ -26,7 +26,7 @@ from mlrun import files
 from mlrun import run as runs
 from mlrun.cli import command, device, points
 from mlrun.cli.tasks import planned
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.models.network import build
 from mlrun.train import memory
 from mlrun.train.loop import autocast

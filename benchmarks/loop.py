@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from benchmarks import ours
 from benchmarks.ours import Batch, Work
 from benchmarks.table import Report, Target, table
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.interop.folders import export_hf
 from mlrun.models.base import IGNORED
 from mlrun.models.network import build

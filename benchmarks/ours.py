@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mlrun.cli import command, points
 from mlrun.cli.tasks import planned
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.evaluate.base import Context, measure, recorded
 from mlrun.log import log
 from mlrun.models.network import build

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.table import table
 from mlrun.cli import command, points
-from mlrun.config import build
+from mlrun.config.choices import build
 from mlrun.models.axes import Resize
 from mlrun.models.base import Model
 from mlrun.models.network import Network

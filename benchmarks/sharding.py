@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.table import table
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.models.axes import expand, parameter_count
 from mlrun.models.gpt import GPT
 from mlrun.models.network import initials

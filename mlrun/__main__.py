@@ -16,7 +16,7 @@ from mlrun.cli.blame import line
 from mlrun.cli.jobs import Jobs
 from mlrun.cli.messages import Ended, first, lasting_output, print_error, print_once, user_errors
 from mlrun.cli.tasks import perform
-from mlrun.config import conf_dir
+from mlrun.config.load import conf_dir
 from mlrun.errors import UserError
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mlrun.config import build, literal
+from mlrun.config.choices import build, literal
 from mlrun.errors import UserError, mistake
 from mlrun.files import read_json
 from mlrun.interop import ledger

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from mlrun import files
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.data import ahead
 from mlrun.data.source import Broken, same_content
 from mlrun.errors import UserError, mistake

@@ -19,7 +19,8 @@ import torch
 import toy
 
 from mlrun import files, run
-from mlrun.config import Config, Hardware
+from mlrun.config.load import Config
+from mlrun.config.settings import Hardware
 from mlrun.log.jsonl import Jsonl
 from mlrun.multilevel import operators, receipt
 from mlrun.train.checkpoint import sharded, tensor_files

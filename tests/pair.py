@@ -22,7 +22,7 @@ import pytest
 import torch
 import toy
 
-from mlrun.config import Auto, Cycle, Eval, Hardware, Row, Schedule
+from mlrun.config.settings import Auto, Cycle, Eval, Hardware, Row, Schedule
 from mlrun.models.bert import BERT
 from mlrun.models.llama import Llama
 from mlrun.multilevel.coarsening.fpi import FPI

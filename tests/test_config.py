@@ -15,7 +15,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from mlrun.cli import command, points
-from mlrun.config import ALONE, ARGUMENTS, Settings, conf_dir, load
+from mlrun.config.load import conf_dir, load
+from mlrun.config.settings import ALONE, ARGUMENTS, Settings
 from mlrun.errors import UserError
 from mlrun.plan.make import make_plan
 

@@ -21,7 +21,7 @@ from test_interop import ours_at, problems
 from test_models import TINY
 from torch import Tensor
 
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.convert import coalesce_folder, decoalesce_folder, interpolate_folders
 from mlrun.errors import UserError
 from mlrun.evaluate.accuracy import Accuracy

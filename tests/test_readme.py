@@ -10,7 +10,7 @@ import pytest
 
 import mlrun
 from mlrun.cli import command, points, tasks
-from mlrun.config import load
+from mlrun.config.load import load
 from mlrun.plan.make import make_plan
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -17,7 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from mlrun.config import Auto, Checkpoint, Config, Cycle, Eval, Row, Schedule, Settings
+from mlrun.config.load import Config
+from mlrun.config.settings import Auto, Checkpoint, Cycle, Eval, Row, Schedule, Settings
 from mlrun.data.text import documents
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.models import vocabulary_loss

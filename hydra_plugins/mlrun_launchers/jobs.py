@@ -14,7 +14,7 @@ from mlrun.cli import device
 from mlrun.cli.jobs import Jobs
 from mlrun.cli.objective import objective
 from mlrun.cli.tasks import TASKS
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from omegaconf import DictConfig, OmegaConf
 
 from mlrun.cli.tasks import TASKS
-from mlrun.config import ARGUMENTS, Hardware, Sample, Settings, choice_problems
+from mlrun.config.settings import ARGUMENTS, Hardware, Sample, Settings, choice_problems
 from mlrun.errors import mistake
 from mlrun.plan import check
 from mlrun.plan.stages import alpha_problems

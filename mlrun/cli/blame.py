@@ -12,7 +12,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mlrun.config import LISTS, reason
+from mlrun.config.settings import LISTS, reason
 from mlrun.errors import mistake, nearest
 
 # Errors that say by themselves what is wrong. Composing may raise others too, from KeyError to OverflowError, and runs

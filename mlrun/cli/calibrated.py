@@ -15,7 +15,7 @@ from typing import Any
 import mlrun
 from mlrun import cores, files
 from mlrun.cli import device
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.data import cache
 from mlrun.errors import UserError
 from mlrun.plan import calibration

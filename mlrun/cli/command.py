@@ -22,7 +22,8 @@ from hydra.plugins.completion_plugin import CompletionPlugin
 
 from mlrun import __version__
 from mlrun.cli import guess
-from mlrun.config import conf_dir, reason
+from mlrun.config.load import conf_dir
+from mlrun.config.settings import reason
 from mlrun.errors import UserError, mistake
 from mlrun.files import expanded
 

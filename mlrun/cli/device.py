@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.cli import run_folder
-from mlrun.config import Config, Hardware
+from mlrun.config.load import Config
+from mlrun.config.settings import Hardware
 from mlrun.files import CONFIG
 from mlrun.plan.stages import Plan
 

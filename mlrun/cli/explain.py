@@ -20,7 +20,7 @@ from mlrun.cli import points
 from mlrun.cli.command import Command, parsed
 from mlrun.cli.said import DIFF
 from mlrun.cli.tasks import TASKS
-from mlrun.config import GROUPS
+from mlrun.config.settings import GROUPS
 from mlrun.errors import UserError, nearest
 
 # What stands for the single values, which are in no group's file.

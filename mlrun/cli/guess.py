@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from mlrun.cli.blame import PACKAGELESS
 from mlrun.cli.tasks import TASKS
-from mlrun.config import Settings
+from mlrun.config.settings import Settings
 from mlrun.errors import nearest
 
 # What stands in front of the first equal sign of a setting; the last two are groups that leave no key behind.

@@ -16,7 +16,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mlrun import files
-from mlrun.config import conf_dir
+from mlrun.config.load import conf_dir
 from mlrun.errors import UserError, mistake
 
 

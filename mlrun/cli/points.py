@@ -33,7 +33,8 @@ from mlrun.cli import said, space, steady, trust
 from mlrun.cli.blame import blame
 from mlrun.cli.command import Command, parsed
 from mlrun.cli.tasks import TASKS
-from mlrun.config import GROUPS, REFERENCE_ERRORS, Settings, conf_dir, reason, unresolved
+from mlrun.config.load import REFERENCE_ERRORS, conf_dir, unresolved
+from mlrun.config.settings import GROUPS, Settings, reason
 from mlrun.errors import UserError, mistake, nearest
 from mlrun.files import expanded
 from mlrun.plan.unused import Said

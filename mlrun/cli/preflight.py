@@ -13,7 +13,7 @@ from typing import Any
 from mlrun import files
 from mlrun.cli import arguments, capacity, device, initial, run_folder, said, tasks
 from mlrun.cli.points import Point
-from mlrun.config import Config, reference_problems
+from mlrun.config.load import Config, reference_problems
 from mlrun.errors import UserError, mistake, nearest
 from mlrun.plan import unused
 from mlrun.plan.stages import Plan

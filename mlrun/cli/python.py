@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun.cli import command, points, preflight, run_folder
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.errors import UserError, mistake
 from mlrun.plan.stages import Plan
 

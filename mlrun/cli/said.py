@@ -16,7 +16,8 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from mlrun.config import Config, conf_dir, leaves
+from mlrun.config.load import Config, conf_dir
+from mlrun.config.settings import leaves
 from mlrun.files import read_yaml
 from mlrun.plan import unused
 from mlrun.plan.stages import Plan

@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mlrun.config import REFERENCE_ERRORS, section
+from mlrun.config.load import REFERENCE_ERRORS, section
 
 # A reference to a key, seen from the top or, with one point before it, from where it stands.
 _PLAIN = re.compile(r"\$\{(\.?)(\w+)(?:\.\w+)*\}")

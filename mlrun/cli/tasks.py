@@ -16,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from mlrun import files
 from mlrun.cli import calibrated, device, said
 from mlrun.cli.messages import Failed, first, print_error, print_once
-from mlrun.config import Config, Hardware, Sample, build, load
+from mlrun.config.choices import build
+from mlrun.config.load import Config, load
+from mlrun.config.settings import Hardware, Sample
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate.base import untold
 from mlrun.plan import alone, check

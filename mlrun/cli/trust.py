@@ -16,7 +16,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from mlrun.config import PACKAGES_VARIABLE, REFERENCE_ERRORS, allowed_packages, found_class, within
+from mlrun.config.choices import PACKAGES_VARIABLE, allowed_packages, found_class, within
+from mlrun.config.load import REFERENCE_ERRORS
 from mlrun.errors import UserError, mistake
 
 # Under these keys Hydra, or Python's logging, calls what is named.

@@ -21,7 +21,7 @@ from mlrun.models.base import IGNORED, Model
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.config import Hardware
+    from mlrun.config.settings import Hardware
     from mlrun.evaluate.words import Words
     from mlrun.models.network import Network
     from mlrun.train.parallel.processes import Ranks

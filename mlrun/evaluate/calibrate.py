@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from mlrun.config import Config, Cycle, Row, Schedule
+from mlrun.config.load import Config
+from mlrun.config.settings import Cycle, Row, Schedule
 from mlrun.data import ahead
 from mlrun.errors import UserError, mistake
 from mlrun.evaluate import words

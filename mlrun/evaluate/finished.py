@@ -10,7 +10,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mlrun import files
-from mlrun.config import Hardware, build, literal
+from mlrun.config.choices import build, literal
+from mlrun.config.settings import Hardware
 from mlrun.data import ahead
 from mlrun.data.source import same_content
 from mlrun.errors import UserError, mistake

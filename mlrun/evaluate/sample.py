@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mlrun import files
-from mlrun.config import Hardware, Sample
+from mlrun.config.settings import Hardware, Sample
 from mlrun.errors import UserError, mistake, mistakes
 from mlrun.evaluate import words
 from mlrun.evaluate.base import Context

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from omegaconf import MISSING, DictConfig
 
-from mlrun.config import build
+from mlrun.config.choices import build
 from mlrun.data import ahead
 from mlrun.data.paths import resolve, with_folders
 from mlrun.errors import UserError, mistake

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from mlrun import files
-from mlrun.config import Settings
+from mlrun.config.settings import Settings
 from mlrun.data.text import tokenizer as tokenizers
 from mlrun.errors import UserError, mistake
 from mlrun.interop import ledger

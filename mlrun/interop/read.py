@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlrun.config import build, literal
+from mlrun.config.choices import build, literal
 from mlrun.errors import UserError, mistake, nearest
 from mlrun.files import read_json
 from mlrun.interop import published

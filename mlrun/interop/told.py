@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mlrun import files
-from mlrun.config import allowed_packages, found_class
+from mlrun.config.choices import allowed_packages, found_class
 from mlrun.errors import UserError, mistake
 
 UNKNOWN = "unknown"

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.models.axes import Rule
 from mlrun.models.network import Network
 from mlrun.multilevel import operators, receipt, transfer

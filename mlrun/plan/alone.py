@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.errors import UserError, mistake, nearest
 from mlrun.models.axes import Sizes, depths
 from mlrun.plan.make import make_plan

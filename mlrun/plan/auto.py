@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlrun.config import Auto, Config
+from mlrun.config.load import Config
+from mlrun.config.settings import Auto
 from mlrun.errors import UserError, mistake
 from mlrun.plan import rule, schedule
 from mlrun.plan.stages import Open, Plan, Stage

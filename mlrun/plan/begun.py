@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlrun.config import Config, allowed_packages, within
+from mlrun.config.choices import allowed_packages, within
+from mlrun.config.load import Config
 from mlrun.errors import mistake
 from mlrun.own import PACKAGE
 from mlrun.plan.record import as_dict

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.errors import UserError, mistake
 from mlrun.models.layers import Flops
 from mlrun.plan import schedule

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.plan.stages import Level, Plan, Stage
 
 # How far beyond the measured sizes, as a factor on FLOPs per token, anything is said; measured sizes end sharp.

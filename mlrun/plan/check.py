@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, get_args
 
-from mlrun.config import Config, Cycle, Find, Hardware, Schedule, Settings
+from mlrun.config.load import Config
+from mlrun.config.settings import Cycle, Find, Hardware, Schedule, Settings
 from mlrun.errors import mistake, mistakes
 from mlrun.models.axes import Rule
 from mlrun.plan import branches

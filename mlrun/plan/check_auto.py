@@ -6,7 +6,8 @@ import math
 from itertools import pairwise
 from typing import Any
 
-from mlrun.config import Auto, Config, Cycle
+from mlrun.config.load import Config
+from mlrun.config.settings import Auto, Cycle
 from mlrun.errors import mistake, mistakes
 from mlrun.models.layers import Flops
 from mlrun.plan import auto, branches

@@ -12,7 +12,8 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-from mlrun.config import Config, Cycle, Row
+from mlrun.config.load import Config
+from mlrun.config.settings import Cycle, Row
 from mlrun.errors import UserError, mistake
 from mlrun.models import parametrization
 from mlrun.models.axes import DEPTH, Resize, parameter_count

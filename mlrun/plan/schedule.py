@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Protocol
 
-from mlrun.config import Schedule
+from mlrun.config.settings import Schedule
 from mlrun.units import Rates, parse
 
 if TYPE_CHECKING:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from mlrun.config import Config, Cycle, within
+from mlrun.config.choices import within
+from mlrun.config.load import Config
+from mlrun.config.settings import Cycle
 from mlrun.errors import mistake, shown
 from mlrun.models.axes import DEPTH
 from mlrun.own import PACKAGE

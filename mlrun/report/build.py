@@ -37,10 +37,11 @@ from typing import Any
 
 from mlrun import files
 from mlrun.errors import UserError, mistake
-from mlrun.report import budgets, page, search, tables, write
+from mlrun.report import budgets, search, tables, write
 from mlrun.report.budgets import over_budgets
 from mlrun.report.compare import Group, compare
 from mlrun.report.notes import DEFINITIONS, notes
+from mlrun.report.page import index
 from mlrun.report.read import find, place, read_all
 from mlrun.report.search import Search, searches
 from mlrun.report.sentences import sentences
@@ -106,7 +107,7 @@ def _written(
     drawn = _figures(groups, out)
     pictures = {number: [path for path in paths if path.suffix == ".png"] for number, paths in drawn.items()}
     written = [
-        write.write(out, "index.html", page.page(groups, caveats, found, reload)),
+        write.write(out, "index.html", index.page(groups, caveats, found, reload)),
         write.write(out, "report.md", write.markdown(groups, caveats, pictures, found)),
         write.write(out, "savings.csv", write.savings_csv(groups)),
         *(path for paths in drawn.values() for path in paths),

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.models.axes import expand
 from mlrun.models.modules import Attention
 from mlrun.models.network import Network, blocks

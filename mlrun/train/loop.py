@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mlrun.config import Hardware, Settings
+from mlrun.config.settings import Hardware, Settings
 from mlrun.models.base import Model
 from mlrun.models.dropout import seed_masks
 from mlrun.models.network import Network, blocks

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import mlrun
 from mlrun import cores
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 
 if TYPE_CHECKING:
     from mlrun.train.parallel.processes import Ranks

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.errors import UserError, mistake
 from mlrun.train.parallel.processes import Ranks
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.models.network import blocks, initials
 from mlrun.plan.calibration import Probe
 from mlrun.plan.stages import Level, Plan, Stage

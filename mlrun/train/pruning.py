@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 
 from mlrun import files
-from mlrun.config import Find
+from mlrun.config.settings import Find
 from mlrun.errors import UserError
 
 # A run's held-out losses at level 1: (stage, cumulative FLOPs, loss in nats), in order.

@@ -13,7 +13,7 @@ import toy
 
 from mlrun import __main__
 from mlrun.cli import calibrated, command, device, points, tasks
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.errors import UserError
 from mlrun.plan.calibration import Calibration, as_record
 from mlrun.plan.stages import Plan

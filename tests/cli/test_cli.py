@@ -27,7 +27,7 @@ from toy import SMALL
 from mlrun import __main__
 from mlrun.cli import command, initial, points, preflight, python, tasks
 from mlrun.cli.messages import Failed
-from mlrun.config import Config, conf_dir
+from mlrun.config.load import Config, conf_dir
 from mlrun.errors import InUse, UserError
 from mlrun.plan.stages import Plan
 from mlrun.plan.table import WIDTH

@@ -17,7 +17,7 @@ from toy import SMALL
 from mlrun.cli import command, device, points, preflight, run_folder
 from mlrun.cli.capacity import shares
 from mlrun.cli.device import Gpu, settled
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.errors import UserError
 
 ASKED = Hardware(device="auto", precision="auto", compile="auto", micro_batch="auto")

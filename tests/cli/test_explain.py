@@ -9,7 +9,8 @@ import pytest
 
 from mlrun.__main__ import main
 from mlrun.cli import command, explain, points
-from mlrun.config import GROUPS, conf_dir
+from mlrun.config.load import conf_dir
+from mlrun.config.settings import GROUPS
 from mlrun.errors import UserError
 
 

@@ -9,7 +9,7 @@ import yaml
 from omegaconf import DictConfig
 
 from mlrun.cli import command, points
-from mlrun.config import conf_dir, load
+from mlrun.config.load import conf_dir, load
 from mlrun.plan.make import make_plan
 
 RECIPES = sorted(path.stem for path in (conf_dir() / "recipe").glob("*.yaml"))

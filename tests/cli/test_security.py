@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 import toy
 
-from mlrun import config, files
+from mlrun import files
 from mlrun.cli import command, points, preflight
+from mlrun.config import choices, load, settings
 from mlrun.data import cache
 from mlrun.errors import UserError
 from mlrun.interop.read import open_folder
 
-PACKAGE = Path(config.__file__).parent
+PACKAGE = Path(files.__file__).parent
 
 
 class Opened:
@@ -44,7 +45,7 @@ def refused(*arguments: str) -> str:
     [
         "model._target_=os.system",
         "data._target_=subprocess.Popen",
-        "+logger.mine._target_=mlrun.config.conf_dir",
+        "+logger.mine._target_=mlrun.config.load.conf_dir",
         "+hydra.callbacks.evil._target_=os.system",
         "+hydra.callbacks.evil={_target_:mlrun.cli.tasks.AfterSweep,inner:{_target_:os.system}}",
         "hydra.launcher._target_=os.system",
@@ -66,7 +67,7 @@ def refused(*arguments: str) -> str:
         "hydra.callbacks.sweep._target_=mlrun.${name}",
         "model._target_=mlrun.files.os.system",
         "model._target_=mlrun.files.Path",
-        "data._target_=mlrun.config.OmegaConf",
+        "data._target_=mlrun.config.load.OmegaConf",
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
@@ -102,8 +103,8 @@ def test_what_hydra_and_the_plugins_bring_may_be_made() -> None:
 
 def shipped() -> dict[str, set[str]]:
     """Return the classes that our YAML files name, by group."""
-    found: dict[str, set[str]] = {group: set() for group in config.SERVES}
-    for path in config.conf_dir().rglob("*.yaml"):
+    found: dict[str, set[str]] = {group: set() for group in choices.SERVES}
+    for path in load.conf_dir().rglob("*.yaml"):
         for name in re.findall(r"^ {0,2}_target_: (mlrun\.\S+)", path.read_text(), re.MULTILINE):
             group = next((g for g in found if path.parent.name == g or path.stem in BASES.get(g, ())), None)
             if group is not None:
@@ -119,13 +120,13 @@ def test_a_class_serves_in_its_own_group_alone() -> None:
     classes = shipped()
     assert all(classes.values())
     for group, own in classes.items():
-        for name in set.union(*classes.values()) | {"mlrun.config.Settings"}:
-            key = f"{group}.mine" if group in config.LISTS else group
+        for name in set.union(*classes.values()) | {"mlrun.config.settings.Settings"}:
+            key = f"{group}.mine" if group in settings.LISTS else group
             if name in own:
-                config.serves(config.locate(name, key), key)
+                choices.serves(choices.locate(name, key), key)
                 continue
             with pytest.raises(UserError, match=f"^{key}._target_={name}: allowed: a class that serves as {group}"):
-                config.serves(config.locate(name, key), key)
+                choices.serves(choices.locate(name, key), key)
     said = refused("cycle=auto", "cycle.auto.probe=[{_target_:mlrun.log.wandb.WandbLogger}]", "run=unused")
     assert "serves as growth" in said
     assert "serves as logger" in refused("+logger.mine._target_=mlrun.evaluate.held_out.HeldOut", "run=unused")
@@ -138,7 +139,7 @@ def test_a_folder_of_others_reads_no_variable_of_this_machine(tmp_path: Path, mo
         open_folder(tmp_path)
     assert "12345678" not in str(caught.value)
     with pytest.raises(UserError, match=r"tokenizer=.*write the value itself"):
-        config.literal({"data": {"tokenizer": ["${oc.env:TOKEN}"]}}, tmp_path / "config.yaml")
+        choices.literal({"data": {"tokenizer": ["${oc.env:TOKEN}"]}}, tmp_path / "config.yaml")
 
 
 def test_a_target_inside_a_part_is_no_key_of_it() -> None:
@@ -212,10 +213,10 @@ def test_a_config_file_is_data_and_not_code(tmp_path: Path) -> None:
 
 
 def test_the_allow_list_is_ours_until_the_user_adds_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(config.PACKAGES_VARIABLE, raising=False)
-    assert config.allowed_packages() == ["mlrun"]
-    monkeypatch.setenv(config.PACKAGES_VARIABLE, "mine, yours")
-    assert config.allowed_packages() == ["mlrun", "mine", "yours"]
+    monkeypatch.delenv(choices.PACKAGES_VARIABLE, raising=False)
+    assert choices.allowed_packages() == ["mlrun"]
+    monkeypatch.setenv(choices.PACKAGES_VARIABLE, "mine, yours")
+    assert choices.allowed_packages() == ["mlrun", "mine", "yours"]
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o007])

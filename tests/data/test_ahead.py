@@ -23,7 +23,7 @@ import torch
 import toy
 from test_images import deit, equal, hub, labelled, numbers  # noqa: F401
 
-from mlrun.config import Checkpoint, Hardware
+from mlrun.config.settings import Checkpoint, Hardware
 from mlrun.data import ahead
 from mlrun.data.images import workers
 from mlrun.data.images.files import ImageFiles

@@ -15,7 +15,7 @@ import toy
 from corpora import bert, equal, given_tokenizer, gpt, problem, sentences, t5, write_lines
 from test_identity import differing, identity
 
-from mlrun.config import Checkpoint, Eval, Hardware
+from mlrun.config.settings import Checkpoint, Eval, Hardware
 from mlrun.data.text.files import Files
 from mlrun.data.text.hub import Hub
 from mlrun.errors import UserError

@@ -18,7 +18,7 @@ from corpora import equal, error_of
 from omegaconf import OmegaConf
 from PIL import Image
 
-from mlrun import config
+from mlrun.config import choices
 from mlrun.data.images import mixup
 from mlrun.data.images import randaugment as ra
 from mlrun.data.images.augment import Augment, _crop_box, _erase, evaluated, trained
@@ -211,7 +211,7 @@ def test_cifar_batches_are_normalised(tmp_path: Path) -> None:
     node.files = [str(CIFAR / "test.parquet")]
     node.update({"held_out": 0.5, "validation_samples": 256, "augment": None, "mix": None})
     del node["augment"], node["mix"]
-    source = config.build(node, "data").open(deit(32, 3, 10), 0, str(tmp_path))
+    source = choices.build(node, "data").open(deit(32, 3, 10), 0, str(tmp_path))
     images = next(source.validation(256))["images"]
     assert images.shape == (256, 3, 32, 32)
     assert images.mean((0, 2, 3)).abs().max() < 0.15 and (images.std((0, 2, 3)) - 1).abs().max() < 0.15
@@ -464,7 +464,7 @@ def test_every_image_yaml_builds_its_spec_and_names_every_setting(name: str, tmp
         node.files = [parquet(tmp_path / "x.parquet", [0])]
     if OmegaConf.is_missing(node, "classes"):
         node.classes = 37
-    data = config.build(node, "data")
+    data = choices.build(node, "data")
     assert data.problems(deit(28, len(data.mean), data.classes)) == []
     assert set(node) - {"_target_"} == {field.name for field in fields(data)}
     assert set(node.augment) == set(Augment.__dataclass_fields__) and set(node.mix) == set(Mix.__dataclass_fields__)

@@ -13,7 +13,7 @@ from composed import choice
 from corpora import ROOT, WIDTH, bert, error_of, given_tokenizer, gpt, problem, sentences, t5
 from omegaconf import OmegaConf
 
-from mlrun import config
+from mlrun.config import choices
 from mlrun.data.text.files import Files
 from mlrun.models.deit import DeiT
 
@@ -85,7 +85,7 @@ def test_every_text_yaml_builds_its_spec_and_names_every_setting(name: str, corp
     node = choice("data", name)
     if OmegaConf.is_missing(node, "files"):
         node.files = [str(corpus)]
-    data = config.build(node, "data")
+    data = choices.build(node, "data")
     assert data.problems(gpt(position=2048)) == []
     assert {str(key) for key in node} - {"_target_"} == {field.name for field in fields(data)}
 

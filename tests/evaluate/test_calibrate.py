@@ -11,7 +11,8 @@ import pytest
 import torch
 import toy
 
-from mlrun.config import Config, Hardware
+from mlrun.config.load import Config
+from mlrun.config.settings import Hardware
 from mlrun.errors import UserError
 from mlrun.evaluate.calibrate import calibrate, short
 from mlrun.models.network import Network

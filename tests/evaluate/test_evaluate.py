@@ -15,7 +15,9 @@ import torch
 import toy
 
 from mlrun.cli import command, points, preflight
-from mlrun.config import Eval, Hardware, build, conf_dir, load
+from mlrun.config.choices import build
+from mlrun.config.load import conf_dir, load
+from mlrun.config.settings import Eval, Hardware
 from mlrun.errors import UserError
 from mlrun.evaluate import harness
 from mlrun.evaluate.accuracy import Accuracy

@@ -20,7 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlrun.cli import command, points
-from mlrun.config import Hardware, load
+from mlrun.config.load import load
+from mlrun.config.settings import Hardware
 from mlrun.data.images.augment import Augment
 from mlrun.data.images.files import ImageFiles
 from mlrun.data.images.mixup import Mix

@@ -16,7 +16,8 @@ from hf_folders import POSITIONS, TEXT
 from omegaconf import DictConfig
 
 from mlrun.cli import command, points
-from mlrun.config import Hardware, load
+from mlrun.config.load import load
+from mlrun.config.settings import Hardware
 from mlrun.errors import UserError
 from mlrun.evaluate import grammar, scoring, words
 from mlrun.evaluate.base import Benchmark, Result, as_dict
@@ -379,7 +380,7 @@ def test_whoever_waits_is_told_what_is_measured_and_how_far(gpt: Path, tmp_path:
 
 
 def evaluate_source(node: dict[str, Any], folder: Path, cache: Path) -> Any:
-    from mlrun.config import build
+    from mlrun.config.choices import build
 
     spec = build(DictConfig({**node, "tokenizer": str(folder)}), "data")
     return spec.open(open_folder(folder).model, 0, str(cache / "cache"))

@@ -17,7 +17,7 @@ from test_own_data import Reference
 
 from mlrun.cli import command, points
 from mlrun.cli.tasks import perform
-from mlrun.config import Hardware, Sample
+from mlrun.config.settings import Hardware, Sample
 from mlrun.errors import UserError
 from mlrun.evaluate.picture import halves, show
 from mlrun.evaluate.sample import drawn, say

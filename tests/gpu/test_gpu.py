@@ -16,7 +16,7 @@ import torch
 import toy
 from pair import Part
 
-from mlrun.config import Checkpoint, Eval, Hardware
+from mlrun.config.settings import Checkpoint, Eval, Hardware
 from mlrun.errors import UserError
 from mlrun.models.base import Model
 from mlrun.models.network import build

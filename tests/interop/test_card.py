@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from mlrun.cli import command, points, preflight
-from mlrun.config import build
+from mlrun.config.choices import build
 from mlrun.convert import coalesce_folder
 from mlrun.errors import UserError
 from mlrun.interop import ledger, published, told

@@ -14,7 +14,7 @@ from test_models import TINY, reference, reference_logits, scatter, widen
 
 from mlrun import run
 from mlrun.cli import command, points
-from mlrun.config import load
+from mlrun.config.load import load
 from mlrun.convert import coalesce_folder
 from mlrun.data.text import sotu
 from mlrun.errors import UserError

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from mlrun.cli import command, points
-from mlrun.config import Hardware, load
+from mlrun.config.load import load
+from mlrun.config.settings import Hardware
 from mlrun.evaluate.base import Context
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.models import layers

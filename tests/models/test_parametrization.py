@@ -16,7 +16,7 @@ from test_operators import FAMILIES as TINY
 from torch import Tensor
 
 from benchmarks.coordinates import moved
-from mlrun.config import Cycle, Row
+from mlrun.config.settings import Cycle, Row
 from mlrun.errors import UserError
 from mlrun.interop import initial
 from mlrun.models.axes import expand

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 import mlrun
-from mlrun.config import build
+from mlrun.config.choices import build
 from mlrun.errors import UserError, shown
 from mlrun.models.axes import DEPTH, Merge, Resize
 from mlrun.multilevel.coarsening.base import Coarsening, inexact

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlrun.config import Cycle, Row
+from mlrun.config.settings import Cycle, Row
 from mlrun.errors import UserError
 from mlrun.log.console import Lines
 from mlrun.models.base import Model

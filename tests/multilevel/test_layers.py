@@ -15,7 +15,7 @@ from kills import die
 from test_growth import at_rest, config, context, levels, trained
 from test_operators import FAMILIES, PRE_NORM, change, logits, weights
 
-from mlrun.config import Cycle, Row
+from mlrun.config.settings import Cycle, Row
 from mlrun.errors import UserError
 from mlrun.models.layers import Flops
 from mlrun.models.network import build

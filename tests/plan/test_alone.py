@@ -6,7 +6,7 @@ import pytest
 
 import mlrun
 from mlrun.cli import command, points, preflight
-from mlrun.config import Config
+from mlrun.config.load import Config
 from mlrun.errors import UserError
 from mlrun.units import flops, parse
 

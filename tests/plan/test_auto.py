@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mlrun.cli import command, points
-from mlrun.config import Config, Schedule, load
+from mlrun.config.load import Config, load
+from mlrun.config.settings import Schedule
 from mlrun.errors import UserError
 from mlrun.plan import schedule
 from mlrun.plan.auto import Decision

@@ -14,7 +14,8 @@ import toy
 from kills import die, same_end
 
 from mlrun.cli import command, points, tasks
-from mlrun.config import Cycle, Row, Schedule, conf_dir, load
+from mlrun.config.load import conf_dir, load
+from mlrun.config.settings import Cycle, Row, Schedule
 from mlrun.errors import UserError
 from mlrun.plan import schedule
 from mlrun.plan.make import make_plan

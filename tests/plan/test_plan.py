@@ -14,7 +14,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mlrun.cli import command, points
-from mlrun.config import load
+from mlrun.config.load import load
 from mlrun.errors import UserError
 from mlrun.plan import table
 from mlrun.plan.make import make_plan

@@ -10,7 +10,7 @@ import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlrun.config import Schedule
+from mlrun.config.settings import Schedule
 from mlrun.models.layers import Flops
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import mlrun
 from mlrun.cli import command, points, preflight, said
-from mlrun.config import conf_dir
+from mlrun.config.load import conf_dir
 from mlrun.errors import UserError
 from mlrun.plan import unused
 

@@ -12,7 +12,7 @@ import fake_runs as fake
 import pytest
 
 from mlrun.cli import command, points, preflight
-from mlrun.config import load
+from mlrun.config.load import load
 from mlrun.errors import UserError
 
 GRID = [

@@ -19,10 +19,12 @@ import fake_runs as fake
 import pytest
 import yaml
 
-from mlrun.report import charts, grid, layers, page, tables
+from mlrun.report import charts, grid, layers, tables
 from mlrun.report.build import build
 from mlrun.report.compare import Group, compare
 from mlrun.report.notes import DEFINITIONS, notes
+from mlrun.report.page import answer, index, parts
+from mlrun.report.page.group import control
 from mlrun.report.read import find, read_all
 from mlrun.report.sentences import sentences
 from mlrun.units import human
@@ -34,7 +36,7 @@ def read(folder: Path) -> tuple[tuple[Group, ...], list[str], str]:
     """Return groups, notes and the page of all runs in a folder."""
     groups = tuple(compare(read_all(find([folder]))))
     said = list(notes(groups))
-    return groups, said, page.page(groups, said)
+    return groups, said, index.page(groups, said)
 
 
 def island(text: str) -> Any:
@@ -98,8 +100,8 @@ def test_every_sentence_note_and_table_of_the_report_is_on_the_page(recorded: An
 def test_the_answer_comes_first(swept: Any) -> None:
     groups, _, text = swept
     top = text.partition("<section")[0]
-    answer = re.findall(r'<p class="answer">(.*?)</p>', top)
-    assert [html.unescape(re.sub("<[^>]*>", "", one)) for one in answer] == [sentences(groups[0])[0]]
+    shown = re.findall(r'<p class="answer">(.*?)</p>', top)
+    assert [html.unescape(re.sub("<[^>]*>", "", one)) for one in shown] == [sentences(groups[0])[0]]
     assert top.count('<figure class="chart"') == 1 and text.count('data-kind="curves" data-group="1"') == 1
 
 
@@ -107,8 +109,8 @@ def test_a_method_whose_name_has_a_bracket_does_not_cut_the_answer_off(tmp_path:
     fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
     folder = fake.run(tmp_path / "b", "grow", fake.GROW, quality=0.1)
     (folder / "config.yaml").write_text(yaml.safe_dump(fake.config("grow") | {"name": "stairs"}))
-    answer = re.findall(r'<p class="answer">(.*?)<span', read(tmp_path)[2])
-    assert re.fullmatch(r"stairs \(grow\) reaches the baseline&#x27;s loss with [\d.]+% fewer FLOPs", answer[0])
+    shown = re.findall(r'<p class="answer">(.*?)<span', read(tmp_path)[2])
+    assert re.fullmatch(r"stairs \(grow\) reaches the baseline&#x27;s loss with [\d.]+% fewer FLOPs", shown[0])
 
 
 def test_captions_explain_what_is_drawn_and_nothing_else(recorded: Any, swept: Any) -> None:
@@ -137,8 +139,8 @@ def test_a_group_that_is_there_as_a_control_says_so(tmp_path: Path) -> None:
     groups = read(tmp_path)[0]
     (run,) = groups[1].runs
     first = replace(groups[0], controls={run.seed: (run,)})
-    told = page._control([1])
-    assert told in words(page.page((first, groups[1]), [])) and told not in words(page.page(groups, []))
+    told = control([1])
+    assert told in words(index.page((first, groups[1]), [])) and told not in words(index.page(groups, []))
 
 
 @pytest.mark.parametrize("status", ["failed", None])
@@ -146,26 +148,26 @@ def test_a_page_without_an_answer_says_what_is_missing(tmp_path: Path, status: s
     plan = fake.plan(fake.SCRATCH)
     fake.write(tmp_path / "a", fake.config(), plan, fake.straight(plan, [5.0, 4.0, 3.0])[:-1], status)
     top = words(read(tmp_path)[2].partition("<section")[0])
-    assert page.NOTHING in top and f"{tmp_path / 'a'} is" in top.replace("failed", "is")
+    assert answer.NOTHING in top and f"{tmp_path / 'a'} is" in top.replace("failed", "is")
 
 
 def test_a_baseline_alone_says_what_to_run_next(tmp_path: Path) -> None:
     fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
-    assert page.NEXT in words(read(tmp_path)[2].partition("<section")[0])
+    assert answer.NEXT in words(read(tmp_path)[2].partition("<section")[0])
 
 
 def test_of_many_runs_and_methods_the_first_are_seen_and_the_rest_is_there(tmp_path: Path) -> None:
     fake.run(tmp_path / "scratch", "scratch", fake.SCRATCH)
-    many = page.SEEN + 3
+    many = parts.SEEN + 3
     for k in range(many):
         fake.run(tmp_path / f"m{k:02}", "2level", fake.TWO, cycle={"alpha": 0.5 + k / 100})
     text = read(tmp_path)[2]
     bars = text.partition("Ledger by stage")[2].partition("stages of")[0].split("<details>")
-    assert [part.count('class="bar"') for part in bars[:2]] == [page.SEEN, many + 1 - page.SEEN]
+    assert [part.count('class="bar"') for part in bars[:2]] == [parts.SEEN, many + 1 - parts.SEEN]
     settings = text.partition("Settings that differ")[2].partition("<h3>")[0].split("<details>")
-    assert [part.count('class="settings"') for part in settings] == [page.SEEN, many - page.SEEN]
+    assert [part.count('class="settings"') for part in settings] == [parts.SEEN, many - parts.SEEN]
     receipts = text.partition("Transfers:")[2].partition("<h3>")[0].split("<details>")
-    assert [part.count("<tr>") - 1 for part in receipts] == [page.SEEN, 2 * many - page.SEEN]
+    assert [part.count("<tr>") - 1 for part in receipts] == [parts.SEEN, 2 * many - parts.SEEN]
     assert f"The commands of {many + 1} runs" in words(text)
 
 
@@ -191,7 +193,7 @@ def test_the_rules_of_every_report_are_folded_and_what_is_true_of_these_runs_is_
 def test_runs_without_a_baseline_have_a_page_that_says_so(tmp_path: Path) -> None:
     fake.run(tmp_path / "a", "2level", fake.TWO)
     _, said, text = read(tmp_path)
-    assert page.NOTHING in words(text) and all(" ".join(note.split()) in words(text) for note in said)
+    assert answer.NOTHING in words(text) and all(" ".join(note.split()) in words(text) for note in said)
     assert island(text)["groups"]["1"]["target"] is None
 
 
@@ -232,8 +234,8 @@ def test_of_many_methods_the_first_are_seen_and_none_is_left_out(tmp_path: Path)
     groups, _, text = read(of_grid(tmp_path))
     top, (_, *others) = text.partition("<nav>")[0], sentences(groups[0])
     seen, folded = (words(part) for part in top.split("<details>"))
-    assert all(one in seen for one in others[: page.LISTED]) and len(others) > page.LISTED + 1
-    assert all(one in folded and one not in seen for one in others[page.LISTED :])
+    assert all(one in seen for one in others[: parts.LISTED]) and len(others) > parts.LISTED + 1
+    assert all(one in folded and one not in seen for one in others[parts.LISTED :])
 
 
 def test_parts_of_a_task_are_folded(tmp_path: Path) -> None:
@@ -339,7 +341,7 @@ def test_text_of_a_user_is_text(tmp_path: Path) -> None:
 
 def themes() -> dict[str, dict[str, str]]:
     """Return the colours of each theme, and of what is printed."""
-    css = page._asset("page.css")
+    css = index.asset("page.css")
     blocks = {
         "light": css.partition(":root {")[2],
         "dark": css.partition(':root[data-theme="dark"] {')[2],
@@ -350,8 +352,8 @@ def themes() -> dict[str, dict[str, str]]:
 
 
 def luminance(colour: str) -> float:
-    parts = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    channels = (int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels]
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
@@ -372,7 +374,7 @@ def hexed(parts: str) -> str:
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_text_and_lines_have_the_contrast_of_wcag_aa(theme: str) -> None:
-    found, css = themes()[theme], page._asset("page.css")
+    found, css = themes()[theme], index.asset("page.css")
     ground, ink, soft, mark = (found[name] for name in ("ground", "ink", "soft", "mark"))
     off = float(re.findall(r'aria-pressed="false"\] \{ opacity: ([.\d]+)', css)[0])
     pale = {kind: float(re.findall(rf"\.bar i\.{kind} .*?opacity: ([.\d]+)", css)[0]) for kind in ("coarse", "branch")}
@@ -640,7 +642,7 @@ def test_on_a_phone_the_difference_of_settings_is_seen_and_no_line_of_code_is_cu
 
 
 def test_what_rules_have_between_backticks_is_code_and_nothing_of_a_user_is_let_through() -> None:
-    assert page._coded("`a<b`: c") == "<code>a&lt;b</code>: c" and page._coded("one ` alone") == "one ` alone"
+    assert parts.coded("`a<b`: c") == "<code>a&lt;b</code>: c" and parts.coded("one ` alone") == "one ` alone"
 
 
 ODD = "<script>localStorage.setItem('mlrun-report-theme', '<i>');</script>"

@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
 
 from mlrun import run as runs
-from mlrun.config import Cycle, Eval, Hardware, Row
+from mlrun.config.settings import Cycle, Eval, Hardware, Row
 from mlrun.evaluate.accuracy import Accuracy
 from mlrun.evaluate.held_out import HeldOut
 from mlrun.evaluate.perplexity import Perplexity

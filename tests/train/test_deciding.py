@@ -14,13 +14,15 @@ import toy
 from kills import same_end
 
 from mlrun import run
-from mlrun.config import Config, Cycle, Row, Schedule
+from mlrun.config.load import Config
+from mlrun.config.settings import Cycle, Row, Schedule
 from mlrun.log.jsonl import Jsonl
 from mlrun.plan.auto import Decision
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.rule import WINDOW
-from mlrun.report import page, pairing
+from mlrun.report import pairing
+from mlrun.report.page.ledger import rows_of
 from mlrun.report.read import read
 from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.optimizers.adamw import AdamW
@@ -72,7 +74,7 @@ def test_log_plan_ledger_and_report_agree_on_the_final_plan(whole: Path) -> None
     assert [s["steps"] for s in found.trunk] == [5, plan.trunk[-1].steps]
     assert found.progress == 1 and [e.budget for e in found.endings] == [0.9, 1.0]
     told = [f" (probe {name}, {'kept' if name == kept['kept'] else 'not kept'})" for name in names]
-    assert [row[1] for row in page._ledger_rows(found, "auto")] == [
+    assert [row[1] for row in rows_of(found, "auto")] == [
         "1",
         f"2{told[0]}",
         f"3{told[1]}",

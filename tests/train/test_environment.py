@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from mlrun.cli import messages
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.errors import UserError
 from mlrun.train.parallel import processes
 from mlrun.train.parallel.environment import PORTS, Process, process, rendezvous

@@ -14,7 +14,7 @@ import torch
 import toy
 from pair import Part
 
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.log import console
 from mlrun.log.sink import series
 from mlrun.models.base import Model

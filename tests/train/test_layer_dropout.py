@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlrun.config import Cycle, Hardware, Row, Schedule
+from mlrun.config.settings import Cycle, Hardware, Row, Schedule
 from mlrun.models.base import Model
 from mlrun.models.deit import DeiT
 from mlrun.models.layers import Flops

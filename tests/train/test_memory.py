@@ -10,7 +10,7 @@ import pytest
 import torch
 import toy
 
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.errors import UserError
 from mlrun.train.memory import halved
 

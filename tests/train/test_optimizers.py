@@ -15,7 +15,8 @@ from kills import die
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlrun.cli import command, points
-from mlrun.config import Config, Cycle, Hardware, Row, conf_dir, load
+from mlrun.config.load import Config, conf_dir, load
+from mlrun.config.settings import Cycle, Hardware, Row
 from mlrun.errors import UserError
 from mlrun.models.axes import expand
 from mlrun.models.base import Model

@@ -10,7 +10,7 @@ import pytest
 import toy
 import yaml
 
-from mlrun.config import Cycle, Eval, Find, Row
+from mlrun.config.settings import Cycle, Eval, Find, Row
 from mlrun.errors import UserError
 from mlrun.train.pruning import Pruned, hopeless
 

@@ -19,7 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mlrun import run
-from mlrun.config import Cycle, Hardware, Row, Schedule
+from mlrun.config.settings import Cycle, Hardware, Row, Schedule
 from mlrun.errors import UserError
 from mlrun.multilevel import operators, receipt
 from mlrun.multilevel.coarsening.uniform import Uniform

@@ -20,7 +20,7 @@ import toy
 from pair import Part
 
 from benchmarks import sharding as benchmark
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.errors import UserError
 from mlrun.models import modules
 from mlrun.models.axes import parameter_count

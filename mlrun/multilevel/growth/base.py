@@ -20,7 +20,8 @@ from mlrun.plan.stages import Samples
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.config import Config, Settings
+    from mlrun.config.load import Config
+    from mlrun.config.settings import Settings
     from mlrun.models.network import Network
     from mlrun.plan.stages import Level, Stage
     from mlrun.train.parallel.processes import Ranks

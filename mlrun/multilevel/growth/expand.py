@@ -11,7 +11,7 @@ from mlrun.models.base import Model
 from mlrun.multilevel.growth.base import Context, Growth, layers_to_copy, only_axes
 
 if TYPE_CHECKING:
-    from mlrun.config import Config
+    from mlrun.config.load import Config
     from mlrun.plan.stages import Level
     from mlrun.train.snapshot import Snapshot
 

@@ -21,7 +21,7 @@ from mlrun.multilevel.growth.base import Context, Growth, layers_to_copy, one_st
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mlrun.config import Config
+    from mlrun.config.load import Config
     from mlrun.plan.stages import Level
     from mlrun.train.snapshot import Snapshot
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.errors import mistakes
 from mlrun.models.axes import Rule
 from mlrun.models.parametrization import COMPLETEP, STANDARD

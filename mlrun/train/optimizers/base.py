@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from mlrun.config import Hardware, Schedule
+from mlrun.config.settings import Hardware, Schedule
 from mlrun.errors import mistakes
 from mlrun.models.axes import Param, Rule, repeated
 from mlrun.models.base import Model

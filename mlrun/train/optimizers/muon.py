@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from mlrun.config import Hardware
+from mlrun.config.settings import Hardware
 from mlrun.errors import mistake, mistakes
 from mlrun.models.axes import Param, Rule, repeated
 from mlrun.train.optimizers.adamw import AdamW

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mlrun.config import Hardware, leaves
+from mlrun.config.settings import Hardware, leaves
 from mlrun.errors import UserError, mistake
 from mlrun.train.parallel import environment
 from mlrun.train.parallel.placement import Placement, Replicated, sharded
