@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)  ## from scratch, the V-cycle as published, the best recipe and one layer alone on the embedded speeches, then what was saved
-	$(BIN)/mlrun -m hydra/launcher=local experiment=demo_scratch,demo_2level,demo_best,demo_small run=outputs/demo
+	$(BIN)/mlrun -m hydra/launcher=local experiment=demo_scratch,demo_vcycle,demo_best,demo_small run=outputs/demo
 
 test: $(STAMP)  ## every claim of the README and the docs
 	$(ONE_THREAD) $(BIN)/python -m pytest -n 2
