@@ -54,8 +54,8 @@ def hold(found: type, group: str, base: type | None = None) -> None:
         UserError: an attribute is of another kind, or a method takes other arguments.
     """
     for one in found.__mro__:
-        if not _ours(one) and one.__module__ not in ("builtins", "abc", "typing"):
-            above = [c for c in (*found.__mro__[found.__mro__.index(one) :], base) if c is not None and _ours(c)]
+        if not ours(one) and one.__module__ not in ("builtins", "abc", "typing"):
+            above = [c for c in (*found.__mro__[found.__mro__.index(one) :], base) if c is not None and ours(c)]
             for name in [name for name in vars(one) if not name.startswith("_")]:
                 _hold(one, name, above, group)
 
@@ -66,10 +66,11 @@ def beside(found: type) -> list[type]:
     What it makes is held when it is made: of a listener, once all data is prepared. So these are looked at first.
     """
     there = [one for one in vars(sys.modules[found.__module__]).values() if inspect.isclass(one) and one is not found]
-    return [one for one in there if not _ours(one) and any(map(_ours, one.__mro__))]
+    return [one for one in there if not ours(one) and any(map(ours, one.__mro__))]
 
 
-def _ours(found: type) -> bool:
+def ours(found: type) -> bool:
+    """Return whether a class is one of this package."""
     return found.__module__.split(".")[0] == PACKAGE
 
 
@@ -141,7 +142,7 @@ def checked(told: Any, hint: Any, text: str, where: str, group: str) -> Any:
     """
     if not fits(told, hint):
         raise UserError(mistake(group, f"{kind(told)} from {where}", text, "correct what it returns"))
-    if inspect.isclass(hint) and _ours(hint):
+    if inspect.isclass(hint) and ours(hint):
         hold(type(told), group, hint if _protocol(hint) else None)
     origin, inner = _parts(hint)
     if origin is Iterator and inner:
@@ -219,7 +220,7 @@ def _whole(told: Any, kind: Any) -> bool:
 
 
 def _protocol(kind: Any) -> bool:
-    return inspect.isclass(kind) and getattr(kind, "_is_protocol", False) and _ours(kind)
+    return inspect.isclass(kind) and getattr(kind, "_is_protocol", False) and ours(kind)
 
 
 def _inside(told: Any, origin: Any, inner: tuple[Any, ...]) -> bool:

@@ -30,7 +30,7 @@ from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
 from mlrun.plan.rule import Course, Look, Verdict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import compiled, health, loop, machine, memory, pruning, summary
+from mlrun.train import compiled, counted, health, loop, machine, memory, pruning, summary
 from mlrun.train.checkpoint import layout, store, tensor_files
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
@@ -86,7 +86,8 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         most = max(stage.samples.read for stage in plan.stages)
         opened = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
         source = ahead.served(opened, config.settings.hardware.workers, ranks.device)
-        for note in source.describe().get("notes", []) if ranks.first else []:
+        said = counted.notes(plan.levels, lambda: next(iter(source.validation(1))))
+        for note in [*source.describe().get("notes", []), *said] if ranks.first else []:
             print(f"mlrun: {note}", flush=True)
         known = words.of_source(source, config.model, config.data.sequence)
         if problems := unfit(config.evaluation.values(), config.model, known):

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from mlrun.errors import UserError, mistake
 from mlrun.models.axes import expand
 from mlrun.models.network import Network
+from mlrun.own import ours
 from mlrun.train.optimizers.base import Optimizer
 from mlrun.train.parallel.placement import like
 from mlrun.train.snapshot import STEP
+from mlrun.units import human
 
 
 class Stepping:
@@ -20,7 +23,7 @@ class Stepping:
 
     def __init__(self, optimizer: Optimizer, net: Network) -> None:
         self.optimizer = optimizer
-        self.named = dict(net.named_parameters())
+        self.named, self._model = dict(net.named_parameters()), net.model
         declared = dict(expand(net.model.params(), net.model.sizes()))
         self.parts = optimizer.build([(declared[name], p) for name, p in self.named.items()])
         self._part = self._shared_out()
@@ -34,10 +37,26 @@ class Stepping:
 
     def step(self) -> None:
         """Move every parameter that has a gradient."""
-        for part in self.parts:
-            part.step()
+        if not self._looked and not ours(type(self.optimizer)):
+            self._count()
+        else:
+            self._move()
         if not self._looked:
             self._look()
+
+    def _move(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def _count(self) -> None:
+        """Move once; UserError where that multiplies more matrices than an optimizer of one's own declares."""
+        with FlopCounterMode(display=False) as counter:
+            self._move()
+        found, declared = counter.get_total_flops(), self.optimizer.update_flops(self._model)
+        if found > declared:
+            given = f"{human(declared)}FLOPs from {type(self.optimizer).__name__}.update_flops"
+            allowed = f"{human(found)}, which torch counts"
+            raise UserError(mistake("optimizer", given, allowed, "correct what it returns"))
 
     def _shared_out(self) -> dict[Tensor, torch.optim.Optimizer]:
         """Return which of torch's optimizers moves each parameter; UserError unless each is in exactly one."""
