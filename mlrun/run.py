@@ -380,8 +380,9 @@ class Run:
         """Write beside the model what it cost: where it started from, and this run up to here."""
         spent, seconds = self.plan.spent(stage.end, stage.index), self.clock.read()["training"]
         name = self.folder.resolve().name
-        words, recipe = machine.words(self.ranks), ledger.recipe(self.config.resolved, self.source.describe())
-        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, words, recipe)
+        words, data = machine.words(self.ranks), self.source.describe()
+        known = {"recipe": ledger.recipe(self.config.resolved, data), "data": ledger.read_of(data)}
+        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, words, **known)
         before = () if self.plan.source is None else ledger.of_source(self.plan.source)
         ledger.write(self.folder / files.MODEL, (*before, own))
 

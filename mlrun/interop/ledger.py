@@ -27,7 +27,8 @@ class Training:
     """One stretch of training: FLOPs, FLOPs without the vocabulary head, training seconds, tokens; None is unknown.
 
     `machine` is what the seconds were measured on. `recipe` names what was done, whatever the seed (see `recipe`).
-    `declared` says that the FLOPs are the user's word (`init_flops`).
+    `declared` says that the FLOPs are the user's word (`init_flops`). `data` are digests of what it read and of what it
+    held out.
     """
 
     id: str
@@ -39,17 +40,22 @@ class Training:
     machine: str | None = None
     declared: bool = False
     recipe: str | None = None
+    data: Mapping[str, str] | None = None
 
 
 Ledger = tuple[Training, ...]
 AMOUNTS = ("flops", "flops_body", "seconds", "tokens")
 
 
-def own(
-    name: str, flops: int, flops_body: int, seconds: float, tokens: int, machine: str, recipe: str | None = None
-) -> Training:
-    """Return the training of one run, which no other is taken for."""
-    return Training(uuid.uuid4().hex, name, flops, flops_body, seconds, tokens, machine, recipe=recipe)
+def own(name: str, flops: int, flops_body: int, seconds: float, tokens: int, machine: str, **known: Any) -> Training:
+    """Return the training of one run, which no other is taken for; `known` are `recipe` and `data`."""
+    return Training(uuid.uuid4().hex, name, flops, flops_body, seconds, tokens, machine, **known)
+
+
+def read_of(data: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return what a training says of its data, of what the source says of itself; None if that has no identity."""
+    identity = data.get("identity")
+    return None if identity is None else {name: identity[name] for name in ("train", "held_out") if name in identity}
 
 
 def recipe(resolved: Mapping[str, Any], data: Mapping[str, Any]) -> str:

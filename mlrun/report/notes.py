@@ -77,6 +77,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         yield from _one_sided(group, label)
         yield from _untimed(group, label)
         yield from _declared(group, label)
+        yield from _seen(group, label)
         yield from _unmatched(group, label)
         yield from _lacking(group, label)
         yield from _cadence(group, label)
@@ -203,6 +204,19 @@ def _declared(group: Group, label: str) -> Iterator[str]:
     for method, source in sources.items():
         if source is not None and source.get("declared") and source["flops"] is not None:
             yield f"{label}: the source of {method} is charged with {source['flops']:.3g} FLOPs, some of it declared."
+
+
+def _seen(group: Group, label: str) -> Iterator[str]:
+    """Say whose weights come from a training that may have read the held-out samples."""
+    for method, run in {row.method: row.pairs[0].run for row in group.rows if row.pairs}.items():
+        identity = run.data.get("identity") or {}
+        mine = {name: identity[name] for name in ("train", "held_out") if name in identity}
+        parts = (run.source or {}).get("parts", [{}] if run.source else [])
+        if other := [str(part.get("name", "its source")) for part in parts if part.get("data") != mine]:
+            yield (
+                f"{label}: {method} starts from {', '.join(dict.fromkeys(other))}, trained on other data, or on what "
+                "nobody knows: if held-out samples were among it, a low loss is partly memory."
+            )
 
 
 def _cadence(group: Group, label: str) -> Iterator[str]:

@@ -94,6 +94,8 @@ def test_a_recipe_is_that_of_all_seeds_and_of_no_other_setting(mlrun: Command) -
     assert first is not None and first == again != other
     assert mlrun("init=C", "seed=1", "run=B").code == 0
     assert [part["recipe"] for part in source("B")["parts"]] == [first]
+    read = json.loads(Path("B/plan.json").read_text())["data"]["identity"]
+    assert source("B")["parts"][0]["data"] == {name: read[name] for name in ("train", "held_out")}
 
 
 def test_the_plan_says_what_the_start_had_cost(mlrun: Command) -> None:
