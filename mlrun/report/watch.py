@@ -55,6 +55,10 @@ def watch(
         if report is None:
             raise
         _last(runs, report.files[0], tell)
+    except BaseException:  # such as SIGTERM: at once, but no page may go on reading itself for nobody
+        if report is not None:
+            _still(report.files[0])
+        raise
 
 
 def _last(runs: Sequence[Path], page: Path, tell: Callable[[str], None]) -> None:
@@ -62,8 +66,7 @@ def _last(runs: Sequence[Path], page: Path, tell: Callable[[str], None]) -> None
     try:
         build(runs, page.parent)
     except (UserError, OSError, KeyboardInterrupt) as error:
-        with contextlib.suppress(OSError):  # it may be gone with its runs
-            _still(page)
+        _still(page)
         tell(f"the last report was not written: {str(error) or 'interrupted'}; {page} stays as it is")
     else:
         tell(f"no longer watched; {page} stays as it is")
@@ -71,8 +74,9 @@ def _last(runs: Sequence[Path], page: Path, tell: Callable[[str], None]) -> None
 
 def _still(page: Path) -> None:
     """Take the line from a page that makes the browser read it again."""
-    text = page.read_text(encoding="utf-8")
-    write.write(page.parent, page.name, re.sub(r'<meta http-equiv="refresh"[^>]*>', "", text, count=1))
+    with contextlib.suppress(OSError):  # it may be gone with its runs
+        text = page.read_text(encoding="utf-8")
+        write.write(page.parent, page.name, re.sub(r'<meta http-equiv="refresh"[^>]*>', "", text, count=1))
 
 
 def _again(runs: Sequence[Path], out: Path | None, tell: Callable[[str], None]) -> Report | None:

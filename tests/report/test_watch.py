@@ -113,7 +113,8 @@ def test_a_second_ctrl_c_leaves_the_page_that_was_there(tmp_path: Path, monkeypa
     assert REFRESH not in page.read_text()
 
 
-def test_a_signal_from_the_keyboard_ends_the_command_in_peace(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_and_leaves_a_page_that_stays(number: int, code: int, tmp_path: Path) -> None:
     """As a terminal sends it; the child gets Python's own handler, which a shell in the background takes away."""
     fake.run(tmp_path / "a", "scratch", fake.SCRATCH)
     page = tmp_path / "report/index.html"
@@ -123,10 +124,10 @@ def test_a_signal_from_the_keyboard_ends_the_command_in_peace(tmp_path: Path) ->
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         told = next((line for line in running.stdout if "Ctrl-C" in line), None)
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         out, err = running.communicate(timeout=120)
-    assert told is not None and (running.returncode, err) == (0, "")
-    assert "no longer watched" in out and REFRESH not in page.read_text()
+    assert told is not None and running.returncode == code and len(err.splitlines()) == (code != 0)
+    assert ("no longer watched" in out) == (code == 0) and REFRESH not in page.read_text()
 
 
 def test_the_nearest_folder_above_is_found_for_names_of_either_kind(tmp_path: Path) -> None:
