@@ -12,7 +12,7 @@ from mlrun.report.figure import COLOURS
 from mlrun.report.freedom import NEIGHBOURS
 from mlrun.report.read import Run
 from mlrun.report.search import Search, caveats
-from mlrun.report.smaller import short, size
+from mlrun.report.smaller import coarser, short, size
 from mlrun.units import human
 
 HEADLINE = (
@@ -72,6 +72,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         yield from _tuning(group, label) if not group.searched else _searched(group, label)
         yield from _better_elsewhere(group, label)
         yield from _control(group, label)
+        yield from _control_sizes(group, label)
         yield from _control_rates(group, groups, label)
         yield from _sure(group, label)
         yield from _one_sided(group, label)
@@ -142,6 +143,18 @@ def _control(group: Group, label: str) -> Iterator[str]:
         )
         given = "smaller models alone had fewer FLOPs than the baseline and may reach L* with as many (method=alone)"
         yield f"{label}: {given}: {'; '.join(ends)}."
+
+
+def _control_sizes(group: Group, label: str) -> Iterator[str]:
+    """Say which methods, of those that save more than a smaller model alone, grow from a size that none alone has."""
+    tried = {size(run) for runs in group.controls.values() for run in runs}
+    most = (group.smaller.saved.mean if group.smaller is not None else None) or 0.0
+    grown = {row.method: row.pairs[0].run for row in group.rows if row.best and (row.claim.mean or 0.0) > most}
+    coarse = {method: sorted(set(coarser(run)) - tried) for method, run in grown.items()}
+    if tried and (found := {method: sizes for method, sizes in coarse.items() if sizes}):
+        sizes = "; ".join(f"{method} ({', '.join(map(human, own))} parameters)" for method, own in found.items())
+        why = "what they save may be what that size alone would (method=alone alone.layer=...)"
+        yield f"{label}: no smaller model alone has the size that these grow from, so {why}: {sizes}."
 
 
 def _control_rates(group: Group, groups: Sequence[Group], label: str) -> Iterator[str]:

@@ -166,6 +166,11 @@ def _one(run: Run, seed: int, level: Point) -> One:
     return one(size(run), seed, found, level.loss, level.flops)
 
 
+def coarser(run: Run) -> list[int]:
+    """Return how many parameters the models of a run have at the levels below the first."""
+    return [int(level["parameters"]) for level in run.plan["levels"][1:]]
+
+
 def size(run: Run) -> int:
     """Return how many parameters the model of a run has at level 1."""
     return int(run.plan["levels"][0]["parameters"])

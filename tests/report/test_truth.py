@@ -22,6 +22,7 @@ from mlrun.report.notes import _untimed
 from mlrun.report.read import find, read, read_all
 from mlrun.report.sentences import sentences
 from mlrun.report.stats import holm, t_inside, t_quantile
+from mlrun.units import human
 
 HALF = ((1, fake.BUDGET // 2),)
 LATE = ((2, 400), (1, 640))
@@ -650,6 +651,21 @@ def test_growth_that_ends_below_every_smaller_model_is_no_price_of_size(
     second = build._told(made(tmp_path))[1]
     assert (": but 2level ends 0.4000 nats below the lowest smaller one with as many FLOPs." in second) is passed
     assert second.endswith("the model is too large for this budget, cycle or none.") is not passed
+
+
+def test_a_method_that_grows_from_a_size_that_none_alone_has_is_told(tmp_path: Path) -> None:
+    """One layer alone may be too small where three would do, and these are what the method saves by."""
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [3.2, 2.5, 2], fake.TWO)
+    coarse = json.loads((tmp_path / "b/plan.json").read_text())["levels"][1]["parameters"]
+    small(tmp_path / "c", [4, 3.5, 3.1], share=1.0, parameters=7)
+    (note,) = told(tmp_path, "no smaller model alone has the size that these grow from")
+    assert note.endswith(f": 2level ({human(coarse)} parameters).")
+    small(tmp_path / "d", [4, 3.5, 3.1], share=1.0, model={"layer": 3})
+    planned = json.loads((tmp_path / "d/plan.json").read_text())
+    planned["levels"][0]["parameters"] = coarse
+    (tmp_path / "d/plan.json").write_text(json.dumps(planned))
+    assert not told(tmp_path, "no smaller model alone has the size")
 
 
 def test_the_figure_draws_the_smaller_run_that_the_sentence_speaks_of(tmp_path: Path) -> None:
