@@ -195,7 +195,7 @@ def test_the_grid_for_ones_own_model_needs_no_scale() -> None:
         "scratch",
         "one_layer",
         "late_copies",
-        "2level",
+        "vcycle",
         "scratch",
     ]
     assert {point.settings.optimizer.schedule.shape for point in found} == {"wsd"}
