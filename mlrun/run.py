@@ -378,11 +378,17 @@ class Run:
 
     def _save_ledger(self, stage: Stage) -> None:
         """Write beside the model what it cost: where it started from, and this run up to here."""
-        spent, seconds = self.plan.spent(stage.end, stage.index), self.clock.read()["training"]
-        name = self.folder.resolve().name
-        words, data = machine.words(self.ranks), self.source.describe()
-        known = {"recipe": ledger.recipe(self.config.resolved, data), "data": ledger.read_of(data)}
-        own = ledger.own(name, spent.flops, spent.flops_body, seconds, spent.tokens, words, **known)
+        spent, data = self.plan.spent(stage.end, stage.index), self.source.describe()
+        own = ledger.own(
+            self.folder.resolve().name,
+            flops=spent.flops,
+            flops_body=spent.flops_body,
+            seconds=self.clock.read()["training"],
+            tokens=spent.tokens,
+            machine=machine.words(self.ranks),
+            recipe=ledger.recipe(self.config.resolved, data),
+            data=ledger.read_of(data),
+        )
         before = () if self.plan.source is None else ledger.of_source(self.plan.source)
         ledger.write(self.folder / files.MODEL, (*before, own))
 

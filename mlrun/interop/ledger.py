@@ -47,9 +47,9 @@ Ledger = tuple[Training, ...]
 AMOUNTS = ("flops", "flops_body", "seconds", "tokens")
 
 
-def own(name: str, flops: int, flops_body: int, seconds: float, tokens: int, machine: str, **known: Any) -> Training:
-    """Return the training of one run, which no other is taken for; `known` are `recipe` and `data`."""
-    return Training(uuid.uuid4().hex, name, flops, flops_body, seconds, tokens, machine, **known)
+def own(name: str, **done: Any) -> Training:
+    """Return the training of one run, which no other is taken for; `done` are the other fields of `Training`."""
+    return Training(uuid.uuid4().hex, name, **done)
 
 
 def read_of(data: Mapping[str, Any]) -> dict[str, str] | None:
