@@ -225,7 +225,7 @@ def _seen(group: Group, label: str) -> Iterator[str]:
         identity = run.data.get("identity") or {}
         mine = {name: identity[name] for name in ("train", "held_out") if name in identity}
         parts = (run.source or {}).get("parts", [{}] if run.source else [])
-        if other := [str(part.get("name", "its source")) for part in parts if part.get("data") != mine]:
+        if other := [str(part.get("name", "its source")) for part in parts if not mine or part.get("data") != mine]:
             yield (
                 f"{label}: {method} starts from {', '.join(dict.fromkeys(other))}, trained on other data, or on what "
                 "nobody knows: if held-out samples were among it, a low loss is partly memory."

@@ -116,17 +116,18 @@ def test_a_declared_cost_is_called_that(tmp_path: Path) -> None:
     assert told(tmp_path, "charged with 1 FLOPs, some of it declared")
 
 
-@pytest.mark.parametrize("seen", ["same", "other", "unknown"])
+@pytest.mark.parametrize("seen", ["same", "other", "unknown", "nameless"])
 def test_a_source_that_may_have_read_the_held_out_samples_is_told(seen: str, tmp_path: Path) -> None:
-    read = {"data": {"identity": {"train": "t", "held_out": "h", "tokenizer": "k", "preprocessing": "p"}}}
+    """Nameless: neither side says what it read and held out, which is no sign that it was the same."""
+    names = {"train": "t", "held_out": "h"} if seen != "nameless" else {}
+    read = {"data": {"identity": {"tokenizer": "k", "preprocessing": "p", **names}}}
     straight(tmp_path / "a", "scratch", [5, 4, 3], plan=read)
     given = source(1.0)
     if seen != "unknown":
-        given["parts"][0]["data"] = {"train": "t" if seen == "same" else "u", "held_out": "h"}
+        given["parts"][0]["data"] = names | ({"train": "u"} if seen == "other" else {})
     straight(tmp_path / "b", "grow", [5, 3, 2], LATE, init="x", source=given, plan=read)
-    assert (told(tmp_path, "grow init=A starts from A, trained on other data, or on what nobody knows") != []) is (
-        seen != "same"
-    )
+    note = "grow init=A starts from A, trained on other data, or on what nobody knows"
+    assert (told(tmp_path, note) != []) is (seen != "same")
 
 
 def test_seconds_of_a_source_from_another_machine_are_not_added(tmp_path: Path) -> None:
