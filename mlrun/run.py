@@ -23,6 +23,7 @@ from mlrun.interop import initial, ledger, published, tokenizers
 from mlrun.log import jsonl, log
 from mlrun.log.doing import evaluating
 from mlrun.models.network import Network, blocks, initials
+from mlrun.multilevel import cost
 from mlrun.multilevel.transition import Transition, copy_similarity
 from mlrun.plan import begun, rule
 from mlrun.plan.auto import Decision
@@ -87,6 +88,7 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         opened = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
         source = ahead.served(opened, config.settings.hardware.workers, ranks.device)
         said = counted.notes(plan.levels, lambda: next(iter(source.validation(1))))
+        said += cost.notes(config.growth, plan, lambda pieces: _first(source, pieces))
         for note in [*source.describe().get("notes", []), *said] if ranks.first else []:
             print(f"mlrun: {note}", flush=True)
         known = words.of_source(source, config.model, config.data.sequence)
@@ -96,6 +98,12 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
             return Run(config, plan, folder, ranks, source, signals, still_ours, known).go()
     finally:
         processes.stop(ranks)
+
+
+def _first(source: Any, pieces: int) -> Any:
+    """Return the first of the data's samples, each cut into so many, as a batch."""
+    cut = source if pieces == 1 else source.in_pieces(pieces)
+    return next(iter(cut.batches(0, pieces, slice(0, 1))))
 
 
 def _refuse_uneven(config: Config, plan: Plan, ranks: Ranks) -> None:

@@ -173,7 +173,7 @@ class Settings:
     name: str = MISSING
     seed: int = 0
     budget: str = MISSING
-    alone: dict[str, int] = field(default_factory=dict)
+    alone: dict[str, Any] = field(default_factory=dict)
     batch: int = MISSING
     log_every: int = 10
     health: bool = False

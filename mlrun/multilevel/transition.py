@@ -12,7 +12,7 @@ from torch import Tensor
 from mlrun.config.load import Config
 from mlrun.models.axes import Rule
 from mlrun.models.network import Network
-from mlrun.multilevel import operators, receipt, transfer
+from mlrun.multilevel import cost, operators, receipt, transfer
 from mlrun.multilevel.growth.base import Context
 from mlrun.plan.stages import Level, Plan, Stage
 from mlrun.train.clock import Clock
@@ -102,7 +102,8 @@ class Transition:
         if growth.keeps_teacher:
             self.kept[stage.level + 1] = Snapshot({"weights": coarse.weights})
         whole = Snapshot(coarse.tensors | ({"ema": averaged} if averaged is not None else {}), coarse.optimizer_steps)
-        with self.clock.during("training" if stage.entry_flops.total > 0 else "transfer"):
+        taken = self.clock.during("training" if stage.entry_flops.total > 0 else "transfer")
+        with taken, cost.growing(growth, stage, self.plan.budget_flops):
             grown: Snapshot = growth.grow(whole, self.plan.pair(stage), context)
         transfer.whole(grown, self.plan.pair(stage).model, type(growth).__name__)
         return grown

@@ -10,20 +10,22 @@ from mlrun.config.load import Config
 from mlrun.errors import UserError, mistake, nearest
 from mlrun.models.axes import Sizes, depths
 from mlrun.plan.make import make_plan
-from mlrun.units import flops
+from mlrun.units import flops, parse
 
 
 def settled(config: Config) -> tuple[Config, tuple[str, ...]]:
     """Return the configuration of the smaller model that `alone` asks for, and a note; as it is where it asks nothing.
 
-    What comes back is what anybody gets who gives that model and a budget in FLOPs, and so is what the run keeps.
+    A size is a number or a share of the whole model's (50%), rounded, at least 1. What comes back is what anybody gets
+    who gives that model and a budget in FLOPs, and so is what the run keeps.
     UserError for sizes that the model lacks or that are not smaller, and for what is wrong with the whole model.
     """
     if not config.settings.alone:
         return config, ()
     if problems := _problems(config.settings.alone, config.model.sizes()):
         raise UserError(problems)
-    asked = _with_decoder(config.settings.alone, config.model.sizes())
+    named = {axis: _size(asked, config.model.sizes()[axis]) for axis, asked in config.settings.alone.items()}
+    asked = _with_decoder(named, config.model.sizes())
     whole = replace(config, settings=replace(config.settings, alone={}))
     budget = flops(make_plan(whole, sources=False).budget_flops)
     model = config.model.resize(asked)
@@ -42,14 +44,23 @@ def _with_decoder(asked: Mapping[str, int], sizes: Sizes) -> dict[str, int]:
     return {axis: min(layers, sizes[axis]) for axis, layers in depths(asked, sizes).items()} | dict(asked)
 
 
+def _size(asked: Any, whole: int) -> Any:
+    """Return the size that a share of the whole one's is; anything else as it is."""
+    share = parse(asked)
+    return max(1, round(share.amount / 100 * whole)) if share is not None and share.unit == "%" else asked
+
+
 def _problems(asked: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
     """Return a line for each size that does not make the model smaller."""
     lines = []
-    for axis, size in asked.items():
+    for axis, given in asked.items():
         key = f"alone.{axis}"
         if axis not in sizes:
-            lines.append(mistake(key, size, ", ".join(sizes), f"name an axis of the model{nearest(axis, list(sizes))}"))
-        elif not 1 <= size < sizes[axis]:
-            allowed = f"1 to {sizes[axis] - 1}" if sizes[axis] > 1 else "left out"
-            lines.append(mistake(key, size, allowed, f"the whole model has {sizes[axis]}: this is to be smaller"))
+            remedy = f"name an axis of the model{nearest(axis, list(sizes))}"
+            lines.append(mistake(key, given, ", ".join(sizes), remedy))
+            continue
+        size, whole = _size(given, sizes[axis]), sizes[axis]
+        if type(size) is not int or not 1 <= size < whole:
+            allowed = f"1 to {whole - 1}, or a share as 50%" if whole > 1 else "left out"
+            lines.append(mistake(key, given, allowed, f"the whole model has {whole}: this is to be smaller"))
     return lines

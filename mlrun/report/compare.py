@@ -140,7 +140,7 @@ class Group:
     `others` the groups of the same model, data and budget; `elsewhere` those of the same model and data, however and
     for how long it was trained. `controls` holds, for each seed, the from-scratch runs of a smaller model of the kind,
     on the same data; `smaller` says which size of them reaches this baseline's loss for the fewest FLOPs, if that is
-    fewer than its own.
+    fewer than its own. `control`: runs of this group are among another's `controls`.
     """
 
     number: int
@@ -151,6 +151,7 @@ class Group:
     others: tuple[Group, ...] = ()
     elsewhere: tuple[Group, ...] = ()
     smaller: Alone | None = None
+    control: bool = False
     controls: Mapping[int, tuple[Run, ...]] = field(default_factory=dict)
 
     @property
@@ -241,7 +242,7 @@ class Group:
     def claims(self) -> dict[str, float]:
         """The p-value of each method's FLOPs saving, adjusted for how many methods were compared (Holm).
 
-        A bound has no p-value, and claims nothing.
+        Without a p-value nothing is claimed.
         """
         best = {row.method: row.claim.p for row in self.rows if row.best and row.pairs}
         return holm({method: 1.0 if p is None else p for method, p in best.items()})
@@ -264,7 +265,7 @@ def compare(runs: Sequence[Run]) -> list[Group]:
     same = {group.number: tuple(o for o in alike if o is not group) for alike in by_goal.values() for group in alike}
     plain = [run for group in groups for run in group.baselines.values()]
     known = [replace(beside[group.number], elsewhere=same[group.number]) for group in groups]
-    return [_with_smaller(group, plain) for group in known]
+    return _apart([_with_smaller(group, plain) for group in known])
 
 
 def _told_data(runs: Sequence[Run]) -> list[Run]:
@@ -293,6 +294,12 @@ def _beside(groups: Sequence[Group]) -> list[Group]:
         free = freer(group.runs, tried[key], group.paired) if group.rows and group.baselines else ()
         found.append(replace(group, freer=free, others=tuple(g for g in same if g is not group)))
     return found
+
+
+def _apart(groups: Sequence[Group]) -> list[Group]:
+    """Return groups that know whether they have runs of another's as its smaller models alone."""
+    tried = {run.folder for group in groups for runs in group.controls.values() for run in runs}
+    return [replace(group, control=any(run.folder in tried for run in group.runs)) for group in groups]
 
 
 def _with_smaller(group: Group, plain: Sequence[Run]) -> Group:

@@ -184,10 +184,10 @@ def _sure(group: Group, label: str) -> Iterator[str]:
         stands = ", ".join(f"{name} (p {group.claims[name]:.2g})" for name in sure) or "none"
         many = len(group.claims)
         counted = f"{many} methods were" if many != 1 else "1 method was"
-        tested = "Each was tested against 0 (a t-test over its seeds), then all were corrected for how many there are"
+        tested = "Each was tested against 0 (a t-test over its seeds, a sign test of bounds)"
         yield (
             f"{label}: {counted} compared with the baseline. FLOPs saved by more than the luck of the seeds: {stands}. "
-            f"{tested} (Holm): the risk of any wrong claim is 5%."
+            f"{tested}, then all were corrected for how many there are (Holm): the risk of any wrong claim is 5%."
         )
         bounds = [row.method for row in group.rows if row.best and row.annealed and row.headline.bound]
         if bounds:

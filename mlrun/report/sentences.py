@@ -20,12 +20,13 @@ def sentences(group: Group) -> list[str]:
     """Return a sentence for each method with a baseline, at its best rate, the largest saving first.
 
     Where a smaller model alone does as well as the baseline, that is said after the first: what a cycle saves against a
-    model that is too large for its budget, a smaller model saves without one. Then come other ways from scratch that
-    end lower.
+    model that is too large for its budget, a smaller model saves without one. Without any method it is said too, but
+    not of a group that is itself there as another's smaller model. Then come other ways from scratch that end lower.
     """
     found = [sentence(group, row) for row in ordered(group) if row.best and row.pairs]
+    smaller = _smaller(group) if found or not (group.rows or group.control) else []
     won, lost = _otherwise(group)
-    return [*found[:1], *(_smaller(group) if found else []), *won, *found[1:], *_failed(group), *lost]
+    return [*found[:1], *smaller, *won, *found[1:], *_failed(group), *lost]
 
 
 def _otherwise(group: Group) -> tuple[list[str], list[str]]:
@@ -217,13 +218,18 @@ def _interval(found: Spread) -> str:
 
 
 def _stands(group: Group, row: Row) -> str:
-    """Say whether more than one seed make it a claim for all methods that were compared."""
+    """Say whether more than one seed make it a claim for all methods that were compared.
+
+    A sign test, without an interval, needs six seeds to say anything: of fewer it is left out.
+    """
     found = row.claim
     if found.p is None or found.mean is None:
         return ""
     p, many = group.claims[row.method], len(group.claims)
     among = "as the only method compared" if many == 1 else f"with {many} methods compared"
     sure = p < SURE and found.mean > 0
+    if found.low is None and not sure:
+        return ""
     return f"; {among} this {'stands' if sure else 'does not stand'} at 5% (p {p:.2g})"
 
 

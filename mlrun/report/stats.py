@@ -19,8 +19,9 @@ class Spread:
 
     `mean` and everything after it are None unless every seed has a value: a mean over those that reached
     would hide the ones that did not. `low` and `high` are the 95% interval of the mean, `p` the two-sided p-value of
-    a mean of 0, both by Student's t with n - 1 degrees of freedom; None where all values are the same, which have no
-    spread to judge by: costs at which a stage begins are those of the plan, whatever the seed.
+    a mean of 0, both by Student's t with n - 1 degrees of freedom. Where values are bounds, or all the same, there is
+    no spread to judge by (costs at which a stage begins are those of the plan, whatever the seed), so no interval, and
+    `p` is that of a sign test.
     """
 
     values: tuple[float | None, ...]
@@ -44,23 +45,32 @@ class Spread:
 def spread(values: Sequence[float | None], bound: bool = False) -> Spread:
     """Return mean, standard deviation (n - 1), t interval of the mean and p-value; the last three from two seeds on.
 
-    Values that are equal but for rounding have neither interval nor p-value. With `bound` a value is a lower bound, and
-    only the mean is known: a bound is the same for every seed whose cheapest ending is there, so what they vary by is
-    not known.
+    Values that are equal but for rounding have no interval. With `bound` a value is a lower bound, and only the mean is
+    known: a bound is the same for every seed whose cheapest ending is there, so what they vary by is not known.
     """
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return Spread(tuple(values), None, None, None, None, None)
     mean = math.fsum(known) / len(known)
-    if len(known) < LEAST or bound:
+    if len(known) < LEAST:
         return Spread(tuple(values), mean, None, None, None, None)
+    if bound:
+        return Spread(tuple(values), mean, None, None, None, by_sign(known))
     sd, freedom = statistics.stdev(known, mean), len(known) - 1
     if sd <= ROUNDING * max(map(abs, known)):
-        return Spread(tuple(values), mean, sd, None, None, None)
+        return Spread(tuple(values), mean, sd, None, None, by_sign(known))
     error = sd / math.sqrt(len(known))
     reach = t_quantile(CONFIDENCE, freedom) * error
     p = 1 - t_inside(abs(mean) / error, freedom)
     return Spread(tuple(values), mean, sd, mean - reach, mean + reach, p)
+
+
+def by_sign(values: Sequence[float]) -> float | None:
+    """Return the two-sided p-value of values that are all above 0 if either sign is as likely; None of others.
+
+    A lower bound above 0 has the sign of what it bounds.
+    """
+    return 2.0 ** (1 - len(values)) if min(values) > 0 else None
 
 
 def t_inside(t: float, freedom: int) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -57,8 +57,12 @@ def notes(levels: Sequence[Level], sample: Callable[[], Mapping[str, Tensor]]) -
 
 def count(model: Any, batch: Mapping[str, Tensor]) -> int:
     """Return the FLOPs that torch counts in a forward and a backward pass of a batch."""
-    net = build(model, None, device="meta")
     shapes = {name: tensor.to("meta") for name, tensor in batch.items()}
+    return passes(build(model, None, device="meta"), shapes)
+
+
+def passes(module: nn.Module, batch: Mapping[str, Tensor]) -> int:
+    """Return the FLOPs that torch counts in a forward and a backward pass through what returns the loss of a batch."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-        net(shapes).backward()
+        module(batch).backward()
     return counter.get_total_flops()

@@ -63,6 +63,19 @@ def test_a_t5_has_both_of_its_stacks_cut() -> None:
     assert (short["layer"], short["decoder_layer"]) == (2, 1)
 
 
+@pytest.mark.parametrize(("share", "layers", "size"), [("50%", 8, 4), ("50%", 12, 6), ("25%", 6, 2), ("1%", 4, 1)])
+def test_a_size_may_be_a_share_of_the_whole_ones(share: str, layers: int, size: int) -> None:
+    words = [*TINY, f"model.layer={layers}", "method=alone"]
+    shared, counted = kept([*words, f"alone.layer={share}"]), kept([*words, f"alone.layer={size}"])
+    assert shared.resolved == counted.resolved and shared.model.sizes()["layer"] == size
+
+
+def test_half_of_the_layers_is_a_method() -> None:
+    assert mlrun.plan([*TINY, "method=alone_half"]).levels[0].sizes["layer"] == 2
+    whole, small = mlrun.plan([*TINY, "method=scratch"]), mlrun.plan([*TINY, "method=alone_half"])
+    assert abs(small.total.flops - whole.total.flops) <= small.stages[0].flops_of_a_step / 2
+
+
 def test_a_grid_over_the_depth_gives_each_its_own_control() -> None:
     plans = [mlrun.plan([*TINY, "method=alone", f"model.layer={layers}"]) for layers in (4, 8)]
     assert plans[1].total.flops > 1.5 * plans[0].total.flops
@@ -72,8 +85,14 @@ def test_a_grid_over_the_depth_gives_each_its_own_control() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["alone.layer=4"], "alone.layer=4: allowed: 1 to 3; the whole model has 4"),
+        (["alone.layer=4"], "alone.layer=4: allowed: 1 to 3, or a share as 50%; the whole model has 4"),
         (["alone.layer=0"], "alone.layer=0: allowed: 1 to 3"),
+        (["alone.layer=100%"], "alone.layer=100%: allowed: 1 to 3, or a share as 50%; the whole model has 4"),
+        (["alone.layer=half"], "alone.layer=half: allowed: 1 to 3, or a share as 50%"),
+        (["alone.layer=1.5"], "alone.layer=1.5: allowed: 1 to 3, or a share as 50%"),
+        (["alone.layer=true"], "alone.layer=[Tt]rue: allowed: 1 to 3, or a share as 50%"),
+        (["alone.layer=null"], "alone.layer=(null|None): allowed: 1 to 3, or a share as 50%"),
+        (["alone.layer=20 steps"], "alone.layer=20 steps: allowed: 1 to 3, or a share as 50%"),
         (["model.layer=1"], "alone.layer=1: allowed: left out; the whole model has 1"),
         (["+alone.layers=2"], "alone.layers=2: allowed: vocab, .*did you mean layer"),
         (["~alone.layer", "alone.embed=8"], "alone.embed=8: allowed: nothing; .*[+]alone.embed=... adds it"),

@@ -174,12 +174,12 @@ def test_bracketed_seeds_have_a_t_interval(tmp_path: Path) -> None:
     assert "the baseline was not tuned." in told
 
 
-def test_a_mean_with_a_bound_in_it_is_a_bound_without_interval_or_claim(tmp_path: Path) -> None:
+def test_a_mean_with_a_bound_in_it_is_a_bound_without_interval(tmp_path: Path) -> None:
     row = seeds(tmp_path, [[2.9, 2.8, 2.5], [3.2, 2.8, 2.5], [2.95, 2.8, 2.5]])
     found, mean = row.headline.saved("flops"), (0.6 + 0.51010205 + 0.6) / 3
-    assert (found.mean, found.sd, found.low, found.p) == (pytest.approx(mean), None, None, None)
+    assert (found.mean, found.sd, found.low, found.p) == (pytest.approx(mean), None, None, 0.25)
     report = made(tmp_path)
-    assert report.groups[0].claims == {"grow": 1.0}
+    assert report.groups[0].claims == {"grow": 0.25}, "by its sign alone: half of a half of a half, twice"
     text = build.render(report)
     assert (
         f"\N{GREATER-THAN OR EQUAL TO}{100 * mean:.1f}%" in text
@@ -431,3 +431,9 @@ def test_the_figure_has_room_for_the_deviations_over_seeds() -> None:
     assert annealed_figure.reach([side]) == (pytest.approx(3.7), pytest.approx(4.1))
     flat = replace(side, losses=(4.0, 4.0), deviations=(0.0, 0.0))
     assert annealed_figure.reach([flat]) == (4.0, pytest.approx(4.0 + figure.LEAST))
+
+
+def test_bounds_below_0_have_no_p_value() -> None:
+    """They may be of a saving or of a loss."""
+    assert spread([0.5, 0.6], bound=True).p == 0.5
+    assert spread([0.5, -0.1], bound=True).p is None and spread([0.5], bound=True).p is None

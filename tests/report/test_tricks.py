@@ -248,6 +248,21 @@ def test_what_a_smaller_model_saves_against_the_better_run_is_told(tmp_path: Pat
     assert "at least 75.0% fewer FLOPs (one seed), and the lower loss of another run from scratch with 20.6%" in line
 
 
+def test_without_a_method_a_smaller_model_is_told_of_the_largest_alone(tmp_path: Path) -> None:
+    """Whoever trains only sizes asks which of them is enough; of each pair of them it would be told twice."""
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    for name, parts, losses in (("b", 2, [2.95, 2.9, 2.75]), ("c", 4, [3.2, 2.8, 2.7])):
+        small = branched(tmp_path / name, "scratch", losses, model={**fake.MODEL, "layer": 1, "embed": 60 // parts})
+        planned = json.loads((small / "plan.json").read_text())
+        planned["levels"][0]["parameters"] //= parts
+        (small / "plan.json").write_text(json.dumps(planned))
+    groups = compare(read_all(find([tmp_path])))
+    assert [group.control for group in groups] == [False, True, True]
+    (line,) = [line for group in groups for line in sentences(group)]
+    assert line.startswith("A smaller model alone (") and "at least 75.0% fewer FLOPs (one seed)" in line
+    assert line.endswith(": the model is too large for this budget, cycle or none.")
+
+
 @pytest.mark.parametrize(
     ("theirs", "said", "gap"),
     # By hand: their endings cost 31.25, 62.5 and 125%. Of 3.2 and 2.8 the middle is L*: 1 - 0.3125 x sqrt(2) = 55.8%.
