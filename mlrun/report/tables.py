@@ -102,15 +102,15 @@ def _annealed_on(row: Row, axis: str, found: Spread) -> str:
 
 
 def headline(told: Headlines, found: Spread) -> str:
-    """Return a saving of the headline in words: a number, a bound, or how many seeds have none and why."""
-    each = [
-        ("\N{GREATER-THAN OR EQUAL TO}" if kind == AT_LEAST else "") + percent(value)
-        for kind, value in zip(told.kinds, found.values, strict=True)
-        if value is not None
-    ]
+    """Return a saving of the headline in words: a number, a bound, or how many seeds have none and why.
+
+    A mean with bounds in it has the least and the most of its seeds beside it, as it has no interval.
+    """
+    known = [(value, kind) for kind, value in zip(told.kinds, found.values, strict=True) if value is not None]
+    each = [("\N{GREATER-THAN OR EQUAL TO}" if kind == AT_LEAST else "") + percent(value) for value, kind in known]
     if found.mean is not None:
-        several = f"\n({', '.join(each)})" if told.bound and len(set(told.kinds)) > 1 else ""
-        return bounded(found, told.bound) + several
+        least, most = (each[known.index(one)] for one in (min(known), max(known)))
+        return bounded(found, told.bound) + (f"\n({least} to {most})" if told.bound and least != most else "")
     why = [kind for kind, value in zip(told.kinds, found.values, strict=True) if value is None]
     if not each and len(set(why)) == 1:
         return why[0]

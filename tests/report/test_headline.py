@@ -178,6 +178,8 @@ def test_a_mean_with_a_bound_in_it_is_a_bound_without_interval(tmp_path: Path) -
     row = seeds(tmp_path, [[2.9, 2.8, 2.5], [3.2, 2.8, 2.5], [2.95, 2.8, 2.5]])
     found, mean = row.headline.saved("flops"), (0.6 + 0.51010205 + 0.6) / 3
     assert (found.mean, found.sd, found.low, found.p) == (pytest.approx(mean), None, None, 0.25)
+    cell = tables.headline(row.headline, found)
+    assert cell == f"\N{GREATER-THAN OR EQUAL TO}{100 * mean:.1f}%\n(51.0% to \N{GREATER-THAN OR EQUAL TO}60.0%)"
     report = made(tmp_path)
     assert report.groups[0].claims == {"grow": 0.25}, "by its sign alone: half of a half of a half, twice"
     text = build.render(report)
