@@ -197,12 +197,14 @@ def test_the_grid_for_ones_own_model_needs_no_scale() -> None:
         "late_copies",
         "vcycle",
         "scratch",
+        "scratch",
     ]
+    assert [point.settings.alone for point in found[-2:]] == [{"layer": 1}, {"layer": "50%"}]
     assert {point.settings.optimizer.schedule.shape for point in found} == {"wsd"}
     completep = [point.settings.model.parametrization == "completep" for point in found]
-    assert completep == [False, True, True, False, False, False, False]
+    assert completep == [False, True, True] + [False] * 5
     muon = [hasattr(point.settings.optimizer, "ns_steps") for point in found]
-    assert muon == [False, False, True, False, False, False, False]
+    assert muon == [False, False, True] + [False] * 5
     assert all(point.shares_machine for point in found)
     (one,) = points.of(command.read([*words, "method=vcycle"]))
     assert one.launcher is None, "one of its runs is a run"
