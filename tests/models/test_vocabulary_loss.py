@@ -169,14 +169,14 @@ def test_a_step_is_taken_whole_up_to_a_number_of_logits_and_chunks_grow_with_the
     assert [vocabulary_loss.rows_of_a_chunk(rows(count), head) for count in (1025, 2**15, 2**17)] == [128, 128, 512]
 
 
-def test_a_processor_takes_chunks_sooner_where_there_are_many_words() -> None:
-    """There each pass over the logits is time; a compiler has its own way to spare them."""
+def test_a_processor_takes_chunks_sooner() -> None:
+    """From 32 MiB on memory is asked for anew in each step; a compiler has its own way to spare logits."""
 
     def wide(rows: int, words: int, device: str = "cpu") -> bool:
         given = torch.empty(rows, 4, device=device), torch.empty(words, 4, device=device, requires_grad=True)
         return vocabulary_loss.is_wide(*given)
 
-    assert wide(513, 2048) and not wide(512, 2048), "beyond 2**20 logits"
-    assert not wide(2**15, 1024) and not wide(513, 2048, "meta")
+    assert wide(2**13, 1024) and wide(1024, 2**13) and not wide(1023, 2**13)
+    assert not wide(1024, 2**13, "meta")
     compiled = torch.compile(lambda x, w: torch.tensor(vocabulary_loss.is_wide(x, w)), backend="eager")
-    assert not compiled(torch.empty(513, 4), torch.empty(2048, 4))
+    assert not compiled(torch.empty(1024, 4), torch.empty(2**13, 4))
