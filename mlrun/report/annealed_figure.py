@@ -49,12 +49,12 @@ class Side:
 
 
 def draw(group: Group, folder: Path, stem: str) -> list[Path]:
-    """Write the figure of one group as PNG and PDF and return the paths; none where no method has endings."""
+    """Write the figure of one group as PNG and PDF and return the paths; none without endings to compare."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     found = sides(group)
-    if not group.annealed or not any(side.flops for side in found):
+    if not (group.annealed or group.of_sizes) or not any(side.flops for side in found):
         return []
     beside = [*found, *otherwise(group), *alone(group)]
     with mpl.rc_context(figure.STYLE):

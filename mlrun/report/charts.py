@@ -73,9 +73,9 @@ def _values(point: Point) -> list[Any]:
 def _annealed(group: Group, colours: dict[str | None, int]) -> dict[str, Any] | None:
     """Return what the headline's figure draws, a smaller model alone as a side of its own.
 
-    None where no method has endings.
+    None where that is not drawn.
     """
-    sides = annealed_figure.sides(group) if group.annealed else []
+    sides = annealed_figure.sides(group) if group.annealed or group.of_sizes else []
     if group.loss.mean is None or not any(side.flops for side in sides):
         return None
 

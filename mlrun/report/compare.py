@@ -160,6 +160,11 @@ class Group:
         return any(row.annealed for row in self.rows)
 
     @property
+    def of_sizes(self) -> bool:
+        """True if there is no method, and what is found is that a smaller model alone reaches L*."""
+        return self.smaller is not None and not self.rows and not self.control
+
+    @property
     def smaller_on_all(self) -> Alone | None:
         """What a smaller model alone saved, if each seed of the baseline has a number for it."""
         found = self.smaller

@@ -61,7 +61,8 @@ DEFINITIONS = frozenset((*HEADLINE, *RULES, *ENDINGS))
 def notes(groups: Sequence[Group], searches: Sequence[Search] = ()) -> list[str]:
     """Return the caveats of this report, then the rules that hold for every report."""
     matched = any(row.endings for group in groups for row in group.rows)
-    rules = (*(HEADLINE if any(group.annealed for group in groups) else ()), *RULES, *(ENDINGS if matched else ()))
+    headline = HEADLINE if any(group.annealed or group.of_sizes for group in groups) else ()
+    rules = (*headline, *RULES, *(ENDINGS if matched else ()))
     found = [line for search in searches for line in caveats(search)]
     return [*(line for group in groups for line in _group(group, groups)), *found, *rules]
 
@@ -84,6 +85,9 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         yield from _cadence(group, label)
         yield from _early(group, label)
         yield from _noisy(group, label)
+    elif group.of_sizes:
+        yield from _tuning(group, label)
+        yield from _control_rates(group, groups, label)
     yield from _data(group, label)
     yield from _left_out(group, label)
     yield from _unpaired(group, label, [run for g in groups for run in g.runs if pairing.baseline(run)])
@@ -165,7 +169,7 @@ def _control_rates(group: Group, groups: Sequence[Group], label: str) -> Iterato
             if any(run is one for one in group.controls.get(seed, ())):
                 by_seed = found.setdefault(size(run), {})
                 by_seed[seed] = max(by_seed.get(seed, 0), len(own.swept(seed)))
-    most = max(group.tried, *(row.tried for row in group.rows))
+    most = max([group.tried, *(row.tried for row in group.rows)])
     tried = {parameters: min(by_seed.values()) for parameters, by_seed in sorted(found.items())}
     if fewer := [f"{human(one)} parameters at {count}" for one, count in tried.items() if count < most]:
         sizes = f"smaller models alone were tried at fewer rates than the {most} of whole ones"

@@ -13,6 +13,7 @@ from mlrun.report.tables import ordered, percent
 from mlrun.units import human
 
 SURE = 0.05
+SMALLER = "A smaller model alone ("
 CROSSING = "at the first crossing of its curve, un-annealed"
 
 
@@ -100,7 +101,7 @@ def _said_of_smaller(group: Group, sizes: Sequence[int], does: str) -> str:
     """Return what a smaller model does, and what that means."""
     passed = _passed(group)
     means = f"but {passed} with as many FLOPs" if passed else "the model is too large for this budget, cycle or none"
-    return f"A smaller model alone ({', '.join(map(human, sizes))} parameters), from scratch, {does}: {means}."
+    return f"{SMALLER}{', '.join(map(human, sizes))} parameters), from scratch, {does}: {means}."
 
 
 def _alone(found: Alone) -> str:

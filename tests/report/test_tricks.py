@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ from mlrun.models.base import IN_TRAINING
 from mlrun.report import build, charts, elsewhere, figure, pairing
 from mlrun.report.compare import compare
 from mlrun.report.leaderboard import rules, schema
+from mlrun.report.notes import notes
+from mlrun.report.page import index
 from mlrun.report.read import find, read, read_all
 from mlrun.report.sentences import sentences
 
@@ -261,6 +264,12 @@ def test_without_a_method_a_smaller_model_is_told_of_the_largest_alone(tmp_path:
     (line,) = [line for group in groups for line in sentences(group)]
     assert line.startswith("A smaller model alone (") and "at least 75.0% fewer FLOPs (one seed)" in line
     assert line.endswith(": the model is too large for this budget, cycle or none.")
+    drawn = charts.charts(groups[0])["annealed"]
+    assert drawn is not None and [len(side["points"]) for side in drawn["sides"]] == [3, 3] and not drawn["arrows"]
+    assert all(charts.charts(group)["annealed"] is None for group in groups[1:])
+    assert "one learning rate was tried" in " ".join(notes(groups))
+    top = index.page(groups, notes(groups)).partition('<p class="answer">')[2]
+    assert re.match(r"A smaller model alone \(\S+ parameters\), .* at least 75.0% fewer FLOPs<span", top)
 
 
 @pytest.mark.parametrize(

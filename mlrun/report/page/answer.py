@@ -11,7 +11,7 @@ from mlrun.report.compare import Group
 from mlrun.report.page.chart import HANDS, chart
 from mlrun.report.page.parts import folded, listed
 from mlrun.report.search import Search
-from mlrun.report.sentences import sentences
+from mlrun.report.sentences import SMALLER, sentences
 
 NOTHING = "No method stands beside a finished baseline yet, so no saving can be told."
 NEXT = "A baseline is what method=scratch trains: run it, and another method with the same model, data and budget."
@@ -52,9 +52,10 @@ def top(
 def _answer(sentence: str, group: Group) -> str:
     """Return a sentence with what was found large, and how sure that is after it, smaller.
 
-    What is found ends at the first bracket behind the method's name, which may have one of its own.
+    What is found ends at the first bracket behind the name of the method, or of the smaller model, which may have one.
     """
-    named = max((len(row.method) for row in group.rows if sentence.startswith(row.method)), default=0)
+    smaller = len(sentence.partition(")")[0]) if sentence.startswith(SMALLER) else 0
+    named = max((len(row.method) for row in group.rows if sentence.startswith(row.method)), default=smaller)
     rest, bracket, sure = sentence[named:].partition(" (")
     found = sentence[:named] + rest
     return f'<p class="answer">{escape(found)}<span class="sure">{escape(bracket + sure)}</span></p>'
