@@ -88,7 +88,7 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         opened = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
         source = ahead.served(opened, config.settings.hardware.workers, ranks.device)
         said = counted.notes(plan.levels, lambda: next(iter(source.validation(1))))
-        said += cost.notes(config.growth, plan, lambda pieces: _first(source, pieces))
+        said += cost.notes(config.growth, config.probes, plan, lambda pieces: _first(source, pieces))
         for note in [*source.describe().get("notes", []), *said] if ranks.first else []:
             print(f"mlrun: {note}", flush=True)
         known = words.of_source(source, config.model, config.data.sequence)

@@ -6,7 +6,7 @@ alone (device `meta`); what the growing itself costs, as it is done.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor
@@ -26,22 +26,24 @@ SMALL = 0.001
 Batch = Mapping[str, Tensor]
 
 
-def notes(growth: Growth, plan: Plan, sample: Callable[[int], Batch]) -> list[str]:
+def notes(growth: Growth, probes: Sequence[Growth], plan: Plan, sample: Callable[[int], Batch]) -> list[str]:
     """Return what is to be known of the costs of the steps after growing that a method of one's own declares.
 
     Args:
+        probes: the ways to grow that the plan's probes try, by their numbers.
         sample: returns one of the data's samples cut into so many, as a batch of one.
 
     Raises:
         UserError: a step costs more than it declares.
     """
-    if ours(type(growth)):
-        return []
-    said, problems, name = [], [], type(growth).__name__
-    for stage in (s for s in plan.stages if s.transfer == "decoalesce" and s.in_trunk):
-        key = f"growth (into level {stage.level})"
+    said, problems = [], []
+    for stage in (s for s in plan.stages if s.transfer == "decoalesce" and s.fork is None):
+        own = growth if stage.probe is None else probes[stage.probe]
+        if ours(type(own)):
+            continue
+        key, name = f"growth (into level {stage.level})", type(own).__name__
         try:
-            found = steps(growth, plan, stage, sample(stage.samples.pieces))
+            found = steps(own, plan, stage, sample(stage.samples.pieces))
         except (NotImplementedError, RuntimeError) as error:  # it needs values
             reason = str(error).partition("\n")[0]
             said.append(f"{key}: torch cannot count {name} ({reason}); its steps cost what {name}.step_flops says")

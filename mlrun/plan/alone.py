@@ -47,7 +47,9 @@ def _with_decoder(asked: Mapping[str, int], sizes: Sizes) -> dict[str, int]:
 def _size(asked: Any, whole: int) -> Any:
     """Return the size that a share of the whole one's is; anything else as it is."""
     share = parse(asked)
-    return max(1, round(share.amount / 100 * whole)) if share is not None and share.unit == "%" else asked
+    if share is None or share.unit != "%":
+        return asked
+    return max(1, round(share.amount / 100 * whole)) if share.amount > 0 else 0
 
 
 def _problems(asked: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,13 @@ class Learning(Decoalesce):
         return Twice(net)
 
 
+class Plain(Fresh):
+    """One that says nothing of its second pass, as it says nothing of any cost."""
+
+    def stage_loss(self, net: Any, stage: Any, coarse: Level, teacher: Snapshot | None) -> StageLoss:
+        return Twice(net)
+
+
 class Twice(StageLoss):
     """The network's loss, from two passes."""
 
@@ -84,7 +91,7 @@ def grown(kind: type[Learning], **given: Any) -> Any:
 
 def cost_notes(made: Any) -> list[str]:
     source = toy.Toy().open(None, 0, "")
-    return cost.notes(made.growth, make_plan(made), lambda pieces: next(iter(source.batches(0, 1))))
+    return cost.notes(made.growth, made.probes, make_plan(made), lambda pieces: next(iter(source.batches(0, 1))))
 
 
 def test_steps_after_growing_that_cost_more_than_they_declare_are_refused_before_anything_is_written(
@@ -96,6 +103,13 @@ def test_steps_after_growing_that_cost_more_than_they_declare_are_refused_before
     (line,) = caught.value.problems
     assert line.startswith("growth (into level 1)=") and "from Learning.step_flops: allowed: " in line
     assert not (tmp_path / "run").exists()
+
+
+def test_so_are_those_of_a_way_to_grow_that_is_only_probed() -> None:
+    """All are counted before any begins: one that is dearer than it says would be kept for it."""
+    probed = {**toy.DECIDING, "probes": (toy.PROBES[0], Plain()), "model": replace(toy.model(), layer=4)}
+    with pytest.raises(UserError, match=r"^growth \(into level 1\)=.* from Plain.step_flops: allowed: "):
+        cost_notes(toy.make(**probed))
 
 
 def test_growing_that_costs_more_than_it_declares_is_refused_as_it_is_done(tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_a_grid_over_the_depth_gives_each_its_own_control() -> None:
         (["alone.layer=4"], "alone.layer=4: allowed: 1 to 3, or a share as 50%; the whole model has 4"),
         (["alone.layer=0"], "alone.layer=0: allowed: 1 to 3"),
         (["alone.layer=100%"], "alone.layer=100%: allowed: 1 to 3, or a share as 50%; the whole model has 4"),
+        (["alone.layer=0%"], "alone.layer=0%: allowed: 1 to 3, or a share as 50%"),
         (["alone.layer=half"], "alone.layer=half: allowed: 1 to 3, or a share as 50%"),
         (["alone.layer=1.5"], "alone.layer=1.5: allowed: 1 to 3, or a share as 50%"),
         (["alone.layer=true"], "alone.layer=[Tt]rue: allowed: 1 to 3, or a share as 50%"),
