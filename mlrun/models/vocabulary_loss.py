@@ -102,7 +102,7 @@ def _loss_and_delta(product_NV: Tensor, bias_V: Tensor | None, labels_N: Tensor)
     logits_NV = logits_NV.to(torch.promote_types(logits_NV.dtype, torch.float32))
     counted_N1, word_N1 = (labels_N != IGNORED)[:, None], labels_N[:, None].clamp(min=0)
     most_N1, own_N1 = logits_NV.amax(-1, keepdim=True), logits_NV.gather(1, word_N1)
-    # In place, and one exponential for both: each pass over all logits costs as much as a product of a narrow level.
+    # In place, and one exponential for both: beside the products, passes over all logits are what the loss costs.
     delta_NV = logits_NV.sub_(most_N1).exp_()
     sum_N1 = delta_NV.sum(-1, keepdim=True)
     loss = (sum_N1.log() + most_N1 - own_N1).masked_fill(~counted_N1, 0).sum()

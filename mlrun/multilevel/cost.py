@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlrun.errors import UserError, mistake
+from mlrun.errors import UserError
 from mlrun.models.network import build
 from mlrun.multilevel.growth.base import Growth
 from mlrun.own import ours
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train.counted import SLACK, passes
+from mlrun.train.counted import SLACK, passes, too_little
 from mlrun.train.snapshot import Snapshot
 from mlrun.units import human
 
@@ -50,9 +50,7 @@ def notes(growth: Growth, probes: Sequence[Growth], plan: Plan, sample: Callable
             continue
         for told, cost in zip(stage.step_flops, found, strict=True):
             if told.total < (1 - SLACK) * cost:
-                given = f"{human(told.total)}FLOPs a sample from {name}.step_flops"
-                allowed = f"{human(cost)}, which torch counts"
-                problems.append(mistake(key, given, allowed, "correct what it returns: savings are made of it"))
+                problems.append(too_little(key, f"{human(told.total)}FLOPs a sample from {name}.step_flops", cost))
     if problems:
         raise UserError(problems)
     return said
@@ -65,12 +63,11 @@ def steps(growth: Growth, plan: Plan, stage: Stage, batch: Batch) -> list[int]:
     # Its weights are real: a teacher is built from them, and then goes to where the network is.
     teacher = Snapshot({"weights": dict(build(coarse.model, None).state_dict())}) if growth.keeps_teacher else None
     own = growth.stage_loss(net, stage, coarse, teacher)
-    shapes = {name: tensor.to("meta") for name, tensor in batch.items()}
     found = []
     for turn in range(len(stage.step_flops)):
         if own is not None:
             own.train().at_step(stage.first + turn)
-        found.append(passes(net if own is None else own, shapes))
+        found.append(passes(net if own is None else own, batch))
     return found
 
 
@@ -89,5 +86,4 @@ def growing(growth: Growth, stage: Stage, budget: int) -> Iterator[None]:
     found, told = counter.get_total_flops(), stage.entry_flops.total
     if found > told + SMALL * budget:
         given = f"{human(told)}FLOPs from {type(growth).__name__}.entry_flops"
-        allowed = f"{human(found)}, which torch counts"
-        raise UserError(mistake(f"growth (into level {stage.level})", given, allowed, "correct what it returns"))
+        raise UserError(too_little(f"growth (into level {stage.level})", given, found))

@@ -12,6 +12,7 @@ from mlrun.errors import UserError, mistake
 from mlrun.models.axes import expand
 from mlrun.models.network import Network
 from mlrun.own import ours
+from mlrun.train.counted import too_little
 from mlrun.train.optimizers.base import Optimizer
 from mlrun.train.parallel.placement import like
 from mlrun.train.snapshot import STEP
@@ -55,8 +56,7 @@ class Stepping:
         found, declared = counter.get_total_flops(), self.optimizer.update_flops(self._model)
         if found > declared:
             given = f"{human(declared)}FLOPs from {type(self.optimizer).__name__}.update_flops"
-            allowed = f"{human(found)}, which torch counts"
-            raise UserError(mistake("optimizer", given, allowed, "correct what it returns"))
+            raise UserError(too_little("optimizer", given, found))
 
     def _shared_out(self) -> dict[Tensor, torch.optim.Optimizer]:
         """Return which of torch's optimizers moves each parameter; UserError unless each is in exactly one."""
