@@ -101,7 +101,15 @@ def _said_of_smaller(group: Group, sizes: Sequence[int], does: str) -> str:
     """Return what a smaller model does, and what that means."""
     passed = _passed(group)
     means = f"but {passed} with as many FLOPs" if passed else "the model is too large for this budget, cycle or none"
-    return f"{SMALLER}{', '.join(map(human, sizes))} parameters), from scratch, {does}: {means}."
+    named = f"{', '.join(map(human, sizes))} parameters{_chosen(group, sizes)}"
+    return f"{SMALLER}{named}), from scratch, {does}: {means}."
+
+
+def _chosen(group: Group, sizes: Sequence[int]) -> str:
+    """Say of how many sizes these are the best, as a choice flatters what is chosen."""
+    tried = {size(run) for runs in group.controls.values() for run in runs}
+    each = "at each seed " if len(sizes) > 1 else ""
+    return f", {each}the best of {len(tried)} sizes" if len(tried) > 1 else ""
 
 
 def _alone(found: Alone) -> str:

@@ -262,14 +262,15 @@ def test_without_a_method_a_smaller_model_is_told_of_the_largest_alone(tmp_path:
     groups = compare(read_all(find([tmp_path])))
     assert [group.control for group in groups] == [False, True, True]
     (line,) = [line for group in groups for line in sentences(group)]
-    assert line.startswith("A smaller model alone (") and "at least 75.0% fewer FLOPs (one seed)" in line
+    assert re.match(r"A smaller model alone \(\S+ parameters, the best of 2 sizes\), from scratch, ", line)
+    assert "at least 75.0% fewer FLOPs (one seed)" in line
     assert line.endswith(": the model is too large for this budget, cycle or none.")
     drawn = charts.charts(groups[0])["annealed"]
     assert drawn is not None and [len(side["points"]) for side in drawn["sides"]] == [3, 3] and not drawn["arrows"]
     assert all(charts.charts(group)["annealed"] is None for group in groups[1:])
     assert "one learning rate was tried" in " ".join(notes(groups))
     top = index.page(groups, notes(groups)).partition('<p class="answer">')[2]
-    assert re.match(r"A smaller model alone \(\S+ parameters\), .* at least 75.0% fewer FLOPs<span", top)
+    assert re.match(r"A smaller model alone \(\S+ parameters, .*sizes\), .* at least 75.0% fewer FLOPs<span", top)
 
 
 @pytest.mark.parametrize(

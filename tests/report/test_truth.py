@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -735,6 +736,9 @@ def test_a_smaller_model_that_ends_lower_with_as_many_flops_and_no_cheaper_endin
     assert second.endswith(f"{ends}the model is too large for this budget, cycle or none.")
     small(tmp_path / "d0", [4, 3.5, 2.6], 1.02, 0, 10, model={"layer": 1, "ffn": 8})
     assert "ends 0.2500 nats" in sentences(group_of(tmp_path, "2level"))[1], "dearer is no comparison"
+    small(tmp_path / "e1", [4, 3.5, 2.6], 1.0, 1, 10, model={"layer": 1, "ffn": 4})
+    told = sentences(group_of(tmp_path, "2level"))[1]
+    assert re.search(r"\(\S+, \S+ parameters, at each seed the best of 2 sizes\), .* ends 0.3500 nats", told)
 
 
 def group_of(folder: Path, method: str) -> Group:
