@@ -199,7 +199,7 @@ def test_the_grid_for_ones_own_model_needs_no_scale() -> None:
         "scratch",
         "scratch",
     ]
-    assert [point.settings.alone for point in found[-2:]] == [{"layer": 1}, {"layer": "50%"}]
+    assert [point.settings.alone for point in found[-2:]] == [{"layer": 1}, {"layer": "middle"}]
     assert {point.settings.optimizer.schedule.shape for point in found} == {"wsd"}
     completep = [point.settings.model.parametrization == "completep" for point in found]
     assert completep == [False, True, True] + [False] * 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,12 +13,14 @@ from mlrun.models.axes import Sizes, depths
 from mlrun.plan.make import make_plan
 from mlrun.units import flops, parse
 
+MIDDLE = "middle"
+
 
 def settled(config: Config) -> tuple[Config, tuple[str, ...]]:
     """Return the configuration of the smaller model that `alone` asks for, and a note; as it is where it asks nothing.
 
-    A size is a number or a share of the whole model's (50%), rounded, at least 1. What comes back is what anybody gets
-    who gives that model and a budget in FLOPs, and so is what the run keeps.
+    A size is a number, a share of the whole model's (50%), rounded, at least 1, or `middle`. What comes back is what
+    anybody gets who gives that model and a budget in FLOPs, and so is what the run keeps.
     UserError for sizes that the model lacks or that are not smaller, and for what is wrong with the whole model.
     """
     if not config.settings.alone:
@@ -45,7 +48,12 @@ def _with_decoder(asked: Mapping[str, int], sizes: Sizes) -> dict[str, int]:
 
 
 def _size(asked: Any, whole: int) -> Any:
-    """Return the size that a share of the whole one's is; anything else as it is."""
+    """Return the size that a share of the whole one's is, or the middle; anything else as it is.
+
+    The middle between 1 and the whole is meant by ratio, as costs are compared: the square root.
+    """
+    if asked == MIDDLE:
+        return round(math.sqrt(whole))
     share = parse(asked)
     if share is None or share.unit != "%":
         return asked
@@ -63,6 +71,6 @@ def _problems(asked: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
             continue
         size, whole = _size(given, sizes[axis]), sizes[axis]
         if type(size) is not int or not 1 <= size < whole:
-            allowed = f"1 to {whole - 1}, or a share as 50%" if whole > 1 else "left out"
+            allowed = f"1 to {whole - 1}, a share as 50%, or {MIDDLE}" if whole > 1 else "left out"
             lines.append(mistake(key, given, allowed, f"the whole model has {whole}: this is to be smaller"))
     return lines

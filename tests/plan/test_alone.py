@@ -70,9 +70,11 @@ def test_a_size_may_be_a_share_of_the_whole_ones(share: str, layers: int, size: 
     assert shared.resolved == counted.resolved and shared.model.sizes()["layer"] == size
 
 
-def test_half_of_the_layers_is_a_method() -> None:
-    assert mlrun.plan([*TINY, "method=alone_half"]).levels[0].sizes["layer"] == 2
-    whole, small = mlrun.plan([*TINY, "method=scratch"]), mlrun.plan([*TINY, "method=alone_half"])
+@pytest.mark.parametrize(("layers", "few"), [(2, 1), (3, 2), (4, 2), (6, 2), (8, 3), (12, 3), (24, 5), (48, 7)])
+def test_the_middle_between_one_layer_and_all_is_a_method(layers: int, few: int) -> None:
+    words = [*TINY, f"model.layer={layers}"]
+    whole, small = mlrun.plan([*words, "method=scratch"]), mlrun.plan([*words, "method=alone_middle"])
+    assert small.levels[0].sizes["layer"] == few
     assert abs(small.total.flops - whole.total.flops) <= small.stages[0].flops_of_a_step / 2
 
 
@@ -85,15 +87,16 @@ def test_a_grid_over_the_depth_gives_each_its_own_control() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["alone.layer=4"], "alone.layer=4: allowed: 1 to 3, or a share as 50%; the whole model has 4"),
+        (["alone.layer=4"], "alone.layer=4: allowed: 1 to 3, a share as 50%, or middle; the whole model has 4"),
         (["alone.layer=0"], "alone.layer=0: allowed: 1 to 3"),
-        (["alone.layer=100%"], "alone.layer=100%: allowed: 1 to 3, or a share as 50%; the whole model has 4"),
-        (["alone.layer=0%"], "alone.layer=0%: allowed: 1 to 3, or a share as 50%"),
-        (["alone.layer=half"], "alone.layer=half: allowed: 1 to 3, or a share as 50%"),
-        (["alone.layer=1.5"], "alone.layer=1.5: allowed: 1 to 3, or a share as 50%"),
-        (["alone.layer=true"], "alone.layer=[Tt]rue: allowed: 1 to 3, or a share as 50%"),
-        (["alone.layer=null"], "alone.layer=(null|None): allowed: 1 to 3, or a share as 50%"),
-        (["alone.layer=20 steps"], "alone.layer=20 steps: allowed: 1 to 3, or a share as 50%"),
+        (["alone.layer=100%"], "alone.layer=100%: allowed: 1 to 3, a share as 50%, or middle; the whole model has 4"),
+        (["alone.layer=0%"], "alone.layer=0%: allowed: 1 to 3, a share as 50%, or middle"),
+        (["alone.layer=half"], "alone.layer=half: allowed: 1 to 3, a share as 50%, or middle"),
+        (["alone.layer=1.5"], "alone.layer=1.5: allowed: 1 to 3, a share as 50%, or middle"),
+        (["alone.layer=true"], "alone.layer=[Tt]rue: allowed: 1 to 3, a share as 50%, or middle"),
+        (["alone.layer=null"], "alone.layer=(null|None): allowed: 1 to 3, a share as 50%, or middle"),
+        (["alone.layer=20 steps"], "alone.layer=20 steps: allowed: 1 to 3, a share as 50%, or middle"),
+        (["model.layer=1", "alone.layer=middle"], "alone.layer=middle: allowed: left out; the whole model has 1"),
         (["model.layer=1"], "alone.layer=1: allowed: left out; the whole model has 1"),
         (["+alone.layers=2"], "alone.layers=2: allowed: vocab, .*did you mean layer"),
         (["~alone.layer", "alone.embed=8"], "alone.embed=8: allowed: nothing; .*[+]alone.embed=... adds it"),
