@@ -3,44 +3,41 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from mlrun import files
 from mlrun.config.load import Config
 from mlrun.data import ahead
 from mlrun.data.source import Broken, same_content
-from mlrun.errors import UserError, mistake
+from mlrun.errors import UserError
 from mlrun.evaluate import words
-from mlrun.evaluate.base import Benchmark, Context, measure, recorded, unfit
-from mlrun.interop import initial, ledger, published, tokenizers
-from mlrun.log import jsonl, log
-from mlrun.log.doing import evaluating
-from mlrun.models.network import Network, blocks, initials
+from mlrun.evaluate.base import unfit
+from mlrun.interop import initial
+from mlrun.models.network import Network
 from mlrun.multilevel import cost
 from mlrun.multilevel.transition import Transition, copy_similarity
-from mlrun.plan import begun, rule
+from mlrun.plan import rule
 from mlrun.plan.auto import Decision
 from mlrun.plan.make import make_plan
-from mlrun.plan.record import as_dict
 from mlrun.plan.rule import Course, Look, Verdict
 from mlrun.plan.stages import Plan, Stage
-from mlrun.train import compiled, counted, health, loop, machine, memory, pruning, summary
-from mlrun.train.checkpoint import layout, store, tensor_files
+from mlrun.running import beginning, beside
+from mlrun.running.assessment import Assessment
+from mlrun.running.records import Records
+from mlrun.train import compiled, counted, loop, machine, memory, pruning, summary
+from mlrun.train.checkpoint import store, tensor_files
 from mlrun.train.clock import PURPOSES, Clock
 from mlrun.train.divergence import Diverged
 from mlrun.train.lock import claimed
 from mlrun.train.loop import Evaluate, Fork, Job, Save, Trainee, my_rows, record
 from mlrun.train.model_folder import save_model
-from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel import processes
-from mlrun.train.parallel.placement import like
 from mlrun.train.parallel.processes import Lost, Ranks
 from mlrun.train.pruning import Pruned
 from mlrun.train.signals import STOP, Signals, Stopped
@@ -83,7 +80,7 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         processes.same_settings(ranks, config.resolved)
         if config.settings.hardware.compile:
             compiled.keep_in(config.settings.cache)
-        _refuse_uneven(config, plan, ranks)
+        beginning.refuse_uneven(config, plan, ranks)
         most = max(stage.samples.read for stage in plan.stages)
         opened = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
         source = ahead.served(opened, config.settings.hardware.workers, ranks.device)
@@ -106,16 +103,6 @@ def _first(source: Any, pieces: int) -> Any:
     return next(iter(cut.batches(0, pieces, slice(0, 1))))
 
 
-def _refuse_uneven(config: Config, plan: Plan, ranks: Ranks) -> None:
-    """Raise UserError for a batch that the processes cannot share out evenly."""
-    keys = {s.samples.batch: "batch" if s.samples.batch == config.settings.batch else f"cycle.stages.{s.index}.batch"
-            for s in plan.trunk}  # fmt: skip
-    remedy = f"choose a multiple of {ranks.world}, the number of processes"
-    allowed = f"a multiple of {ranks.world}"
-    if found := [mistake(key, batch, allowed, remedy) for batch, key in keys.items() if batch % ranks.world]:
-        raise UserError(found)
-
-
 class Run:
     """One cycle in one folder. What a stage needs is handed to it; this object only holds what outlives a stage."""
 
@@ -132,14 +119,15 @@ class Run:
     ) -> None:
         self.still_ours = still_ours
         self.config, self.plan, self.folder, self.ranks, self.source = config, plan, folder, ranks, source
-        self.words = known
+        self.records = Records(config, folder, ranks, source.describe)
+        self.assessment = Assessment(config, ranks, source, known, self.records.tell)
         settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
         self.clock = Clock(settle)
         self.signals = signals
         self.checkpoints = store.Checkpoints(folder / files.CHECKPOINTS, self._planned, ranks)
         # Notes that no plan has of its settings: what this machine made of them.
         deciding = config.settings.cycle.auto is not None
-        self.beside = plan.notes[len(make_plan(config, False).notes) :] if deciding else ()
+        self.extra_notes = plan.notes[len(make_plan(config, False).notes) :] if deciding else ()
         self.progress = Progress()
         self.kept: dict[int, Snapshot] = {}
         self.hopeless: str | None = None  # why, on the first process
@@ -154,13 +142,13 @@ class Run:
         if before.get("status") == "pruned" and self.config.settings.find.prune is not None:
             raise Pruned(before["reason"])
         self._charge()
-        self.carried = self._carried()
-        self.ranks.together(lambda: self._same_plan() if self.ranks.first else None)
+        self.carried = beginning.carried(self.config, self.source.describe().get("end"), self.ranks.first)
+        self.ranks.by_first(lambda: beginning.same_plan(self.config, self.plan, self.folder))
         found = self.checkpoints.load()
         if found is None:
             if (note := self.checkpoints.begin()) is not None and self.ranks.first:
                 print(f"mlrun: {note}", flush=True)
-            self.current = self._fresh()
+            self.current = beginning.fresh(self.config, self.plan, self.ranks)
             self.progress.content = self.source.describe().get("content")
         else:
             self.progress, self.plan, self.current, self.kept, warning = found
@@ -168,20 +156,20 @@ class Run:
             self.clock.totals = {p: self.progress.seconds.get(p, 0.0) for p in PURPOSES}
             if warning is not None and self.ranks.first:
                 print(f"mlrun: {warning}; going on from the checkpoint before it", flush=True)
-        with self._log() as self.log, self.signals.listening():
+        with self.records.opened(self.plan, self.progress.log_bytes), self.signals.listening():
             self.fit = memory.Fit(self.config.settings.hardware, self.ranks, self._micro_batches())
-            self._write_start(self._job())
+            self._write_start()
             try:
                 while self.progress.stage < len(self.plan.stages):
                     self._stage(self.plan.stages[self.progress.stage])
             except (Diverged, Broken) as error:
                 told = f"{error}; {self._last_good()}"
-                self._leave("failed", told)
+                self.records.leave("failed", told)
                 raise type(error)(told) from None
             except Stopped as error:
                 pruned = self.ranks.most(int(self.hopeless is not None))
                 reason = self.hopeless or str(error)
-                self._leave("pruned" if pruned else "interrupted", reason)
+                self.records.leave("pruned" if pruned else "interrupted", reason)
                 raise Pruned(reason) if pruned else error from None
             return self._finish()
 
@@ -199,52 +187,26 @@ class Run:
         if self.ranks.first:
             initial.declare(self.folder, self.plan, self.config.resolved)
 
-    def _carried(self) -> initial.Carried | None:
-        """Return what the model that the run starts from hands on; read now, as its folder may be gone at the end."""
-        init, model = self.config.settings.init, self.config.model
-        if init is None or model.objective == "image":
-            return None
-        chosen = model.objective == "causal" and getattr(self.config.data, "end", None) is not None
-        found = initial.carried(init, self.source.describe().get("end") if chosen else None)
-        if found is None and self.ranks.first:
-            print(f"mlrun: init={init}: it is gone; special ids will be those that the tokenizer names", flush=True)
-        return found
-
     def _planned(self, decisions: Sequence[Decision]) -> Plan:
         """Return the plan of this run with what it has decided."""
         if not decisions:
             return self.plan
         found = make_plan(self.config, False, decisions)
-        return replace(found, source=self.plan.source, notes=(*found.notes, *self.beside))
+        return replace(found, source=self.plan.source, notes=(*found.notes, *self.extra_notes))
 
     def _job(self) -> Job:
-        return Job(self.plan, self.config.settings, self.ranks, self.clock, self._write, self.signals, self.fit)
+        return Job(self.plan, self.config.settings, self.ranks, self.clock, self.records.write, self.signals, self.fit)
 
-    def _write_start(self, job: Job) -> None:
+    def _write_start(self) -> None:
         """Log what this start, the first or a later one, runs on."""
-        if not self.ranks.first:
-            return
-        stage = self.plan.stages[min(self.progress.stage, len(self.plan.stages) - 1)]
-        facts = machine.facts(self.ranks, self.config.settings.hardware)
-        before = jsonl.records(self.folder / files.LOG, self.progress.log_bytes)
-        started = [found for found in before if found["kind"] == "start"]
-        if changed := machine.changed(started[-1], facts) if started else []:
-            print(f"mlrun: goes on otherwise than before ({'; '.join(changed)}): last digits may differ", flush=True)
-        self._write(record(job, stage, self.progress.step, "start", **facts, overrides=self.config.overrides))
+        if self.ranks.first:
+            stage = self.plan.stages[min(self.progress.stage, len(self.plan.stages) - 1)]
+            facts = self.records.runs_on(self.progress.log_bytes)
+            self.records.write(record(self._job(), stage, self.progress.step, "start", **facts))
 
     def _micro_batches(self) -> dict[int, int]:
         """Return what memory had left of the micro-batches before a resume, by level; every process the same."""
         return self.ranks.together(lambda: memory.logged(self.folder / files.LOG) if self.ranks.first else {})[0]
-
-    def _same_plan(self) -> None:
-        """Raise UserError if a run that has begun was planned otherwise, or own code of it has changed since."""
-        path = self.folder / files.PLAN
-        begins = not layout.present(self.folder / files.CHECKPOINTS, layout.LAST, layout.BEFORE)
-        if begins or not path.exists():
-            return
-        there = files.read_json(path, "restore it, or remove it: it is written anew")
-        if problems := begun.problems(there, self.plan, self.config, path):
-            raise UserError(problems)
 
     def _same_data(self) -> None:
         """Raise UserError if the data is no longer what the run began with."""
@@ -258,7 +220,7 @@ class Run:
             with self.clock.during("transfer"):
                 self._enter(job, stage)
             progress.entered, progress.unevaluated = True, stage.in_trunk
-        trainee = self._trainee(stage)
+        trainee = beginning.trainee(self.config, self.plan, stage, self.current, self.kept, self.ranks)
         with self.clock.during("training"), closing(self._batches(stage, progress.step)) as batches:
             for event in loop.train(job, stage, trainee, batches, progress.step, progress.unevaluated):
                 progress.stage_seconds[stage.index :] = [self.clock.read()["training"] - began]
@@ -286,9 +248,6 @@ class Run:
         found = source.batches(stage.cursor(step) * pieces, batch, my_rows(batch, self.ranks))
         return ahead.beside(found, self.config.settings.hardware.workers, self.ranks.device)
 
-    def _held_out(self) -> Iterator[Any]:
-        return iter(self.source.validation(self.config.settings.eval.batch))
-
     def _enter(self, job: Job, stage: Stage) -> None:
         """Move `current` to the stage's level, and log the receipt.
 
@@ -303,11 +262,12 @@ class Run:
         # What waits for its return waits for every probe.
         config, kept = (self.config, self.kept) if stage.probe is None else (self._probing(stage.probe), {**self.kept})
         transition = Transition(
-            config, self.plan, self.ranks, self.clock, kept, self._batches, self._held_out, job.pause, self._tell
-        )
+            config, self.plan, self.ranks, self.clock, kept, self._batches, self.assessment.held_out, job.pause,
+            self.records.tell,
+        )  # fmt: skip
         self.current, receipt = transition.enter(stage, self.current, self.progress.step)
         if receipt is not None:
-            self._write(record(job, stage, self.progress.step, "transfer", **receipt))
+            self.records.write(record(job, stage, self.progress.step, "transfer", **receipt))
             self.progress.receipts.append({"stage": stage.index, **receipt})
 
     def _probing(self, number: int) -> Config:
@@ -329,7 +289,7 @@ class Run:
         if verdict.grow:
             verdict = self._settle(Decision(step - stage.first), verdict)
         said = {"decided": "grow" if verdict.grow else "go on", "reason": verdict.reason, **verdict.numbers()}
-        self._write(record(job, stage, step, "decision", **said))
+        self.records.write(record(job, stage, step, "decision", **said))
         return verdict.grow
 
     def _settle(self, decision: Decision, verdict: Verdict) -> Verdict:
@@ -345,8 +305,7 @@ class Run:
         """Go on by the plan that follows from all decisions, and tell it."""
         self.plan = self._planned(decisions)
         self.progress.decisions, self.progress.looks = decisions, []
-        if self.ranks.first:
-            self.log.replan(self._write_plan())
+        self.records.replan(self.plan)
 
     def _choose(self, job: Job, stage: Stage) -> None:
         """Keep, of the probes that ended with `stage`, the one of the lowest held-out loss; the first of equals."""
@@ -357,14 +316,14 @@ class Run:
         told = f"the lowest held-out loss of {len(losses)} probes after {stage.steps} steps each"
         said = {"kept": self.plan.probes[kept], "losses": dict(zip(self.plan.probes, losses, strict=True))}
         made = record(job, stage, stage.end, "decision", decided="keep", reason=told, **said)
-        self._write({key: value for key, value in made.items() if key != "probe"})  # it is of all of them
+        self.records.write({key: value for key, value in made.items() if key != "probe"})  # it is of all of them
         *before, last = self.progress.decisions
         self._replan([*before, replace(last, kept=kept)])
 
     def _leave_stage(self, job: Job, stage: Stage, trainee: Trainee) -> None:
         """Log that a stage is done, and save where it led to."""
         progress = self.progress
-        self._write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
+        self.records.write(record(job, stage, stage.end, "stage", stage_seconds=progress.stage_seconds[-1]))
         self.current = trainee.at_rest(self.ranks.placement)
         if self.config.growth.keeps_teacher:
             self.kept.pop(stage.level + 1, None)
@@ -377,42 +336,17 @@ class Run:
                 self.checkpoints.save_fork(stage.end, self.current)
             # First: a checkpoint of the trunk's end says that its model is written.
             if stage == self.plan.trunk[-1]:
-                model, beside = self.config.resolved["model"], self.source.model_files()
-                save_model(self.folder / files.MODEL, model, self.current, beside, self.ranks)
-                if self.ranks.first:
-                    self._save_ledger(stage)
-                    self._save_facts(self.source.describe())
+                self._write_model(stage)
             self._save(self.current)
 
-    def _save_ledger(self, stage: Stage) -> None:
-        """Write beside the model what it cost: where it started from, and this run up to here."""
-        spent, data = self.plan.spent(stage.end, stage.index), self.source.describe()
-        own = ledger.own(
-            self.folder.resolve().name,
-            flops=spent.flops,
-            flops_body=spent.flops_body,
-            seconds=self.clock.read()["training"],
-            tokens=spent.tokens,
-            machine=machine.words(self.ranks),
-            recipe=ledger.recipe(self.config.resolved, data),
-            data=ledger.read_of(data),
-        )
-        before = () if self.plan.source is None else ledger.of_source(self.plan.source)
-        ledger.write(self.folder / files.MODEL, (*before, own))
-
-    def _save_facts(self, described: dict[str, Any]) -> None:
-        """Write beside the model what an export says of it: special ids as they were published, or classes."""
-        folder, model = self.folder / files.MODEL, self.config.model
-        if model.objective == "image":
-            facts = published.of_classes(described["labels"]) if "labels" in described else {}
-        else:
-            facts = tokenizers.facts_of_run(folder, model, described.get("end"))
-            if self.carried is not None:
-                facts = self.carried.facts or facts
-                for name, content in self.carried.files.items():
-                    files.write_bytes(folder / name, content)
-        if facts:
-            published.write(folder, facts)
+    def _write_model(self, stage: Stage) -> None:
+        """Write the model that a stage has led to, what it cost, and what an export says of it."""
+        model, readers = self.config.resolved["model"], self.source.model_files()
+        save_model(self.folder / files.MODEL, model, self.current, readers, self.ranks)
+        if self.ranks.first:
+            said, took = self.source.describe(), self.clock.read()["training"]
+            beside.cost(self.folder, self.config, self.plan, stage, said, took, machine.words(self.ranks))
+            beside.facts(self.folder, self.config, said, self.carried)
 
     def _fork(self, step: int, current: Snapshot) -> None:
         """Keep the state that a branch will start from once the trunk is done."""
@@ -420,38 +354,11 @@ class Run:
         self.progress.forks[str(step)] = self.clock.read()["training"]
         self.checkpoints.save_fork(step, current)
 
-    def _fresh(self) -> Snapshot:
-        """Return the first stage's model, from its seed or from the folder `init`."""
-        model, init = self.plan.level(self.plan.stages[0].level).model, self.config.settings.init
-        keep = self.ranks.placement.shard_all
-        if init is None:
-            return Snapshot({"weights": keep(initials(model, self.config.settings.seed))})
-        found = initial.opened(init)
-        if problems := initial.unlike(init, found.model, model):
-            raise UserError(problems)
-        return Snapshot({"weights": keep((name, found[name].float()) for name in found)})
-
-    def _trainee(self, stage: Stage) -> Trainee:
-        spec, hardware = self.config.optimizer, self.config.settings.hardware
-        model = self.plan.level(stage.level).model
-        net = self.ranks.placement.network(model, self.current.weights, self.ranks.device, hardware.precision)
-        for block in blocks(net):
-            block.recompute = hardware.activation_checkpointing
-        stage_loss = None
-        if stage.transfer == "decoalesce":
-            coarse = self.plan.level(stage.level + 1)
-            stage_loss = self.config.growth.stage_loss(net, stage, coarse, self.kept.get(coarse.number))
-        optimizer = Stepping(spec, net)
-        optimizer.load(self.current.tensors, self.current.optimizer_steps)
-        start = self.current.tensors.get("ema", self.current.weights)
-        ema = {n: like(p, start[n]) for n, p in net.named_parameters()} if spec.ema is not None else None
-        return Trainee(net, optimizer, ema, stage_loss)
-
     def _evaluate(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
         """Log the held-out loss; of a branch with what a run would have cost that had this as its end."""
         self.progress.unevaluated = True
         try:
-            values = self._measured(job, trainee, step == stage.end)
+            values = self.assessment.of(trainee, job.pause, step == stage.end)
         except Stopped:
             return  # the loop saves and stops; `unevaluated` says what is still due
         if stage.probe is not None or stage.watched(step):
@@ -462,22 +369,15 @@ class Run:
             values["own_seconds"] = self.progress.forks[str(stage.fork)] + self.progress.stage_seconds[stage.index]
         elif stage.transfer == "decoalesce":
             values |= copy_similarity(trainee.net, self.plan.pair(stage), self.ranks.placement)
-        self._write(record(job, stage, step, "val", **values))
+        self.records.write(record(job, stage, step, "val", **values))
         if self.config.settings.health:
-            self._look(job, stage, trainee, step)
+            found = self.assessment.look(trainee.net, self.plan.level(stage.level).flops.total)
+            if found is not None:
+                self.records.write(record(job, stage, step, "health", **found))
         self.progress.unevaluated = False
         if stage.in_trunk and stage.level == 1:
             self._keep_best(trainee.net, values["loss"], step)
             self._judge(stage, step)
-
-    def _look(self, job: Job, stage: Stage, trainee: Trainee, step: int) -> None:
-        """Log how large everything is in each layer, on the first held-out batch, and what it cost to find out."""
-        batch = next(self._held_out())
-        found = health.look(trainee.net, batch, self.config.settings.hardware, self.ranks)
-        if found is not None:
-            passes = loop.samples(batch) * self.plan.level(stage.level).flops.total
-            cost = passes + found.pop("score_flops")
-            self._write(record(job, stage, step, "health", **found, health_flops=cost))
 
     def _judge(self, stage: Stage, step: int) -> None:
         """Ask the loop to save and stop where the run is hopeless; at the trunk's end it is what it is."""
@@ -500,28 +400,11 @@ class Run:
             meta = {"step": str(step), "val_loss": repr(loss)}
             self.checkpoints.save_best(net.state_dict(), meta)
 
-    def _measured(self, job: Job, trainee: Trainee, ends: bool) -> dict[str, Any]:
-        """Return what the evaluations say of the network, and as `ema_...` of its averaged weights.
-
-        Where the stage ends, those with data of their own are among them, and `results` has all with their errors.
-        """
-        settings, ranks, placement = self.config.settings, self.ranks, self.ranks.placement
-        context = Context(
-            self.source, settings.eval.batch, settings.hardware, ranks, job.pause, self.words, settings.cache,
-            tell=lambda what, done, of: self._tell(evaluating(what), done, of),
-        )  # fmt: skip
-        due = [one for one in self.config.evaluation.values() if ends or not isinstance(one, Benchmark)]
-        found = {"": measure(due, trainee.net, context)}
-        if trainee.ema is not None:
-            averaged = placement.network(trainee.net.model, trainee.ema, ranks.device, settings.hardware.precision)
-            found["ema_"] = measure(due, averaged, replace(context, what="ema_"))
-        return recorded(found, whole=ends)
-
     def _save(self, current: Snapshot) -> None:
         self.still_ours()
         self.progress.seconds = self.clock.read()
         if self.ranks.first:
-            self.progress.log_bytes = self.log.offset()
+            self.progress.log_bytes = self.records.offset()
         self.checkpoints.save(self.progress, current, self.kept)
 
     def _last_good(self) -> str:
@@ -530,45 +413,11 @@ class Run:
             return "no checkpoint was due before that"
         return f"the last good checkpoint is {newest}, of step {self.progress.step}"
 
-    def _leave(self, status: str, reason: str) -> None:
-        """Say in summary.json why the run ended before its time."""
-        if self.ranks.first:
-            said = {"status": status, "reason": reason, "val_loss": summary.last_val(self.folder / files.LOG)}
-            files.write_json(self.folder / files.SUMMARY, said)
-
     def _finish(self) -> dict[str, Any]:
         """Write summary.json; the loss is that of the trunk's last evaluation."""
         log, facts = self.folder / files.LOG, {"data": self.source.describe(), "machine": machine.words(self.ranks)}
         self.still_ours()
         said = summary.finished(self.plan, self.progress, self.clock.read(), log) | facts
-        if self.ranks.first:
-            files.write_json(self.folder / files.SUMMARY, said)
-            self.log.finish(said)
+        self.records.finish(said)
         self.checkpoints.drop_forks()
         return said
-
-    def _write(self, values: dict[str, Any]) -> None:
-        if self.ranks.first:
-            self.log.write(values)
-
-    def _tell(self, what: str, done: int, of: int | None) -> None:
-        """Tell those who listen how far an evaluation or a transfer is; no record says it."""
-        if self.ranks.first:
-            self.log.doing(what, done, of)
-
-    @contextmanager
-    def _log(self) -> Iterator[Any]:
-        if not self.ranks.first:
-            yield None
-            return
-        files.write_text(self.folder / files.CONFIG, yaml.safe_dump(self.config.resolved, sort_keys=False))
-        plan, keep = self._write_plan(), self.progress.log_bytes
-        with log.start(self.folder, self.config.logger, self.config.resolved, plan, keep=keep) as opened:
-            yield opened
-
-    def _write_plan(self) -> dict[str, Any]:
-        """Write plan.json, which has all that is decided; return what it says."""
-        own = begun.code(self.config)
-        plan = as_dict(self.plan) | {"data": self.source.describe()} | ({begun.CODE: own} if own else {})
-        files.write_json(self.folder / files.PLAN, plan)
-        return plan

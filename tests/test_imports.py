@@ -25,6 +25,7 @@ FLOORS = (
     "train",
     "multilevel interop",
     "evaluate",
+    "running",
     "run convert",
     "cli",
     "__main__",

@@ -186,7 +186,7 @@ def live(folder: Path, config: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(torch, "tensor", made)
     patch.setattr(runs.store, "Checkpoints", Nothing)
     patch.setattr(runs, "save_model", lambda path, *_: path.mkdir())
-    patch.setattr(runs.Run, "_save_facts", lambda *_: None)
+    patch.setattr(runs.beside, "facts", lambda *_: None)
     patch.setattr(Guard, "check", lambda *_: None)
     patch.setattr("mlrun.multilevel.receipt.TOLERANCE", 2.0)  # every change is 1 here
     ranks = Ranks(0, 1, torch.device(NAME, 0))

@@ -24,6 +24,7 @@ from mlrun.plan.rule import WINDOW
 from mlrun.report import pairing
 from mlrun.report.page.ledger import rows_of
 from mlrun.report.read import read
+from mlrun.running import assessment
 from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.optimizers.adamw import AdamW
 
@@ -205,14 +206,14 @@ def test_an_ending_that_the_latest_growth_leaves_no_room_for_is_reached_after_an
 
 
 def test_probes_without_a_finite_loss_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = run.measure
+    real = assessment.measure
 
     def measure(evaluations: Any, net: Any, context: Any) -> Any:
         found = real(evaluations, net, context)
         diverged = replace(found["held_out"], value=float("nan"))
         return found | {"held_out": diverged} if net.model.layer == 2 else found
 
-    monkeypatch.setattr(run, "measure", measure)
+    monkeypatch.setattr(assessment, "measure", measure)
     with pytest.raises(run.Diverged, match="no probe up to step 9 has a finite loss"):
         toy.run(tmp_path, config())
 

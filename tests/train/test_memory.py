@@ -76,7 +76,7 @@ def test_memory_that_runs_out_elsewhere_is_a_line_too(tmp_path: Path, monkeypatc
     def full(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("mlrun.run.measure", full)
+    monkeypatch.setattr("mlrun.running.assessment.measure", full)
     with pytest.raises(UserError, match=r"the memory of the GPU ran out \(CUDA out of memory\): lower .*eval\.batch"):
         toy.run(tmp_path, config())
 

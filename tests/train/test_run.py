@@ -223,7 +223,7 @@ def test_every_stages_batch_must_share_out_over_the_processes() -> None:
     rows = [Row(1, "20%", batch=6), Row(1, "20%", batch=16), Row(1, "rest")]
     made = toy.make(cycle=Cycle(name="c", stages=rows))
     with pytest.raises(UserError) as caught:
-        run._refuse_uneven(made, make_plan(made), three)
+        run.beginning.refuse_uneven(made, make_plan(made), three)
     told = [line.partition(";")[0] for line in caught.value.problems]
     assert told == ["cycle.stages.1.batch=16: allowed: a multiple of 3", "batch=8: allowed: a multiple of 3"]
 
