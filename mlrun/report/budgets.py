@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mlrun.report import pairing, tables
 from mlrun.report.compare import Group, Row
 from mlrun.report.read import Run
-from mlrun.report.smaller import lower, short
+from mlrun.report.smaller import lower, short, sizes
 from mlrun.report.tables import Table
 from mlrun.units import human
 
@@ -106,7 +106,8 @@ def _alone(group: Group) -> str:
         return _absent(group)
     found = group.smaller_on_all
     if found is not None:
-        return tables.bounded(found.saved, found.bound)
+        tried = len(sizes(group.controls))
+        return tables.bounded(found.saved, found.bound) + (f"\nbest of {tried} sizes" if tried > 1 else "")
     if group.smaller is None and lower(group.controls, group.baselines):
         return "below L*\nwith as many FLOPs"
     given = max((one.share for one in short(group.controls, group.baselines)), default=None)

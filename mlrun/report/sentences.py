@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from mlrun.report.compare import Group, Row
 from mlrun.report.elsewhere import Variant, against, beside, better, smaller_against, variants
 from mlrun.report.headline import AT_LEAST, NOT_BRACKETED, NUMBERS, Headlines
-from mlrun.report.smaller import Alone, below, lower, size
+from mlrun.report.smaller import Alone, below, lower, size, sizes
 from mlrun.report.stats import Spread
 from mlrun.report.tables import ordered, percent
 from mlrun.units import human
@@ -97,19 +97,19 @@ def _lower(group: Group) -> list[str]:
     return [_said_of_smaller(group, sorted({size(run) for run in found.values()}), does)]
 
 
-def _said_of_smaller(group: Group, sizes: Sequence[int], does: str) -> str:
+def _said_of_smaller(group: Group, found: Sequence[int], does: str) -> str:
     """Return what a smaller model does, and what that means."""
     passed = _passed(group)
     means = f"but {passed} with as many FLOPs" if passed else "the model is too large for this budget, cycle or none"
-    named = f"{', '.join(map(human, sizes))} parameters{_chosen(group, sizes)}"
+    named = f"{', '.join(map(human, found))} parameters{_chosen(group, found)}"
     return f"{SMALLER}{named}), from scratch, {does}: {means}."
 
 
-def _chosen(group: Group, sizes: Sequence[int]) -> str:
+def _chosen(group: Group, named: Sequence[int]) -> str:
     """Say of how many sizes these are the best, as a choice flatters what is chosen."""
-    tried = {size(run) for runs in group.controls.values() for run in runs}
-    each = "at each seed " if len(sizes) > 1 else ""
-    return f", {each}the best of {len(tried)} sizes" if len(tried) > 1 else ""
+    tried = len(sizes(group.controls))
+    each = "at each seed " if len(named) > 1 else ""
+    return f", {each}the best of {tried} sizes" if tried > 1 else ""
 
 
 def _alone(found: Alone) -> str:

@@ -87,6 +87,11 @@ def below(run: Run, others: Iterable[Run]) -> float | None:
     return min(end.loss for _, end in ends) - run.final.loss if given == {own for own, _ in ends} else None
 
 
+def sizes(controls: Mapping[int, Sequence[Run]]) -> set[int]:
+    """Return the sizes of the smaller models that were trained alone, of which reports name the best."""
+    return {size(run) for runs in controls.values() for run in runs}
+
+
 def controls(baselines: Mapping[int, Run], plain: Iterable[Run]) -> dict[int, tuple[Run, ...]]:
     """Return, by seed, the from-scratch runs of a smaller model of a baseline's kind, on the same data.
 

@@ -100,6 +100,19 @@ def test_a_smaller_model_alone_counts_only_if_every_seed_has_one(tmp_path: Path)
         assert (replace(group, smaller=told).smaller_on_all == told) is whole
 
 
+def test_of_how_many_sizes_a_smaller_model_is_the_best_is_told(tmp_path: Path) -> None:
+    two(tmp_path / "runs")
+    for name in ("small", "smaller"):
+        run(tmp_path / name, "scratch", 100, 0.5)
+    first, second = (read_all(find([tmp_path / name]))[0] for name in ("small", "smaller"))
+    second.plan["levels"][0]["parameters"] //= 2
+    told = Alone(10, (0,), spread([0.5]), False)
+    (one,) = found(tmp_path / "runs")
+    for controls, cell in (((first,), "50.0%"), ((first, second), "50.0%\nbest of 2 sizes")):
+        groups = tuple(replace(group, controls={0: controls}, smaller=told) for group in one.groups)
+        assert budgets.table(replace(one, groups=groups)).rows[1][1] == cell
+
+
 def test_of_a_smaller_model_above_l_star_the_table_says_what_it_was_given(tmp_path: Path) -> None:
     two(tmp_path / "runs")
     run(tmp_path / "small", "scratch", 100, 3.4)
