@@ -23,7 +23,7 @@ from mlrun.config.load import Config
 from mlrun.config.settings import Hardware
 from mlrun.log.jsonl import Jsonl
 from mlrun.multilevel import operators, receipt
-from mlrun.running import assessment
+from mlrun.running import assessment, trained
 from mlrun.train.checkpoint import sharded, tensor_files
 from mlrun.train.checkpoint.store import Checkpoints
 
@@ -103,7 +103,7 @@ POINTS: dict[str, Callable[[int, bool], None]] = {
     "blend": lambda at, before: around(operators, "interpolate", 1, before),
     "receipt": lambda at, before: around(receipt, "receipt", 1 + at % 2, before),
     "evaluation": lambda at, before: around(assessment, "measure", at, before),
-    "model": lambda at, before: around(run, "save_model", 1, before),
+    "model": lambda at, before: around(trained, "save_model", 1, before),
     "decision": lambda at, before: around(run.Run, "_grows", at, before),
     "choice": lambda at, before: around(run.Run, "_choose", 1, before),
     "fork": lambda at, before: around(Checkpoints, "save_fork", at, before),

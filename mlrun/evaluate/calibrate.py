@@ -10,8 +10,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mlrun.config.load import Config
 from mlrun.config.settings import Cycle, Row, Schedule
 from mlrun.data import ahead
@@ -22,7 +20,7 @@ from mlrun.multilevel.transition import Transition
 from mlrun.plan.calibration import Calibration, Size, evaluated, size
 from mlrun.plan.make import make_plan
 from mlrun.plan.stages import Level, Plan, Stage
-from mlrun.train import compiled
+from mlrun.train import compiled, reading
 from mlrun.train.checkpoint.store import Checkpoints
 from mlrun.train.clock import Clock
 from mlrun.train.loop import samples
@@ -58,16 +56,12 @@ def _calibrate(config: Config, machine: Mapping[str, Any], scratch: Path, ranks:
         compiled.keep_in(config.settings.cache)
     quiet = short(config)
     plan = make_plan(quiet)
-    most = max(stage.samples.read for stage in plan.stages)
-    workers = config.settings.hardware.workers
-    opened = config.data.open(config.model, config.settings.seed, config.settings.cache, most)
-    source = ahead.served(opened, workers, ranks.device)
-    settle = torch.cuda.synchronize if ranks.device.type == "cuda" else (lambda: None)
+    source, workers = reading.opened(config, plan, ranks).source, config.settings.hardware.workers
 
     def batches(stage: Stage) -> Iterator[Any]:
         return ahead.beside(source.batches(0, stage.samples.batch), workers, ranks.device)
 
-    bench = Bench(quiet, plan, ranks, batches, lambda: Clock(settle), Signals())
+    bench = Bench(quiet, plan, ranks, batches, lambda: Clock.of(ranks.device), Signals())
     sizes, snapshots = _sizes(bench, source)
     saves = _saves(bench, snapshots, scratch)
     held_out = whole_evaluations(config)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -53,11 +53,19 @@ class Transition:
         return self.config.optimizer.state if self._carry else {}
 
     def enter(self, stage: Stage, before: Snapshot, step: int) -> tuple[Snapshot, dict[str, Any] | None]:
-        """Return the model that a stage of the trunk starts from, and the receipt of a change of level.
+        """Return the model that a stage of the trunk or a probe starts from, and the receipt of a change of level.
 
         Raises:
             UserError: the function should have been kept and was not.
         """
+        return (self if stage.probe is None else self._probing(stage.probe))._enter(stage, before, step)
+
+    def _probing(self, number: int) -> Transition:
+        """Return the transition into a probe, which grows in its own way; what waits for its return waits for all."""
+        config = replace(self.config, growth=self.config.probes[number])
+        return replace(self, config=config, kept={**self.kept})
+
+    def _enter(self, stage: Stage, before: Snapshot, step: int) -> tuple[Snapshot, dict[str, Any] | None]:
         averaged = before.tensors.pop("ema", None)
         if stage.transfer is None:
             return (before if self._carry else Snapshot({"weights": before.weights})), None

@@ -280,6 +280,10 @@ class Plan:
         after = next(stage for stage in self.stages[probe.index :] if stage.probe is None)
         return None if after.start is None else after.start == probe.end
 
+    def leaves_state(self, stage: Stage) -> bool:
+        """Return whether others start from where a stage ended: probes from it, or what follows from a probe."""
+        return stage.probe is not None or any(s.probe == 0 and s.start == stage.end for s in self.stages)
+
     def began(self, stage: Stage) -> int:
         """Return the step (`Stage.place`) at which the stretch at one level began that `stage` goes on with.
 

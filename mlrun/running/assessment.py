@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,29 +11,28 @@ from mlrun.evaluate.base import Benchmark, Context, measure, recorded
 from mlrun.evaluate.words import Words
 from mlrun.log.doing import evaluating
 from mlrun.models.network import Network
+from mlrun.multilevel.transition import copy_similarity
+from mlrun.plan.stages import Plan, Stage
 from mlrun.train import health, loop
 from mlrun.train.loop import Trainee
-from mlrun.train.parallel.processes import Ranks
+from mlrun.train.parallel.placement import Placement
+from mlrun.train.reading import Reading
+from mlrun.train.snapshot import Progress
 
 Tell = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """The held-out samples and what is asked of a network on them; all processes assess together.
+    """What is asked of a network on the held-out samples; all processes assess together.
 
     `words` tells how many bytes a token stands for, where that is known; `tell` hears how far an evaluation is.
     """
 
     config: Config
-    ranks: Ranks
-    source: Any
+    data: Reading
     words: Words | None
     tell: Tell
-
-    def held_out(self) -> Iterator[Any]:
-        """Return the held-out batches."""
-        return iter(self.source.validation(self.config.settings.eval.batch))
 
     def of(self, trainee: Trainee, pause: Callable[[], None], ends: bool) -> dict[str, Any]:
         """Return what the evaluations say of the network, and as `ema_...` of its averaged weights.
@@ -43,27 +42,44 @@ class Assessment:
         Args:
             pause: raises Stopped between two pieces of work where a signal asks for it.
         """
-        settings, ranks, placement = self.config.settings, self.ranks, self.ranks.placement
+        settings, ranks = self.config.settings, self.data.ranks
         context = Context(
-            self.source, settings.eval.batch, settings.hardware, ranks, pause, self.words, settings.cache,
+            self.data.source, settings.eval.batch, settings.hardware, ranks, pause, self.words, settings.cache,
             tell=lambda what, done, of: self.tell(evaluating(what), done, of),
         )  # fmt: skip
         due = [one for one in self.config.evaluation.values() if ends or not isinstance(one, Benchmark)]
         found = {"": measure(due, trainee.net, context)}
         if trainee.ema is not None:
-            averaged = placement.network(trainee.net.model, trainee.ema, ranks.device, settings.hardware.precision)
+            model, precision = trainee.net.model, settings.hardware.precision
+            averaged = ranks.placement.network(model, trainee.ema, ranks.device, precision)
             found["ema_"] = measure(due, averaged, replace(context, what="ema_"))
         return recorded(found, whole=ends)
 
-    def look(self, net: Network, flops: float) -> dict[str, Any] | None:
+    def layers(self, net: Network, flops: float) -> dict[str, Any] | None:
         """Return how large everything is in each layer, on the first held-out batch, and what it cost to find out.
+
+        None without `health`, and on a process that does not look (see `mlrun.train.health`).
 
         Args:
             flops: of a sample, forward and backward.
         """
-        batch = next(self.held_out())
-        found = health.look(net, batch, self.config.settings.hardware, self.ranks)
+        if not self.config.settings.health:
+            return None
+        batch = next(self.data.held_out())
+        found = health.look(net, batch, self.config.settings.hardware, self.data.ranks)
         if found is None:
             return None
         cost = loop.samples(batch) * flops + found.pop("score_flops")
         return {**found, "health_flops": cost}
+
+
+def compared(plan: Plan, stage: Stage, step: int, progress: Progress, net: Network, where: Placement) -> dict[str, Any]:
+    """Return what a `val` record has beside what was measured.
+
+    Of a branch, what a run would have cost that had this as its end; of a decoalesced model, how alike its copies are.
+    """
+    if stage.fork is not None:
+        own = plan.own(stage, step)
+        values = {f"own_{name}": getattr(own, name) for name in ("step", "tokens", "flops", "flops_body")}
+        return values | {"own_seconds": progress.forks[str(stage.fork)] + progress.stage_seconds[stage.index]}
+    return copy_similarity(net, plan.pair(stage), where) if stage.transfer == "decoalesce" else {}

@@ -9,15 +9,21 @@ from typing import Any
 from mlrun import files
 from mlrun.config.load import Config
 from mlrun.errors import UserError, mistake
+from mlrun.evaluate import words
+from mlrun.evaluate.base import unfit
 from mlrun.interop import initial
 from mlrun.models.network import blocks, initials
+from mlrun.multilevel import cost
 from mlrun.plan import begun
 from mlrun.plan.stages import Plan, Stage
+from mlrun.train import counted
 from mlrun.train.checkpoint import layout
 from mlrun.train.loop import Trainee
 from mlrun.train.optimizers.stepping import Stepping
 from mlrun.train.parallel.placement import like
 from mlrun.train.parallel.processes import Ranks
+from mlrun.train.pruning import Pruned
+from mlrun.train.reading import Reading
 from mlrun.train.snapshot import Snapshot
 
 
@@ -31,6 +37,55 @@ def refuse_uneven(config: Config, plan: Plan, ranks: Ranks) -> None:
         raise UserError(found)
 
 
+def notes(config: Config, plan: Plan, data: Reading) -> list[str]:
+    """Return what is to be known of a run's data and of its costs, a line each.
+
+    Raises:
+        UserError: something costs more than it declares.
+    """
+    costs = counted.notes(plan.levels, data.held_out_sample)
+    costs += cost.notes(config.growth, config.probes, plan, data.first)
+    return [*data.source.describe().get("notes", []), *costs]
+
+
+def words_of(config: Config, source: Any) -> words.Words | None:
+    """Return how text becomes the ids of the run's model; None where no tokenizer tells it.
+
+    Raises:
+        UserError: an evaluation does not fit to the model.
+    """
+    known = words.of_source(source, config.model, config.data.sequence)
+    if problems := unfit(config.evaluation.values(), config.model, known):
+        raise UserError(problems)
+    return known
+
+
+def ended(config: Config, folder: Path) -> dict[str, Any] | None:
+    """Return the summary of a run that is finished, None if it has yet to be.
+
+    Raises:
+        Pruned: it was found to be hopeless, and `find.prune` still asks for that.
+        UserError: summary.json is damaged.
+    """
+    written = folder / files.SUMMARY
+    before = files.read_json(written, "remove it, and the run goes on") if written.exists() else {}
+    if before.get("status") == "pruned" and config.settings.find.prune is not None:
+        raise Pruned(before["reason"])
+    return before if before.get("status") == "finished" else None
+
+
+def charged(config: Config, plan: Plan, folder: Path, ranks: Ranks) -> Plan:
+    """Return the plan with what the start had cost; what a run learns of it only now is written where it tells it.
+
+    Raises:
+        UserError: the folder `init` is missing or no model, or `init_flops` does not fit to it.
+    """
+    found = initial.charged(plan, config.settings, folder)
+    if ranks.first:
+        initial.declare(folder, found, config.resolved)
+    return found
+
+
 def same_plan(config: Config, plan: Plan, folder: Path) -> None:
     """Raise UserError if a run that has begun was planned otherwise, or own code of it has changed since."""
     path = folder / files.PLAN
@@ -42,20 +97,19 @@ def same_plan(config: Config, plan: Plan, folder: Path) -> None:
         raise UserError(problems)
 
 
-def carried(config: Config, end: Any, first: bool) -> initial.Carried | None:
+def carried(config: Config, end: Any, ranks: Ranks) -> initial.Carried | None:
     """Return what the model that the run starts from hands on; read now, as its folder may be gone at the end.
 
     Args:
         end: the id that ends a document in the data, if any.
-        first: whether this process says that the folder is gone.
     """
     init, model = config.settings.init, config.model
     if init is None or model.objective == "image":
         return None
     chosen = model.objective == "causal" and getattr(config.data, "end", None) is not None
     found = initial.carried(init, end if chosen else None)
-    if found is None and first:
-        print(f"mlrun: init={init}: it is gone; special ids will be those that the tokenizer names", flush=True)
+    if found is None:
+        ranks.say(f"init={init}: it is gone; special ids will be those that the tokenizer names")
     return found
 
 

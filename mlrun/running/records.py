@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mlrun.plan.record import as_dict
 from mlrun.plan.stages import Plan
 from mlrun.train import machine, summary
 from mlrun.train.parallel.processes import Ranks
+from mlrun.train.snapshot import Progress
 
 
 class Records:
@@ -80,7 +81,7 @@ class Records:
         facts = machine.facts(self._ranks, self._config.settings.hardware)
         before = [found for found in jsonl.records(self._folder / files.LOG, keep) if found["kind"] == "start"]
         if changed := machine.changed(before[-1], facts) if before else []:
-            print(f"mlrun: goes on otherwise than before ({'; '.join(changed)}): last digits may differ", flush=True)
+            self._ranks.say(f"goes on otherwise than before ({'; '.join(changed)}): last digits may differ")
         return {**facts, "overrides": self._config.overrides}
 
     def leave(self, status: str, reason: str) -> None:
@@ -89,8 +90,15 @@ class Records:
             said = {"status": status, "reason": reason, "val_loss": summary.last_val(self._folder / files.LOG)}
             files.write_json(self._folder / files.SUMMARY, said)
 
-    def finish(self, said: dict[str, Any]) -> None:
-        """Write summary.json of a run that came to its end, and tell it those who listen."""
+    def finish(self, plan: Plan, progress: Progress, seconds: Mapping[str, float]) -> dict[str, Any]:
+        """Write summary.json of a run that came to its end, and tell it those who listen; return what it says.
+
+        Args:
+            seconds: of the run, by purpose.
+        """
+        said = summary.finished(plan, progress, seconds, self._folder / files.LOG)
+        said |= {"data": self._described(), "machine": machine.words(self._ranks)}
         if self._log is not None:
             files.write_json(self._folder / files.SUMMARY, said)
             self._log.finish(said)
+        return said

@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 PURPOSES = ("startup", "training", "transfer", "evaluation", "checkpoint")
 
@@ -17,6 +21,13 @@ class Clock:
         self._purpose = "startup"
         self._since = time.perf_counter()
         self._settle = settle
+
+    @classmethod
+    def of(cls, device: torch.device) -> Clock:
+        """Return a clock that waits for a device."""
+        import torch
+
+        return cls(torch.cuda.synchronize if device.type == "cuda" else (lambda: None))
 
     def read(self) -> dict[str, float]:
         """Return the seconds per purpose until now."""

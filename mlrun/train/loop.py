@@ -201,12 +201,6 @@ def record(job: Job, stage: Stage, step: int, kind: str, **values: Any) -> dict[
     }
 
 
-def my_rows(batch: int, ranks: Ranks) -> slice:
-    """Return which rows of every global batch this process trains on."""
-    rows = batch // ranks.world
-    return slice(ranks.rank * rows, (ranks.rank + 1) * rows)
-
-
 def autocast(hardware: Hardware, device: torch.device) -> torch.autocast:
     """Return the context that computes in the hardware's precision; weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=hardware.precision == "bf16")

@@ -15,8 +15,9 @@ from pathlib import Path
 from statistics import median
 
 from mlrun import files
-from mlrun.config.settings import Find
+from mlrun.config.settings import Find, Settings
 from mlrun.errors import UserError
+from mlrun.plan.stages import Plan, Stage
 
 # A run's held-out losses at level 1: (stage, cumulative FLOPs, loss in nats), in order.
 Curve = Sequence[tuple[int, float, float]]
@@ -47,6 +48,14 @@ def hopeless(folder: Path, method: str, find: Find) -> str | None:
             return None
     told = f"held-out loss {loss:.4f} at {flops:.4g} FLOPs, {loss - median(known):.4f} nats above the median"
     return f"{told} of {len(known)} finished runs of {method} (find.prune={find.prune:g})"
+
+
+def judged(folder: Path, settings: Settings, plan: Plan, stage: Stage, step: int) -> str | None:
+    """Return why a run is hopeless (`hopeless`) at a step; at the trunk's end it is what it is."""
+    last = plan.trunk[-1]
+    if settings.find.prune is None or (stage, step) == (last, last.end):
+        return None
+    return hopeless(folder, settings.cycle.name, settings.find)
 
 
 def _curve(folder: Path) -> Curve:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from mlrun.errors import UserError
 from mlrun.models.axes import expand
 from mlrun.plan.auto import Decision
+from mlrun.plan.deciding import Plans
 from mlrun.plan.rule import Look
 from mlrun.plan.stages import Level, Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The plan that follows from what a run has decided.
-Plans = Callable[[Sequence[Decision]], Plan]
 # The kind under which parameters have their own counts of the optimizer's steps, where these differ.
 STEP = "step"
 

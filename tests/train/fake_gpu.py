@@ -51,10 +51,12 @@ from mlrun.multilevel.growth.mslt import MSLT
 from mlrun.multilevel.growth.restore import Restore
 from mlrun.multilevel.growth.staged import Staged
 from mlrun.plan.make import make_plan
+from mlrun.running import trained
 from mlrun.train.divergence import Guard
 from mlrun.train.optimizers.adamw import AdamW
 from mlrun.train.optimizers.muon import Muon
 from mlrun.train.parallel.processes import Ranks
+from mlrun.train.reading import Reading
 from mlrun.train.signals import Signals
 from mlrun.train.snapshot import Snapshot
 
@@ -185,13 +187,13 @@ def live(folder: Path, config: Any, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(nn.Module, "_apply", moved)
     patch.setattr(torch, "tensor", made)
     patch.setattr(runs.store, "Checkpoints", Nothing)
-    patch.setattr(runs, "save_model", lambda path, *_: path.mkdir())
-    patch.setattr(runs.beside, "facts", lambda *_: None)
+    patch.setattr(trained, "save_model", lambda path, *_: path.mkdir())
+    patch.setattr(trained.Trained, "_save_facts", lambda *_: None)
     patch.setattr(Guard, "check", lambda *_: None)
     patch.setattr("mlrun.multilevel.receipt.TOLERANCE", 2.0)  # every change is 1 here
-    ranks = Ranks(0, 1, torch.device(NAME, 0))
+    data = Reading(source, config.settings, Ranks(0, 1, torch.device(NAME, 0)))
     with mode, Answers():
-        summary = runs.Run(config, make_plan(config), folder, ranks, source, Signals(), lambda: None).go()
+        summary = runs.Run(config, make_plan(config), folder, data, Signals(), lambda: None).go()
     assert summary["status"] == "finished"
 
 

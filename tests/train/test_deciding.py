@@ -17,6 +17,7 @@ from mlrun import run
 from mlrun.config.load import Config
 from mlrun.config.settings import Cycle, Row, Schedule
 from mlrun.log.jsonl import Jsonl
+from mlrun.plan import deciding
 from mlrun.plan.auto import Decision
 from mlrun.plan.make import make_plan
 from mlrun.plan.record import as_dict
@@ -173,7 +174,7 @@ def test_the_latest_end_needs_no_look_before_it(tmp_path: Path) -> None:
 def test_a_run_goes_on_where_its_branches_do_not_fit_to_growing_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, refused = run.make_plan, []
+    real, refused = deciding.make_plan, []
 
     def plan(given: Config, sources: bool, made: Sequence[Decision] = ()) -> Any:
         if made and made[0].steps == 5 and not refused:
@@ -181,7 +182,7 @@ def test_a_run_goes_on_where_its_branches_do_not_fit_to_growing_now(
             raise run.UserError("cycle.branches.0=90%: no")
         return real(given, sources, made)
 
-    monkeypatch.setattr(run, "make_plan", plan)
+    monkeypatch.setattr(deciding, "make_plan", plan)
     toy.run(tmp_path, config())
     *_, last = decisions(tmp_path, "go on")
     assert last["reason"].endswith("but not yet, as then cycle.branches.0=90%: no")

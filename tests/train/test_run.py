@@ -18,7 +18,6 @@ from kills import die, interrupt, same_end
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mlrun import run
 from mlrun.config.settings import Cycle, Hardware, Row, Schedule
 from mlrun.errors import UserError
 from mlrun.multilevel import operators, receipt
@@ -27,6 +26,7 @@ from mlrun.multilevel.growth import ligo_mapping
 from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.multilevel.growth.ligo import LiGO
 from mlrun.plan.make import make_plan
+from mlrun.running import beginning
 from mlrun.train import loop
 from mlrun.train.checkpoint import layout, tensor_files
 from mlrun.train.lock import claimed
@@ -223,7 +223,7 @@ def test_every_stages_batch_must_share_out_over_the_processes() -> None:
     rows = [Row(1, "20%", batch=6), Row(1, "20%", batch=16), Row(1, "rest")]
     made = toy.make(cycle=Cycle(name="c", stages=rows))
     with pytest.raises(UserError) as caught:
-        run.beginning.refuse_uneven(made, make_plan(made), three)
+        beginning.refuse_uneven(made, make_plan(made), three)
     told = [line.partition(";")[0] for line in caught.value.problems]
     assert told == ["cycle.stages.1.batch=16: allowed: a multiple of 3", "batch=8: allowed: a multiple of 3"]
 
@@ -334,7 +334,7 @@ def test_the_best_weights_are_those_of_the_lowest_loss_at_level_1(tmp_path: Path
 
 
 def test_a_second_process_is_refused(tmp_path: Path) -> None:
-    ranks = run.Ranks(0, 1, torch.device("cpu"))
+    ranks = Ranks(0, 1, torch.device("cpu"))
     with claimed(tmp_path, ranks), pytest.raises(UserError, match="no other process"):
         toy.run(tmp_path, toy.make())
 

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from mlrun import files
 from mlrun.errors import UserError
+from mlrun.plan.deciding import Plans
 from mlrun.plan.stages import Plan
 from mlrun.train.checkpoint import layout, sharded, tensor_files
 from mlrun.train.parallel.processes import Ranks
-from mlrun.train.snapshot import Plans, Progress, Snapshot, as_record, flat, nested, read_progress, refuse_others
+from mlrun.train.snapshot import Progress, Snapshot, as_record, flat, nested, read_progress, refuse_others
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
@@ -151,9 +152,12 @@ class Checkpoints:
             raise UserError(f"{path}: {error}; {tensor_files.REMEDY}") from None
         return progress, plan, current, kept
 
-    def newest(self) -> Path | None:
-        """Return where the newest checkpoint is."""
-        return next(iter(layout.present(self.folder, layout.LAST)), None)
+    def last_good(self, step: int) -> str:
+        """Return in words where the newest checkpoint is, that of a step, if there is one."""
+        newest = next(iter(layout.present(self.folder, layout.LAST)), None)
+        if newest is None:
+            return "no checkpoint was due before that"
+        return f"the last good checkpoint is {newest}, of step {step}"
 
     def save_best(self, weights: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
         """Write the weights of the lowest held-out loss so far; raises as `save_weights` does."""

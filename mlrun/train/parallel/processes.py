@@ -39,6 +39,11 @@ class Ranks:
         """True for the one process that writes files."""
         return self.rank == 0
 
+    def say(self, line: str) -> None:
+        """Print a line for people, by the first process alone."""
+        if self.first:
+            print(f"mlrun: {line}", flush=True)
+
     def sum(self, value: Tensor) -> Tensor:
         """Return the sum of a tensor over all processes."""
         if self.world > 1:
