@@ -960,16 +960,16 @@ def test_sending_again_looks_at_all_runs_first_and_says_which_were_not_taken(
 def test_a_signal_when_a_run_is_at_its_end_ends_the_sweep_all_the_same(
     mlrun: Command, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
 ) -> None:
-    from mlrun import run
+    from mlrun.running import trained
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    write = run.save_model
+    write = trained.save_model
 
     def asked(*given: Any) -> None:
         os.kill(os.getpid(), number)
         write(*given)
 
-    monkeypatch.setattr(run, "save_model", asked)
+    monkeypatch.setattr(trained, "save_model", asked)
     grid = ["-m", *SMALL, "budget=2 steps", "cycle=scratch", "seed=0,1", "run=s"]
     try:
         outcome = mlrun(*grid)
@@ -978,9 +978,9 @@ def test_a_signal_when_a_run_is_at_its_end_ends_the_sweep_all_the_same(
         with pytest.raises(Stopped, match="the same call returns what it gave"):
             python.run([*SMALL, "budget=2 steps", "cycle=scratch", "run=a"])
         assert python.run([*SMALL, "budget=2 steps", "cycle=scratch", "run=a"])["status"] == "finished"
-        monkeypatch.setattr(run, "save_model", write)
+        monkeypatch.setattr(trained, "save_model", write)
         assert mlrun(*grid).code == 0 and len(list(Path("s").glob("*/summary.json"))) == 2
-        monkeypatch.setattr(run, "save_model", asked)
+        monkeypatch.setattr(trained, "save_model", asked)
         assert mlrun(*SMALL, "budget=2 steps", "cycle=scratch", "run=b").code == 0, "a run alone is finished"
     finally:
         signal.signal(signal.SIGINT, before)
