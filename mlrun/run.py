@@ -21,7 +21,7 @@ from mlrun.plan import deciding
 from mlrun.plan.auto import Decision
 from mlrun.plan.rule import Look
 from mlrun.plan.stages import Plan, Stage
-from mlrun.running import assessment, beginning
+from mlrun.running import assessment, before, beginning
 from mlrun.running.assessment import Assessment
 from mlrun.running.records import Records
 from mlrun.running.trained import Trained
@@ -75,15 +75,15 @@ def _train(config: Config, plan: Plan, folder: Path, signals: Signals) -> dict[s
         processes.same_settings(ranks, config.resolved)
         if config.settings.hardware.compile:
             compiled.keep_in(config.settings.cache)
-        beginning.refuse_uneven(config, plan, ranks)
+        before.refuse_uneven(config, plan, ranks)
         data = reading.opened(config, plan, ranks)
-        for note in beginning.notes(config, plan, data):
+        for note in before.notes(config, plan, data):
             ranks.say(note)
-        known = beginning.words_of(config, data.source)
+        known = before.words_of(config, data.source)
         with claimed(folder, ranks) as still_ours:
-            ended = beginning.ended(config, folder)
+            ended = before.ended(config, folder)
             if ended is None or config.settings.init_flops is not None:
-                plan = beginning.charged(config, plan, folder, ranks)
+                plan = before.charged(config, plan, folder, ranks)
             if ended is None:
                 return Run(config, plan, folder, data, signals, still_ours, known).go()
             if not (folder / files.MODEL / tensor_files.SINGLE).is_file():
@@ -122,7 +122,7 @@ class Run:
 
     def go(self) -> dict[str, Any]:
         """Run every stage that is left, then write the summary."""
-        self.ranks.by_first(lambda: beginning.same_plan(self.config, self.plan, self.folder))
+        self.ranks.by_first(lambda: before.same_plan(self.config, self.plan, self.folder))
         self._begin()
         with self.records.opened(self.plan, self.progress.log_bytes), self.signals.listening():
             log = self.folder / files.LOG

@@ -26,7 +26,7 @@ from mlrun.multilevel.growth import ligo_mapping
 from mlrun.multilevel.growth.decoalesce import Decoalesce
 from mlrun.multilevel.growth.ligo import LiGO
 from mlrun.plan.make import make_plan
-from mlrun.running import beginning
+from mlrun.running import before
 from mlrun.train import loop
 from mlrun.train.checkpoint import layout, tensor_files
 from mlrun.train.lock import claimed
@@ -223,7 +223,7 @@ def test_every_stages_batch_must_share_out_over_the_processes() -> None:
     rows = [Row(1, "20%", batch=6), Row(1, "20%", batch=16), Row(1, "rest")]
     made = toy.make(cycle=Cycle(name="c", stages=rows))
     with pytest.raises(UserError) as caught:
-        beginning.refuse_uneven(made, make_plan(made), three)
+        before.refuse_uneven(made, make_plan(made), three)
     told = [line.partition(";")[0] for line in caught.value.problems]
     assert told == ["cycle.stages.1.batch=16: allowed: a multiple of 3", "batch=8: allowed: a multiple of 3"]
 
