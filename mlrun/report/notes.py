@@ -9,7 +9,7 @@ from mlrun.report.compare import Group
 from mlrun.report.curves import unrest
 from mlrun.report.elsewhere import better
 from mlrun.report.figure import COLOURS
-from mlrun.report.freedom import NEIGHBOURS
+from mlrun.report.freedom import NEIGHBOURS, SAME
 from mlrun.report.read import Run
 from mlrun.report.search import Search, caveats
 from mlrun.report.smaller import coarser, short, size
@@ -99,7 +99,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
 def _tuning(group: Group, label: str) -> Iterator[str]:
     swept = {seed: len(group.swept(seed)) for seed in group.paired}
     if group.tried < 2 and len(group.rates) > 1:
-        far = f"within a factor {NEIGHBOURS:g} of its best"
+        far = f"within a factor {NEIGHBOURS:g} of its best, and {SAME - 1:.0%} or more from it,"
         yield f"{label}: baseline not tuned: for some seed no other rate {far} was tried: no matched comparison."
     elif group.tried < 2:
         yield f"{label}: baseline not tuned (one learning rate was tried): this is not a matched comparison."
