@@ -60,13 +60,14 @@ def config(name: str = "scratch", seed: int = 0, lr: float = 1e-3, **changes: An
     kind = name if (RECORDED / name).is_dir() else "2level"
     base = recorded(kind)[0] | {"name": name, "seed": seed, "budget": f"{BUDGET} steps"}
     base["cycle"]["name"], base["optimizer"]["lr"] = name, lr
-    return _merged(base, changes)
+    return merged(base, changes)
 
 
-def _merged(base: Any, changes: Any) -> Any:
+def merged(base: Any, changes: Any) -> Any:
+    """Return settings with others merged into their sections; what names a class replaces the section."""
     if not isinstance(base, dict) or not isinstance(changes, dict) or "_target_" in changes:
         return changes
-    return base | {key: _merged(base.get(key), value) for key, value in changes.items()}
+    return base | {key: merged(base.get(key), value) for key, value in changes.items()}
 
 
 def plan(stages: Sequence[tuple[int, int]], source: dict[str, Any] | None = None) -> dict[str, Any]:

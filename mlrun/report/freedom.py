@@ -11,6 +11,9 @@ from mlrun.report.read import Run
 
 # Rates further apart than this are no neighbours in a sweep: the best may lie between them.
 NEIGHBOURS = 4.0
+# Rates nearer than this are one try: the better of them is better by chance.
+SAME = 1.05
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,30 @@ def _swept(runs: Sequence[Run]) -> list[float]:
 
 
 def neighbours(rates: Sequence[float], best: float) -> list[float]:
-    """Return the stretch of sorted rates around the best in which no two neighbours are more than 4 times apart."""
+    """Return the stretch of sorted rates around the best in which no two neighbours are more than 4 times apart.
+
+    Rates within 5% of each other stand there once, the best as itself.
+    """
     stretches: list[list[float]] = []
-    for rate in rates:
-        if stretches and rate <= NEIGHBOURS * stretches[-1][-1] * (1 + 1e-9):
+    for rate in _apart(rates, best):
+        if stretches and rate <= NEIGHBOURS * stretches[-1][-1] * (1 + ROUNDING):
             stretches[-1].append(rate)
         else:
             stretches.append([rate])
     return next((stretch for stretch in stretches if best in stretch), [])
+
+
+def _apart(rates: Sequence[float], best: float) -> list[float]:
+    """Return sorted rates without those that are nearly the best, or nearly the one before."""
+    kept: list[float] = []
+    for rate in rates:
+        if rate == best or not (_same(rate, best) or (kept and _same(rate, kept[-1]))):
+            kept.append(rate)
+    return kept
+
+
+def _same(one: float, other: float) -> bool:
+    return max(one, other) < SAME * min(one, other) * (1 - ROUNDING)
 
 
 def _name(run: Run) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mlrun.report import pairing, timing
+from mlrun.report import pairing, schedule, timing
 from mlrun.report.compare import Group
 from mlrun.report.curves import unrest
 from mlrun.report.elsewhere import better
 from mlrun.report.figure import COLOURS
-from mlrun.report.freedom import NEIGHBOURS
+from mlrun.report.freedom import NEIGHBOURS, SAME
+from mlrun.report.own_settings import own_settings
 from mlrun.report.read import Run
 from mlrun.report.search import Search, caveats
 from mlrun.report.smaller import coarser, short, size
@@ -72,6 +73,8 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
     if group.rows and group.baselines:
         yield from _tuning(group, label) if not group.searched else _searched(group, label)
         yield from _better_elsewhere(group, label)
+        yield from _own_settings(group, label)
+        yield from _unannealed(group, label)
         yield from _control(group, label)
         yield from _control_sizes(group, label)
         yield from _control_rates(group, groups, label)
@@ -99,7 +102,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
 def _tuning(group: Group, label: str) -> Iterator[str]:
     swept = {seed: len(group.swept(seed)) for seed in group.paired}
     if group.tried < 2 and len(group.rates) > 1:
-        far = f"within a factor {NEIGHBOURS:g} of its best"
+        far = f"within a factor {NEIGHBOURS:g} of its best, and {SAME - 1:.0%} or more from it,"
         yield f"{label}: baseline not tuned: for some seed no other rate {far} was tried: no matched comparison."
     elif group.tried < 2:
         yield f"{label}: baseline not tuned (one learning rate was tried): this is not a matched comparison."
@@ -133,6 +136,23 @@ def _better_elsewhere(group: Group, label: str) -> Iterator[str]:
     if (found := better(group)) is not None:
         lower = f"a from-scratch run ends {found.gap:.4f} nats lower than this baseline"
         yield f"{label}: {lower}: {found.run.folder} with {found.how}."
+
+
+def _own_settings(group: Group, label: str) -> Iterator[str]:
+    """Say by which settings a method trains the whole model that no run from scratch was given."""
+    for method, settings in own_settings(group).items():
+        told = f"{method} trains the whole model with {' and '.join(settings)}"
+        yield f"{label}: {told}, as no run from scratch here does: what it saves may be that."
+
+
+def _unannealed(group: Group, label: str) -> Iterator[str]:
+    """Say of which seeds L* is a loss at a high rate: what brings its rate down saves against that without growing."""
+    ends = {seed: schedule.ends_at(run) for seed, run in group.baselines.items()}
+    high = {seed: share for seed, share in ends.items() if share > schedule.ANNEALED}
+    if high:
+        seeds = "" if len(high) == len(ends) else f" of {', '.join(f'seed {seed}' for seed in high)}"
+        what = f"the baseline's rate{seeds} ends at {max(high.values()):.0%} of its peak, so L* is not annealed"
+        yield f"{label}: {what}: with a decay (optimizer.schedule) it would end lower, and less be saved."
 
 
 def _control(group: Group, label: str) -> Iterator[str]:

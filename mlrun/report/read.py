@@ -123,11 +123,15 @@ class Run:
     @property
     def cadence(self) -> int | None:
         """Steps between two evaluations at level 1; None where the plan does not say."""
-        budget, flops, batch = self.plan["budget"], self.step_flops, self.plan.get("batch")
-        every = parse(self.config["eval"]["every"])
-        if every is None or batch is None or flops is None or "steps" not in budget:
+        found = self.steps(self.config["eval"]["every"], self.plan["budget"].get("steps"))
+        return None if found is None else max(1, found)
+
+    def steps(self, length: Any, whole: int | None) -> int | None:
+        """Return a length in steps at level 1, `%` being of `whole` steps; None where it or the plan does not say."""
+        flops, batch, parsed = self.step_flops, self.plan.get("batch"), parse(length)
+        if parsed is None or parsed.unit == "rest" or batch is None or flops is None or whole is None:
             return None
-        return max(1, Rates(batch, self.plan["tokens_per_step"], flops, budget["steps"]).steps(every))
+        return Rates(batch, self.plan["tokens_per_step"], flops, whole).steps(parsed)
 
     @property
     def final(self) -> Point | None:

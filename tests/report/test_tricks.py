@@ -95,6 +95,75 @@ def test_rates_far_from_the_best_are_no_settings_of_the_baseline(tmp_path: Path)
     assert "at 3 settings (alpha), the baseline at 2" in note
 
 
+# What a method has for itself, and a run from scratch could have as well
+
+WSD = {"optimizer": {"schedule": {"shape": "wsd", "warmup": "5%", "decay": "20%"}}}
+
+
+def method_with(folder: Path, kind: str) -> Path:
+    """Write a method that trains its stages at level 1 with a setting of its own, and saves."""
+    changes: dict[str, Any] = {"decay": {"cycle": {"decay": "50%"}}, "layer dropout": {"cycle": {"layer_dropout": 0.5}}}
+    found = straight(folder, "mine", [5, 3, 2.9], fake.GROW, **fake.merged(WSD, changes.get(kind, {})))
+    plan = json.loads((found / "plan.json").read_text())
+    plan["stages"][-1] |= {kind: 2} if kind in ("batch", "sequence") else {}
+    (found / "plan.json").write_text(json.dumps(plan))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "with_"),
+    [
+        ("decay", "decay 50% (the baseline 20%)"),
+        ("batch", "batch 2 (the baseline 4)"),
+        ("sequence", "sequence 2 (the baseline 16)"),
+        ("layer dropout", "layer dropout 0.5 (the baseline 0)"),
+    ],
+)
+def test_a_setting_that_only_a_method_has_is_told_whatever_the_method_is_called(
+    tmp_path: Path, kind: str, with_: str
+) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], **WSD)
+    method_with(tmp_path / "b", kind)
+    (note,) = told(tmp_path, "trains the whole model with")
+    assert f"mine trains the whole model with {with_}, as no run from scratch here does" in note
+
+
+def test_a_setting_that_a_run_from_scratch_of_this_budget_had_too_is_no_methods_own(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], **WSD)
+    method_with(tmp_path / "b", "decay")
+    decayed = fake.merged(WSD, {"optimizer": {"schedule": {"decay": "50%"}}})
+    straight(tmp_path / "c", "scratch", [5, 4, 3.1], fake.SCRATCH, **decayed)
+    assert not told(tmp_path, "trains the whole model with")
+    change_budget(tmp_path / "c", 0.5)
+    assert told(tmp_path, "trains the whole model with")
+
+
+def change_budget(folder: Path, share: float) -> None:
+    """Make a run say that its budget was a share of what it was."""
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["budget"] = {key: value * share for key, value in plan["budget"].items()}
+    (folder / "plan.json").write_text(json.dumps(plan))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told_"),
+    [
+        ({"shape": "constant"}, True),
+        ({"shape": "wsd", "decay": "0%"}, True),
+        ({"shape": "wsd", "decay": "1 steps"}, True),
+        ({"shape": "cosine", "floor": 0.9}, True),
+        ({"shape": "cosine", "warmup": "100%"}, True),
+        ({"shape": "cosine"}, False),
+        ({"shape": "wsd", "decay": "5%"}, False),
+    ],
+)
+def test_a_baseline_whose_rate_stays_high_is_told(tmp_path: Path, schedule: dict[str, Any], told_: bool) -> None:
+    own = {"optimizer": {"schedule": {"warmup": "5%", "decay": "20%", "floor": 0.1} | schedule}}
+    straight(tmp_path / "a", "scratch", [5, 4, 3], **own)
+    straight(tmp_path / "b", "2level", [5, 3, 2.9], fake.TWO, **own)
+    assert bool(told(tmp_path, "so L* is not annealed")) == told_
+
+
 # Logs that were cut
 
 

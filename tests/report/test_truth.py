@@ -239,6 +239,23 @@ def test_rates_far_apart_are_no_sweep(tmp_path: Path) -> None:
     assert neighbours([1, 2, 9, 36, 145], 9) == [9, 36]
 
 
+def test_rates_that_are_nearly_the_same_are_one_try(tmp_path: Path) -> None:
+    assert neighbours([1, 2, 2.001, 2.05, 2.2, 4], 2.001) == [1, 2.001, 2.2, 4]
+    for i, loss in enumerate((3.1, 3, 3.1)):
+        straight(tmp_path / f"a{i}", "scratch", [5, 4, loss], lr=1e-3 + i * 1e-8)
+    straight(tmp_path / "b", "2level", [5, 3, 2.9], fake.TWO)
+    found = group(tmp_path)
+    assert found.tried == 1 and not found.tuned and not found.edge
+    assert told(tmp_path, "baseline not tuned") and "the baseline was not tuned" in sentences(found)[0]
+
+
+def test_a_best_rate_with_no_other_beyond_it_but_its_like_is_at_the_edge(tmp_path: Path) -> None:
+    for lr, loss in ((1e-3, 3.1), (2e-3, 3), (2.00001e-3, 3.1)):
+        straight(tmp_path / f"a{lr}", "scratch", [5, 4, loss], lr=lr)
+    straight(tmp_path / "b", "2level", [5, 3, 2.9], fake.TWO, lr=2e-3)
+    assert group(tmp_path).edge
+
+
 @pytest.mark.parametrize("key", ["lr", "alpha", "warmup", "batch", "coarsening"])
 def test_a_method_with_more_settings_than_its_baseline_is_said_whatever_the_key(tmp_path: Path, key: str) -> None:
     for lr in (1e-3, 2e-3):
