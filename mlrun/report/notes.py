@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from mlrun.report import pairing, schedule, timing
+from mlrun.report import code, pairing, schedule, timing
 from mlrun.report.compare import Group
 from mlrun.report.curves import unrest
 from mlrun.report.elsewhere import better
@@ -80,6 +81,7 @@ def _group(group: Group, groups: Sequence[Group]) -> Iterator[str]:
         yield from _control_rates(group, groups, label)
         yield from _sure(group, label)
         yield from _one_sided(group, label)
+        yield from _coded(group, label)
         yield from _untimed(group, label)
         yield from _declared(group, label)
         yield from _seen(group, label)
@@ -220,6 +222,18 @@ def _sure(group: Group, label: str) -> Iterator[str]:
     errors = [run.held_out_error for run in group.baselines.values()]
     error = "n/a (not logged)" if None in errors else f"{max(e for e in errors if e is not None):.4f} nats"
     yield f"{label}: standard error of a held-out loss over its {samples or 'unknown number of'} samples: {error}."
+
+
+def _coded(group: Group, label: str) -> Iterator[str]:
+    """Say what code differs between runs that are compared: their losses may differ by it, and not by the method."""
+    runs = [*group.baselines.values(), *(pair.run for row in group.rows for pair in row.pairs)]
+    for name, versions in code.versions(runs).items():
+        which = "; ".join(f"{version} in {folders[0]}{_more(folders)}" for version, folders in versions.items())
+        yield f"{label}: not all of these runs are of one version of {name}, and losses may differ by that: {which}."
+
+
+def _more(folders: Sequence[Path]) -> str:
+    return f" and {len(folders) - 1} more" if len(folders) > 1 else ""
 
 
 def _untimed(group: Group, label: str) -> Iterator[str]:

@@ -164,6 +164,28 @@ def test_a_baseline_whose_rate_stays_high_is_told(tmp_path: Path, schedule: dict
     assert bool(told(tmp_path, "so L* is not annealed")) == told_
 
 
+# Code that is not one
+
+OTHER = {**fake.MACHINE, "commit": "b" * 40 + "+"}
+
+
+@pytest.mark.parametrize("starts", [(OTHER,), (fake.MACHINE, OTHER)], ids=["begun", "went on"])
+def test_runs_of_two_commits_are_told(tmp_path: Path, starts: tuple[dict[str, Any], ...]) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3])
+    straight(tmp_path / "b", "2level", [5, 3, 2.9], fake.TWO)
+    assert not told(tmp_path, "not all of these runs are of one")
+    straight(tmp_path / "c", "mine", [5, 3, 2.9], fake.TWO, starts=starts)
+    (note,) = told(tmp_path, "not all of these runs are of one")
+    assert "of one version of mlrun" in note and f"bbbbbbbbbb+ in {tmp_path / 'c'}" in note
+
+
+def test_runs_of_two_versions_of_ones_own_code_are_told(tmp_path: Path) -> None:
+    straight(tmp_path / "a", "scratch", [5, 4, 3], plan={"code": {"mine.models": "1" * 64}})
+    straight(tmp_path / "b", "2level", [5, 3, 2.9], fake.TWO, plan={"code": {"mine.models": "2" * 64}})
+    (note,) = told(tmp_path, "not all of these runs are of one")
+    assert "of one version of mine.models" in note and "1111111111 in" in note
+
+
 # Logs that were cut
 
 
