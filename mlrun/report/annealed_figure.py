@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlrun.report import figure, tables
+from mlrun.report import figure, legend, tables
 from mlrun.report.compare import Group, Row
 from mlrun.report.elsewhere import Variant, variants
 from mlrun.report.endings import charged
@@ -28,7 +28,6 @@ APART = 0.065  # between two of them, as a share of the axis: what their labels 
 ALONE = figure.GREY  # the colour of a smaller model alone, which is neither baseline nor method
 DASHES = (0, (2.2, 1.2))  # short enough to be seen in a legend
 LABEL = 60  # characters of the settings in a legend
-WIDE = 52  # of two columns
 LOWER = 0.09  # height between two arrows, as a share of the range of losses
 
 
@@ -58,13 +57,14 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
         return []
     beside = [*found, *otherwise(group), *alone(group)]
     with mpl.rc_context(figure.STYLE):
-        picture = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        columns = legend.columns([side.name for side in beside], WIDTH)
+        high = HEIGHT + legend.taller(len(beside), columns)
+        picture = Figure(figsize=(WIDTH, high), layout="constrained")
         panel = picture.subplots()
         for order, side in enumerate(beside):
             _line(panel, side, 4 - order / len(beside))  # the baseline on top
         _savings(panel, beside, group)
         _axes(panel, beside, float(group.runs[0].plan["budget"]["flops"]))
-        columns = 2 if max(len(side.name) for side in beside) <= WIDE else 1
         picture.legend(loc="outside upper center", ncols=columns, frameon=False, handlelength=2.0, columnspacing=1.4)
         return figure.written(picture, folder, stem)
 

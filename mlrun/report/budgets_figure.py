@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlrun.report import figure
+from mlrun.report import figure, legend
 from mlrun.report.budgets import ALONE, Budgets
 from mlrun.report.compare import Row
 from mlrun.report.stats import Spread
@@ -14,7 +14,7 @@ from mlrun.report.stats import Spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LONG = 40  # letters of a name that leave no room for another beside it
+NOT_REACHED, AT_LEAST = "L* not reached", "at least"
 WIDTH, HEIGHT = 6.4, 4.0  # inches: a column and a half of a paper
 Mark = tuple[Spread, bool]  # a saving, and whether it is a lower bound
 
@@ -28,7 +28,9 @@ def draw(one: Budgets, folder: Path, stem: str) -> list[Path]:
     from matplotlib.figure import Figure
 
     with mpl.rc_context(figure.STYLE):
-        picture = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        names = [*list(one.methods)[: len(figure.COLOURS)], NOT_REACHED, AT_LEAST, ALONE]
+        columns = legend.columns(names, WIDTH)
+        picture = Figure(figsize=(WIDTH, HEIGHT + legend.taller(len(names), columns)), layout="constrained")
         panel = picture.subplots()
         for (name, rows), colour in zip(one.methods.items(), figure.COLOURS, strict=False):
             _line(panel, name, colour, one.tokens, [None if row is None else _claim(row) for row in rows])
@@ -39,8 +41,7 @@ def draw(one: Budgets, folder: Path, stem: str) -> list[Path]:
             marks = [None if found is None else (found.saved, found.bound) for found in smaller]
             _line(panel, ALONE, figure.GREY, one.tokens, marks)
         _axes(panel, one.tokens)
-        ncols = 1 if max(map(len, one.methods)) > LONG else 2
-        picture.legend(loc="outside upper center", ncols=ncols, frameon=False)
+        picture.legend(loc="outside upper center", ncols=columns, frameon=False)
         return figure.written(picture, folder, stem)
 
 
@@ -58,9 +59,9 @@ def _marks(panel: Axes, methods: Sequence[Sequence[Row | None]]) -> None:
     """Name the marks that are drawn beside dots."""
     rows = [row for each in methods for row in each if row is not None]
     if any(row.claim.mean is None for row in rows):
-        panel.plot([], [], "x", color=figure.GREY, ms=6, mew=1.4, label="L* not reached")
+        panel.plot([], [], "x", color=figure.GREY, ms=6, mew=1.4, label=NOT_REACHED)
     if any(row.claim.mean is not None and _claim(row)[1] for row in rows):
-        panel.plot([], [], "^", color=figure.GREY, ms=8, mfc="white", label="at least")
+        panel.plot([], [], "^", color=figure.GREY, ms=8, mfc="white", label=AT_LEAST)
 
 
 def _line(panel: Axes, name: str, colour: str, tokens: Sequence[float], marks: Sequence[Mark | None]) -> None:

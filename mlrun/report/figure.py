@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mlrun import files
-from mlrun.report import pairing
+from mlrun.report import legend, pairing
 from mlrun.report.compare import Group, Row
 from mlrun.report.curves import Point, thin
 from mlrun.report.endings import Ending
@@ -34,7 +34,6 @@ ANNEALED: dict[str, Any] = {"ls": (0, (2.2, 1.4)), "lw": 1.0, "marker": "D", "ms
                             "zorder": 5}  # fmt: skip
 PANELS = ("flops", "seconds", "tokens")
 WIDTH, HEIGHT = 10.4, 3.6  # inches: two columns of a paper
-LINE = 0.17  # inches of a line of the legend
 ARROWS = 3  # savings drawn in a panel; the table has them all
 ARROW = 0.075  # height of one, as a share of the range of losses
 TRANSIENT = 0.06  # share of the largest cost whose steep fall, after a stage's start, the y axis leaves out
@@ -90,7 +89,7 @@ def draw(group: Group, folder: Path, stem: str) -> list[Path]:
         return []
     with mpl.rc_context(STYLE):
         handles, columns = _handles(curves)
-        high = HEIGHT + LINE * max(0, -(-len(handles) // columns) - 2)  # a long legend takes no room of the panels
+        high = HEIGHT + legend.taller(len(handles), columns)
         figure = Figure(figsize=(WIDTH, high), layout="constrained")
         panels = figure.subplots(1, len(PANELS), sharey=True)
         range_ = limits(curves, len(saving(curves, "flops")))
@@ -323,8 +322,7 @@ def _handles(curves: Sequence[Curve]) -> tuple[list[Line2D], int]:
         handles.append(Line2D([], [], color=GREY, lw=0, marker="o", ms=4.2, label="first crossing, un-annealed"))
     if any(c.endings for c in curves):
         handles.append(Line2D([], [], color=GREY, mec=GREY, label="annealed ending", **ANNEALED))
-    inches = [0.5 + 0.066 * len(str(handle.get_label())) for handle in handles]
-    return handles, len(handles) if sum(inches) < WIDTH else max(1, int(WIDTH / max(inches)))
+    return handles, legend.columns([str(handle.get_label()) for handle in handles], WIDTH)
 
 
 def with_seeds(name: str, count: int) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import fake_runs as fake
 import pytest
+from test_headline import legend_fits
 from test_report import straight
 
 from mlrun.report import budgets, budgets_figure, figure, pairing
@@ -149,6 +150,21 @@ def test_seeds_that_were_stopped_stand_in_the_cell(tmp_path: Path) -> None:
     run(tmp_path / "g1", "grow", 500, 2.5, seed=1, status="interrupted")
     (one,) = found(tmp_path)
     assert budgets.table(one).rows[2][1].endswith("1 seed (+1 unfinished), un-annealed")
+
+
+@pytest.mark.parametrize("name", ["grow", "quarter_depth lr_policy=continue depth=4"])
+def test_the_legend_stays_inside_the_figure_and_leaves_the_panel_its_height(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    for i, steps in enumerate((500, 1000)):
+        run(tmp_path / f"s{i}", "scratch", steps, 3.0)
+        for k in range(6):
+            run(tmp_path / f"g{i}{k}", f"{name}{k}", steps, 2.7)
+    pictures: list[Any] = []
+    monkeypatch.setattr(figure, "written", lambda picture, *_: pictures.append(picture) or [])
+    (one,) = found(tmp_path)
+    budgets_figure.draw(one, tmp_path, "budgets")
+    legend_fits(pictures[0], budgets_figure.HEIGHT)
 
 
 def test_the_figure_names_the_marks_that_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

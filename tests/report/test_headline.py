@@ -329,6 +329,28 @@ def test_the_figure_draws_both_sides_and_the_saving_at_l_star(built: build.Repor
     assert said == f"saves {100 * found.saved('flops').mean:.1f}%"
 
 
+def legend_fits(picture: Any, height: float) -> None:
+    """Check that all names are inside the picture, and that the panel is as high as with a few of them."""
+    picture.draw_without_rendering()
+    (shown,), (panel,) = picture.legends, picture.axes
+    box = shown.get_window_extent()
+    assert picture.bbox.x0 <= box.x0 and box.x1 <= picture.bbox.x1
+    assert panel.get_window_extent().height > 0.6 * picture.dpi * height
+
+
+@pytest.mark.parametrize("name", ["grow", "quarter_depth lr_policy=continue depth=4"])
+def test_the_legend_stays_inside_the_figure_and_leaves_the_panel_its_height(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    branched(tmp_path / "a", "scratch", [4.0, 3.5, 3.0])
+    for k in range(7):
+        branched(tmp_path / f"{k}", f"{name}{k}", [3.2, 3.0, 2.5], GROW)
+    pictures: list[Any] = []
+    monkeypatch.setattr(figure, "written", lambda picture, *_: pictures.append(picture) or [])
+    annealed_figure.draw(made(tmp_path).groups[0], tmp_path, "annealed")
+    legend_fits(pictures[0], annealed_figure.HEIGHT)
+
+
 def test_a_smaller_model_alone_is_a_line_of_its_endings_in_both_figures(built: build.Report) -> None:
     (group,) = built.groups
     assert annealed_figure.alone(group) == []
